@@ -1,0 +1,1 @@
+"""The one gate for HTTP to providers: time-outs, size limits, no surprise redirects, redaction, status to error class."""

@@ -1,0 +1,259 @@
+"""The interface a provider implements: data and plain functions, no base class, no models.
+
+A provider is a `Provider` value in its own file. The engine calls its streams' `fetch` with an `Api` (the HTTP gate,
+bound to one connection), one `Partition` and one `Window`, page after page, and hands each record's payload to the stream's
+`extract`. Nothing here knows about jobs, tenants or the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from integrations.errors import ProviderError
+    from integrations.http import Api, Reply
+
+JSON = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A half-open span of time, [since, until), both aware UTC."""
+
+    since: datetime
+    until: datetime
+
+    def __contains__(self, moment: datetime) -> bool:
+        return self.since <= moment < self.until
+
+
+class WindowKind(StrEnum):
+    """What a stream's API can filter by, which decides how planning cuts it into chunks."""
+
+    EXACT = "exact"  # both bounds on the server: any number of windows
+    LOWER_BOUND = "lower_bound"  # only `since`, rows ascending: any number of windows, each stops at its `until`
+    SCAN = "scan"  # no filter, rows newest first: one chunk for the whole range, stops at its `since`
+    SNAPSHOT = "snapshot"  # no time at all: everything, once a job; records are not filtered by time
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A part of a stream that the provider lists on its own (a repository, a channel). `key` is the provider's stable id.
+
+    Streams without partitions get `WHOLE`. `facts` holds what fetch and extract need (a repository's full name).
+    """
+
+    key: str = ""
+    label: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+WHOLE = Partition()
+
+
+class Record(NamedTuple):
+    """One row of a page. `occurred_at`: aware UTC, the time that the stream's window is on. `payload`: as received."""
+
+    external_id: str
+    occurred_at: datetime
+    payload: JSON
+
+
+class Page(NamedTuple):
+    """What one request brought.
+
+    next_cursor: JSON to pass to the next fetch, None at the end of the window. It must survive a restart of the process.
+    position: how far in time every earlier row of the window has been read; where the window goes on if the cursor dies
+        (ascending streams: restart with since=position; descending: until=position). None: unknown, restart the window.
+    rejected: rows that could not be turned into a Record at all: (external_id or "", payload, reason).
+    """
+
+    records: Sequence[Record]
+    next_cursor: JSON | None
+    position: datetime | None = None
+    rejected: Sequence[tuple[str, Any, str]] = ()
+
+
+class Estimate(NamedTuple):
+    """How many records a window holds. `exact`: the provider counted the same filter; otherwise about."""
+
+    records: int
+    exact: bool
+
+
+class Entity(NamedTuple):
+    """A node of the graph as one record tells it.
+
+    key: the strongest verified key, namespaced ("person:email:jane@acme.com", "github:issue:77#42"); unique in the tenant.
+    properties: a dict when this record is the entity's own record, None when it is only mentioned (a stub; never
+        overwrites what is known).
+    aliases: other verified keys of the same thing, in any provider ("salesforce:contact:003..."): whoever refers to
+        one of them means this entity.
+    """
+
+    kind: str
+    key: str
+    name: str
+    properties: JSON | None = None
+    aliases: tuple[str, ...] = ()
+
+
+class Relationship(NamedTuple):
+    """A statement of one record: `source` kind `target`; both are entity keys (or aliases), which may not have arrived yet."""
+
+    kind: str
+    source: str
+    target: str
+
+
+class Graph(NamedTuple):
+    """What a record says. `entities[0]` is the record's own entity."""
+
+    entities: list[Entity]
+    relationships: list[Relationship]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What extract may know besides the payload.
+
+    namespace: prefix for this provider's keys: its slug, or "slug@host" for a self-hosted one.
+    """
+
+    namespace: str
+    partition: Partition = WHOLE
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who a grant belongs to, as `identify` found it. `external_id` is stable; `scopes` None when the provider does not say."""
+
+    external_id: str
+    label: str
+    scopes: tuple[str, ...] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+Fetch = Callable[["Api", Partition, Window, "JSON | None"], Awaitable[Page]]
+Count = Callable[["Api", Partition, Window], Awaitable["Estimate | None"]]
+Extract = Callable[[JSON, Context], Graph]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One kind of record of a provider. Functions are plain and module-level; `count` None: the provider can't count.
+
+    ascending: rows come oldest first within a window (decides what `Page.position` means).
+    partitioned: fetched once per partition of `Provider.partitions`.
+    needs: scopes or permissions in the provider's words, to explain an AccessDenied.
+    page_size: records a full page holds, for the estimate of provider calls.
+    """
+
+    name: str
+    label: str
+    window: WindowKind
+    fetch: Fetch
+    extract: Extract
+    count: Count | None = None
+    ascending: bool = True
+    partitioned: bool = False
+    needs: tuple[str, ...] = ()
+    page_size: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class OAuth:
+    """OAuth 2 authorization-code facts. Paths are joined to the provider's auth URL (`ATOM_PROVIDER_<SLUG>_AUTH_URL`).
+
+    revoke: (Api-less) coroutine that revokes a grant at the provider; None when it has no revocation.
+    token_facts: picks what a token response says besides tokens (Salesforce's instance_url) for `Connection.facts`.
+    """
+
+    authorize_path: str
+    token_path: str
+    scopes: tuple[str, ...]
+    scope_separator: str = " "
+    extra_authorize: Mapping[str, str] = field(default_factory=dict)
+    revoke: Callable[[Revocation], Awaitable[None]] | None = None
+    token_facts: Callable[[Mapping[str, Any]], JSON] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """What `OAuth.revoke` gets: a bare gate client and the facts to revoke with."""
+
+    api: Api
+    auth_url: str
+    api_url: str
+    client_id: str
+    client_secret: str
+    access_token: str
+    refresh_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class RateBudget:
+    """What a connection may ask of the provider: `requests` in `seconds`, at most `concurrency` at once."""
+
+    requests: int
+    seconds: float
+    concurrency: int
+
+
+@dataclass(frozen=True, slots=True)
+class RateState:
+    """What a response's headers said about the budget. `reset_at`: aware UTC."""
+
+    remaining: int
+    limit: int | None = None
+    reset_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """All that Atom knows about one provider.
+
+    api_url: root for relative paths; a connection's base_url or facts may override it through `api_root`.
+    api_root: (default_api_url, facts) -> root, for providers that hand out a per-account host; must refuse foreign hosts.
+    auth_header: token -> headers that authorise a request.
+    classify: reads a non-2xx reply (or a 2xx that is an error in disguise) and returns the error it means; None: ask the gate's
+        defaults (401 reauth, 403/404 access denied, 429 throttled, 5xx unavailable, other 4xx rejected).
+    expired: True when a reply's error is one that a token refresh may cure (tried once per request).
+    identify: who the token belongs to; also verifies it. Raises ReauthRequired for a bad token.
+    partitions: everything the partitioned streams are listed by; None when no stream is.
+    token_help: words for the form where a personal or service token can be pasted; None: OAuth only.
+    settle: how far behind now the newest window ends, because the provider's lists lag.
+    """
+
+    slug: str
+    name: str
+    category: str
+    summary: str
+    brings: tuple[str, ...]
+    api_url: str
+    auth_url: str
+    streams: tuple[Stream, ...]
+    identify: Callable[[Api], Awaitable[Account]]
+    budget: RateBudget
+    oauth: OAuth | None = None
+    token_help: str | None = None
+    self_hosted: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+    auth_header: Callable[[str], Mapping[str, str]] = lambda token: {"Authorization": f"Bearer {token}"}
+    api_root: Callable[[str, Mapping[str, Any]], str] = lambda api_url, facts: api_url
+    classify: Callable[[Reply], ProviderError | None] = lambda reply: None
+    expired: Callable[[Reply], bool] = lambda reply: reply.status == 401
+    rate_state: Callable[[Reply], RateState | None] = lambda reply: None
+    partitions: Callable[[Api], Awaitable[list[Partition]]] | None = None
+    settle: timedelta = timedelta(0)
+
+    def stream(self, name: str) -> Stream:
+        """The stream of that name; KeyError if there is none."""
+        for stream in self.streams:
+            if stream.name == name:
+                return stream
+        raise KeyError(name)
