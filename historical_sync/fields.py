@@ -1,0 +1,20 @@
+"""PostgreSQL types that Django has no field for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import models
+from psycopg.types.multirange import TimestamptzMultirange
+
+
+class TimestamptzMultirangeField(models.Field)  :  # type: ignore[type-arg]
+    """A set of half-open spans of time. Python: psycopg's TimestamptzMultirange."""
+
+    def db_type(self, connection: Any) -> str:
+        return "tstzmultirange"
+
+    def get_prep_value(self, value: Any) -> Any:
+        if value is None or isinstance(value, TimestamptzMultirange):
+            return value
+        return TimestamptzMultirange(value)

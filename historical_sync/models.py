@@ -1,0 +1,341 @@
+"""Jobs, their chunks, and what they bring in.
+
+Counters live in the row they describe and change in the transaction that stores what they count (`storage.py`). Status changes
+go through `actions.py` and the engine; nobody assigns `status` and saves.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import ClassVar
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from atom.models import Tenant, User
+from historical_sync import states
+from historical_sync.fields import TimestamptzMultirangeField
+from integrations.models import Connection
+
+
+def _choices(values: tuple[str, ...]) -> list[tuple[str, str]]:
+    return [(value, value.replace("_", " ").capitalize()) for value in values]
+
+
+class JobQuerySet(models.QuerySet):
+    def of(self, tenant: Tenant) -> JobQuerySet:
+        """The tenant's jobs: the one way to reach them."""
+        return self.filter(tenant=tenant)
+
+    def active(self) -> JobQuerySet:
+        return self.filter(status__in=states.ACTIVE)
+
+    def with_names(self) -> JobQuerySet:
+        """With the rows that every view of a job shows beside it."""
+        return self.select_related("connection", "created_by", "tenant")
+
+
+class HistoricalSyncJob(models.Model):
+    """One import of a range of a connection's history.
+
+    `control` is a person's request; workers honour it at the next page boundary. `revision` grows with every change and
+    numbers the socket's messages. `progress` is work done and `progress_total` work planned, in the planner's units.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="jobs", db_index=False)
+    connection = models.ForeignKey(Connection, on_delete=models.CASCADE, related_name="jobs", db_index=False)
+    kind = models.CharField(max_length=20, choices=_choices(("historical", "incremental", "repair")), default="historical")
+    trigger = models.CharField(
+        max_length=20, choices=_choices(("manual", "prompt", "api", "command", "schedule", "admin")), default="manual"
+    )
+    streams = ArrayField(models.TextField())
+    start_date = models.DateTimeField()
+    end_date = models.DateTimeField()
+    full = models.BooleanField(default=False)
+
+    status = models.CharField(max_length=10, choices=_choices(states.STATUSES), default=states.PENDING)
+    control = models.CharField(max_length=6, choices=_choices(states.CONTROLS), default=states.CONTROL_NONE)
+    pause_reason = models.CharField(max_length=20, choices=_choices(states.PAUSE_REASONS), blank=True)
+    planned = models.BooleanField(default=False)
+
+    total_chunks = models.PositiveIntegerField(default=0)
+    completed_chunks = models.PositiveIntegerField(default=0)
+    failed_chunks = models.PositiveIntegerField(default=0)
+    total_records_estimate = models.PositiveBigIntegerField(null=True, blank=True)
+    estimate_quality = models.CharField(max_length=10, choices=_choices(("exact", "about", "unknown")), default="unknown")
+    records_processed = models.PositiveBigIntegerField(default=0)
+    records_skipped = models.PositiveBigIntegerField(default=0)
+    records_quarantined = models.PositiveBigIntegerField(default=0)
+    entities_extracted = models.BigIntegerField(default=0)
+    relationships_extracted = models.PositiveBigIntegerField(default=0)
+    entities_by_kind = models.JSONField(default=dict, blank=True)
+    relationships_by_kind = models.JSONField(default=dict, blank=True)
+    progress = models.FloatField(default=0)
+    progress_total = models.FloatField(default=0)
+    # Two points in time with the work done by then: the speed of the recent past, for the rate and the time left.
+    pace_at = models.DateTimeField(null=True, blank=True, editable=False)
+    pace_progress = models.FloatField(default=0, editable=False)
+    pace_records = models.PositiveBigIntegerField(default=0, editable=False)
+    earlier_pace_at = models.DateTimeField(null=True, blank=True, editable=False)
+    earlier_pace_progress = models.FloatField(default=0, editable=False)
+    earlier_pace_records = models.PositiveBigIntegerField(default=0, editable=False)
+
+    waiting_until = models.DateTimeField(null=True, blank=True)
+    last_error_code = models.CharField(max_length=60, blank=True)
+    last_error_message = models.TextField(blank=True)
+    retry_count = models.PositiveIntegerField(default=0)
+    revision = models.PositiveBigIntegerField(default=0)
+    idempotency_key = models.CharField(max_length=200, blank=True)
+
+    created_by = models.ForeignKey(User, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    created_by_label = models.CharField(max_length=200, blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    started_at = models.DateTimeField(null=True, blank=True)
+    completed_at = models.DateTimeField(null=True, blank=True)
+
+    objects: ClassVar[models.Manager[HistoricalSyncJob]] = JobQuerySet.as_manager()  # type: ignore[assignment]
+
+    class Meta:
+        ordering = ["-created_at"]
+        indexes = [
+            models.Index(fields=["tenant", "-created_at"], name="job_newest"),
+            models.Index(fields=["connection", "-created_at"], name="job_of_connection"),
+            models.Index(fields=["status"], condition=Q(status__in=states.ACTIVE), name="job_active"),
+        ]
+        constraints = [
+            models.UniqueConstraint(fields=["connection"], condition=Q(status__in=states.ACTIVE), name="job_one_active"),
+            models.UniqueConstraint(
+                fields=["tenant", "idempotency_key"], condition=~Q(idempotency_key=""), name="job_idempotency_key"
+            ),
+            models.CheckConstraint(condition=Q(status__in=states.STATUSES), name="job_status"),
+            models.CheckConstraint(condition=Q(control__in=states.CONTROLS), name="job_control"),
+            models.CheckConstraint(condition=Q(start_date__lt=models.F("end_date")), name="job_range"),
+            models.CheckConstraint(
+                condition=Q(status=states.PAUSED, pause_reason__in=states.PAUSE_REASONS) | (~Q(status=states.PAUSED) & Q(pause_reason="")),
+                name="job_pause_reason",
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=states.FINISHED, completed_at__isnull=False)
+                | (~Q(status__in=states.FINISHED) & Q(completed_at__isnull=True)),
+                name="job_completed_at",
+            ),
+            # A request to stop is only open while workers may be at it.
+            models.CheckConstraint(
+                condition=Q(control=states.CONTROL_NONE) | Q(status__in=states.WORKABLE), name="job_control_open"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.connection} {self.start_date:%Y-%m-%d} to {self.end_date:%Y-%m-%d}"
+
+
+class SyncChunk(models.Model):
+    """One stream, one partition, one half-open window [since, until): what one worker works on at a time.
+
+    Whoever holds `lease` may write; everyone else's page is refused (`storage.save_page`). `cursor` is the provider's place in
+    the window, `position` how far in time it has come.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    job = models.ForeignKey(HistoricalSyncJob, on_delete=models.CASCADE, related_name="chunks", db_index=False)
+    ordinal = models.PositiveIntegerField(help_text="Order of work within the job.")
+    stream = models.CharField(max_length=60)
+    partition = models.CharField(max_length=255, blank=True)
+    partition_label = models.CharField(max_length=255, blank=True)
+    partition_facts = models.JSONField(default=dict, blank=True)
+    since = models.DateTimeField()
+    until = models.DateTimeField()
+
+    status = models.CharField(max_length=10, choices=_choices(states.CHUNK_STATUSES), default=states.CHUNK_PENDING)
+    cursor = models.JSONField(null=True, blank=True)
+    position = models.DateTimeField(null=True, blank=True)
+    lease = models.UUIDField(null=True, blank=True, editable=False)
+    lease_until = models.DateTimeField(null=True, blank=True)
+    attempts = models.PositiveIntegerField(default=0, help_text="Failures since the last progress.")
+    not_before = models.DateTimeField(null=True, blank=True)
+    estimate = models.PositiveBigIntegerField(null=True, blank=True)
+    weight = models.FloatField(default=1)
+    progress = models.FloatField(default=0, help_text="Share of the chunk that is done, 0 to 1.")
+    pages = models.PositiveIntegerField(default=0)
+    records_processed = models.PositiveBigIntegerField(default=0)
+    records_skipped = models.PositiveBigIntegerField(default=0)
+    records_quarantined = models.PositiveBigIntegerField(default=0)
+    error_code = models.CharField(max_length=60, blank=True)
+    error_message = models.TextField(blank=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    completed_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["job", "ordinal"]
+        indexes = [
+            models.Index(fields=["job", "status", "ordinal"], name="chunk_next"),
+            models.Index(fields=["lease_until"], condition=Q(status=states.CHUNK_RUNNING), name="chunk_leases"),
+        ]
+        constraints = [
+            models.UniqueConstraint(fields=["job", "stream", "partition", "since", "until"], name="chunk_once"),
+            models.CheckConstraint(condition=Q(status__in=states.CHUNK_STATUSES), name="chunk_status"),
+            models.CheckConstraint(condition=Q(since__lt=models.F("until")), name="chunk_window"),
+            models.CheckConstraint(
+                condition=Q(status=states.CHUNK_RUNNING, lease__isnull=False) | (~Q(status=states.CHUNK_RUNNING) & Q(lease__isnull=True)),
+                name="chunk_lease",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.stream} {self.partition_label} {self.since:%Y-%m-%d} to {self.until:%Y-%m-%d}"
+
+
+class SyncRecord(models.Model):
+    """One record as the provider sent it. `id` is computed from (connection, stream, external_id): see `identity.py`.
+
+    `entity_id` is the entity that the record is about. Foreign keys of the three tables that grow without bound are not checked
+    by the database: a page's rows are written together, and a check a row would cost more than the row.
+    """
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False)
+    connection = models.ForeignKey(Connection, on_delete=models.CASCADE, related_name="records", db_index=False, db_constraint=False)
+    job_id = models.UUIDField(help_text="The job that last wrote it.")
+    stream = models.CharField(max_length=60)
+    partition = models.CharField(max_length=255, blank=True)
+    external_id = models.CharField(max_length=512)
+    occurred_at = models.DateTimeField()
+    entity_id = models.UUIDField(null=True)
+    payload = models.JSONField()
+    content_hash = models.UUIDField(editable=False)
+    stored_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["connection", "stream", "external_id"], name="record_once")]
+
+    def __str__(self) -> str:
+        return f"{self.stream} {self.external_id}"
+
+
+class Entity(models.Model):
+    """A node of the tenant's graph. `id` is computed from (tenant, key).
+
+    A thing that goes by several keys has a row for each; the others point to the one that stands for it in `merged_into`.
+    as_of, record_id: the record that `properties` come from; null for an entity that was only mentioned.
+    """
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False)
+    kind = models.CharField(max_length=40)
+    key = models.CharField(max_length=600)
+    name = models.TextField()
+    properties = models.JSONField(default=dict)
+    as_of = models.DateTimeField(null=True)
+    record_id = models.UUIDField(null=True)
+    merged_into = models.UUIDField(null=True)
+
+    class Meta:
+        verbose_name_plural = "entities"
+        indexes = [models.Index(fields=["merged_into"], condition=Q(merged_into__isnull=False), name="entity_merged")]
+        constraints = [models.UniqueConstraint(fields=["tenant", "kind", "key"], name="entity_once")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Relationship(models.Model):
+    """A statement of one record: `source` `kind` `target`. Its key includes the record, so it says where it comes from.
+
+    Either end may be an entity that has not arrived yet, or a key that was merged into another.
+    """
+
+    pk = models.CompositePrimaryKey("record_id", "kind", "source_id", "target_id")
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False)
+    record_id = models.UUIDField()
+    kind = models.CharField(max_length=40)
+    source_id = models.UUIDField()
+    target_id = models.UUIDField()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["source_id"], name="relationship_source"),
+            models.Index(fields=["target_id"], name="relationship_target"),
+        ]
+
+
+class QuarantinedRecord(models.Model):
+    """A record that could not be mapped: kept encrypted, shown with its reason, replayed after a fix."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    job = models.ForeignKey(HistoricalSyncJob, on_delete=models.CASCADE, related_name="quarantine", db_index=False)
+    chunk = models.ForeignKey(SyncChunk, on_delete=models.CASCADE, related_name="quarantine")
+    stream = models.CharField(max_length=60)
+    external_id = models.CharField(max_length=512, blank=True)
+    reason = models.TextField()
+    fingerprint = models.UUIDField(help_text="Hash of what was received: the same row twice is kept once.")
+    sealed_payload = models.BinaryField(editable=False)
+    created_at = models.DateTimeField(db_default=Now())
+    replayed_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [models.UniqueConstraint(fields=["job", "stream", "fingerprint"], name="quarantine_once")]
+
+    def __str__(self) -> str:
+        return f"{self.stream} {self.external_id}: {self.reason}"
+
+
+class JobEvent(models.Model):
+    """What happened to a job, in words: who started, paused, cancelled; which chunk failed and why. Append only."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    job = models.ForeignKey(HistoricalSyncJob, on_delete=models.CASCADE, related_name="events", db_index=False)
+    at = models.DateTimeField(default=timezone.now)
+    actor = models.CharField(max_length=200)
+    kind = models.CharField(max_length=40)
+    detail = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["at"]
+        indexes = [models.Index(fields=["job", "at"], name="event_of_job")]
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.detail}"
+
+
+class Coverage(models.Model):
+    """What a connection already has of a stream and partition. Grows in the transaction that completes a chunk."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    connection = models.ForeignKey(Connection, on_delete=models.CASCADE, related_name="coverage", db_index=False)
+    stream = models.CharField(max_length=60)
+    partition = models.CharField(max_length=255, blank=True)
+    ranges = TimestamptzMultirangeField()
+
+    class Meta:
+        verbose_name_plural = "coverage"
+        constraints = [models.UniqueConstraint(fields=["connection", "stream", "partition"], name="coverage_once")]
+
+    def __str__(self) -> str:
+        return f"{self.stream} {self.partition}"
+
+
+class SyncSchedule(models.Model):
+    """A regular incremental sync of a connection."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    connection = models.OneToOneField(Connection, on_delete=models.CASCADE, related_name="schedule")
+    interval = models.DurationField()
+    enabled = models.BooleanField(default=True)
+    next_run_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(interval__gt=timedelta(minutes=14)), name="schedule_interval")]
+
+    def __str__(self) -> str:
+        return f"{self.connection} every {self.interval}"
