@@ -61,7 +61,12 @@ class HistoricalSyncJob(models.Model):
     status = models.CharField(max_length=10, choices=_choices(states.STATUSES), default=states.PENDING)
     control = models.CharField(max_length=6, choices=_choices(states.CONTROLS), default=states.CONTROL_NONE)
     pause_reason = models.CharField(max_length=20, choices=_choices(states.PAUSE_REASONS), blank=True)
+    control_at = models.DateTimeField(null=True, blank=True, editable=False, help_text="When the request to stop was made.")
     planned = models.BooleanField(default=False)
+    phase_detail = models.CharField(max_length=200, blank=True, help_text="What is being imported, in words.")
+    records_allowance = models.PositiveBigIntegerField(
+        null=True, blank=True, help_text="Records that the plan left this job when it started or resumed; none: no limit."
+    )
 
     total_chunks = models.PositiveIntegerField(default=0)
     completed_chunks = models.PositiveIntegerField(default=0)

@@ -1,0 +1,312 @@
+"""What people, programs and the scheduler want from jobs. The REST views, pages, admin, commands and scheduler all call these.
+
+Each action checks, writes, records who did it, and announces it on commit, in one transaction; a refusal changes nothing.
+"""
+
+from __future__ import annotations
+
+import calendar
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from django.db import IntegrityError, connection as database, transaction
+from django.db.models import F, Sum
+from django.utils import timezone
+
+from atom.access import Actor
+from atom.errors import InvalidInput, Refused
+from atom.models import Tenant
+from atom.plans import ACTIVE_JOBS, Plan, cheapest
+from historical_sync import broadcast, states, tasks
+from historical_sync.models import HistoricalSyncJob, JobEvent, JobQuerySet, SyncChunk
+from historical_sync.settling import settle_sync
+from integrations.models import Connection, ConnectionStatus
+
+DEFAULT_MONTHS = 3
+# Someone who asks for "three months" on a plan that has three months is not off by the hours of a day.
+DEPTH_GRACE = timedelta(days=1)
+RETRY_TOO_MANY = 60  # seconds; when one of three jobs may be done
+
+
+def jobs_of(tenant: Tenant) -> JobQuerySet:
+    """The tenant's jobs, newest first."""
+    return HistoricalSyncJob.objects.of(tenant)  # type: ignore[attr-defined, no-any-return]
+
+
+def get_job(tenant: Tenant, job_id: UUID | str) -> HistoricalSyncJob:
+    """The tenant's job; HistoricalSyncJob.DoesNotExist for another tenant's as for none."""
+    return jobs_of(tenant).with_names().get(id=job_id)
+
+
+def months_back(moment: datetime, months: int) -> datetime:
+    """`months` calendar months before; the day is cut to the month's last."""
+    index = moment.year * 12 + moment.month - 1 - months
+    year, month = divmod(index, 12)
+    return moment.replace(year=year, month=month + 1, day=min(moment.day, calendar.monthrange(year, month + 1)[1]))
+
+
+def start_sync(
+    actor: Actor,
+    connection: Connection,
+    *,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    streams: Sequence[str] | None = None,
+    full: bool = False,
+    trigger: str = "manual",
+    kind: str = "historical",
+    idempotency_key: str = "",
+) -> HistoricalSyncJob:
+    """Starts an import of [start, end) (aware; default: the last three months).
+
+    The same `idempotency_key` gives the same job; `job.was_created` tells which it was.
+    Raises InvalidInput (range, streams) and Refused with the contract's codes.
+    """
+    now = timezone.now()
+    if idempotency_key and (earlier := _by_key(actor.tenant, idempotency_key)):
+        return earlier
+    since, until = _range(start, end, now)
+    names = _streams(connection, streams)
+    with transaction.atomic():
+        # One start at a time per tenant: the limits below are counted under this lock.
+        tenant = Tenant.objects.select_for_update().get(id=actor.tenant.id)
+        if idempotency_key and (earlier := _by_key(tenant, idempotency_key)):
+            return earlier
+        connection = Connection.objects.of(tenant).get(id=connection.id)  # type: ignore[attr-defined]
+        _check_connection(connection)
+        allowance = _check_plan(tenant, since, now, scheduled=trigger == "schedule")
+        active = jobs_of(tenant).active()
+        if active.filter(connection=connection).exists():
+            raise Refused("job_already_active", f"{connection} is already being imported. Wait for it, or cancel it first.")
+        _check_room(tenant)
+        job = HistoricalSyncJob.objects.create(
+            tenant=tenant,
+            connection=connection,
+            kind=kind,
+            trigger=trigger,
+            streams=names,
+            start_date=since,
+            end_date=until,
+            full=full,
+            records_allowance=allowance,
+            idempotency_key=idempotency_key,
+            created_by=actor.user,
+            created_by_label=actor.label,
+        )
+        record_event(job, actor.label, "started", f"Import of {since:%d %b %Y} to {until:%d %b %Y} requested")
+        tasks.enqueue(job, 1)
+        _announce(job)
+    job.was_created = True  # type: ignore[attr-defined]
+    return job
+
+
+def pause(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
+    """Asks for a pause: at once when no worker is at it, else at the next page boundary."""
+    with transaction.atomic():
+        job = _locked(actor.tenant, job)
+        if not states.can_pause(job.status, job.control):
+            raise Refused("invalid_state", _not_from("paused", job))
+        _request(job, states.CONTROL_PAUSE)
+        record_event(job, actor.label, "pause_requested", "")
+        settle_sync(job.id)
+        _announce(job)
+    return get_job(actor.tenant, job.id)
+
+
+def cancel(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
+    """Asks for the end of the job: at once when no worker is at it, else at the next page boundary. What came in is kept."""
+    with transaction.atomic():
+        job = _locked(actor.tenant, job)
+        if not states.can_cancel(job.status, job.control):
+            raise Refused("invalid_state", _not_from("cancelled", job))
+        record_event(job, actor.label, "cancel_requested", "")
+        if job.status == states.PAUSED:
+            changed = HistoricalSyncJob.objects.filter(id=job.id, status=states.PAUSED).update(
+                status=states.CANCELLED, pause_reason="", completed_at=timezone.now(), revision=F("revision") + 1
+            )
+            assert changed == 1, "the row is locked"
+            record_event(job, actor.label, "cancelled", "")
+        else:
+            _request(job, states.CONTROL_CANCEL)
+            settle_sync(job.id)
+        _announce(job)
+    return get_job(actor.tenant, job.id)
+
+
+def resume(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
+    """Goes on with a paused job, or tries again what is missing of a failed one."""
+    try:
+        with transaction.atomic():
+            tenant = Tenant.objects.select_for_update().get(id=actor.tenant.id)
+            job = _locked(tenant, job)
+            if not states.can_resume(job.status):
+                raise Refused("invalid_state", _not_from("resumed", job))
+            _check_connection(job.connection)
+            if job.status == states.FAILED:
+                if jobs_of(tenant).active().filter(connection=job.connection).exists():
+                    raise Refused("job_already_active", f"{job.connection} is already being imported by another job.")
+                _check_room(tenant)
+            allowance = _allowance(tenant, timezone.now())
+            _reopen(job, actor.label, None if allowance is None else job.records_processed + allowance)
+    except IntegrityError as error:
+        raise Refused("job_already_active", "This connection is already being imported by another job.") from error
+    return get_job(actor.tenant, job.id)
+
+
+def reconnected(actor: Actor, connection: Connection) -> None:
+    """Resumes what stopped because access to `connection` was lost. Called when it was granted again."""
+    with transaction.atomic():
+        paused = jobs_of(actor.tenant).filter(connection=connection, status=states.PAUSED, pause_reason="reauth_required")
+        for job in paused.select_for_update(of=("self",)):
+            _reopen(job, actor.label, job.records_allowance)
+
+
+def disconnecting(actor: Actor, connection: Connection) -> None:
+    """Cancels the active job of a connection that is about to lose its credentials."""
+    for job in jobs_of(actor.tenant).active().filter(connection=connection):
+        if states.can_cancel(job.status, job.control):
+            cancel(actor, job)
+
+
+def record_event(job: HistoricalSyncJob, actor: str, kind: str, detail: str) -> None:
+    """Adds to the job's timeline, in the caller's transaction."""
+    JobEvent.objects.create(tenant_id=job.tenant_id, job=job, actor=actor, kind=kind, detail=detail)
+
+
+def _reopen(job: HistoricalSyncJob, who: str, allowance: int | None) -> None:
+    retried = 0
+    if job.status == states.FAILED:
+        retried = SyncChunk.objects.filter(tenant_id=job.tenant_id, job=job, status=states.CHUNK_FAILED).update(
+            status=states.CHUNK_PENDING, attempts=0, not_before=None, error_code="", error_message="", completed_at=None
+        )
+    SyncChunk.objects.filter(tenant_id=job.tenant_id, job=job, status=states.CHUNK_PENDING).update(not_before=None, attempts=0)
+    changed = HistoricalSyncJob.objects.filter(id=job.id, status__in=states.sources(states.PENDING)).update(
+        status=states.PENDING,
+        pause_reason="",
+        completed_at=None,
+        failed_chunks=0,
+        waiting_until=None,
+        last_error_code="",
+        last_error_message="",
+        records_allowance=allowance,
+        # The pause is no working time.
+        pace_at=None,
+        earlier_pace_at=None,
+        retry_count=F("retry_count") + (1 if job.status == states.FAILED else 0),
+        revision=F("revision") + 1,
+    )
+    assert changed == 1, "the row is locked"
+    record_event(job, who, "resumed", f"{retried} failed parts are tried again" if retried else "")
+    tasks.enqueue(job, tasks.parallel_chunks(job) if job.planned else 1)
+    _announce(job)
+
+
+def _locked(tenant: Tenant, job: HistoricalSyncJob) -> HistoricalSyncJob:
+    return jobs_of(tenant).select_related("connection").select_for_update(of=("self",)).get(id=job.id)
+
+
+def _request(job: HistoricalSyncJob, control: str) -> None:
+    changed = HistoricalSyncJob.objects.filter(id=job.id, status__in=states.WORKABLE).update(
+        control=control, control_at=timezone.now(), revision=F("revision") + 1
+    )
+    assert changed == 1, "the row is locked"
+    # Workers listen; their poll is the fallback.
+    with database.cursor() as cursor:
+        cursor.execute("SELECT pg_notify('atom_control', %s)", [str(job.id)])
+
+
+def _announce(job: HistoricalSyncJob) -> None:
+    job_id, tenant_id = job.id, job.tenant_id
+    transaction.on_commit(lambda: broadcast.job_changed_sync(job_id, tenant_id))
+
+
+def _not_from(what: str, job: HistoricalSyncJob) -> str:
+    state = {"pause": "pausing", "cancel": "cancelling"}.get(job.control, job.status)
+    return f"This import is {state}; it can't be {what} now."
+
+
+def _by_key(tenant: Tenant, key: str) -> HistoricalSyncJob | None:
+    job = jobs_of(tenant).with_names().filter(idempotency_key=key).first()
+    if job is not None:
+        job.was_created = False  # type: ignore[attr-defined]
+    return job
+
+
+def _range(start: datetime | None, end: datetime | None, now: datetime) -> tuple[datetime, datetime]:
+    until = end or now
+    since = start or months_back(min(until, now), DEFAULT_MONTHS)
+    if since >= now:
+        raise InvalidInput("range_in_future", "The range must begin in the past.", "start_date")
+    if until > now + timedelta(days=1):
+        raise InvalidInput("range_in_future", "The range must not end in the future.", "end_date")
+    until = min(until, now)
+    if since >= until:
+        raise InvalidInput("start_after_end", "The range must begin before it ends.", "start_date")
+    if since.year < 1980:
+        raise InvalidInput("invalid", "The range must not begin before 1980.", "start_date")
+    return since.astimezone(UTC), until.astimezone(UTC)
+
+
+def _streams(connection: Connection, wanted: Sequence[str] | None) -> list[str]:
+    known = [stream.name for stream in connection.provider.streams]
+    if wanted is None:
+        return known
+    if not wanted:
+        raise InvalidInput("invalid", "Choose at least one kind of object.", "streams")
+    for name in wanted:
+        if name not in known:
+            raise InvalidInput("unknown_stream", f"{connection.provider_name} has no {name!r}; it has {', '.join(known)}.", "streams")
+    return [name for name in known if name in set(wanted)]
+
+
+def _check_connection(connection: Connection) -> None:
+    if connection.status != ConnectionStatus.CONNECTED:
+        raise Refused("connection_reauth_required", f"Access to {connection} was lost or given up. Reconnect it first.")
+
+
+def _check_room(tenant: Tenant) -> None:
+    if jobs_of(tenant).active().count() >= ACTIVE_JOBS:
+        raise Refused(
+            "too_many_concurrent_jobs",
+            f"{ACTIVE_JOBS} imports are active already. Wait for one to end, or cancel one.",
+            status_code=429,
+            retry_after=RETRY_TOO_MANY,
+        )
+
+
+def _check_plan(tenant: Tenant, since: datetime, now: datetime, *, scheduled: bool) -> int | None:
+    plan = tenant.limits
+    if scheduled and not plan.schedules:
+        raise _plan_refusal("plan_feature", "Scheduled syncs are", plan, cheapest(lambda p: p.schedules))
+    if plan.history is not None and since < now - plan.history - DEPTH_GRACE:
+        way_on = cheapest(lambda p: p.history is None or since >= now - p.history - DEPTH_GRACE)
+        refusal = _plan_refusal(
+            "plan_history_depth", f"History older than {plan.history.days} days is", plan, way_on
+        )
+        refusal.attr = "start_date"
+        raise refusal
+    return _allowance(tenant, now)
+
+
+def _allowance(tenant: Tenant, now: datetime) -> int | None:
+    """Records that the plan leaves for the rest of this month; None without limit. Refuses when there are none."""
+    limit = tenant.limits.records_a_month
+    if limit is None:
+        return None
+    left = limit - records_this_month(tenant, now)
+    if left <= 0:
+        way_on = cheapest(lambda p: p.records_a_month is None or p.records_a_month > limit)
+        raise _plan_refusal("plan_records_exhausted", f"More than {limit:,} records a month are", tenant.limits, way_on)
+    return left
+
+
+def records_this_month(tenant: Tenant, now: datetime) -> int:
+    """Records stored by the jobs that were started in this calendar month (UTC)."""
+    month = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return jobs_of(tenant).filter(created_at__gte=month).aggregate(total=Sum("records_processed"))["total"] or 0
+
+
+def _plan_refusal(code: str, what: str, plan: Plan, way_on: Plan | None) -> Refused:
+    offer = f" The {way_on.name} plan includes it." if way_on else ""
+    return Refused(code, f"{what} not part of the {plan.name} plan.{offer}", status_code=403)

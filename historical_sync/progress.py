@@ -1,0 +1,127 @@
+"""What a job's numbers mean to a person: percentage, speed, time left, phase in words. Pure.
+
+Everything comes from committed work. The percentage never goes back (a chunk's progress only grows) and is 100 only at the end.
+Speed is that of the recent past; a job that waits for its provider has no speed and no end time, but a time when it goes on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from django.utils import timezone
+
+from historical_sync import states
+
+MEASURE_AT_LEAST = 1.0  # seconds of work before a speed means anything
+
+
+class JobNumbers(Protocol):
+    """The fields of HistoricalSyncJob that progress is made of."""
+
+    status: str
+    control: str
+    pause_reason: str
+    planned: bool
+    phase_detail: str
+    progress: float
+    progress_total: float
+    records_processed: int
+    records_skipped: int
+    total_chunks: int
+    failed_chunks: int
+    started_at: datetime | None
+    waiting_until: datetime | None
+    pace_at: datetime | None
+    pace_progress: float
+    pace_records: int
+    earlier_pace_at: datetime | None
+    earlier_pace_progress: float
+    earlier_pace_records: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """percentage: 0-100. records_per_second, seconds_*: None when unknown or waiting. phase: words for people."""
+
+    percentage: int
+    records_per_second: float | None
+    seconds_remaining: float | None
+    seconds_low: float | None
+    seconds_high: float | None
+    waiting_until: datetime | None
+    phase: str
+
+
+def describe(job: JobNumbers, now: datetime | None = None) -> JobProgress:
+    """The job as a person sees it at `now` (aware UTC, default: the present)."""
+    now = now or timezone.now()
+    waiting = job.waiting_until if job.waiting_until and job.waiting_until > now and job.status in states.WORKABLE else None
+    pace = _pace(job, now) if job.status == states.RUNNING and waiting is None else None
+    records_per_second = low = high = remaining = None
+    if pace is not None:
+        records_per_second, work_per_second = pace
+        left = max(job.progress_total - job.progress, 0.0)
+        if work_per_second > 0:
+            remaining = left / work_per_second
+            # Early on little has been measured and much is ahead; the range settles as the work goes on.
+            done = job.progress / job.progress_total if job.progress_total else 0.0
+            spread = 0.1 + 0.5 * (1 - done) ** 2
+            low, high = remaining * (1 - min(spread, 0.8)), remaining * (1 + spread)
+    return JobProgress(_percentage(job), records_per_second, remaining, low, high, waiting, _phase(job, waiting))
+
+
+def _percentage(job: JobNumbers) -> int:
+    if job.status == states.COMPLETED:
+        return 100
+    if job.progress_total <= 0:
+        return 0
+    return max(0, min(99, int(100 * job.progress / job.progress_total)))
+
+
+def _pace(job: JobNumbers, now: datetime) -> tuple[float, float] | None:
+    """(records per second, work per second) since the earlier of the two pace points."""
+    since, work, records = job.earlier_pace_at, job.earlier_pace_progress, job.earlier_pace_records
+    if since is None:
+        since, work, records = job.started_at, 0.0, 0
+    if since is None or job.pace_at is None:
+        return None
+    # Up to the last commit, not up to now: a slow page must not look like a slow-down before it is one. After ten quiet
+    # seconds it is one.
+    until = max(job.pace_at, now) if (now - job.pace_at).total_seconds() > 10 else job.pace_at
+    seconds = (until - since).total_seconds()
+    if seconds < MEASURE_AT_LEAST:
+        return None
+    handled = job.records_processed + job.records_skipped
+    return max(0, handled - records) / seconds, max(0.0, job.progress - work) / seconds
+
+
+def _phase(job: JobNumbers, waiting: datetime | None) -> str:
+    if job.control == states.CONTROL_CANCEL:
+        return "Cancelling"
+    if job.control == states.CONTROL_PAUSE:
+        return "Pausing"
+    if job.status == states.PENDING:
+        return "Waiting for a worker"
+    if job.status == states.RUNNING:
+        if waiting is not None:
+            return f"Waiting for the provider's limit until {waiting:%H:%M} UTC"
+        if not job.planned:
+            return "Planning"
+        return f"Importing {job.phase_detail}" if job.phase_detail else "Importing"
+    if job.status == states.PAUSED:
+        return {
+            "reauth_required": "Access was lost: reconnect to go on",
+            "provider_quota": "The provider's quota is used up",
+            "plan": "Your plan's records for this month are used up",
+        }.get(job.pause_reason, "Paused")
+    if job.status == states.COMPLETED:
+        if job.total_chunks == 0:
+            return "Nothing to import: this range is already here"
+        if job.records_processed == 0:
+            return "Completed: nothing new"
+        return "Completed"
+    if job.status == states.FAILED:
+        return "Failed: some of the range is missing" if job.failed_chunks else "Failed"
+    return "Cancelled"
