@@ -31,11 +31,8 @@ class JobNumbers(Protocol):
     records_skipped: int
     total_chunks: int
     failed_chunks: int
-    started_at: datetime | None
     waiting_until: datetime | None
-    pace_at: datetime | None
-    pace_progress: float
-    pace_records: int
+    last_page_at: datetime | None
     earlier_pace_at: datetime | None
     earlier_pace_progress: float
     earlier_pace_records: int
@@ -81,20 +78,19 @@ def _percentage(job: JobNumbers) -> int:
 
 
 def _pace(job: JobNumbers, now: datetime) -> tuple[float, float] | None:
-    """(records per second, work per second) since the earlier of the two pace points."""
-    since, work, records = job.earlier_pace_at, job.earlier_pace_progress, job.earlier_pace_records
-    if since is None:
-        since, work, records = job.started_at, 0.0, 0
-    if since is None or job.pace_at is None:
+    """(records per second, work per second) since the earlier pace point."""
+    since, until = job.earlier_pace_at, job.last_page_at
+    if since is None or until is None:
         return None
     # Up to the last commit, not up to now: a slow page must not look like a slow-down before it is one. After ten quiet
     # seconds it is one.
-    until = max(job.pace_at, now) if (now - job.pace_at).total_seconds() > 10 else job.pace_at
+    if (now - until).total_seconds() > 10:
+        until = now
     seconds = (until - since).total_seconds()
     if seconds < MEASURE_AT_LEAST:
         return None
     handled = job.records_processed + job.records_skipped
-    return max(0, handled - records) / seconds, max(0.0, job.progress - work) / seconds
+    return max(0, handled - job.earlier_pace_records) / seconds, max(0.0, job.progress - job.earlier_pace_progress) / seconds
 
 
 def _phase(job: JobNumbers, waiting: datetime | None) -> str:

@@ -19,7 +19,7 @@ WITH chunks AS MATERIALIZED (
     FROM historical_sync_syncchunk WHERE job_id = %(job)s
 ), verdict AS (
     SELECT CASE WHEN job.control = 'cancel' THEN 'cancelled'
-                WHEN job.planned AND chunks.pending = 0 THEN CASE WHEN chunks.failed > 0 THEN 'failed' ELSE 'completed' END
+                WHEN job.status = 'running' AND job.planned AND chunks.pending = 0 THEN CASE WHEN chunks.failed > 0 THEN 'failed' ELSE 'completed' END
                 WHEN job.control = 'pause' THEN 'paused'
            END AS status
     FROM historical_sync_historicalsyncjob job, chunks

@@ -56,6 +56,7 @@ class Migration(migrations.Migration):
                 ('relationships_by_kind', models.JSONField(blank=True, default=dict)),
                 ('progress', models.FloatField(default=0)),
                 ('progress_total', models.FloatField(default=0)),
+                ('last_page_at', models.DateTimeField(blank=True, editable=False, null=True)),
                 ('pace_at', models.DateTimeField(blank=True, editable=False, null=True)),
                 ('pace_progress', models.FloatField(default=0, editable=False)),
                 ('pace_records', models.PositiveBigIntegerField(default=0, editable=False)),

@@ -1,0 +1,136 @@
+"""PostgreSQL arrays in the binary wire format, joined from bytes: a column of a page in one parameter, without an object a value.
+
+    cursor.execute("SELECT * FROM unnest(%(ids)s::uuid[], %(names)s::text[])", {"ids": uuids([...]), "names": texts([...])})
+
+Format: PostgreSQL's array_send: dimensions, has-null flag, element type, length, lower bound, then length-prefixed elements.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from psycopg import adapters
+from psycopg.adapt import Buffer, Dumper
+from psycopg.pq import Format
+
+_HEADER = struct.Struct("!iiIii")
+_LENGTH = struct.Struct("!i")
+_TIMESTAMP = struct.Struct("!iq")
+_NULL = _LENGTH.pack(-1)
+_SIXTEEN = _LENGTH.pack(16)
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+
+_TEXT, _JSONB, _TIMESTAMPTZ, _UUID = 25, 3802, 1184, 2950
+
+
+class BinaryArray(bytes):
+    """The encoded array. Its subclasses say which type of array it is."""
+
+
+class UuidArray(BinaryArray):
+    oid = 2951
+
+
+class TextArray(BinaryArray):
+    oid = 1009
+
+
+class TimestamptzArray(BinaryArray):
+    oid = 1185
+
+
+class JsonbArray(BinaryArray):
+    oid = 3807
+
+
+def _dumper(kind: type[BinaryArray], array_oid: int) -> type[Dumper]:
+    class ArrayDumper(Dumper):
+        format = Format.BINARY
+        oid = array_oid
+
+        def dump(self, obj: Buffer) -> Buffer:
+            return obj
+
+    return ArrayDumper
+
+
+for _kind in (UuidArray, TextArray, TimestamptzArray, JsonbArray):
+    adapters.register_dumper(_kind, _dumper(_kind, _kind.oid))
+
+
+def _header(count: int, element: int, nulls: bool = False) -> bytes:
+    return _HEADER.pack(1, int(nulls), element, count, 1)
+
+
+def uuids(values: Sequence[bytes]) -> UuidArray:
+    """uuid[] of 16-byte values."""
+    if not values:
+        return UuidArray(struct.pack("!iiI", 0, 0, _UUID))
+    return UuidArray(_header(len(values), _UUID) + _SIXTEEN + _SIXTEEN.join(values))
+
+
+def nullable_uuids(values: Sequence[bytes | None]) -> UuidArray:
+    """uuid[] of 16-byte values or None."""
+    if not values:
+        return uuids(())
+    return UuidArray(_header(len(values), _UUID, True) + b"".join([_NULL if v is None else _SIXTEEN + v for v in values]))
+
+
+def texts(values: Iterable[str]) -> TextArray:
+    """text[]. NUL can't be stored in PostgreSQL and becomes U+FFFD."""
+    parts: list[bytes] = []
+    for value in values:
+        data = value.encode("utf-8", "replace")
+        if b"\0" in data:
+            data = data.replace(b"\0", "\ufffd".encode())
+        parts.append(_LENGTH.pack(len(data)))
+        parts.append(data)
+    if not parts:
+        return TextArray(struct.pack("!iiI", 0, 0, _TEXT))
+    return TextArray(_header(len(parts) // 2, _TEXT) + b"".join(parts))
+
+
+def timestamps(values: Sequence[datetime | None]) -> TimestamptzArray:
+    """timestamptz[] of aware datetimes or None."""
+    if not values:
+        return TimestamptzArray(struct.pack("!iiI", 0, 0, _TIMESTAMPTZ))
+    parts: list[bytes] = []
+    for value in values:
+        if value is None:
+            parts.append(_NULL)
+        else:
+            delta = value - _EPOCH
+            parts.append(_TIMESTAMP.pack(8, (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds))
+    return TimestamptzArray(_header(len(values), _TIMESTAMPTZ, None in values) + b"".join(parts))
+
+
+def jsonbs(values: Sequence[bytes]) -> JsonbArray:
+    """jsonb[] of encoded JSON documents. The escape for NUL, which jsonb refuses, becomes that of U+FFFD."""
+    if not values:
+        return JsonbArray(struct.pack("!iiI", 0, 0, _JSONB))
+    parts: list[bytes] = []
+    for value in values:
+        if b"\\u0000" in value:
+            value = _without_nul(value)
+        parts.append(_LENGTH.pack(len(value) + 1))
+        parts.append(b"\x01")  # version of jsonb's wire format
+        parts.append(value)
+    return JsonbArray(_header(len(values), _JSONB) + b"".join(parts))
+
+
+def _without_nul(document: bytes) -> bytes:
+    r"""`\u0000` escapes replaced, but not the text `\\u0000`, whose backslash is itself escaped."""
+    out: list[bytes] = []
+    i = 0
+    while (j := document.find(b"\\", i)) >= 0:
+        out.append(document[i:j])
+        if document.startswith(b"\\u0000", j):
+            out.append(b"\\ufffd")
+            i = j + 6
+        else:
+            out.append(document[j : j + 2])
+            i = j + 2
+    out.append(document[i:])
+    return b"".join(out)
