@@ -1,0 +1,460 @@
+"""Who works on what: leases on chunks, taken, kept alive, given back, taken away.
+
+A lease is a random token in the chunk's row with a time it runs out. Its worker prolongs it with every page and every few seconds;
+the reaper takes it away when it has run out. Everything here is a short transaction of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from psycopg import AsyncCursor
+from psycopg.types.json import Jsonb
+
+from historical_sync.database import Pool, system_transaction, tenant_transaction
+from historical_sync.planning import PlannedChunk
+from historical_sync.settling import SETTLE
+from historical_sync.storage import LEASE_SECONDS, Lease
+from integrations.providers.base import JSON, Partition, Window
+
+STOP_GRACE_SECONDS = 8  # a worker that has not honoured a request to stop by then is not listening
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A chunk to work on, with what its worker needs to know."""
+
+    lease: Lease
+    window: Window
+    partition: Partition
+    cursor: JSON | None
+    position: datetime | None
+    progress: float
+    attempts: int
+    estimate: int | None
+    records_seen: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToPlan:
+    """The job has no chunks yet: plan it first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """No chunk for this queue entry. again_at: when one may be ready; None: the entry is not needed any more."""
+
+    again_at: datetime | None = None
+
+
+async def claim(pool: Pool, job_id: str, tenant_id: str, parallel: int) -> Claim | ToPlan | Nothing:
+    """The job's next chunk, newest window first, unless `parallel` of its chunks are being worked on already."""
+    async with tenant_transaction(pool, tenant_id) as cursor:
+        # The job's row lock puts claims, requests to stop and settling of one job in a row.
+        await cursor.execute(
+            """
+            SELECT status, control, planned, connection_id::text, COALESCE(records_processed >= records_allowance, false)
+            FROM historical_sync_historicalsyncjob WHERE id = %s FOR UPDATE
+            """,
+            [job_id],
+        )
+        job = await cursor.fetchone()
+        if job is None or job[0] not in ("pending", "running"):
+            return Nothing()
+        status, control, planned, connection_id, exhausted = job
+        if control != "none":
+            await cursor.execute(SETTLE, {"job": job_id})
+            return Nothing()
+        if not planned:
+            await _set_running(cursor, job_id, status)
+            return ToPlan()
+        if exhausted:
+            await _pause(cursor, job_id, "plan", "plan_records_exhausted", "Your plan's records for this month are used up.")
+            return Nothing()
+        await cursor.execute(
+            """
+            SELECT count(*) FILTER (WHERE status = 'running'), min(not_before) FILTER (WHERE status = 'pending'),
+                   count(*) FILTER (WHERE status = 'pending')
+            FROM historical_sync_syncchunk WHERE job_id = %s AND status IN ('pending', 'running')
+            """,
+            [job_id],
+        )
+        row = await cursor.fetchone()
+        assert row is not None
+        running, not_before, pending = row
+        if pending == 0:
+            await _set_running(cursor, job_id, status)
+            await cursor.execute(SETTLE, {"job": job_id})
+            return Nothing()
+        if running >= parallel:
+            return Nothing()
+        token = str(uuid4())
+        await cursor.execute(
+            """
+            UPDATE historical_sync_syncchunk
+            SET status = 'running', lease = %(token)s, lease_until = clock_timestamp() + make_interval(secs => %(seconds)s),
+                started_at = COALESCE(started_at, clock_timestamp()), not_before = NULL
+            WHERE id = (
+                SELECT id FROM historical_sync_syncchunk
+                WHERE job_id = %(job)s AND status = 'pending' AND (not_before IS NULL OR not_before <= clock_timestamp())
+                ORDER BY ordinal LIMIT 1 FOR UPDATE
+            )
+            RETURNING id::text, stream, partition, partition_label, partition_facts, since, until, cursor, position, progress,
+                      attempts, estimate, records_processed + records_skipped
+            """,
+            {"token": token, "seconds": LEASE_SECONDS, "job": job_id},
+        )
+        chunk = await cursor.fetchone()
+        if chunk is None:
+            return Nothing(not_before)
+        await _set_running(cursor, job_id, status)
+        lease = Lease(chunk[0], token, job_id, tenant_id, connection_id, chunk[1], chunk[2])
+        return Claim(
+            lease, Window(chunk[5], chunk[6]), Partition(chunk[2], chunk[3], chunk[4]), chunk[7], chunk[8], chunk[9], chunk[10], chunk[11], chunk[12]
+        )
+
+
+async def store_plan(pool: Pool, job_id: str, tenant_id: str, chunks: Sequence[PlannedChunk], estimate: int | None, quality: str) -> bool:
+    """Writes the job's chunks, once; False when somebody else had planned it or it was ended meanwhile."""
+    async with tenant_transaction(pool, tenant_id) as cursor:
+        await cursor.execute(
+            """
+            UPDATE historical_sync_historicalsyncjob
+            SET planned = true, total_chunks = %s, total_records_estimate = %s, estimate_quality = %s, progress_total = %s,
+                pace_at = NULL, earlier_pace_at = NULL, waiting_until = NULL, revision = revision + 1
+            WHERE id = %s AND NOT planned AND status IN ('pending', 'running', 'paused')
+            """,
+            [len(chunks), estimate, quality, sum(c.weight for c in chunks), job_id],
+        )
+        if cursor.rowcount == 0:
+            return False
+        await cursor.executemany(
+            """
+            INSERT INTO historical_sync_syncchunk
+                (id, tenant_id, job_id, ordinal, stream, partition, partition_label, partition_facts, since, until, estimate, weight,
+                 status, attempts, progress, pages, records_processed, records_skipped, records_quarantined, error_code, error_message)
+            VALUES (gen_random_uuid(), %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 'pending', 0, 0, 0, 0, 0, 0, '', '')
+            """,
+            [
+                (
+                    tenant_id,
+                    job_id,
+                    ordinal,
+                    c.stream,
+                    c.partition.key,
+                    c.partition.label[:255],
+                    Jsonb(dict(c.partition.facts)),
+                    c.window.since,
+                    c.window.until,
+                    c.estimate,
+                    c.weight,
+                )
+                for ordinal, c in enumerate(chunks)
+            ],
+        )
+        await cursor.execute(SETTLE, {"job": job_id})
+        return True
+
+
+async def release(pool: Pool, lease: Lease, *, not_before: datetime | None = None, waiting: str = "") -> None:
+    """Gives the chunk back unchanged: after a stop, a shutdown, or to wait until `not_before` (`waiting`: what for, in words)."""
+    async with tenant_transaction(pool, lease.tenant_id) as cursor:
+        if not await _let_go(cursor, lease, "pending", not_before=not_before):
+            return
+        if not_before is not None:
+            await cursor.execute(
+                """
+                UPDATE historical_sync_historicalsyncjob
+                SET waiting_until = GREATEST(waiting_until, %s), last_error_code = 'provider_throttled', last_error_message = %s,
+                    pace_at = NULL, earlier_pace_at = NULL, revision = revision + 1
+                WHERE id = %s
+                """,
+                [not_before, waiting, lease.job_id],
+            )
+        await _settle(cursor, lease.job_id)
+
+
+async def retry_later(pool: Pool, lease: Lease, code: str, message: str, not_before: datetime) -> None:
+    """Counts a failed attempt and gives the chunk back for another one at `not_before`."""
+    async with tenant_transaction(pool, lease.tenant_id) as cursor:
+        if not await _let_go(cursor, lease, "pending", not_before=not_before, code=code, message=message, failed=True):
+            return
+        await cursor.execute(
+            """
+            UPDATE historical_sync_historicalsyncjob
+            SET last_error_code = %s, last_error_message = %s, revision = revision + 1 WHERE id = %s
+            """,
+            [code, message, lease.job_id],
+        )
+        await _note(cursor, lease, "retry", f"{lease.stream}: {message}")
+        await _settle(cursor, lease.job_id)
+
+
+async def fail(pool: Pool, lease: Lease, code: str, message: str) -> None:
+    """Gives the chunk up until somebody resumes the job; the other chunks go on."""
+    async with tenant_transaction(pool, lease.tenant_id) as cursor:
+        if not await _let_go(cursor, lease, "failed", code=code, message=message, failed=True):
+            return
+        await cursor.execute(
+            """
+            UPDATE historical_sync_historicalsyncjob
+            SET failed_chunks = failed_chunks + 1, last_error_code = %s, last_error_message = %s, revision = revision + 1
+            WHERE id = %s
+            """,
+            [code, message, lease.job_id],
+        )
+        await _note(cursor, lease, "chunk_failed", f"{lease.stream}: {message}")
+        await _settle(cursor, lease.job_id)
+
+
+async def restart_window(pool: Pool, lease: Lease, window: Window) -> None:
+    """The page cursor is dead: the chunk goes on from its committed position, with no cursor. Counts as a failed attempt."""
+    async with tenant_transaction(pool, lease.tenant_id) as cursor:
+        if await _let_go(cursor, lease, "pending", failed=True):
+            await cursor.execute("UPDATE historical_sync_syncchunk SET cursor = NULL WHERE id = %s", [lease.chunk_id])
+            await _settle(cursor, lease.job_id)
+
+
+async def split(pool: Pool, lease: Lease, at: datetime) -> None:
+    """Replaces the chunk by two halves that meet at `at`; what it stored stays and is met again as unchanged."""
+    async with tenant_transaction(pool, lease.tenant_id) as cursor:
+        if not await _let_go(cursor, lease, "split"):
+            return
+        await cursor.execute(
+            """
+            INSERT INTO historical_sync_syncchunk
+                (id, tenant_id, job_id, ordinal, stream, partition, partition_label, partition_facts, since, until, status, attempts,
+                 weight, progress, pages, records_processed, records_skipped, records_quarantined, error_code, error_message, estimate)
+            SELECT gen_random_uuid(), tenant_id, job_id, ordinal, stream, partition, partition_label, partition_facts, half.since, half.until,
+                   'pending', 0, weight * (1 - progress) / 2, 0, 0, 0, 0, 0, '', '', NULL
+            FROM historical_sync_syncchunk c
+            CROSS JOIN LATERAL (VALUES (c.since, %(at)s::timestamptz), (%(at)s::timestamptz, c.until)) AS half(since, until)
+            WHERE c.id = %(chunk)s
+            """,
+            {"at": at, "chunk": lease.chunk_id},
+        )
+        await cursor.execute(
+            "UPDATE historical_sync_historicalsyncjob SET total_chunks = total_chunks + 1, revision = revision + 1 WHERE id = %s",
+            [lease.job_id],
+        )
+        await _note(cursor, lease, "split", f"{lease.stream}: the window holds more than the provider lists at once")
+
+
+async def pause_job(pool: Pool, job_id: str, tenant_id: str, reason: str, code: str, message: str) -> None:
+    """Stops the job until a person or a reconnect resumes it, taking every chunk from its worker: their pages are refused."""
+    async with tenant_transaction(pool, tenant_id) as cursor:
+        await cursor.execute("SELECT FROM historical_sync_historicalsyncjob WHERE id = %s FOR UPDATE", [job_id])
+        await _pause(cursor, job_id, reason, code, message)
+
+
+async def fail_job(pool: Pool, job_id: str, tenant_id: str, code: str, message: str) -> None:
+    """Planning is not possible: the job fails as a whole."""
+    async with tenant_transaction(pool, tenant_id) as cursor:
+        await cursor.execute(
+            """
+            UPDATE historical_sync_historicalsyncjob
+            SET status = 'failed', control = 'none', control_at = NULL, completed_at = clock_timestamp(), waiting_until = NULL,
+                last_error_code = %s, last_error_message = %s, revision = revision + 1
+            WHERE id = %s AND status IN ('pending', 'running')
+            """,
+            [code, message, job_id],
+        )
+        if cursor.rowcount:
+            await _job_note(cursor, job_id, tenant_id, "failed", message)
+
+
+async def planning_waits(pool: Pool, job_id: str, tenant_id: str, until: datetime, code: str, message: str) -> None:
+    """Planning is tried again at `until`."""
+    async with tenant_transaction(pool, tenant_id) as cursor:
+        await cursor.execute(
+            """
+            UPDATE historical_sync_historicalsyncjob
+            SET waiting_until = %s, last_error_code = %s, last_error_message = %s, revision = revision + 1
+            WHERE id = %s AND status IN ('pending', 'running')
+            """,
+            [until, code, message, job_id],
+        )
+
+
+async def prolong(pool: Pool, leases: Sequence[Lease]) -> set[str]:
+    """Keeps the worker's leases alive; the tokens of those that are still its own."""
+    if not leases:
+        return set()
+    async with system_transaction(pool, "a worker's leases are of many tenants") as cursor:
+        await cursor.execute(
+            """
+            UPDATE historical_sync_syncchunk SET lease_until = clock_timestamp() + make_interval(secs => %s)
+            WHERE id = ANY(%s::uuid[]) AND lease = ANY(%s::uuid[]) AND status = 'running' RETURNING lease::text
+            """,
+            [LEASE_SECONDS, [lease.chunk_id for lease in leases], [lease.token for lease in leases]],
+        )
+        return {row[0] for row in await cursor.fetchall()}
+
+
+async def requests_to_stop(pool: Pool, job_ids: Sequence[str]) -> set[str]:
+    """Which of these jobs' workers shall let go: asked to pause or cancel, or not running any more."""
+    if not job_ids:
+        return set()
+    async with system_transaction(pool, "a worker's jobs are of many tenants") as cursor:
+        await cursor.execute(
+            """
+            SELECT id::text FROM historical_sync_historicalsyncjob
+            WHERE id = ANY(%s::uuid[]) AND (control <> 'none' OR status NOT IN ('pending', 'running'))
+            """,
+            [list(job_ids)],
+        )
+        return {row[0] for row in await cursor.fetchall()}
+
+
+async def reap(pool: Pool) -> list[tuple[str, str]]:
+    """Takes chunks from workers that are gone or don't listen, settles what is due: (job, tenant) of the jobs that changed."""
+    async with system_transaction(pool, "the reaper looks after every tenant's jobs") as cursor:
+        await cursor.execute(
+            """
+            SELECT DISTINCT job.id, job.tenant_id FROM historical_sync_historicalsyncjob job
+            LEFT JOIN historical_sync_syncchunk c ON c.job_id = job.id AND c.status = 'running'
+            WHERE job.status IN ('pending', 'running')
+              AND (c.lease_until < clock_timestamp()
+                   OR job.control <> 'none' AND job.control_at < clock_timestamp() - make_interval(secs => %s))
+            """,
+            [STOP_GRACE_SECONDS],
+        )
+        jobs = await cursor.fetchall()
+    changed: list[tuple[str, str]] = []
+    for job_id, tenant_id in jobs:
+        async with tenant_transaction(pool, str(tenant_id)) as cursor:
+            await cursor.execute(
+                "SELECT control <> 'none' AND control_at < clock_timestamp() - make_interval(secs => %s) "
+                "FROM historical_sync_historicalsyncjob WHERE id = %s AND status IN ('pending', 'running') FOR UPDATE",
+                [STOP_GRACE_SECONDS, job_id],
+            )
+            row = await cursor.fetchone()
+            if row is None:
+                continue
+            await cursor.execute(
+                """
+                UPDATE historical_sync_syncchunk SET status = 'pending', lease = NULL, lease_until = NULL
+                WHERE job_id = %s AND status = 'running' AND (lease_until < clock_timestamp() OR %s)
+                """,
+                [job_id, row[0]],
+            )
+            if cursor.rowcount:
+                await _job_note(cursor, job_id, tenant_id, "worker_lost", f"{cursor.rowcount} parts are taken up by another worker")
+            await cursor.execute(SETTLE, {"job": job_id})
+            changed.append((str(job_id), str(tenant_id)))
+    return changed
+
+
+async def starving(pool: Pool, task: str) -> list[tuple[str, str]]:
+    """(job, tenant) of workable jobs that no queue entry and no live lease stands for: their entries died with a worker."""
+    async with system_transaction(pool, "the reaper looks after every tenant's jobs") as cursor:
+        await cursor.execute(
+            """
+            SELECT job.id::text, job.tenant_id::text FROM historical_sync_historicalsyncjob job
+            WHERE job.status IN ('pending', 'running') AND job.created_at < clock_timestamp() - interval '5 seconds'
+              AND NOT EXISTS (SELECT FROM procrastinate_jobs q
+                              WHERE q.task_name = %s AND q.status IN ('todo', 'doing') AND q.args->>'job_id' = job.id::text)
+              AND NOT EXISTS (SELECT FROM historical_sync_syncchunk c WHERE c.job_id = job.id AND c.status = 'running')
+            """,
+            [task],
+        )
+        return [(row[0], row[1]) for row in await cursor.fetchall()]
+
+
+async def _set_running(cursor: AsyncCursor[Any], job_id: str, status: str) -> None:
+    if status == "running":
+        return
+    await cursor.execute(
+        """
+        UPDATE historical_sync_historicalsyncjob
+        SET status = 'running', started_at = COALESCE(started_at, clock_timestamp()), revision = revision + 1
+        WHERE id = %s AND status = 'pending'
+        """,
+        [job_id],
+    )
+
+
+async def _let_go(
+    cursor: AsyncCursor[Any],
+    lease: Lease,
+    status: str,
+    *,
+    not_before: datetime | None = None,
+    code: str = "",
+    message: str = "",
+    failed: bool = False,
+) -> bool:
+    """Ends the lease; False when it was not ours any more. Locks the job's row first, as `claim` does."""
+    await cursor.execute("SELECT FROM historical_sync_historicalsyncjob WHERE id = %s FOR UPDATE", [lease.job_id])
+    await cursor.execute(
+        """
+        UPDATE historical_sync_syncchunk
+        SET status = %(status)s, lease = NULL, lease_until = NULL, not_before = %(not_before)s,
+            attempts = attempts + %(failed)s::int, error_code = %(code)s, error_message = %(message)s,
+            completed_at = CASE WHEN %(status)s IN ('failed', 'split') THEN clock_timestamp() END
+        WHERE id = %(chunk)s AND lease = %(token)s AND status = 'running'
+        """,
+        {
+            "status": status,
+            "not_before": not_before,
+            "failed": failed,
+            "code": code,
+            "message": message,
+            "chunk": lease.chunk_id,
+            "token": lease.token,
+        },
+    )
+    return cursor.rowcount == 1
+
+
+async def _pause(cursor: AsyncCursor[Any], job_id: str, reason: str, code: str, message: str) -> None:
+    await cursor.execute(
+        """
+        UPDATE historical_sync_syncchunk SET status = 'pending', lease = NULL, lease_until = NULL
+        WHERE job_id = %s AND status = 'running'
+        """,
+        [job_id],
+    )
+    await cursor.execute(
+        """
+        UPDATE historical_sync_historicalsyncjob
+        SET status = CASE WHEN control = 'cancel' THEN 'cancelled' ELSE 'paused' END,
+            pause_reason = CASE WHEN control = 'cancel' THEN '' ELSE %(reason)s END,
+            completed_at = CASE WHEN control = 'cancel' THEN clock_timestamp() END,
+            control = 'none', control_at = NULL, waiting_until = NULL, last_error_code = %(code)s, last_error_message = %(message)s,
+            revision = revision + 1
+        WHERE id = %(job)s AND status IN ('pending', 'running')
+        RETURNING tenant_id::text, status
+        """,
+        {"reason": reason, "code": code, "message": message, "job": job_id},
+    )
+    row = await cursor.fetchone()
+    if row is not None:
+        await _job_note(cursor, job_id, row[0], row[1], message)
+
+
+async def _settle(cursor: AsyncCursor[Any], job_id: str) -> None:
+    await cursor.execute(SETTLE, {"job": job_id})
+
+
+async def _note(cursor: AsyncCursor[Any], lease: Lease, kind: str, detail: str) -> None:
+    await _job_note(cursor, lease.job_id, lease.tenant_id, kind, detail)
+
+
+async def _job_note(cursor: AsyncCursor[Any], job_id: Any, tenant_id: Any, kind: str, detail: str) -> None:
+    await cursor.execute(
+        """
+        INSERT INTO historical_sync_jobevent (id, tenant_id, job_id, at, actor, kind, detail)
+        VALUES (gen_random_uuid(), %s, %s, clock_timestamp(), 'Atom', %s, %s)
+        """,
+        [tenant_id, job_id, kind, detail],
+    )
+
+
+def back_off(attempts: int, jitter: float) -> timedelta:
+    """Time before attempt number `attempts` + 1: 1 s doubling to 5 minutes, times 0.5 to 1.5 by `jitter` in [0, 1)."""
+    return timedelta(seconds=min(300.0, 2.0 ** min(attempts, 9)) * (0.5 + jitter))

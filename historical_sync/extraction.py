@@ -1,0 +1,134 @@
+"""Records to rows: what a batch of pages says, deduplicated, with computed ids. Pure, and the hot path of an import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+import orjson
+
+from historical_sync.identity import content_hash, entity_id, record_id
+from integrations.errors import RecordRejected
+from integrations.providers.base import Context, Entity, Extract, Record
+
+
+class RecordRow(NamedTuple):
+    """A record ready to be stored. `id` and `hash`: 16 bytes."""
+
+    id: bytes
+    external_id: str
+    occurred_at: datetime
+    document: bytes
+    hash: bytes
+    record: Record
+
+
+class EntityRow(NamedTuple):
+    """An entity ready to be stored. as_of, record: None when it was only mentioned."""
+
+    id: bytes
+    kind: str
+    key: str
+    name: str
+    properties: bytes
+    as_of: datetime | None
+    record: bytes | None
+
+
+class Rejected(NamedTuple):
+    """A row that goes into quarantine."""
+
+    external_id: str
+    payload: object
+    reason: str
+
+
+@dataclass(slots=True)
+class GraphRows:
+    """What a batch adds to the graph.
+
+    statements: (record, kind, source, target). aliases: (alias id, alias key, kind, id of the entity that has it).
+    subjects: record id -> id of the entity that the record is about.
+    """
+
+    entities: dict[bytes, EntityRow] = field(default_factory=dict)
+    statements: set[tuple[bytes, str, bytes, bytes]] = field(default_factory=set)
+    aliases: dict[tuple[bytes, bytes], tuple[str, str]] = field(default_factory=dict)
+    subjects: dict[bytes, bytes] = field(default_factory=dict)
+    rejected: list[tuple[RecordRow, str]] = field(default_factory=list)
+
+
+def record_rows(records: Iterable[Record], connection: bytes, stream: str) -> dict[bytes, RecordRow]:
+    """The records by id; of two with the same id the newer stays, the later one when both are as old."""
+    rows: dict[bytes, RecordRow] = {}
+    for record in records:
+        document = orjson.dumps(record.payload)
+        key = record_id(connection, stream, record.external_id)
+        row = RecordRow(key, record.external_id, record.occurred_at, document, content_hash(document), record)
+        earlier = rows.get(key)
+        if earlier is None or earlier.occurred_at <= row.occurred_at:
+            rows[key] = row
+    return rows
+
+
+class Ids:
+    """Entity ids of one tenant, remembered: the same people, labels and repositories come up again and again."""
+
+    LIMIT = 100_000
+
+    def __init__(self, tenant: bytes) -> None:
+        self.tenant = tenant
+        self.known: dict[str, bytes] = {}
+
+    def __call__(self, key: str) -> bytes:
+        found = self.known.get(key)
+        if found is None:
+            if len(self.known) >= self.LIMIT:
+                self.known.clear()
+            found = self.known[key] = entity_id(self.tenant, key)
+        return found
+
+
+def graph_rows(rows: Iterable[RecordRow], extract: Extract, context: Context, ids: Ids) -> GraphRows:
+    """What `rows` say. A record that extract can't map is in `rejected`, and nothing of it elsewhere."""
+    graph = GraphRows()
+    entities, statements = graph.entities, graph.statements
+    for row in rows:
+        try:
+            said = extract(row.record.payload, context)
+        except RecordRejected as error:
+            graph.rejected.append((row, str(error)))
+            continue
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            graph.rejected.append((row, f"unexpected shape: {type(error).__name__}: {error}"))
+            continue
+        record = row.id
+        first = True
+        for entity in said.entities:
+            key = ids(entity.key)
+            if first:
+                graph.subjects[record] = key
+                first = False
+            if entity.properties is None:
+                if key not in entities:
+                    entities[key] = EntityRow(key, entity.kind, entity.key, entity.name, b"{}", None, None)
+            else:
+                _keep_newest(entities, key, entity, row)
+            if entity.aliases:
+                for alias in entity.aliases:
+                    graph.aliases[ids(alias), key] = (alias, entity.kind)
+        for kind, source, target in said.relationships:
+            statements.add((record, kind, ids(source), ids(target)))
+    return graph
+
+
+def _keep_newest(entities: dict[bytes, EntityRow], key: bytes, entity: Entity, row: RecordRow) -> None:
+    earlier = entities.get(key)
+    if earlier is not None and earlier.as_of is not None and earlier.record is not None:
+        if (earlier.as_of, earlier.record) > (row.occurred_at, row.id):
+            return
+    entities[key] = EntityRow(
+        key, entity.kind, entity.key, entity.name, orjson.dumps(entity.properties), row.occurred_at, row.id
+    )

@@ -1,0 +1,519 @@
+"""Stores what came in. `save_pages` is the only writer of records, entities and relationships.
+
+Delivery is at least once, effects are exactly once: the rows, the chunk's cursor, all counters, quarantine and coverage of one or
+more pages commit in one transaction that holds the chunk's row and carries its lease. A worker whose lease is gone writes
+nothing. The road not taken: remembering progress beside the data (in Redis, in the queue) would leave a gap between the two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from psycopg import AsyncCursor, errors
+from psycopg.types.json import Jsonb
+
+from historical_sync import pgarrays as pg
+from historical_sync.database import Pool, tenant_transaction
+from historical_sync.extraction import GraphRows, Ids, RecordRow, Rejected, graph_rows, record_rows
+from historical_sync.identity import content_hash, key_rank
+from historical_sync.settling import SETTLE
+from integrations.crypto import encrypt
+from integrations.providers.base import JSON, Context, Extract, Record
+
+LEASE_SECONDS = 30
+PACE_SECONDS = 8  # between the two points that speed is measured by
+RETRIES = 5  # of a transaction that PostgreSQL refused for reasons of concurrency
+
+
+class LeaseLost(Exception):
+    """Somebody else works on the chunk, or nobody may: leave, writing nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write to a chunk, and where it belongs. Ids as PostgreSQL's text form; `*_bytes` the same as 16 bytes."""
+
+    chunk_id: str
+    token: str
+    job_id: str
+    tenant_id: str
+    connection_id: str
+    stream: str
+    partition: str
+
+    @property
+    def tenant_bytes(self) -> bytes:
+        return UUID(self.tenant_id).bytes
+
+    @property
+    def connection_bytes(self) -> bytes:
+        return UUID(self.connection_id).bytes
+
+
+@dataclass(slots=True)
+class Pages:
+    """One or more pages of a chunk, in order, to be stored together. `done`: the window has been read to its end."""
+
+    records: list[Record] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    pages: int = 0
+    cursor: JSON | None = None
+    position: datetime | None = None
+    progress: float = 0.0
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a save did. control: the job's open request, for the worker to honour."""
+
+    stored: int
+    unchanged: int
+    quarantined: int
+    control: str
+    job_status: str
+    exhausted: bool
+
+
+class Memory:
+    """What this worker knows to be stored already, so that it need not be sent again: mentioned entities and aliases of a tenant.
+
+    Forgetting is always safe. Remembering is safe because such rows are only ever added while jobs of the tenant run.
+    """
+
+    LIMIT = 100_000
+
+    def __init__(self) -> None:
+        self.tenants: dict[str, tuple[Ids, set[bytes], set[tuple[bytes, bytes]]]] = {}
+
+    def of(self, tenant_id: str) -> tuple[Ids, set[bytes], set[tuple[bytes, bytes]]]:
+        found = self.tenants.get(tenant_id)
+        if found is None or len(found[1]) + len(found[2]) > self.LIMIT:
+            if len(self.tenants) > 50:
+                self.tenants.clear()
+            found = self.tenants[tenant_id] = (Ids(UUID(tenant_id).bytes), set(), set())
+        return found
+
+    def forget(self, tenant_id: str) -> None:
+        self.tenants.pop(tenant_id, None)
+
+
+async def save_pages(
+    pool: Pool, lease: Lease, batch: Pages, extract: Extract, context: Context, memory: Memory, *, phase: str = ""
+) -> Saved:
+    """Stores a batch and moves the chunk on, exactly once. Raises LeaseLost, leaving no trace.
+
+    Records that are stored already with the same content are counted as skipped (by another job's work) or not at all (this
+    job's own: a page read twice); their graph is there already.
+    """
+    rows = record_rows(batch.records, lease.connection_bytes, lease.stream)
+    for attempt in range(RETRIES):
+        try:
+            return await _save(pool, lease, batch, rows, extract, context, memory, phase)
+        except (errors.DeadlockDetected, errors.SerializationFailure, errors.UniqueViolation):
+            if attempt == RETRIES - 1:
+                raise
+            await asyncio.sleep(0.01 * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+async def _save(
+    pool: Pool,
+    lease: Lease,
+    batch: Pages,
+    rows: dict[bytes, RecordRow],
+    extract: Extract,
+    context: Context,
+    memory: Memory,
+    phase: str,
+) -> Saved:
+    changed, seen = rows, {}
+    if rows:
+        async with tenant_transaction(pool, lease.tenant_id) as cursor:
+            seen = await _stored_already(cursor, lease, rows)
+        changed = {key: row for key, row in rows.items() if not (key in seen and seen[key][0])}
+    ids, mentioned, merged = memory.of(lease.tenant_id)
+    graph = graph_rows(changed.values(), extract, context, ids)
+    for row, _ in graph.rejected:
+        del changed[row.id]
+    rejected = batch.rejected + [Rejected(row.external_id, row.record.payload, why) for row, why in graph.rejected]
+
+    new_entities = [e for e in graph.entities.values() if e.as_of is not None or e.id not in mentioned]
+    new_aliases = {pair: what for pair, what in graph.aliases.items() if pair not in merged}
+
+    async with tenant_transaction(pool, lease.tenant_id) as cursor:
+        before = await _hold(cursor, lease)
+        entities: Counter[str] = Counter()
+        relationships: Counter[str] = Counter()
+        quarantined = 0
+        if changed:
+            await _write_records(cursor, lease, list(changed.values()), graph)
+        if new_aliases:
+            # Before any entity row is locked: whoever merges holds the tenant's merge lock first.
+            await cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('merge ' || %s, 0))", [lease.tenant_id])
+        if new_entities:
+            new_entities.sort()
+            entities += await _write_entities(cursor, lease, new_entities)
+        if new_aliases:
+            entities.subtract(await _merge(cursor, lease, new_aliases))
+        if changed:
+            updated = [key for key in changed if key in seen]
+            relationships += await _write_relationships(cursor, lease, graph, updated)
+        if rejected:
+            quarantined = await _quarantine(cursor, lease, rejected)
+        stored = sum(1 for key in changed if not (key in seen and seen[key][1]))
+        unchanged = sum(1 for same, own in seen.values() if same and not own)
+        saved = await _advance(cursor, lease, batch, before, stored, unchanged, quarantined, entities, relationships, phase)
+        if batch.done:
+            await cursor.execute(SETTLE, {"job": lease.job_id})
+    mentioned.update(e.id for e in new_entities if e.as_of is None)
+    merged.update(new_aliases)
+    return saved
+
+
+async def _stored_already(
+    cursor: AsyncCursor[Any], lease: Lease, rows: dict[bytes, RecordRow]
+) -> dict[bytes, tuple[bool, bool]]:
+    """id -> (nothing to write: same content, or newer than ours; this job wrote it) of the rows that exist."""
+    await cursor.execute(
+        """
+        SELECT r.id, r.content_hash = u.hash OR r.occurred_at > u.occurred_at, r.job_id = %(job)s
+        FROM unnest(%(ids)s, %(hashes)s, %(times)s) AS u(id, hash, occurred_at)
+        JOIN historical_sync_syncrecord r ON r.id = u.id
+        """,
+        {
+            "job": lease.job_id,
+            "ids": pg.uuids(list(rows)),
+            "hashes": pg.uuids([row.hash for row in rows.values()]),
+            "times": pg.timestamps([row.occurred_at for row in rows.values()]),
+        },
+        binary=True,
+    )
+    return {key.bytes: (same, own) for key, same, own in await cursor.fetchall()}
+
+
+async def _hold(cursor: AsyncCursor[Any], lease: Lease) -> tuple[float, float]:
+    """Locks the chunk if the lease is still ours: (its progress, its weight)."""
+    await cursor.execute(
+        """
+        SELECT progress, weight FROM historical_sync_syncchunk
+        WHERE id = %s AND lease = %s AND status = 'running' FOR UPDATE
+        """,
+        [lease.chunk_id, lease.token],
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise LeaseLost
+    return row[0], row[1]
+
+
+async def _write_records(cursor: AsyncCursor[Any], lease: Lease, rows: Sequence[RecordRow], graph: GraphRows) -> None:
+    await cursor.execute(
+        """
+        INSERT INTO historical_sync_syncrecord AS r
+            (id, tenant_id, connection_id, job_id, stream, partition, external_id, occurred_at, entity_id, payload, content_hash)
+        SELECT u.id, %(tenant)s, %(connection)s, %(job)s, %(stream)s, %(partition)s,
+               u.external_id, u.occurred_at, u.entity_id, u.payload, u.hash
+        FROM unnest(%(ids)s, %(external_ids)s, %(times)s, %(entities)s, %(payloads)s, %(hashes)s)
+            AS u(id, external_id, occurred_at, entity_id, payload, hash)
+        ON CONFLICT (id) DO UPDATE
+        SET job_id = excluded.job_id, occurred_at = excluded.occurred_at, entity_id = excluded.entity_id,
+            payload = excluded.payload, content_hash = excluded.content_hash, stored_at = now()
+        WHERE r.occurred_at <= excluded.occurred_at
+        """,
+        {
+            "tenant": lease.tenant_id,
+            "connection": lease.connection_id,
+            "job": lease.job_id,
+            "stream": lease.stream,
+            "partition": lease.partition,
+            "ids": pg.uuids([r.id for r in rows]),
+            "external_ids": pg.texts([r.external_id for r in rows]),
+            "times": pg.timestamps([r.occurred_at for r in rows]),
+            "entities": pg.nullable_uuids([graph.subjects.get(r.id) for r in rows]),
+            "payloads": pg.jsonbs([r.document for r in rows]),
+            "hashes": pg.uuids([r.hash for r in rows]),
+        },
+    )
+
+
+async def _write_entities(cursor: AsyncCursor[Any], lease: Lease, rows: Sequence[Any]) -> Counter[str]:
+    """Writes entities in the order of their ids (no deadlocks); returns how many are new, by kind.
+
+    A mention never changes what is there. A record of the entity's own does when it is newer; equal times are decided by the
+    record's id, so that any order of pages ends in the same graph.
+    """
+    await cursor.execute(
+        """
+        WITH written AS (
+            INSERT INTO historical_sync_entity AS e (id, tenant_id, kind, key, name, properties, as_of, record_id)
+            SELECT u.id, %(tenant)s, u.kind, u.key, u.name, u.properties, u.as_of, u.record_id
+            FROM unnest(%(ids)s, %(kinds)s, %(keys)s, %(names)s, %(properties)s, %(times)s, %(records)s)
+                AS u(id, kind, key, name, properties, as_of, record_id)
+            WHERE u.as_of IS NOT NULL OR NOT EXISTS (SELECT FROM historical_sync_entity x WHERE x.id = u.id)
+            ON CONFLICT (id) DO UPDATE
+            SET kind = excluded.kind, name = excluded.name, properties = excluded.properties,
+                as_of = excluded.as_of, record_id = excluded.record_id
+            WHERE excluded.as_of IS NOT NULL
+              AND (e.as_of IS NULL OR (e.as_of, e.record_id) < (excluded.as_of, excluded.record_id))
+            RETURNING kind, xmax = 0 AS fresh
+        )
+        SELECT kind, count(*) FROM written WHERE fresh GROUP BY kind
+        """,
+        {
+            "tenant": lease.tenant_id,
+            "ids": pg.uuids([e.id for e in rows]),
+            "kinds": pg.texts([e.kind for e in rows]),
+            "keys": pg.texts([e.key for e in rows]),
+            "names": pg.texts([e.name for e in rows]),
+            "properties": pg.jsonbs([e.properties for e in rows]),
+            "times": pg.timestamps([e.as_of for e in rows]),
+            "records": pg.nullable_uuids([e.record for e in rows]),
+        },
+    )
+    return Counter({kind: count for kind, count in await cursor.fetchall()})
+
+
+async def _merge(cursor: AsyncCursor[Any], lease: Lease, aliases: dict[tuple[bytes, bytes], tuple[str, str]]) -> Counter[str]:
+    """Makes the given keys mean the same thing; returns how many entities stopped standing for themselves, by kind.
+
+    The keys of one thing form a group; the group is stood for by its least key (`identity.key_rank`), whoever tells of it first.
+    The caller holds the tenant's merge lock.
+    """
+    nodes = {node for pair in aliases for node in pair}
+    await cursor.execute(
+        """
+        SELECT e.id, e.kind, e.key, e.merged_into FROM historical_sync_entity e
+        WHERE e.id = ANY(%(ids)s)
+           OR e.id IN (SELECT merged_into FROM historical_sync_entity WHERE id = ANY(%(ids)s) AND merged_into IS NOT NULL)
+        """,
+        {"ids": pg.uuids(list(nodes))},
+    )
+    known = {key.bytes: (kind, text, into.bytes if into else None) for key, kind, text, into in await cursor.fetchall()}
+    keys = {node: text for node, (_, text, _) in known.items()}
+    kinds = {node: kind for node, (kind, _, _) in known.items()}
+    missing: dict[bytes, tuple[str, str]] = {}
+    for (alias, _), (text, kind) in aliases.items():
+        if alias not in known:
+            missing[alias] = (text, kind)
+            keys[alias], kinds[alias] = text, kind
+
+    parent = {node: into or node for node, (_, _, into) in known.items()} | {node: node for node in missing}
+
+    def root(node: bytes) -> bytes:
+        while parent[node] != node:
+            node = parent[node]
+        return node
+
+    for alias, node in aliases:
+        a, b = root(alias), root(node)
+        if a != b:
+            least, other = sorted((a, b), key=lambda n: key_rank(keys[n]))
+            parent[other] = least
+
+    if missing:
+        order = sorted(missing)
+        await cursor.execute(
+            """
+            INSERT INTO historical_sync_entity (id, tenant_id, kind, key, name, properties, merged_into)
+            SELECT u.id, %(tenant)s, u.kind, u.key, u.key, '{}', NULLIF(u.merged_into, u.id)
+            FROM unnest(%(ids)s, %(kinds)s, %(keys)s, %(roots)s) AS u(id, kind, key, merged_into)
+            """,
+            {
+                "tenant": lease.tenant_id,
+                "ids": pg.uuids(order),
+                "kinds": pg.texts([missing[n][1] for n in order]),
+                "keys": pg.texts([missing[n][0] for n in order]),
+                "roots": pg.uuids([root(n) for n in order]),
+            },
+        )
+    gone = [node for node, (_, _, into) in known.items() if into is None and root(node) != node]
+    if gone:
+        gone.sort()
+        await cursor.execute(
+            """
+            UPDATE historical_sync_entity e SET merged_into = u.root
+            FROM unnest(%(gone)s, %(roots)s) AS u(id, root)
+            WHERE e.id = u.id OR e.merged_into = u.id
+            """,
+            {"gone": pg.uuids(gone), "roots": pg.uuids([root(n) for n in gone])},
+        )
+    counts = Counter(kinds[node] for node in gone)
+    # An alias that stands for its group was just written and stands for one thing more.
+    counts.subtract(Counter(missing[node][1] for node in missing if root(node) == node))
+    return counts
+
+
+async def _write_relationships(
+    cursor: AsyncCursor[Any], lease: Lease, graph: GraphRows, updated: Sequence[bytes]
+) -> Counter[str]:
+    """Writes what the records say and takes back what updated records no longer say; returns the new statements by kind."""
+    rows = sorted(graph.statements)
+    columns = {
+        "tenant": lease.tenant_id,
+        "records": pg.uuids([r[0] for r in rows]),
+        "kinds": pg.texts([r[1] for r in rows]),
+        "sources": pg.uuids([r[2] for r in rows]),
+        "targets": pg.uuids([r[3] for r in rows]),
+    }
+    if updated:
+        await cursor.execute(
+            """
+            DELETE FROM historical_sync_relationship r
+            WHERE r.record_id = ANY(%(updated)s) AND NOT EXISTS (
+                SELECT FROM unnest(%(records)s, %(kinds)s, %(sources)s, %(targets)s) AS u(record_id, kind, source_id, target_id)
+                WHERE (u.record_id, u.kind, u.source_id, u.target_id) = (r.record_id, r.kind, r.source_id, r.target_id)
+            )
+            """,
+            {**columns, "updated": pg.uuids(updated)},
+        )
+    if not rows:
+        return Counter()
+    await cursor.execute(
+        """
+        WITH written AS (
+            INSERT INTO historical_sync_relationship (tenant_id, record_id, kind, source_id, target_id)
+            SELECT %(tenant)s, u.record_id, u.kind, u.source_id, u.target_id
+            FROM unnest(%(records)s, %(kinds)s, %(sources)s, %(targets)s) AS u(record_id, kind, source_id, target_id)
+            ON CONFLICT DO NOTHING
+            RETURNING kind
+        )
+        SELECT kind, count(*) FROM written GROUP BY kind
+        """,
+        columns,
+    )
+    return Counter({kind: count for kind, count in await cursor.fetchall()})
+
+
+async def _quarantine(cursor: AsyncCursor[Any], lease: Lease, rejected: Sequence[Rejected]) -> int:
+    """Keeps what could not be mapped, once a job; returns how many are new."""
+    kept = 0
+    for row in rejected:
+        document = orjson.dumps(row.payload, default=str, option=orjson.OPT_NON_STR_KEYS)
+        await cursor.execute(
+            """
+            INSERT INTO historical_sync_quarantinedrecord
+                (id, tenant_id, job_id, chunk_id, stream, external_id, reason, fingerprint, sealed_payload)
+            VALUES (gen_random_uuid(), %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING
+            """,
+            [
+                lease.tenant_id,
+                lease.job_id,
+                lease.chunk_id,
+                lease.stream,
+                row.external_id[:512].replace("\0", "\ufffd"),
+                row.reason[:2000].replace("\0", "\ufffd"),
+                UUID(bytes=content_hash(document)),
+                encrypt(row.payload if isinstance(row.payload, (dict, list, str)) else str(row.payload)),
+            ],
+        )
+        kept += cursor.rowcount
+    return kept
+
+
+async def _advance(
+    cursor: AsyncCursor[Any],
+    lease: Lease,
+    batch: Pages,
+    before: tuple[float, float],
+    stored: int,
+    unchanged: int,
+    quarantined: int,
+    entities: Counter[str],
+    relationships: Counter[str],
+    phase: str,
+) -> Saved:
+    """Moves the chunk's cursor and every counter; last in the transaction, as it locks the job's row."""
+    progress = 1.0 if batch.done else max(before[0], min(batch.progress, 0.99))
+    values = {
+        "chunk": lease.chunk_id,
+        "job": lease.job_id,
+        "tenant": lease.tenant_id,
+        "connection": lease.connection_id,
+        "stream": lease.stream,
+        "partition": lease.partition,
+        "lease_seconds": LEASE_SECONDS,
+        "cursor": None if batch.cursor is None else Jsonb(batch.cursor),
+        "position": batch.position,
+        "pages": batch.pages,
+        "progress": progress,
+        "work": (progress - before[0]) * before[1],
+        "stored": stored,
+        "unchanged": unchanged,
+        "quarantined": quarantined,
+        "entities": sum(entities.values()),
+        "relationships": sum(relationships.values()),
+        "entities_by_kind": Jsonb({k: n for k, n in entities.items() if n}),
+        "relationships_by_kind": Jsonb({k: n for k, n in relationships.items() if n}),
+        "phase": phase[:200],
+        "done": batch.done,
+        "pace_seconds": PACE_SECONDS,
+    }
+    await cursor.execute(
+        """
+        UPDATE historical_sync_syncchunk
+        SET cursor = %(cursor)s, position = COALESCE(%(position)s, position), pages = pages + %(pages)s, progress = %(progress)s,
+            records_processed = records_processed + %(stored)s, records_skipped = records_skipped + %(unchanged)s,
+            records_quarantined = records_quarantined + %(quarantined)s, attempts = 0, error_code = '', error_message = '',
+            status = CASE WHEN %(done)s THEN 'completed' ELSE status END,
+            lease = CASE WHEN %(done)s THEN NULL ELSE lease END,
+            lease_until = CASE WHEN %(done)s THEN NULL ELSE clock_timestamp() + make_interval(secs => %(lease_seconds)s) END,
+            completed_at = CASE WHEN %(done)s THEN clock_timestamp() END
+        WHERE id = %(chunk)s
+        """,
+        values,
+    )
+    if batch.done:
+        await cursor.execute(
+            """
+            INSERT INTO historical_sync_coverage AS c (id, tenant_id, connection_id, stream, partition, ranges)
+            SELECT gen_random_uuid(), %(tenant)s, %(connection)s, %(stream)s, %(partition)s, tstzmultirange(tstzrange(since, until))
+            FROM historical_sync_syncchunk WHERE id = %(chunk)s
+            ON CONFLICT (connection_id, stream, partition) DO UPDATE SET ranges = c.ranges + excluded.ranges
+            """,
+            values,
+        )
+    await cursor.execute(
+        """
+        UPDATE historical_sync_historicalsyncjob
+        SET records_processed = records_processed + %(stored)s, records_skipped = records_skipped + %(unchanged)s,
+            records_quarantined = records_quarantined + %(quarantined)s,
+            entities_extracted = entities_extracted + %(entities)s,
+            relationships_extracted = relationships_extracted + %(relationships)s,
+            entities_by_kind = CASE WHEN %(entities_by_kind)s = '{}'::jsonb THEN entities_by_kind
+                ELSE atom_add_counts(entities_by_kind, %(entities_by_kind)s) END,
+            relationships_by_kind = CASE WHEN %(relationships_by_kind)s = '{}'::jsonb THEN relationships_by_kind
+                ELSE atom_add_counts(relationships_by_kind, %(relationships_by_kind)s) END,
+            completed_chunks = completed_chunks + CASE WHEN %(done)s THEN 1 ELSE 0 END,
+            progress = progress + %(work)s, revision = revision + 1, waiting_until = NULL, phase_detail = %(phase)s,
+            last_page_at = clock_timestamp(),
+            earlier_pace_at = CASE WHEN pace_at IS NULL THEN clock_timestamp()
+                WHEN pace_at < clock_timestamp() - make_interval(secs => %(pace_seconds)s) THEN pace_at ELSE earlier_pace_at END,
+            earlier_pace_progress = CASE WHEN pace_at IS NULL THEN progress + %(work)s
+                WHEN pace_at < clock_timestamp() - make_interval(secs => %(pace_seconds)s) THEN pace_progress
+                ELSE earlier_pace_progress END,
+            earlier_pace_records = CASE WHEN pace_at IS NULL THEN records_processed + records_skipped + %(stored)s + %(unchanged)s
+                WHEN pace_at < clock_timestamp() - make_interval(secs => %(pace_seconds)s) THEN pace_records
+                ELSE earlier_pace_records END,
+            pace_progress = CASE WHEN pace_at IS NULL OR pace_at < clock_timestamp() - make_interval(secs => %(pace_seconds)s)
+                THEN progress + %(work)s ELSE pace_progress END,
+            pace_records = CASE WHEN pace_at IS NULL OR pace_at < clock_timestamp() - make_interval(secs => %(pace_seconds)s)
+                THEN records_processed + records_skipped + %(stored)s + %(unchanged)s ELSE pace_records END,
+            pace_at = CASE WHEN pace_at IS NULL OR pace_at < clock_timestamp() - make_interval(secs => %(pace_seconds)s)
+                THEN clock_timestamp() ELSE pace_at END
+        WHERE id = %(job)s
+        RETURNING control, status, COALESCE(records_processed >= records_allowance, false)
+        """,
+        values,
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise LeaseLost
+    return Saved(stored, unchanged, quarantined, *row)
