@@ -244,6 +244,14 @@ async def split(pool: Pool, lease: Lease, at: datetime) -> None:
         await _note(cursor, lease, "split", f"{lease.stream}: the window holds more than the provider lists at once")
 
 
+async def attempts(pool: Pool, lease: Lease) -> int:
+    """The chunk's failures since its last progress."""
+    async with tenant_transaction(pool, lease.tenant_id) as cursor:
+        await cursor.execute("SELECT attempts FROM historical_sync_syncchunk WHERE id = %s", [lease.chunk_id])
+        row = await cursor.fetchone()
+        return row[0] if row else 0
+
+
 async def pause_job(pool: Pool, job_id: str, tenant_id: str, reason: str, code: str, message: str) -> None:
     """Stops the job until a person or a reconnect resumes it, taking every chunk from its worker: their pages are refused."""
     async with tenant_transaction(pool, tenant_id) as cursor:

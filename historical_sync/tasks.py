@@ -35,11 +35,27 @@ def enqueue(job: HistoricalSyncJob, entries: int) -> None:
         work.defer(job_id=str(job.id), tenant_id=str(job.tenant_id))
 
 
-async def enqueue_async(job_id: str, tenant_id: str, entries: int = 1, at: datetime | None = None) -> None:
-    """The same from a worker, through its own connection pool. `at`: not before that time."""
-    deferrer = work.configure(schedule_at=at) if at else work
-    for _ in range(entries):
+class Defer:
+    """Puts entries into the queue from a worker, through the worker's own connections."""
+
+    def __init__(self, worker_app: App) -> None:
+        self.app = worker_app
+
+    async def __call__(self, job_id: str, tenant_id: str, at: datetime | None = None) -> None:
+        """One entry for the job; `at`: not before that time."""
+        deferrer = self.app.configure_task("historical_sync.work", queue=QUEUE, schedule_at=at)
         await deferrer.defer_async(job_id=job_id, tenant_id=tenant_id)
+
+    async def others_wait(self) -> bool:
+        """Whether an entry is due that no worker has taken."""
+        row = await self.app.connector.execute_query_one_async(
+            """
+            SELECT EXISTS (SELECT FROM procrastinate_jobs WHERE queue_name = %(queue)s AND status = 'todo'
+                           AND (scheduled_at IS NULL OR scheduled_at <= now())) AS waiting
+            """,
+            queue=QUEUE,
+        )
+        return bool(row["waiting"])
 
 
 def parallel_chunks(job: HistoricalSyncJob) -> int:

@@ -1,0 +1,501 @@
+"""The engine: claim a chunk, fetch its pages, store them, go on until it is done or somebody says stop.
+
+    claims.claim -> _fetch_pages (one page ahead of the store) -> storage.save_pages -> broadcast.job_changed
+
+The fetcher and the storer of a chunk run side by side: while pages are stored the next ones arrive, and all that has arrived is
+stored in one transaction, so small quick pages share commits and slow ones are stored as they come. What goes wrong is decided
+by the error's class (`integrations.errors`); nothing here knows a provider's name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from channels.db import database_sync_to_async
+from psycopg import Error as DatabaseError
+
+from atom.tenancy import tenant_scope
+from historical_sync import broadcast, claims, planning, tasks
+from historical_sync.budget import ConnectionBudget
+from historical_sync.claims import Claim, Nothing, ToPlan
+from historical_sync.database import Pool
+from historical_sync.extraction import Rejected
+from historical_sync.models import Coverage, HistoricalSyncJob
+from historical_sync.storage import LeaseLost, Memory, Pages, Saved, save_pages
+from integrations import gateway
+from integrations.errors import (
+    AccessDenied,
+    CursorExpired,
+    Misconfigured,
+    ProviderError,
+    ReauthRequired,
+    RequestRejected,
+    RetryLater,
+    Throttled,
+    WindowTooLarge,
+)
+from integrations.http import Api
+from integrations.models import Connection, ConnectionStatus
+from integrations.providers.base import WHOLE, Context, Estimate, Page, Partition, Stream, Window, WindowKind
+
+log = logging.getLogger(__name__)
+
+PAGES_AHEAD = 4  # pages fetched and not stored yet, per chunk
+RECORDS_A_COMMIT = 1_000
+MAX_ATTEMPTS = 8  # failures of a chunk since its last progress
+THROTTLE_DEFAULT = timedelta(seconds=60)  # a limit without a time
+DAILY_QUOTA_DEFAULT = timedelta(hours=1)
+QUARANTINE_SHARE = 0.2  # of a chunk's records; more means that we, not the records, are wrong
+QUARANTINE_FLOOR = 20  # records before the share says anything
+COUNTS_AT_MOST = 8  # count probes of one plan
+COUNT_TIMEOUT = 15.0  # seconds for all of them
+
+
+@dataclass(slots=True)
+class JobRun:
+    """A job as this worker works on it: shared by its chunks, so that they share the token, the budget and the stop."""
+
+    job: HistoricalSyncJob
+    api: Api
+    budget: ConnectionBudget
+    parallel: int
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    users: int = 0
+
+
+class TooManyRejected(Exception):
+    """More of a chunk's records went into quarantine than can be the records' fault."""
+
+
+class Engine:
+    """One worker's engine. `name` is for the log."""
+
+    def __init__(self, pool: Pool, defer: tasks.Defer) -> None:
+        self.pool = pool
+        self.defer = defer
+        self.memory = Memory()
+        self.runs: dict[str, JobRun] = {}
+        self.opening = asyncio.Lock()
+        self.leases: dict[str, tuple[claims.Lease, asyncio.Event]] = {}
+        self.closing = asyncio.Event()
+
+    # -- the queue's side ---------------------------------------------------------------------------------------------------
+
+    async def work(self, job_id: str, tenant_id: str) -> None:
+        """Handles one queue entry. Puts one back if the job has more to do; never raises."""
+        with tenant_scope(tenant_id):
+            try:
+                while await self._work_once(job_id, tenant_id):
+                    # Others wait in the queue: to its end. Nobody does: straight on.
+                    if self.closing.is_set() or await self.defer.others_wait():
+                        await self.defer(job_id, tenant_id)
+                        return
+            except DatabaseError:
+                # Leases run out and the reaper puts entries back: nothing is lost, and there is nothing to write it to.
+                log.warning("database unavailable while working on job %s", job_id, exc_info=True)
+            except Exception:
+                log.exception("unexpected failure while working on job %s", job_id)
+
+    async def _work_once(self, job_id: str, tenant_id: str) -> bool:
+        """Works on one chunk, or plans. False: this entry has come to its end."""
+        run = await self._open(job_id, tenant_id)
+        if run is None:
+            return False
+        try:
+            claimed = await claims.claim(self.pool, job_id, tenant_id, run.parallel)
+            if isinstance(claimed, Nothing):
+                if claimed.again_at is not None:
+                    await self.defer(job_id, tenant_id, at=claimed.again_at)
+                else:
+                    await broadcast.job_changed(job_id, tenant_id)
+                return False
+            await broadcast.job_changed(job_id, tenant_id)
+            if isinstance(claimed, ToPlan):
+                return await self._plan(run)
+            return await self._chunk(run, claimed)
+        finally:
+            await self._close(run)
+
+    async def _open(self, job_id: str, tenant_id: str) -> JobRun | None:
+        """The job's shared run; None when there is no work on it."""
+        async with self.opening:
+            run = self.runs.get(job_id)
+            if run is None:
+                job = await database_sync_to_async(_load_job)(job_id, tenant_id)
+                if job is None:
+                    return None
+                budget = ConnectionBudget(self.pool, tenant_id, str(job.connection_id), job.connection.provider)
+                try:
+                    api = await gateway.open_api(job.connection, limiter=budget)
+                except ReauthRequired as error:
+                    await self._lost_access(job, str(error))
+                    return None
+                except ProviderError as error:
+                    await claims.fail_job(self.pool, job_id, tenant_id, error.code, str(error))
+                    await broadcast.job_changed(job_id, tenant_id)
+                    return None
+                run = self.runs[job_id] = JobRun(job, api, budget, tasks.parallel_chunks(job))
+            run.users += 1
+            return run
+
+    async def _close(self, run: JobRun) -> None:
+        run.users -= 1
+        if run.users == 0:
+            self.runs.pop(str(run.job.id), None)
+
+    # -- planning -----------------------------------------------------------------------------------------------------------
+
+    async def _plan(self, run: JobRun) -> bool:
+        job = run.job
+        job_id, tenant_id = str(job.id), str(job.tenant_id)
+        try:
+            targets = await self._until_stopped(run, gather_targets(run.api, job))
+            if targets is None:
+                return True  # the next claim settles the stop
+            chunks = planning.plan(targets)
+            records, quality = planning.total(targets)
+            if await claims.store_plan(self.pool, job_id, tenant_id, chunks, records, quality):
+                for _ in range(min(run.parallel, len(chunks)) - 1):
+                    await self.defer(job_id, tenant_id)
+            await broadcast.job_changed(job_id, tenant_id)
+            return bool(chunks)
+        except Throttled as error:
+            at = await self._throttled(run, error)
+            await claims.planning_waits(self.pool, job_id, tenant_id, at, error.code, str(error))
+            await self.defer(job_id, tenant_id, at=at)
+        except RetryLater as error:
+            attempts = job.plan_attempts = getattr(job, "plan_attempts", 0) + 1  # type: ignore[attr-defined]
+            if attempts >= MAX_ATTEMPTS:
+                await claims.fail_job(self.pool, job_id, tenant_id, error.code, str(error))
+            else:
+                at = error.retry_at or datetime.now(UTC) + claims.back_off(attempts, random.random())  # noqa: S311
+                await claims.planning_waits(self.pool, job_id, tenant_id, at, error.code, str(error))
+                await self.defer(job_id, tenant_id, at=at)
+        except ReauthRequired as error:
+            await self._lost_access(job, str(error))
+        except ProviderError as error:
+            await claims.fail_job(self.pool, job_id, tenant_id, error.code, str(error))
+        await broadcast.job_changed(job_id, tenant_id)
+        return False
+
+    # -- a chunk ------------------------------------------------------------------------------------------------------------
+
+    async def _chunk(self, run: JobRun, claim: Claim) -> bool:
+        """Works on the claimed chunk until it is done, given back or given up. True: the job may have more chunks."""
+        lease = claim.lease
+        job_id, tenant_id = lease.job_id, lease.tenant_id
+        self.leases[lease.token] = (lease, run.stop)
+        more = True
+        try:
+            stopped = await self._import(run, claim)
+            if stopped:
+                await claims.release(self.pool, lease)
+                more = self.closing.is_set()
+        except LeaseLost:
+            log.info("lease on chunk %s lost", lease.chunk_id)
+            self.memory.forget(tenant_id)
+            more = False
+        except Throttled as error:
+            at = await self._throttled(run, error)
+            await claims.release(self.pool, lease, not_before=at, waiting=str(error))
+            await self.defer(job_id, tenant_id, at=at)
+            more = False
+        except CursorExpired as error:
+            if claim.attempts + 1 >= MAX_ATTEMPTS:
+                await claims.fail(self.pool, lease, error.code, str(error))
+            else:
+                await claims.restart_window(self.pool, lease, claim.window)
+        except WindowTooLarge as error:
+            middle = _middle(claim.window)
+            if middle is None:
+                await claims.fail(self.pool, lease, error.code, str(error))
+            else:
+                await claims.split(self.pool, lease, middle)
+        except ReauthRequired as error:
+            await self._lost_access(run.job, str(error))
+            more = False
+        except (AccessDenied, Misconfigured, RequestRejected, TooManyRejected) as error:
+            await claims.fail(self.pool, lease, getattr(error, "code", "too_many_quarantined"), str(error))
+        except (RetryLater, ProviderError) as error:
+            more = await self._failed(claim, error.code, str(error), getattr(error, "retry_at", None))
+        except DatabaseError:
+            raise
+        except Exception:
+            log.exception("unexpected failure on chunk %s", lease.chunk_id)
+            more = await self._failed(claim, "internal_error", "An unexpected error; the log has the details.", None)
+        finally:
+            self.leases.pop(lease.token, None)
+        await broadcast.job_changed(job_id, tenant_id)
+        return more
+
+    async def _failed(self, claim: Claim, code: str, message: str, retry_at: datetime | None) -> bool:
+        lease = claim.lease
+        attempts = await claims.attempts(self.pool, lease)
+        if attempts + 1 >= MAX_ATTEMPTS:
+            await claims.fail(self.pool, lease, code, message)
+            return True
+        at = retry_at or datetime.now(UTC) + claims.back_off(attempts, random.random())  # noqa: S311
+        await claims.retry_later(self.pool, lease, code, message, at)
+        await self.defer(lease.job_id, lease.tenant_id, at=at)
+        return False
+
+    async def _import(self, run: JobRun, claim: Claim) -> bool:
+        """Fetches and stores the chunk's pages. True: stopped before the end (the lease is still ours)."""
+        lease, stream = claim.lease, run.job.connection.provider.stream(claim.lease.stream)
+        context = Context(run.api.namespace, claim.partition)
+        window = _remaining(stream, claim)
+        phase = f"{stream.label.lower()} of {planning.words(claim.window)}"
+        if claim.partition.label:
+            phase += f" in {claim.partition.label}"
+        meter = Meter(stream, claim)
+        queue: asyncio.Queue[Page | None] = asyncio.Queue(PAGES_AHEAD)
+        fetcher = asyncio.create_task(_fetch_pages(run.api, stream, claim, window, queue))
+        stopper = asyncio.create_task(run.stop.wait())
+        try:
+            while True:
+                pages, done = await _arrived(queue, fetcher, stopper)
+                if not pages and not done:
+                    return True
+                batch = meter.batch(pages, done)
+                saved = await asyncio.shield(
+                    asyncio.ensure_future(save_pages(self.pool, lease, batch, stream.extract, context, self.memory, phase=phase))
+                )
+                await broadcast.job_changed(lease.job_id, lease.tenant_id)
+                meter.check(saved)
+                if done:
+                    return False
+                if saved.control != "none" or saved.exhausted or run.stop.is_set():
+                    return True
+        finally:
+            for task in (fetcher, stopper):
+                task.cancel()
+            await asyncio.gather(fetcher, stopper, return_exceptions=True)
+
+    # -- shared decisions ---------------------------------------------------------------------------------------------------
+
+    async def _throttled(self, run: JobRun, error: Throttled) -> datetime:
+        """When to go on; nobody asks this connection's provider before."""
+        now = datetime.now(UTC)
+        at = error.retry_at or now + (DAILY_QUOTA_DEFAULT if error.daily else THROTTLE_DEFAULT)
+        at = max(at, now + timedelta(milliseconds=200)) + timedelta(milliseconds=random.randrange(200))  # noqa: S311
+        await run.budget.block(at)
+        return at
+
+    async def _lost_access(self, job: HistoricalSyncJob, message: str) -> None:
+        await database_sync_to_async(_mark_reauth)(job, message)
+        await claims.pause_job(
+            self.pool, str(job.id), str(job.tenant_id), "reauth_required", "connection_reauth_required", message
+        )
+        await broadcast.job_changed(job.id, job.tenant_id)
+
+    async def _until_stopped(self, run: JobRun, work: asyncio.Future[list[planning.Target]] | object) -> list[planning.Target] | None:
+        task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        stopper = asyncio.create_task(run.stop.wait())
+        try:
+            await asyncio.wait({task, stopper}, return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            for running in (task, stopper):
+                running.cancel()
+            await asyncio.gather(task, stopper, return_exceptions=True)
+
+    # -- beside the work ----------------------------------------------------------------------------------------------------
+
+    async def keep_alive(self) -> None:
+        """Prolongs this worker's leases; stops the work on those that are not its own any more."""
+        leases = [lease for lease, _ in self.leases.values()]
+        alive = await claims.prolong(self.pool, leases)
+        for lease in leases:
+            if lease.token not in alive and lease.token in self.leases:
+                self.leases[lease.token][1].set()
+
+    async def obey(self) -> None:
+        """Stops the work on jobs that somebody asked to pause or cancel."""
+        for job_id in await claims.requests_to_stop(self.pool, list(self.runs)):
+            if job_id in self.runs:
+                self.runs[job_id].stop.set()
+
+    def asked_to_stop(self, job_id: str) -> None:
+        """The same for one job, told by a notification."""
+        if job_id in self.runs:
+            self.runs[job_id].stop.set()
+
+    def close(self) -> None:
+        """Lets go of every chunk at its next page boundary and takes no more."""
+        self.closing.set()
+        for run in self.runs.values():
+            run.stop.set()
+
+
+class Meter:
+    """Turns pages into batches: filters by the exact field, and says how far the chunk has come."""
+
+    def __init__(self, stream: Stream, claim: Claim) -> None:
+        self.stream = stream
+        self.claim = claim
+        self.seen = claim.records_seen
+        self.quarantined = 0
+
+    def batch(self, pages: Sequence[Page], done: bool) -> Pages:
+        window = self.claim.window
+        batch = Pages(done=done, pages=len(pages))
+        for page in pages:
+            records = page.records
+            if self.stream.window is not WindowKind.SNAPSHOT:
+                since, until = window.since, window.until
+                records = [record for record in records if since <= record.occurred_at < until]
+            batch.records.extend(records)
+            batch.rejected.extend(Rejected(*row) for row in page.rejected)
+            batch.cursor = page.next_cursor
+            if page.position is not None:
+                batch.position = min(max(page.position, window.since), window.until)
+        self.seen += len(batch.records)
+        batch.progress = self._progress(batch.position)
+        return batch
+
+    def _progress(self, position: datetime | None) -> float:
+        window = self.claim.window
+        shares = [0.0]
+        if self.claim.estimate:
+            shares.append(min(self.seen / self.claim.estimate, 0.99))
+        if position is not None:
+            passed = position - window.since if self.stream.ascending else window.until - position
+            shares.append(passed / (window.until - window.since))
+        return max(shares)
+
+    def check(self, saved: Saved) -> None:
+        self.quarantined += saved.quarantined
+        if self.quarantined > QUARANTINE_FLOOR and self.quarantined > QUARANTINE_SHARE * max(self.seen, 1):
+            raise TooManyRejected(f"{self.quarantined} of {self.seen} records could not be mapped; they are in quarantine")
+
+
+async def _fetch_pages(api: Api, stream: Stream, claim: Claim, window: Window | None, queue: asyncio.Queue[Page | None]) -> None:
+    """Puts the window's pages into the queue, then None. What goes wrong is raised here, after the pages before it."""
+    cursor = claim.cursor
+    while window is not None:
+        page = await stream.fetch(api, claim.partition, window, cursor)
+        await queue.put(page)
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    await queue.put(None)
+
+
+async def _arrived(
+    queue: asyncio.Queue[Page | None], fetcher: asyncio.Task[None], stopper: asyncio.Task[bool]
+) -> tuple[list[Page], bool]:
+    """All pages that are there (at least one), up to a commit's worth, and whether the window ends with them.
+
+    ([], False): told to stop. Raises the fetcher's error once the pages before it are taken.
+    """
+    getter = asyncio.create_task(queue.get())
+    try:
+        await asyncio.wait({getter, fetcher, stopper}, return_when=asyncio.FIRST_COMPLETED)
+        if stopper.done():
+            return [], False
+        if not getter.done():
+            # The fetcher ended, by an error or just after its last put.
+            if queue.empty():
+                fetcher.result()
+            await asyncio.wait({getter})
+    finally:
+        if not getter.done():
+            getter.cancel()
+    item = getter.result()
+    if item is None:
+        return [], True
+    pages, records = [item], len(item.records)
+    while records < RECORDS_A_COMMIT and not queue.empty():
+        item = queue.get_nowait()
+        if item is None:
+            return pages, True
+        pages.append(item)
+        records += len(item.records)
+        await asyncio.sleep(0)  # lets the fetcher fill the place that just became free
+    return pages, False
+
+
+def _remaining(stream: Stream, claim: Claim) -> Window | None:
+    """The window from where it goes on when its cursor died; None when nothing is left of it."""
+    window = claim.window
+    if claim.cursor is not None or claim.position is None or stream.window is WindowKind.SNAPSHOT:
+        return window
+    if stream.ascending:
+        return Window(claim.position, window.until) if claim.position < window.until else None
+    # The row at the position itself may share its moment with rows not read yet.
+    until = min(claim.position + timedelta(seconds=1), window.until)
+    return Window(window.since, until) if window.since < until else None
+
+
+def _middle(window: Window) -> datetime | None:
+    """Where to split; None when the window is too narrow for providers that count in seconds."""
+    seconds = int((window.until - window.since).total_seconds())
+    return window.since + timedelta(seconds=seconds // 2) if seconds >= 2 else None
+
+
+async def gather_targets(api: Api, job: HistoricalSyncJob) -> list[planning.Target]:
+    """What the job has to bring: its streams in their partitions, minus what is covered, with counts where they are cheap."""
+    provider = job.connection.provider
+    streams = [stream for stream in provider.streams if stream.name in job.streams]
+    partitions: list[Partition] = []
+    if provider.partitions is not None and any(stream.partitioned for stream in streams):
+        partitions = await provider.partitions(api)
+    covered = {} if job.full else await database_sync_to_async(_load_coverage)(job.connection)
+    until = min(job.end_date, job.created_at - provider.settle)
+    targets: list[planning.Target] = []
+    for stream in streams:
+        for partition in partitions if stream.partitioned else [WHOLE]:
+            missing: tuple[Window, ...] = ()
+            if job.start_date < until:
+                missing = planning.subtract(Window(job.start_date, until), covered.get((stream.name, partition.key), ()))
+            targets.append(planning.Target(stream, partition, missing))
+    return await count_targets(api, targets)
+
+
+async def count_targets(api: Api, targets: Sequence[planning.Target]) -> list[planning.Target]:
+    """The targets with the provider's counts, as far as a few probes go; a probe that fails leaves its target uncounted."""
+    wanted = [i for i, t in enumerate(targets) if t.stream.count is not None and t.missing]
+    counted = list(targets)
+    if not wanted or len(wanted) > COUNTS_AT_MOST:
+        return counted
+
+    async def probe(target: planning.Target) -> Estimate | None:
+        assert target.stream.count is not None
+        return await target.stream.count(api, target.partition, Window(target.missing[0].since, target.missing[-1].until))
+
+    probes = {i: asyncio.ensure_future(probe(targets[i])) for i in wanted}
+    try:
+        await asyncio.wait(probes.values(), timeout=COUNT_TIMEOUT)
+    finally:
+        for task in probes.values():
+            task.cancel()
+        found = await asyncio.gather(*probes.values(), return_exceptions=True)
+    for i, estimate in zip(probes, found, strict=True):
+        if isinstance(estimate, ReauthRequired):
+            raise estimate
+        if isinstance(estimate, Estimate):
+            target = targets[i]
+            counted[i] = planning.Target(target.stream, target.partition, target.missing, estimate)
+    return counted
+
+
+def _load_job(job_id: str, tenant_id: str) -> HistoricalSyncJob | None:
+    jobs = HistoricalSyncJob.objects.filter(tenant_id=tenant_id, id=job_id, status__in=("pending", "running"))
+    return jobs.select_related("connection", "tenant").first()
+
+
+def _load_coverage(connection: Connection) -> dict[tuple[str, str], list[tuple[datetime, datetime]]]:
+    rows = Coverage.objects.filter(tenant_id=connection.tenant_id, connection=connection)
+    return {(row.stream, row.partition): [(span.lower, span.upper) for span in row.ranges] for row in rows}
+
+
+def _mark_reauth(job: HistoricalSyncJob, message: str) -> None:
+    Connection.objects.filter(tenant_id=job.tenant_id, id=job.connection_id, status=ConnectionStatus.CONNECTED).update(
+        status=ConnectionStatus.REAUTH_REQUIRED, last_error=message
+    )
+

@@ -1,0 +1,36 @@
+"""manage.py sync_worker: works on queued imports until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from historical_sync.tasks import QUEUE
+from historical_sync.worker import run_worker
+
+
+class Command(BaseCommand):
+    help = "Works on queued imports. SIGTERM or Ctrl-C: finish the page, give the rest back, exit."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--concurrency", type=int, default=20, help="chunks worked on at once (default 20)")
+        parser.add_argument("--queues", default=QUEUE, help=f"comma-separated queues (default {QUEUE})")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if not 1 <= options["concurrency"] <= 1000:
+            raise CommandError("--concurrency must be from 1 to 1000", returncode=2)
+        queues = [name.strip() for name in options["queues"].split(",") if name.strip()]
+        asyncio.run(self._run(options["concurrency"], queues))
+
+    async def _run(self, concurrency: int, queues: list[str]) -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        self.stderr.write(f"Working on {', '.join(queues)} with {concurrency} chunks at once")
+        await run_worker(concurrency, queues=queues, stop=stop)

@@ -1,0 +1,138 @@
+"""A range of history to chunks: what is missing, in windows of a size that takes seconds, newest first. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from integrations.providers.base import Estimate, Partition, Stream, Window, WindowKind
+
+TARGET_RECORDS = 5_000  # a chunk: some seconds of work, and a cell on the job's map
+SMALL = 500  # records that are not worth more than one window
+MONTH = timedelta(days=30.5)
+MOST_WINDOWS = 400  # of one stream in one partition
+UNCOUNTED_CHUNKS = 120  # chunks of one stream when nobody knows how much there is
+CHUNK_COST = 50.0  # the fixed cost of a chunk in records, so that empty chunks count for something
+UNCOUNTED_WEIGHT = 500.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A stream in a partition, with the spans that are missing and how many records they hold, if the provider said."""
+
+    stream: Stream
+    partition: Partition
+    missing: tuple[Window, ...]
+    estimate: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedChunk:
+    """One chunk to be. estimate: records, None when unknown. weight: its share of the job's work."""
+
+    stream: str
+    partition: Partition
+    window: Window
+    estimate: int | None
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class RangeEstimate:
+    """What an import would take, for the person who decides. None: unknown. quality: "exact", "about" or "unknown"."""
+
+    records: int | None
+    calls: int | None
+    seconds: float | None
+    quality: str
+
+
+def subtract(window: Window, covered: Iterable[tuple[datetime, datetime]]) -> tuple[Window, ...]:
+    """What of `window` no span of `covered` holds, oldest first."""
+    missing: list[Window] = []
+    since = window.since
+    for start, end in sorted(covered):
+        if end <= since:
+            continue
+        if start >= window.until:
+            break
+        if start > since:
+            missing.append(Window(since, start))
+        since = max(since, end)
+    if since < window.until:
+        missing.append(Window(since, window.until))
+    return tuple(missing)
+
+
+def plan(targets: Sequence[Target]) -> list[PlannedChunk]:
+    """The chunks of a job in the order of work: what has no time first (it names what the rest refers to), then newest first."""
+    partitions: dict[str, int] = {}
+    for target in targets:
+        partitions[target.stream.name] = partitions.get(target.stream.name, 0) + 1
+    chunks: list[tuple[tuple[float, ...], PlannedChunk]] = []
+    for order, target in enumerate(targets):
+        if not target.missing:
+            continue
+        for window, records in _windows(target, partitions[target.stream.name]):
+            weight = CHUNK_COST + (records if records is not None else UNCOUNTED_WEIGHT)
+            rank = 0.0 if target.stream.window is WindowKind.SNAPSHOT else 1.0
+            chunk = PlannedChunk(target.stream.name, target.partition, window, None if records is None else round(records), weight)
+            chunks.append(((rank, -window.until.timestamp(), float(order)), chunk))
+    chunks.sort(key=lambda item: item[0])
+    return [chunk for _, chunk in chunks]
+
+
+def _windows(target: Target, partitions: int) -> list[tuple[Window, float | None]]:
+    """The target's windows with the records that each may hold."""
+    known = None if target.estimate is None else float(target.estimate.records)
+    if target.stream.window in (WindowKind.SNAPSHOT, WindowKind.SCAN):
+        # Read in one go however it is cut, so it is not cut: from the first gap to the last.
+        return [(Window(target.missing[0].since, target.missing[-1].until), known)]
+    whole = sum((w.until - w.since).total_seconds() for w in target.missing)
+    cut: list[tuple[Window, float | None]] = []
+    for gap in target.missing:
+        seconds = (gap.until - gap.since).total_seconds()
+        share = None if known is None else known * seconds / whole
+        count = _count(seconds, share, partitions)
+        edges = [gap.since + timedelta(seconds=math.floor(seconds * i / count)) for i in range(count)] + [gap.until]
+        for since, until in zip(edges, edges[1:], strict=False):
+            if since < until:
+                cut.append((Window(since, until), None if share is None else share / count))
+    return cut
+
+
+def _count(seconds: float, records: float | None, partitions: int) -> int:
+    """Into how many windows a gap is cut: at most one a second, as providers count in whole seconds."""
+    months = max(1, math.ceil(seconds / MONTH.total_seconds() - 0.1))
+    if records is None:
+        wanted = min(months, max(1, UNCOUNTED_CHUNKS // partitions))
+    elif records <= SMALL:
+        wanted = 1
+    else:
+        wanted = max(math.ceil(records / TARGET_RECORDS), min(months, 12))
+    return max(1, min(wanted, MOST_WINDOWS, int(seconds) or 1))
+
+
+def total(targets: Sequence[Target]) -> tuple[int | None, str]:
+    """(records, quality) of all targets together. Streams that can't be counted make it "about"; none counted, "unknown"."""
+    wanted = [target for target in targets if target.missing]
+    counted = [target.estimate for target in wanted if target.estimate is not None]
+    if wanted and not counted:
+        return None, "unknown"
+    exact = len(counted) == len(wanted) and all(estimate.exact for estimate in counted)
+    return sum(estimate.records for estimate in counted), "exact" if exact else "about"
+
+
+def words(window: Window) -> str:
+    """The window for people: "12 Oct 2026", "12–19 Oct 2026", "28 Sep – 5 Oct 2026"."""
+    first = window.since.astimezone(UTC)
+    last = (window.until - timedelta(microseconds=1)).astimezone(UTC)
+    if first.date() == last.date():
+        return f"{first.day} {first:%b %Y}"
+    if (first.year, first.month) == (last.year, last.month):
+        return f"{first.day}–{last.day} {last:%b %Y}"
+    if first.year == last.year:
+        return f"{first.day} {first:%b} – {last.day} {last:%b %Y}"
+    return f"{first.day} {first:%b %Y} – {last.day} {last:%b %Y}"

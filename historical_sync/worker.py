@@ -1,0 +1,157 @@
+"""A worker: Procrastinate's loop for the queue, the engine for the work, and what keeps both honest.
+
+Beside the work it prolongs its leases, listens for requests to stop (and looks for them, as notifications can be missed), and
+reaps: chunks of workers that are gone are handed out again, whoever notices first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+
+import psycopg
+from procrastinate import App
+from procrastinate.contrib.django import app as django_app
+from procrastinate.exceptions import ConnectorException
+from procrastinate.jobs import Status
+
+from historical_sync import broadcast, claims, tasks
+from historical_sync.database import connect_arguments, make_pool
+from historical_sync.engine import Engine
+
+log = logging.getLogger(__name__)
+
+KEEP_ALIVE_SECONDS = 5.0
+OBEY_SECONDS = 1.0
+REAP_SECONDS = 3.0
+POLL_SECONDS = 0.2  # Procrastinate misses a notification now and then; this bounds the wait
+RECONNECT_SECONDS = 1.0
+STALLED_SECONDS = 30.0
+
+_engine: Engine | None = None
+
+
+def current() -> Engine:
+    """The engine of the worker that runs in this process."""
+    if _engine is None:
+        raise RuntimeError("no worker runs in this process")
+    return _engine
+
+
+async def run_worker(
+    concurrency: int = 20, *, queues: Sequence[str] | None = None, stop: asyncio.Event, once: Callable[[], Awaitable[bool]] | None = None
+) -> None:
+    """Works until `stop` is set: then finishes the pages in hand, gives the rest back, and returns.
+
+    Survives a database that is away, at start as later. `once`: returns True when there is nothing left to wait for (for work on
+    one job in the caller's process).
+    """
+    while not stop.is_set():
+        try:
+            await _run(concurrency, list(queues or [tasks.QUEUE]), stop, once)
+            return
+        except (psycopg.OperationalError, psycopg.errors.InterfaceError, ConnectorException, OSError) as error:
+            log.warning("the database is away, trying again: %s", error)
+            await _wait(stop, RECONNECT_SECONDS)
+
+
+async def _run(concurrency: int, queues: list[str], stop: asyncio.Event, once: Callable[[], Awaitable[bool]] | None) -> None:
+    global _engine
+    pool = make_pool(size=max(4, min(concurrency, 10) + 2))
+    await pool.open(wait=True, timeout=10)
+    try:
+        worker_app: App = django_app.with_connector(django_app.connector.get_worker_connector())
+        async with worker_app.open_async():
+            engine = _engine = Engine(pool, tasks.Defer(worker_app))
+            loop = asyncio.create_task(
+                worker_app.run_worker_async(
+                    concurrency=concurrency,
+                    queues=queues,
+                    name=f"{socket.gethostname()}:{os.getpid()}",
+                    fetch_job_polling_interval=POLL_SECONDS,
+                    delete_jobs="always",
+                    install_signal_handlers=False,
+                    update_heartbeat_interval=5,
+                    stalled_worker_timeout=STALLED_SECONDS,
+                ),
+                name="queue",
+            )
+            beside = [
+                asyncio.create_task(_every(KEEP_ALIVE_SECONDS, engine.keep_alive), name="keep alive"),
+                asyncio.create_task(_every(OBEY_SECONDS, engine.obey), name="obey"),
+                asyncio.create_task(_listen(engine), name="listen"),
+                asyncio.create_task(_every(REAP_SECONDS, lambda: _reap(engine, worker_app)), name="reap"),
+            ]
+            stopper = asyncio.create_task(_until(stop, once))
+            try:
+                await asyncio.wait({loop, stopper}, return_when=asyncio.FIRST_COMPLETED)
+                engine.close()
+                if not loop.done():
+                    loop.cancel()  # Procrastinate then waits for what runs
+                await asyncio.gather(loop, return_exceptions=True)
+                if not loop.cancelled() and loop.exception() is not None:
+                    log.error("the queue's loop ended", exc_info=loop.exception())
+                if not stopper.done() and not stop.is_set():
+                    raise psycopg.OperationalError("the queue's loop ended")
+            finally:
+                for task in [*beside, stopper]:
+                    task.cancel()
+                await asyncio.gather(*beside, stopper, return_exceptions=True)
+    finally:
+        _engine = None
+        await pool.close()
+
+
+async def _until(stop: asyncio.Event, once: Callable[[], Awaitable[bool]] | None) -> None:
+    if once is None:
+        await stop.wait()
+        return
+    while not stop.is_set() and not await once():
+        await _wait(stop, 0.2)
+
+
+async def _every(seconds: float, action: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(seconds * random.uniform(0.8, 1.2))  # noqa: S311 - so that many workers don't move in step
+        try:
+            await action()
+        except Exception:
+            log.warning("worker upkeep failed, trying again", exc_info=True)
+
+
+async def _listen(engine: Engine) -> None:
+    """Hears requests to stop at once; `Engine.obey` is the fallback while this is down."""
+    while True:
+        try:
+            async with await psycopg.AsyncConnection.connect(**connect_arguments(), autocommit=True) as connection:
+                await connection.execute("LISTEN atom_control")
+                await engine.obey()
+                async for notification in connection.notifies():
+                    engine.asked_to_stop(notification.payload)
+        except (psycopg.Error, OSError):
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+
+async def _reap(engine: Engine, worker_app: App) -> None:
+    for job_id, tenant_id in await claims.reap(engine.pool):
+        await engine.defer(job_id, tenant_id)
+        await broadcast.job_changed(job_id, tenant_id)
+    # Entries that a dead worker had in hand are not handed out again but replaced, where none is left.
+    for job in await worker_app.job_manager.get_stalled_jobs(seconds_since_heartbeat=STALLED_SECONDS):
+        if job.id is not None:
+            await worker_app.job_manager.finish_job_by_id_async(job.id, status=Status.FAILED, delete_job=True)
+    for job_id, tenant_id in await claims.starving(engine.pool, "historical_sync.work"):
+        await engine.defer(job_id, tenant_id)
+
+
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        pass
