@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.throttling import SimpleRateThrottle
-from rest_framework.views import APIView
 
 from atom.access import Actor, Right, actor_for_key
 from atom.tenancy import enter_tenant, scope_kept
+
+if TYPE_CHECKING:
+    from rest_framework.views import APIView
 
 
 class KeyUser:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from drf_standardized_errors.handler import exception_handler as standard_handler
 from rest_framework import status
 from rest_framework.exceptions import APIException, ValidationError
 from rest_framework.response import Response
@@ -36,6 +35,9 @@ class InvalidInput(Refused):
 
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
     """DRF's hook: Refused becomes an API error of its own status and code; all else is the library's."""
+    # The library imports DRF's views, which import this module by way of the settings.
+    from drf_standardized_errors.handler import exception_handler as standard_handler
+
     if isinstance(error, Refused):
         translated: APIException
         if error.attr is not None and error.status_code == 400:

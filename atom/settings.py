@@ -129,7 +129,7 @@ def _database() -> dict[str, Any]:
             raise EnvError("DATABASE_URL must be a PostgreSQL address: postgresql://user:password@host:5432/name") from error
         base["NAME"] = info.pop("dbname", "atom")
         base |= {k: info.pop(p, "") for k, p in (("USER", "user"), ("PASSWORD", "password"), ("HOST", "host"), ("PORT", "port"))}
-        base["OPTIONS"] |= {"connect_timeout": 10, **info}
+        base["OPTIONS"] |= {**info}
     return base
 
 
