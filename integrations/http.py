@@ -1,1 +1,351 @@
-"""The one gate for HTTP to providers: time-outs, size limits, no surprise redirects, redaction, status to error class."""
+"""The one gate for HTTP to providers: time-outs, size limits, no surprise redirects, redaction, status to error class.
+
+Everything that leaves here is a decoded `Reply` or an error of `integrations.errors` whose class says what to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import ipaddress
+import json
+import re
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+from urllib.parse import urljoin, urlsplit
+
+import httpcore2
+import httpx2
+import orjson
+
+from integrations.errors import (
+    AccessDenied,
+    Misconfigured,
+    ProviderError,
+    ReauthRequired,
+    RequestRejected,
+    Throttled,
+    Unavailable,
+)
+from integrations.providers.base import Provider
+
+CONNECT_TIMEOUT = 10.0  # seconds
+READ_TIMEOUT = 30.0  # seconds without a byte
+TOTAL_TIMEOUT = 120.0  # seconds for a whole reply, however slowly it drips
+MAX_BODY = 64 * 1024 * 1024  # bytes, decoded
+MAX_REDIRECTS = 3
+MAX_CONNECTIONS = 100
+USER_AGENT = "Atom/1 (history import)"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_REDIRECTS = (301, 302, 307, 308)
+
+
+class Limiter(Protocol):
+    """What bounds the requests of a connection. `before` may raise Throttled."""
+
+    async def before(self) -> None: ...
+
+    def after(self, reply: Reply) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A provider's answer. `data`: the decoded JSON, None when there was no body. `text`: its first 500 characters."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: Any
+    text: str
+    url: str
+
+    def retry_at(self, now: datetime | None = None) -> datetime | None:
+        """The time that Retry-After names (seconds or an HTTP date), None when it names none."""
+        return retry_after(self.headers.get("retry-after"), now)
+
+
+def retry_after(value: str | None, now: datetime | None = None) -> datetime | None:
+    """Retry-After as an aware UTC time: from seconds, an HTTP date, or epoch seconds or milliseconds."""
+    if not value:
+        return None
+    now = now or datetime.now(UTC)
+    value = value.strip()
+    try:
+        number = float(value)
+    except ValueError:
+        try:
+            moment = email.utils.parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    else:
+        if not 0 <= number < 1e14:
+            return None
+        if number > 1e11:
+            moment = datetime.fromtimestamp(number / 1000, UTC)
+        elif number > 1e9:
+            moment = datetime.fromtimestamp(number, UTC)
+        else:
+            moment = now + timedelta(seconds=number)
+    # A provider whose clock is off must not park a job for a week.
+    return min(max(moment, now), now + timedelta(days=1))
+
+
+def clean_json(value: Any) -> Any:
+    """`value` with lone surrogates, which UTF-8 and PostgreSQL can't hold, replaced by U+FFFD."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {clean_json(k): clean_json(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [clean_json(v) for v in value]
+    return value
+
+
+def decode(body: bytes) -> Any:
+    """JSON as sent by the real world. ValueError when it is none."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        # Escapes of lone surrogates and NaN are not JSON, but they do arrive.
+        return clean_json(json.loads(body.decode("utf-8", "replace"), parse_constant=lambda _: None))
+
+
+def check_public_address(url: str) -> None:
+    """Refuses an address that a person typed unless it is http(s), without credentials, and leads to public hosts only.
+
+    Raises Misconfigured in words for the form. The connection itself is guarded again, as names can change their mind.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        raise Misconfigured("This is not a valid address.") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise Misconfigured("The address must begin with https:// or http:// and name a host.")
+    if parts.username or parts.password:
+        raise Misconfigured("The address must not contain a user name or password.")
+    if parts.query or parts.fragment:
+        raise Misconfigured("The address must not contain a query or fragment.")
+    try:
+        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise Misconfigured(f"The host {parts.hostname} can't be found.") from None
+    if not all(_is_public(str(address[4][0])) for address in found):
+        raise Misconfigured("The address leads to a private network, which this deployment does not allow.")
+
+
+def _is_public(address: str) -> bool:
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address) and (ip.ipv4_mapped or ip.sixtofour):
+        ip = ip.ipv4_mapped or ip.sixtofour or ip
+    return ip.is_global and not ip.is_multicast
+
+
+class _PublicOnly(httpcore2.AsyncNetworkBackend):
+    """Resolves the host, refuses private addresses, and connects to the address it checked."""
+
+    def __init__(self, inner: httpcore2.AsyncNetworkBackend) -> None:
+        self.inner = inner
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise httpcore2.ConnectError(f"{host} can't be found") from error
+        addresses = [str(entry[4][0]) for entry in found]
+        if not all(_is_public(address) for address in addresses):
+            raise _PrivateAddress(host)
+        return await self.inner.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+
+    async def connect_unix_socket(self, path: str, timeout: float | None = None, socket_options: Any = None) -> Any:  # noqa: ASYNC109
+        raise _PrivateAddress(path)
+
+    async def sleep(self, seconds: float) -> None:
+        await self.inner.sleep(seconds)
+
+
+class _PrivateAddress(Exception):
+    pass
+
+
+def make_client(*, allow_private: bool) -> httpx2.AsyncClient:
+    """The HTTP client of one event loop, shared by its connections. `allow_private`: may reach private networks."""
+    transport = httpx2.AsyncHTTPTransport(
+        limits=httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS), trust_env=allow_private
+    )
+    if not allow_private:
+        pool = transport._pool
+        pool._network_backend = _PublicOnly(pool._network_backend)  # type: ignore[union-attr]
+    return httpx2.AsyncClient(
+        transport=transport,
+        timeout=httpx2.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT, pool=TOTAL_TIMEOUT),
+        follow_redirects=False,
+        headers={"User-Agent": USER_AGENT},
+    )
+
+
+@dataclass(slots=True)
+class Api:
+    """A provider's API as one connection sees it. Paths are joined to `root`; absolute URLs must be of its origin.
+
+    refresh: old token -> new token, called once a request when `provider.expired` says so; may raise ReauthRequired.
+    namespace: prefix of this account's keys in the graph.
+    """
+
+    provider: Provider
+    root: str
+    client: httpx2.AsyncClient = field(repr=False)
+    token: str | None = field(default=None, repr=False)
+    refresh: Callable[[str], Awaitable[str]] | None = field(default=None, repr=False)
+    limiter: Limiter | None = field(default=None, repr=False)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    namespace: str = ""
+
+    async def get(self, path: str, params: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None) -> Reply:
+        """GET; raises the error that the reply means."""
+        return await self.request("GET", path, params=params, headers=headers)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        json: Any = None,
+        form: Mapping[str, str] | None = None,
+        auth: tuple[str, str] | None = None,
+    ) -> Reply:
+        """One request and its reply; an expired token is refreshed once. Raises errors of `integrations.errors` only."""
+        url = self._url(path)
+        refreshed = False
+        while True:
+            token = self.token
+            if self.limiter is not None:
+                await self.limiter.before()
+            reply = await self._exchange(method, url, token, params, headers, json, form, auth)
+            if self.limiter is not None:
+                self.limiter.after(reply)
+            if self.refresh is not None and token is not None and not refreshed and self.provider.expired(reply):
+                refreshed = True
+                # Another chunk may have refreshed it while this request was on its way.
+                if self.token == token:
+                    self.token = await self.refresh(token)
+                continue
+            if (error := self._error(reply)) is not None:
+                raise error
+            return reply
+
+    def _url(self, path: str) -> str:
+        if "://" not in path:
+            return self.root.rstrip("/") + "/" + path.lstrip("/")
+        if _origin(path) != _origin(self.root):
+            raise RequestRejected(f"{self.provider.name} named an address outside its own API.")
+        return path
+
+    async def _exchange(
+        self,
+        method: str,
+        url: str,
+        token: str | None,
+        params: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None,
+        json: Any,
+        form: Mapping[str, str] | None,
+        auth: tuple[str, str] | None,
+    ) -> Reply:
+        name = self.provider.name
+        sent = {**self.provider.headers, **(headers or {})}
+        if token is not None and auth is None:
+            sent.update(self.provider.auth_header(token))
+        try:
+            async with asyncio.timeout(TOTAL_TIMEOUT):
+                for _ in range(MAX_REDIRECTS + 1):
+                    request = self.client.build_request(method, url, params=params, headers=sent, json=json, data=form)
+                    response = await self.client.send(request, stream=True, auth=auth)
+                    try:
+                        body = await _read(response, name)
+                    finally:
+                        await response.aclose()
+                    location = response.headers.get("location")
+                    if response.status_code in _REDIRECTS and method == "GET" and location:
+                        target = urljoin(str(request.url), location)
+                        if _origin(target) != _origin(self.root):
+                            raise RequestRejected(f"{name} redirects to another host, which is not followed.")
+                        url, params = target, None
+                        continue
+                    return self._reply(response, body)
+                raise RequestRejected(f"{name} redirects in circles.")
+        except _PrivateAddress:
+            raise Misconfigured("The address leads to a private network, which this deployment does not allow.") from None
+        except TimeoutError:
+            raise Unavailable(f"{name} did not finish its answer within {TOTAL_TIMEOUT:.0f} s.") from None
+        except httpx2.ConnectTimeout:
+            raise Unavailable(f"{name} could not be reached within {CONNECT_TIMEOUT:.0f} s.") from None
+        except httpx2.TimeoutException:
+            raise Unavailable(f"{name} did not answer within {READ_TIMEOUT:.0f} s.") from None
+        except httpx2.ConnectError:
+            raise Unavailable(f"{name} could not be reached.") from None
+        except (httpx2.TransportError, httpx2.DecodingError):
+            raise Unavailable(f"The connection to {name} broke off.") from None
+        except (httpx2.InvalidURL, UnicodeError):
+            raise RequestRejected(f"{name} named an address that is none.") from None
+
+    def _reply(self, response: httpx2.Response, body: bytes) -> Reply:
+        status, headers = response.status_code, response.headers
+        data = None
+        text = ""
+        if body:
+            if status >= 300:
+                text = body[:500].decode("utf-8", "replace")
+            try:
+                data = decode(body)
+            except ValueError:
+                if status < 300:
+                    kind = headers.get("content-type", "").partition(";")[0]
+                    if kind in ("", "text/html") or "json" in kind:
+                        what = "a web page" if kind == "text/html" else "cut-off or invalid data"
+                        raise Unavailable(f"{self.provider.name} answered with {what}.") from None
+                    data = body.decode("utf-8", "replace")
+        return Reply(status, headers, data, text, str(response.request.url.copy_with(query=None)))
+
+    def _error(self, reply: Reply) -> ProviderError | None:
+        error = self.provider.classify(reply)
+        if error is not None or 200 <= reply.status < 300:
+            return error
+        name, status = self.provider.name, reply.status
+        if status == 401:
+            return ReauthRequired(f"{name} no longer accepts this connection's access.")
+        if status in (403, 404, 410):
+            return AccessDenied(f"{name} does not let this connection read {urlsplit(reply.url).path} ({status}).")
+        if status == 429:
+            return Throttled(f"{name}'s rate limit is used up.", reply.retry_at())
+        if status in (408, 425) or status >= 500:
+            return Unavailable(f"{name} has a problem of its own ({status}).", reply.retry_at())
+        return RequestRejected(f"{name} refused the request ({status}): {reply.text[:200]}")
+
+
+async def _read(response: httpx2.Response, name: str) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.aiter_bytes():
+        size += len(part)
+        if size > MAX_BODY:
+            raise RequestRejected(f"{name} sent more than {MAX_BODY // 1024 // 1024} MiB in one answer.")
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)

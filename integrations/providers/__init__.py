@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from integrations.providers.base import Provider
+from integrations.providers.github import GITHUB
+from integrations.providers.salesforce import SALESFORCE
 
-PROVIDERS: dict[str, Provider] = {}
+PROVIDERS: dict[str, Provider] = {provider.slug: provider for provider in (GITHUB, SALESFORCE)}
 
 
 def get(slug: str) -> Provider:
