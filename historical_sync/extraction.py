@@ -49,13 +49,14 @@ class Rejected(NamedTuple):
 class GraphRows:
     """What a batch adds to the graph.
 
-    statements: (record, kind, source, target). aliases: (alias id, alias key, kind, id of the entity that has it).
+    statements: (record, kind, source, target). aliases: (alias id, id of the entity that has it) -> (alias key, kind, proof):
+    with proof both are one thing, without it the alias only leads there.
     subjects: record id -> id of the entity that the record is about.
     """
 
     entities: dict[bytes, EntityRow] = field(default_factory=dict)
     statements: set[tuple[bytes, str, bytes, bytes]] = field(default_factory=set)
-    aliases: dict[tuple[bytes, bytes], tuple[str, str]] = field(default_factory=dict)
+    aliases: dict[tuple[bytes, bytes], tuple[str, str, bool]] = field(default_factory=dict)
     subjects: dict[bytes, bytes] = field(default_factory=dict)
     rejected: list[tuple[RecordRow, str]] = field(default_factory=list)
 
@@ -116,9 +117,10 @@ def graph_rows(rows: Iterable[RecordRow], extract: Extract, context: Context, id
                     entities[key] = EntityRow(key, entity.kind, entity.key, entity.name, b"{}", None, None)
             else:
                 _keep_newest(entities, key, entity, row)
-            if entity.aliases:
-                for alias in entity.aliases:
-                    graph.aliases[ids(alias), key] = (alias, entity.kind)
+            for alias in entity.aliases:
+                graph.aliases[ids(alias), key] = (alias, entity.kind, True)
+            for handle in entity.handles:
+                graph.aliases[ids(handle), key] = (handle, entity.kind, False)
         for kind, source, target in said.relationships:
             statements.add((record, kind, ids(source), ids(target)))
     return graph

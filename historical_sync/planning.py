@@ -13,7 +13,7 @@ TARGET_RECORDS = 5_000  # a chunk: some seconds of work, and a cell on the job's
 SMALL = 500  # records that are not worth more than one window
 MONTH = timedelta(days=30.5)
 MOST_WINDOWS = 400  # of one stream in one partition
-UNCOUNTED_CHUNKS = 120  # chunks of one stream when nobody knows how much there is
+UNCOUNTED_CHUNKS = 12  # chunks of one stream when nobody knows how much there is
 CHUNK_COST = 50.0  # the fixed cost of a chunk in records, so that empty chunks count for something
 UNCOUNTED_WEIGHT = 500.0
 

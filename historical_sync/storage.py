@@ -281,10 +281,13 @@ async def _write_entities(cursor: AsyncCursor[Any], lease: Lease, rows: Sequence
     return Counter({kind: count for kind, count in await cursor.fetchall()})
 
 
-async def _merge(cursor: AsyncCursor[Any], lease: Lease, aliases: dict[tuple[bytes, bytes], tuple[str, str]]) -> Counter[str]:
+async def _merge(
+    cursor: AsyncCursor[Any], lease: Lease, aliases: dict[tuple[bytes, bytes], tuple[str, str, bool]]
+) -> Counter[str]:
     """Makes the given keys mean the same thing; returns how many entities stopped standing for themselves, by kind.
 
     The keys of one thing form a group; the group is stood for by its least key (`identity.key_rank`), whoever tells of it first.
+    A key without proof (a handle) leads to the least of the groups that use it and never joins two of them.
     The caller holds the tenant's merge lock.
     """
     nodes = {node for pair in aliases for node in pair}
@@ -299,25 +302,30 @@ async def _merge(cursor: AsyncCursor[Any], lease: Lease, aliases: dict[tuple[byt
     known = {key.bytes: (kind, text, into.bytes if into else None) for key, kind, text, into in await cursor.fetchall()}
     keys = {node: text for node, (_, text, _) in known.items()}
     kinds = {node: kind for node, (kind, _, _) in known.items()}
-    missing: dict[bytes, tuple[str, str]] = {}
-    for (alias, _), (text, kind) in aliases.items():
-        if alias not in known:
-            missing[alias] = (text, kind)
-            keys[alias], kinds[alias] = text, kind
-
-    parent = {node: into or node for node, (_, _, into) in known.items()} | {node: node for node in missing}
+    parent = {node: into or node for node, (_, _, into) in known.items()}
+    missing = {alias: (text, kind) for (alias, _), (text, kind, _) in aliases.items() if alias not in known}
+    for alias, (text, kind) in missing.items():
+        keys[alias], kinds[alias], parent[alias] = text, kind, alias
 
     def root(node: bytes) -> bytes:
         while parent[node] != node:
             node = parent[node]
         return node
 
-    for alias, node in aliases:
-        a, b = root(alias), root(node)
-        if a != b:
-            least, other = sorted((a, b), key=lambda n: key_rank(keys[n]))
-            parent[other] = least
+    def least(*groups: bytes) -> bytes:
+        return min(groups, key=lambda group: key_rank(keys[group]))
 
+    for (alias, node), (_, _, proof) in aliases.items():
+        if proof and (a := root(alias)) != (b := root(node)):
+            first = least(a, b)
+            parent[b if first == a else a] = first
+    moved: dict[bytes, bytes] = {}
+    for (alias, node), (_, _, proof) in aliases.items():
+        if not proof:
+            group = root(node)
+            free = alias in missing or root(alias) == alias
+            moved[alias] = parent[alias] = group if free and alias not in moved else least(root(alias), group)
+    counts: Counter[str] = Counter()
     if missing:
         order = sorted(missing)
         await cursor.execute(
@@ -334,20 +342,19 @@ async def _merge(cursor: AsyncCursor[Any], lease: Lease, aliases: dict[tuple[byt
                 "roots": pg.uuids([root(n) for n in order]),
             },
         )
-    gone = [node for node, (_, _, into) in known.items() if into is None and root(node) != node]
-    if gone:
-        gone.sort()
+        # An alias that stands for its group is one thing more.
+        counts.subtract(Counter(kind for node, (_, kind) in missing.items() if root(node) == node))
+    changed = sorted(node for node, (_, _, into) in known.items() if root(node) != (into or node))
+    if changed:
         await cursor.execute(
             """
             UPDATE historical_sync_entity e SET merged_into = u.root
-            FROM unnest(%(gone)s, %(roots)s) AS u(id, root)
+            FROM unnest(%(changed)s, %(roots)s) AS u(id, root)
             WHERE e.id = u.id OR e.merged_into = u.id
             """,
-            {"gone": pg.uuids(gone), "roots": pg.uuids([root(n) for n in gone])},
+            {"changed": pg.uuids(changed), "roots": pg.uuids([root(n) for n in changed])},
         )
-    counts = Counter(kinds[node] for node in gone)
-    # An alias that stands for its group was just written and stands for one thing more.
-    counts.subtract(Counter(missing[node][1] for node in missing if root(node) == node))
+        counts.update(Counter(kinds[node] for node in changed if known[node][2] is None))
     return counts
 
 

@@ -92,7 +92,8 @@ class Entity(NamedTuple):
     properties: a dict when this record is the entity's own record, None when it is only mentioned (a stub; never
         overwrites what is known).
     aliases: other verified keys of the same thing, in any provider ("salesforce:contact:003..."): whoever refers to
-        one of them means this entity.
+        one of them means this entity, and entities that share one are one.
+    handles: names by which others may mention it and which can change hands (a login): they lead here, but prove nothing.
     """
 
     kind: str
@@ -100,6 +101,7 @@ class Entity(NamedTuple):
     name: str
     properties: JSON | None = None
     aliases: tuple[str, ...] = ()
+    handles: tuple[str, ...] = ()
 
 
 class Relationship(NamedTuple):

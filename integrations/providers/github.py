@@ -249,7 +249,7 @@ async def _count_commits(api: Api, partition: Partition, window: Window) -> Esti
 def _user(user: JSON, ns: str) -> Entity:
     login = user["login"]
     kind = "organization" if user.get("type") == "Organization" else "person"
-    return Entity(kind, f"{ns}:user:{user['id']}", login, None, (f"{ns}:login:{login.lower()}",))
+    return Entity(kind, f"{ns}:user:{user['id']}", login, None, (), (f"{ns}:login:{login.lower()}",))
 
 
 def _mentions(text: str | None, source: str, ns: str, repo: str, said: list[Relationship]) -> None:
@@ -353,7 +353,7 @@ def _extract_commit(row: JSON, context: Context) -> Graph:
         # GitHub itself matched the address to the account, so both are one person.
         account = _user(row["author"], ns)
         person = account if address is None else Entity(
-            account.kind, address, git_author.get("name") or account.name, None, (account.key, *account.aliases)
+            account.kind, address, git_author.get("name") or account.name, None, (account.key,), account.handles
         )
     elif address is not None:
         person = Entity("person", address, git_author.get("name") or address.rpartition(":")[2])

@@ -1,0 +1,183 @@
+"""manage.py sync_history: starts an import, and watches it if asked to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from argparse import ArgumentParser
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from channels.db import database_sync_to_async
+from django.core.management.base import BaseCommand, CommandError
+from django.utils.dateparse import parse_date, parse_datetime
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from atom.access import system_actor
+from atom.errors import Refused
+from atom.tenancy import across_tenants, tenant_scope
+from historical_sync import actions, states
+from historical_sync.models import HistoricalSyncJob
+from historical_sync.progress import describe
+from historical_sync.serializers import job_json
+from historical_sync.worker import run_worker
+from integrations.models import Connection
+
+EXIT_CODES = {states.COMPLETED: 0, states.FAILED: 1, states.PAUSED: 3, states.CANCELLED: 4}
+LOOK_EVERY = 0.3  # seconds
+
+
+class Command(BaseCommand):
+    help = "Starts an import of a connection's history. Exit codes: 0 completed, 1 failed, 2 bad input, 3 paused, 4 cancelled."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("connection", metavar="CONNECTION", help="a connection's id")
+        parser.add_argument("--since", metavar="D", help="ISO date or date-time, UTC (default: three months back)")
+        parser.add_argument("--until", metavar="D", help="ISO date or date-time, UTC (default: now)")
+        parser.add_argument("--streams", metavar="a,b", help="what to bring (default: all)")
+        parser.add_argument("--full", action="store_true", help="import again what is covered already")
+        parser.add_argument("--wait", action="store_true", help="show the progress until the import ends")
+        parser.add_argument("--inline", action="store_true", help="work on it in this process: no worker needed")
+        parser.add_argument("--json", action="store_true", help="print the job as the API shows it")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        connection = self._connection(options["connection"])
+        actor = system_actor(connection.tenant, "command line")
+        with tenant_scope(connection.tenant_id):
+            try:
+                job = actions.start_sync(
+                    actor,
+                    connection,
+                    start=_moment(options["since"], "--since"),
+                    end=_moment(options["until"], "--until", whole_day=True),
+                    streams=None if options["streams"] is None else [s.strip() for s in options["streams"].split(",") if s.strip()],
+                    full=options["full"],
+                    trigger="command",
+                )
+            except Refused as error:
+                raise CommandError(error.detail, returncode=2) from None
+            if options["wait"] or options["inline"]:
+                job = self._watch(actor, job, inline=options["inline"], quiet=options["json"])
+            if options["json"]:
+                self.stdout.write(json.dumps(job_json(actions.get_job(connection.tenant, job.id))))
+            elif not (options["wait"] or options["inline"]):
+                self.stdout.write(str(job.id))
+            if options["wait"] or options["inline"]:
+                sys.exit(EXIT_CODES.get(job.status, 0))
+
+    def _connection(self, given: str) -> Connection:
+        try:
+            with across_tenants("an operator names a connection by its id"):
+                return Connection.objects.select_related("tenant").get(id=UUID(given))
+        except (ValueError, Connection.DoesNotExist):
+            raise CommandError(f"There is no connection {given!r}.", returncode=2) from None
+
+    def _watch(self, actor: Any, job: HistoricalSyncJob, *, inline: bool, quiet: bool) -> HistoricalSyncJob:
+        """Shows the job until it ends or needs a person; Ctrl-C offers to cancel it or to leave it running."""
+        tenant_id = job.tenant_id
+        with _Display(quiet) as display:
+
+            def over() -> bool:
+                nonlocal job
+                job = actions.get_job(actor.tenant, job.id)
+                display.show(job)
+                return job.status not in states.WORKABLE
+
+            try:
+                if inline:
+                    asyncio.run(_work_until(over, str(tenant_id)))
+                else:
+                    while not over():
+                        time.sleep(LOOK_EVERY)
+            except KeyboardInterrupt:
+                display.stop()
+                if inline or _wants_to_cancel():
+                    job = actions.get_job(actor.tenant, job.id)
+                    if states.can_cancel(job.status, job.control):
+                        job = actions.cancel(actor, job)
+                        print("Cancelled. What came in is kept.", file=sys.stderr)
+                else:
+                    print("It goes on in the background.", file=sys.stderr)
+                    sys.exit(0)
+            over()
+        return job
+
+
+async def _work_until(over: Any, tenant_id: str) -> None:
+    async def once() -> bool:
+        with tenant_scope(tenant_id):
+            return bool(await database_sync_to_async(over)())
+
+    await run_worker(16, stop=asyncio.Event(), once=once)
+
+
+def _wants_to_cancel() -> bool:
+    if not sys.stdin.isatty():
+        return False
+    try:
+        return input("\nCancel the import? [y/N] ").strip().lower().startswith("y")
+    except (EOFError, KeyboardInterrupt):
+        return False
+
+
+def _moment(value: str | None, option: str, *, whole_day: bool = False) -> datetime | None:
+    """A date (its beginning, or its end when `whole_day`) or date-time, UTC unless it says otherwise."""
+    if value is None:
+        return None
+    try:
+        moment = parse_datetime(value) if len(value) > 10 else None
+        if moment is None and (day := parse_date(value)) is not None:
+            moment = datetime(day.year, day.month, day.day, tzinfo=UTC)
+            if whole_day:
+                moment = moment.replace(hour=23, minute=59, second=59, microsecond=999999)
+    except ValueError:
+        moment = None
+    if moment is None:
+        raise CommandError(f"{option} must be an ISO date or date-time, such as 2026-01-31, not {value!r}.", returncode=2)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+class _Display:
+    """The progress bar, on standard error; nothing when `quiet`, lines instead of a bar where there is no terminal."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[numbers]}"),
+            console=Console(stderr=True),
+            transient=False,
+        )
+        self.task = self.progress.add_task("Waiting", total=100, numbers="")
+
+    def __enter__(self) -> _Display:
+        if not self.quiet:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        if not self.quiet:
+            self.progress.stop()
+
+    def show(self, job: HistoricalSyncJob) -> None:
+        seen = describe(job)
+        numbers = f"{job.records_processed:,} records · {max(job.entities_extracted, 0):,} entities · {job.relationships_extracted:,} relationships"
+        if job.records_skipped:
+            numbers += f" · {job.records_skipped:,} unchanged"
+        if seen.records_per_second:
+            numbers += f" · {seen.records_per_second:,.0f}/s"
+        if seen.seconds_remaining is not None:
+            numbers += f" · {seen.seconds_remaining:,.0f} s left"
+        self.progress.update(self.task, completed=seen.percentage, description=seen.phase, numbers=numbers)
+        if job.last_error_message and job.status in (states.FAILED, states.PAUSED):
+            self.progress.update(self.task, description=f"{seen.phase}: {job.last_error_message}")

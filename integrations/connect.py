@@ -1,0 +1,200 @@
+"""Granting and giving up access: what a person does on the integrations page, or an operator on the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from asgiref.sync import async_to_sync
+from django.db import transaction
+
+from atom.access import Actor
+from atom.errors import InvalidInput, Refused
+from atom.models import Tenant
+from atom.plans import cheapest
+from integrations import gateway
+from integrations.errors import Misconfigured, ProviderError, ReauthRequired
+from integrations.http import Api, check_public_address, make_client
+from integrations.models import Connection, ConnectionQuerySet, ConnectionStatus
+from integrations.providers.base import Account, Provider, Revocation
+
+log = logging.getLogger(__name__)
+
+REVOKE_TIMEOUT = 10.0  # seconds; a provider that does not answer must not keep us from forgetting its tokens
+
+# What other packages do when access comes back or is about to be given up; they fill these in when they are ready.
+reconnected_hooks: list[Callable[[Actor, Connection], None]] = []
+disconnecting_hooks: list[Callable[[Actor, Connection], None]] = []
+
+
+def connections_of(tenant: Tenant) -> ConnectionQuerySet:
+    """The tenant's connections."""
+    return Connection.objects.of(tenant)  # type: ignore[attr-defined, no-any-return]
+
+
+def get_connection(tenant: Tenant, connection_id: UUID | str) -> Connection:
+    """The tenant's connection; Connection.DoesNotExist for another tenant's as for none."""
+    return connections_of(tenant).get(id=connection_id)
+
+
+def connect_with_token(
+    actor: Actor, provider: Provider, token: str, *, base_url: str = "", label: str = "", private_host_allowed: bool = False
+) -> Connection:
+    """A connection from a personal or service token, verified against the provider.
+
+    Raises InvalidInput (token, base_url) and Refused (plan).
+    """
+    if provider.token_help is None:
+        raise InvalidInput("invalid", f"{provider.name} is connected by signing in, not by a token.", "token")
+    token = token.strip()
+    if not token or len(token) > 4096 or not token.isascii() or any(c.isspace() for c in token):
+        raise InvalidInput("invalid", "This is not a token: it must be one word of letters, digits and signs.", "token")
+    base_url = _checked_base_url(provider, base_url, private_host_allowed)
+    _check_plan(actor.tenant, provider, None)
+    connection = Connection(
+        tenant=actor.tenant, provider_slug=provider.slug, base_url=base_url, private_host_allowed=private_host_allowed
+    )
+    try:
+        account = _identify(provider, token, gateway.api_root(connection), base_url, private_host_allowed)
+    except ReauthRequired:
+        raise InvalidInput("invalid", f"{provider.name} does not accept this token.", "token") from None
+    except Misconfigured as error:
+        raise InvalidInput("invalid", str(error), "base_url") from None
+    except (ProviderError, KeyError, TypeError) as error:
+        reason = str(error) if isinstance(error, ProviderError) else f"{provider.name} gave an answer that is not its own."
+        raise InvalidInput("invalid", reason, "base_url" if base_url else "token") from None
+    return _store(actor, provider, account, token, base_url=base_url, label=label, private_host_allowed=private_host_allowed)[0]
+
+
+def finish_oauth(actor: Actor, provider: Provider, *, code: str, verifier: str, redirect_uri: str) -> tuple[Connection, bool]:
+    """The connection that an authorization code stands for, and whether it is new. Raises ProviderError and Refused."""
+    config = gateway.configured(provider)
+    if config is None or provider.oauth is None:
+        raise Misconfigured(f"{provider.name} is not configured.")
+    token = gateway.exchange_code(config, provider, code=code, verifier=verifier, redirect_uri=redirect_uri)
+    facts = provider.oauth.token_facts(token) if provider.oauth.token_facts else {}
+    root = config.api_url if config.sandbox else provider.api_root(config.api_url, facts)
+    account = _identify(provider, str(token["access_token"]), root, "", False)
+    return _store(actor, provider, account, str(token["access_token"]), token=token, facts=facts, sandbox=config.sandbox)
+
+
+def disconnect(actor: Actor, connection: Connection) -> None:
+    """Gives up access: stops imports, revokes the grant at the provider (best effort), wipes the tokens. History is kept."""
+    for hook in disconnecting_hooks:
+        hook(actor, connection)
+    try:
+        _revoke(connection)
+    except (ProviderError, TimeoutError, OSError) as error:
+        log.warning("could not revoke %s at the provider: %s", connection.id, error)
+    with transaction.atomic():
+        row = connections_of(actor.tenant).select_for_update().get(id=connection.id)
+        row.set_credentials("")
+        row.status = ConnectionStatus.DISCONNECTED
+        row.last_error = ""
+        row.save(update_fields=["sealed_credentials", "token_expires_at", "status", "last_error", "updated_at"])
+
+
+def _checked_base_url(provider: Provider, base_url: str, private_host_allowed: bool) -> str:
+    base_url = base_url.strip().rstrip("/")
+    if not base_url:
+        return ""
+    if not provider.self_hosted:
+        raise InvalidInput("invalid", f"{provider.name} has no self-hosted servers.", "base_url")
+    if len(base_url) > 500 or urlsplit(base_url).scheme not in ("http", "https"):
+        raise InvalidInput("invalid", "The address must begin with https:// or http:// and name a host.", "base_url")
+    if not gateway.private_allowed(base_url=base_url, private_host_allowed=private_host_allowed):
+        try:
+            check_public_address(base_url)
+        except Misconfigured as error:
+            raise InvalidInput("invalid", str(error), "base_url") from None
+    return base_url
+
+
+def _identify(provider: Provider, token: str, root: str, base_url: str, private_host_allowed: bool) -> Account:
+    async def ask() -> Account:
+        allow_private = gateway.private_allowed(base_url=base_url, private_host_allowed=private_host_allowed)
+        async with make_client(allow_private=allow_private) as client:
+            return await provider.identify(Api(provider, root, client, token))
+
+    return async_to_sync(ask)()
+
+
+def _store(
+    actor: Actor,
+    provider: Provider,
+    account: Account,
+    access_token: str,
+    *,
+    token: Any = None,
+    facts: Any = None,
+    sandbox: bool = False,
+    base_url: str = "",
+    label: str = "",
+    private_host_allowed: bool = False,
+) -> tuple[Connection, bool]:
+    external_id = f"{urlsplit(base_url).netloc}:{account.external_id}" if base_url else account.external_id
+    with transaction.atomic():
+        tenant = Tenant.objects.select_for_update().get(id=actor.tenant.id)
+        row = connections_of(tenant).select_for_update().filter(provider_slug=provider.slug, external_account_id=external_id).first()
+        _check_plan(tenant, provider, row)
+        is_new = row is None
+        if row is None:
+            row = Connection(tenant=tenant, provider_slug=provider.slug, external_account_id=external_id, created_by=actor.user)
+        row.set_credentials(access_token, (token or {}).get("refresh_token") or "", gateway.expiry(token or {}))
+        row.account_label = (label or account.label)[:255]
+        row.status = ConnectionStatus.CONNECTED
+        row.by_oauth = token is not None
+        row.sandbox = sandbox
+        row.scopes = None if account.scopes is None else list(account.scopes)
+        row.base_url = base_url
+        row.private_host_allowed = private_host_allowed
+        row.facts = {**account.facts, **(facts or {})}
+        row.last_error = ""
+        row.blocked_until = None
+        row.save()
+        if not is_new:
+            for hook in reconnected_hooks:
+                hook(actor, row)
+    return row, is_new
+
+
+def _check_plan(tenant: Tenant, provider: Provider, existing: Connection | None) -> None:
+    """Refuses one connection more than the plan includes; a reconnect is none more."""
+    limit = tenant.limits.connections
+    if limit is None or (existing is not None and existing.status != ConnectionStatus.DISCONNECTED):
+        return
+    if connections_of(tenant).live().count() >= limit:
+        way_on = cheapest(lambda plan: plan.connections is None or plan.connections > limit)
+        offer = f" The {way_on.name} plan includes more." if way_on else ""
+        raise Refused("plan_feature", f"The {tenant.limits.name} plan includes {limit} connections.{offer}", status_code=403)
+
+
+def _revoke(connection: Connection) -> None:
+    provider = connection.provider
+    config = gateway.configured(provider)
+    if provider.oauth is None or provider.oauth.revoke is None or config is None or not connection.by_oauth:
+        return
+    revoke, credentials = provider.oauth.revoke, connection.credentials
+    if not credentials.get("access_token"):
+        return
+
+    async def call() -> None:
+        async with asyncio.timeout(REVOKE_TIMEOUT), make_client(allow_private=True) as client:
+            root = config.auth_url if config.auth_url == config.api_url else gateway.api_root(connection)
+            await revoke(
+                Revocation(
+                    Api(provider, root, client),
+                    config.auth_url,
+                    root,
+                    config.client_id,
+                    config.client_secret,
+                    credentials["access_token"],
+                    credentials.get("refresh_token", ""),
+                )
+            )
+
+    async_to_sync(call)()

@@ -1,0 +1,238 @@
+"""How a connection reaches its provider: which address, whose client credentials, and a token that is kept fresh."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+from asgiref.sync import sync_to_async
+from authlib.integrations.base_client.errors import OAuthError
+from authlib.integrations.httpx_client import OAuth2Client
+from django.conf import settings
+from django.db import connection as database, transaction
+
+from atom.home import running_address
+from atom.tenancy import tenant_scope
+from integrations.errors import Misconfigured, ReauthRequired, Unavailable
+from integrations.http import USER_AGENT, Api, Limiter, make_client
+from integrations.models import Connection, ConnectionStatus
+from integrations.providers.base import Provider
+
+TOKEN_TIMEOUT = 30.0  # seconds for the token endpoint
+REFRESH_AHEAD = timedelta(minutes=2)  # before the known expiry
+SANDBOX_SECRET = "sandbox-secret"  # noqa: S105 - the stand-in's, public by design
+# Token endpoint errors that only a person can mend; the rest of OAuth's errors mean that the client itself is wrong.
+_GRANT_IS_GONE = {"invalid_grant", "bad_refresh_token", "bad_verification_code", "access_denied", "unauthorized_client"}
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderConfig:
+    """This deployment's access to a provider. sandbox: the built-in stand-in answers."""
+
+    api_url: str
+    auth_url: str
+    client_id: str
+    client_secret: str
+    sandbox: bool
+
+
+def _variable(provider: Provider, name: str) -> str:
+    return f"ATOM_PROVIDER_{provider.slug.upper()}_{name}"
+
+
+def needed_variables(provider: Provider) -> tuple[str, str]:
+    """The two environment variables that configure OAuth for the provider."""
+    return _variable(provider, "CLIENT_ID"), _variable(provider, "CLIENT_SECRET")
+
+
+def sandbox_root() -> str:
+    """Where the stand-ins answer, "" when they don't: "http://127.0.0.1:8000/sandbox"."""
+    if not settings.SANDBOX:
+        return ""
+    if given := os.environ.get("ATOM_SANDBOX_URL"):
+        return given.rstrip("/")
+    address = running_address(settings.ATOM_HOME)
+    return f"{address}/sandbox" if address else ""
+
+
+def configured(provider: Provider) -> ProviderConfig | None:
+    """The provider's OAuth set-up in this deployment; None when it has none and nothing stands in."""
+    if provider.oauth is None:
+        return None
+    client_id, client_secret = (os.environ.get(name, "") for name in needed_variables(provider))
+    if client_id and client_secret:
+        auth_url = os.environ.get(_variable(provider, "AUTH_URL")) or provider.auth_url
+        return ProviderConfig(_api_url(provider), auth_url.rstrip("/"), client_id, client_secret, sandbox=False)
+    root = sandbox_root()
+    if root:
+        url = f"{root}/{provider.slug}"
+        return ProviderConfig(url, url, f"sandbox-{provider.slug}", SANDBOX_SECRET, sandbox=True)
+    return None
+
+
+def _api_url(provider: Provider) -> str:
+    return (os.environ.get(_variable(provider, "BASE_URL")) or provider.api_url).rstrip("/")
+
+
+def api_root(connection: Connection) -> str:
+    """The address that the connection's requests go to."""
+    provider = connection.provider
+    if connection.base_url:
+        return connection.base_url.rstrip("/")
+    if connection.sandbox:
+        root = sandbox_root()
+        if not root:
+            raise Misconfigured(f"This {provider.name} connection belongs to the built-in sandbox, which is not running.")
+        return f"{root}/{provider.slug}"
+    return provider.api_root(_api_url(provider), connection.facts)
+
+
+def namespace(provider: Provider, base_url: str) -> str:
+    """Prefix of the account's keys in the graph: ids of a self-hosted server are its own."""
+    return f"{provider.slug}@{urlsplit(base_url).netloc}" if base_url else provider.slug
+
+
+def private_allowed(*, base_url: str, private_host_allowed: bool) -> bool:
+    """Whether requests may leave for private networks: only addresses that a person typed are suspect."""
+    return not base_url or private_host_allowed or settings.ALLOW_PRIVATE_HOSTS
+
+
+_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[bool, httpx2.AsyncClient]] = weakref.WeakKeyDictionary()
+
+
+def _client(allow_private: bool) -> httpx2.AsyncClient:
+    """The event loop's client: connections to a provider are kept open between pages and chunks."""
+    clients = _clients.setdefault(asyncio.get_running_loop(), {})
+    if allow_private not in clients:
+        clients[allow_private] = make_client(allow_private=allow_private)
+    return clients[allow_private]
+
+
+async def close_clients() -> None:
+    """Closes this event loop's clients; for a worker that ends."""
+    for client in _clients.pop(asyncio.get_running_loop(), {}).values():
+        await client.aclose()
+
+
+async def open_api(connection: Connection, *, limiter: Limiter | None = None) -> Api:
+    """The connection's API for a worker, with a token that refreshes itself.
+
+    Raises ReauthRequired when access is gone, Misconfigured when this deployment can't reach the provider.
+    """
+    if connection.status != ConnectionStatus.CONNECTED:
+        raise ReauthRequired(f"Access to {connection} was lost or given up.")
+    credentials = connection.credentials
+    token = credentials["access_token"]
+    can_refresh = bool(credentials.get("refresh_token"))
+
+    async def refresh(old: str) -> str:
+        return await sync_to_async(_refresh_in_thread, thread_sensitive=False)(connection, old)
+
+    expires = connection.token_expires_at
+    if can_refresh and expires is not None and expires - REFRESH_AHEAD <= datetime.now(UTC):
+        token = await refresh(token)
+    allow_private = private_allowed(base_url=connection.base_url, private_host_allowed=connection.private_host_allowed)
+    return Api(
+        connection.provider,
+        api_root(connection),
+        _client(allow_private),
+        token,
+        refresh if can_refresh else None,
+        limiter,
+        connection.facts,
+        namespace(connection.provider, connection.base_url),
+    )
+
+
+def _refresh_in_thread(connection: Connection, old: str) -> str:
+    try:
+        return refresh_token(connection, old)
+    finally:
+        database.close()  # this thread is nobody's: give its connection back
+
+
+def refresh_token(connection: Connection, old: str) -> str:
+    """A token newer than `old`: refreshed once under the connection's row lock, whoever comes first.
+
+    The provider may take back the old refresh token at once, so the new one is stored before anybody uses the new token.
+    """
+    with tenant_scope(connection.tenant_id):
+        gone: OAuthError | None = None
+        with transaction.atomic():
+            row = Connection.objects.select_for_update().get(tenant_id=connection.tenant_id, id=connection.id)
+            if row.status != ConnectionStatus.CONNECTED:
+                raise ReauthRequired(f"Access to {row} was lost or given up.")
+            credentials = row.credentials
+            if credentials["access_token"] != old:
+                return credentials["access_token"]
+            config = configured(row.provider)
+            assert row.provider.oauth is not None
+            if config is None:
+                raise Misconfigured(f"{row.provider_name} is not configured: set {' and '.join(needed_variables(row.provider))}.")
+            try:
+                token = _token_request(
+                    config, row.provider, "refresh_token", refresh_token=credentials["refresh_token"]
+                )
+            except OAuthError as error:
+                if error.error not in _GRANT_IS_GONE:
+                    raise Misconfigured(f"{row.provider_name} refuses this deployment's client credentials ({error.error}).") from None
+                gone = error
+                row.status = ConnectionStatus.REAUTH_REQUIRED
+                row.last_error = f"{row.provider_name} no longer accepts this connection's grant."
+                row.save(update_fields=["status", "last_error", "updated_at"])
+            else:
+                row.set_credentials(token["access_token"], token.get("refresh_token") or credentials["refresh_token"], expiry(token))
+                row.save(update_fields=["sealed_credentials", "token_expires_at", "updated_at"])
+        if gone is not None:
+            raise ReauthRequired(f"{connection.provider_name} no longer accepts this connection's grant.")
+        return str(token["access_token"])
+
+
+def exchange_code(config: ProviderConfig, provider: Provider, *, code: str, verifier: str, redirect_uri: str) -> Mapping[str, Any]:
+    """The token response for an authorization code. Raises ReauthRequired (bad code), Misconfigured or Unavailable."""
+    try:
+        return _token_request(config, provider, "authorization_code", code=code, code_verifier=verifier, redirect_uri=redirect_uri)
+    except OAuthError as error:
+        if error.error in _GRANT_IS_GONE:
+            raise ReauthRequired(f"{provider.name} did not accept the sign-in. Try again.") from None
+        raise Misconfigured(f"{provider.name} refuses this deployment's client credentials ({error.error}).") from None
+
+
+def _token_request(config: ProviderConfig, provider: Provider, grant_type: str, **arguments: str) -> Mapping[str, Any]:
+    assert provider.oauth is not None
+    url = config.auth_url + provider.oauth.token_path
+    try:
+        with OAuth2Client(
+            config.client_id,
+            config.client_secret,
+            token_endpoint_auth_method="client_secret_post",  # noqa: S106 - a method's name
+            timeout=TOKEN_TIMEOUT,
+            headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
+        ) as client:
+            if grant_type == "refresh_token":
+                token = client.refresh_token(url, refresh_token=arguments["refresh_token"])
+            else:
+                token = client.fetch_token(url, grant_type=grant_type, **arguments)
+    except OAuthError:
+        raise
+    except (httpx2.HTTPError, ValueError):
+        raise Unavailable(f"{provider.name}'s sign-in service does not answer properly.") from None
+    if not token or not token.get("access_token"):
+        raise Unavailable(f"{provider.name}'s sign-in service answered without a token.")
+    return dict(token)
+
+
+def expiry(token: Mapping[str, Any]) -> datetime | None:
+    """When the access token ends, None when the provider does not say."""
+    seconds = token.get("expires_in")
+    try:
+        return datetime.now(UTC) + timedelta(seconds=float(seconds)) if seconds else None
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,78 @@
+"""OAuth 2 authorization code with state and PKCE: the trip of a browser to the provider and back."""
+
+from __future__ import annotations
+
+import time
+from urllib.parse import urlencode
+
+from authlib.common.security import generate_token
+from authlib.oauth2.rfc7636 import create_s256_code_challenge
+from django.conf import settings
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.crypto import constant_time_compare
+
+from atom.middleware import actor_of
+from integrations.gateway import ProviderConfig
+from integrations.providers.base import Provider
+
+LIFETIME = 600  # seconds that a trip may take
+MOST_TRIPS = 5  # open at once in one session
+_SESSION_KEY = "oauth_trips"
+
+
+class BadState(Exception):
+    """The return does not belong to a trip that this session began: wrong, used, too late, or another tenant's."""
+
+
+def redirect_uri(request: HttpRequest, provider: Provider) -> str:
+    """Where the provider sends the browser back to."""
+    path = reverse("connect-callback", args=[provider.slug])
+    return settings.PUBLIC_URL + path if settings.PUBLIC_URL else request.build_absolute_uri(path)
+
+
+def begin(request: HttpRequest, provider: Provider, config: ProviderConfig) -> str:
+    """Begins a trip; returns the provider's address to send the browser to."""
+    assert provider.oauth is not None
+    state, verifier = generate_token(43), generate_token(64)
+    trips = [trip for trip in request.session.get(_SESSION_KEY, []) if trip["at"] > time.time() - LIFETIME]
+    trips.append(
+        {
+            "state": state,
+            "verifier": verifier,
+            "provider": provider.slug,
+            "tenant": str(actor_of(request).tenant.id),
+            "at": time.time(),
+            "redirect_uri": redirect_uri(request, provider),
+        }
+    )
+    request.session[_SESSION_KEY] = trips[-MOST_TRIPS:]
+    oauth = provider.oauth
+    query = {
+        "response_type": "code",
+        "client_id": config.client_id,
+        "redirect_uri": redirect_uri(request, provider),
+        "scope": oauth.scope_separator.join(oauth.scopes),
+        "state": state,
+        "code_challenge": create_s256_code_challenge(verifier),
+        "code_challenge_method": "S256",
+        **oauth.extra_authorize,
+    }
+    return f"{config.auth_url}{oauth.authorize_path}?{urlencode(query)}"
+
+
+def finish(request: HttpRequest, provider: Provider) -> tuple[str, str]:
+    """Ends the trip that the request's state names: (verifier, redirect_uri). Each state serves once. Raises BadState."""
+    given = request.GET.get("state", "")
+    trips = request.session.get(_SESSION_KEY, [])
+    found = next((trip for trip in trips if given and constant_time_compare(trip["state"], given)), None)
+    if found is None:
+        raise BadState
+    request.session[_SESSION_KEY] = [trip for trip in trips if trip is not found]
+    if (
+        found["provider"] != provider.slug
+        or found["tenant"] != str(actor_of(request).tenant.id)
+        or found["at"] < time.time() - LIFETIME
+    ):
+        raise BadState
+    return found["verifier"], found["redirect_uri"]
