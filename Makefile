@@ -1,0 +1,51 @@
+# Needs python3 (3.11 or newer) and make; everything else is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: run test lint format bench requirements clean
+
+run: .venv/run
+	@exec $(BIN)/python manage.py up
+
+test: .venv/dev
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+lint: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy .
+	$(BIN)/djlint --lint --quiet templates
+	$(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/python -m atom.check_deploy
+
+format: .venv/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/dev
+	$(BIN)/python -m bench $(ARGS)
+
+# Pins every dependency with its hashes; no index address gets into the files.
+requirements: .venv/dev
+	for name in run dev; do \
+	  extras="--extra embedded"; [ $$name = dev ] && extras="$$extras --extra dev"; \
+	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-emit-find-links --no-header $$extras pyproject.toml -o requirements/$$name.txt; \
+	done
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv .venv
+
+# One stamp a set: a second start installs nothing.
+.venv/run: requirements/run.txt | .venv/bin/python
+	$(PIP) install --require-hashes -r requirements/run.txt
+	@touch $@
+
+.venv/dev: requirements/dev.txt | .venv/bin/python
+	$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@ .venv/run
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
