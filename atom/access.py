@@ -48,7 +48,9 @@ class Actor:
 def tenants_of(user: User) -> list[Tenant]:
     """The tenants that the user is a member of, by name."""
     with across_tenants("a user's own memberships"):
-        return [m.tenant for m in Membership.objects.filter(user=user).select_related("tenant").order_by("tenant__name")]
+        return [
+            m.tenant for m in Membership.objects.filter(user=user).select_related("tenant").order_by("tenant__name")
+        ]
 
 
 def actor_for_user(user: Any, tenant_id: object | None) -> Actor | None:
@@ -57,7 +59,9 @@ def actor_for_user(user: Any, tenant_id: object | None) -> Actor | None:
         return None
     with across_tenants("a user's own memberships"):
         memberships = list(Membership.objects.filter(user=user).select_related("tenant").order_by("tenant__name"))
-    chosen = next((m for m in memberships if str(m.tenant_id) == str(tenant_id)), memberships[0] if memberships else None)
+    chosen = next(
+        (m for m in memberships if str(m.tenant_id) == str(tenant_id)), memberships[0] if memberships else None
+    )
     if chosen is None:
         return None
     return Actor(chosen.tenant, chosen.role, user.get_short_name(), user)
@@ -69,10 +73,10 @@ def actor_for_key(key: str) -> Actor | None:
         return None
     with across_tenants("the tenant of an API key is found by the key"):
         try:
-            found = ApiKey.objects.select_related("tenant").get_from_key(key)
+            found: Any = ApiKey.objects.get_from_key(key)
         except ApiKey.DoesNotExist:
             return None
-    return None if found.has_expired else Actor(found.tenant, found.role, f"API key {found.name}")
+        return None if found.has_expired else Actor(found.tenant, found.role, f"API key {found.name}")
 
 
 def system_actor(tenant: Tenant, label: str) -> Actor:

@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from django.http import HttpRequest
+from django.utils.functional import SimpleLazyObject
 
-from atom.access import Right
+from atom.access import Right, tenants_of
 
 
 def tenant(request: HttpRequest) -> dict[str, Any]:
     actor = getattr(request, "actor", None)
-    return {"actor": actor, "may": {right.value: actor.may(right) for right in Right} if actor else {}}
+    if actor is None:
+        return {"actor": None, "may": {}}
+    return {
+        "actor": actor,
+        "may": {right.value: actor.may(right) for right in Right},
+        "tenants": SimpleLazyObject(lambda: tenants_of(actor.user)) if actor.user else [],
+    }

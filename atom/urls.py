@@ -1,4 +1,26 @@
-from django.contrib import admin
-from django.urls import path
+"""Every address of the site. The sandbox is mounted in `atom.asgi`."""
 
-urlpatterns = [path("admin/", admin.site.urls)]
+from django.contrib import admin
+from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView
+
+from atom import views
+
+urlpatterns = [
+    path("", views.home, name="home"),
+    path("sign-in", views.sign_in, name="sign-in"),
+    path("sign-out", views.sign_out, name="sign-out"),
+    path("workspace", views.switch_tenant, name="switch-tenant"),
+    path("healthz", views.healthz, name="healthz"),
+    path("readyz", views.readyz, name="readyz"),
+    path("admin/", admin.site.urls),
+    path("api/schema", SpectacularAPIView.as_view(), name="api-schema"),
+    path("api/", include("historical_sync.api_urls")),
+    path("", include("integrations.urls")),
+    path("", include("historical_sync.urls")),
+]
+
+handler400 = "atom.views.bad_request"
+handler403 = "atom.views.permission_denied"
+handler404 = "atom.views.not_found"
+handler500 = "atom.views.server_error"

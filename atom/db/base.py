@@ -62,7 +62,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
         if not _owner and scope != self._applied and self.alias != "__no_db__":
             with self.connection.cursor() as cursor:
                 cursor.execute(
-                    "SELECT set_config('role', %s, false), set_config('atom.tenant', %s, false)", [scope.role, scope.tenant]
+                    "SELECT set_config('role', %s, false), set_config('atom.tenant', %s, false)",
+                    [scope.role, scope.tenant],
                 )
             self._applied = scope
         return super().create_cursor(name)
@@ -70,8 +71,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
     # A setting made inside a transaction goes back with it; what is applied is then unknown.
     def _rollback(self) -> Any:
         self._applied = None
-        return super()._rollback()
+        return super()._rollback()  # type: ignore[misc]
 
     def _savepoint_rollback(self, sid: str) -> None:
         self._applied = None
-        super()._savepoint_rollback(sid)
+        super()._savepoint_rollback(sid)  # type: ignore[misc]

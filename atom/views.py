@@ -1,0 +1,229 @@
+"""Signing in and out, the current workspace, health, and error pages."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from channels.layers import get_channel_layer
+from django.conf import settings
+from django.contrib.auth import authenticate, login, logout
+from django.contrib.auth.views import redirect_to_login
+from django.core.cache import cache
+from django.db import DatabaseError, connection
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.shortcuts import redirect, render
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_GET, require_http_methods, require_POST, require_safe
+
+from atom.access import SESSION_TENANT, Right, tenants_of
+from atom.middleware import actor_of
+
+View = Callable[..., HttpResponse]
+
+# Failed sign-ins: of one account from one address, of one account from anywhere, from one address to any account.
+SIGN_IN_WINDOW = 300  # seconds
+SIGN_IN_LIMITS = {"pair": 5, "account": 30, "address": 50}
+
+
+def tenant_required(right: Right = Right.VIEW) -> Callable[[View], View]:
+    """Only for members of a tenant whose role has `right`: others are sent to sign in, or told that they may not (403)."""
+
+    def decorate(view: View) -> View:
+        @wraps(view)
+        def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+            actor = getattr(request, "actor", None)
+            if not request.user.is_authenticated:
+                if getattr(request, "htmx", False):
+                    # A fragment can't hold the sign-in page: htmx goes there as a whole.
+                    response = HttpResponse(status=401)
+                    response["HX-Redirect"] = settings_login_url(request)
+                    return response
+                return redirect_to_login(request.get_full_path() if request.method == "GET" else "/integrations")
+            if actor is None:
+                return refusal(
+                    request, "No workspace", "You are not a member of any workspace. Ask somebody to invite you."
+                )
+            if not actor.may(right):
+                return refusal(
+                    request, "Not allowed", f"Your role in {actor.tenant} ({actor.role}) does not allow this."
+                )
+            return view(request, *args, **kwargs)
+
+        guarded.right = right  # type: ignore[attr-defined]
+        return guarded
+
+    return decorate
+
+
+def settings_login_url(request: HttpRequest) -> str:
+    """Where htmx goes to sign in, and from there back to the page (not the fragment) that the person is on."""
+    from urllib.parse import urlencode, urlsplit
+
+    from django.urls import reverse
+
+    current = urlsplit(request.headers.get("HX-Current-URL", ""))
+    back = current.path + (f"?{current.query}" if current.query else "")
+    return f"{reverse(settings.LOGIN_URL)}?{urlencode({'next': back or settings.LOGIN_REDIRECT_URL})}"
+
+
+def refusal(request: HttpRequest, title: str, words: str, status: int = 403) -> HttpResponse:
+    """A page, or for htmx a toast, that says why not."""
+    if getattr(request, "htmx", False):
+        response = render(request, "_refused.html", {"title": title, "words": words}, status=status)
+        response["X-Fragments"] = "1"
+        return response
+    return render(request, "error.html", {"title": title, "words": words}, status=status)
+
+
+@require_safe
+def home(request: HttpRequest) -> HttpResponse:
+    return redirect(settings.LOGIN_REDIRECT_URL)
+
+
+@sensitive_post_parameters("password")
+@never_cache
+@require_http_methods(["GET", "POST"])
+def sign_in(request: HttpRequest) -> HttpResponse:
+    """E-mail and password; rate limited by account and by address, without telling which of the two was wrong."""
+    target = request.POST.get("next") or request.GET.get("next") or ""
+    if not url_has_allowed_host_and_scheme(target, {request.get_host()}, require_https=request.is_secure()):
+        target = settings.LOGIN_REDIRECT_URL
+    if request.user.is_authenticated:
+        return HttpResponseRedirect(target)
+    context: dict[str, Any] = {"next": target}
+    if request.method == "POST":
+        email = request.POST.get("email", "").strip().lower()[:254]
+        password = request.POST.get("password", "")[:1024]
+        context["email"] = email
+        keys = _sign_in_keys(request, email)
+        if any((cache.get(key) or 0) >= SIGN_IN_LIMITS[kind] for kind, key in keys.items()):
+            context["error"] = "Too many tries. Wait five minutes and try again."
+            response = render(request, "sign_in.html", context, status=429)
+            response["Retry-After"] = str(SIGN_IN_WINDOW)
+            return response
+        user = authenticate(request, username=email, password=password) if email and password else None
+        if user is None:
+            for key in keys.values():
+                cache.add(key, 0, SIGN_IN_WINDOW)
+                try:
+                    cache.incr(key)
+                except ValueError:  # it ran out in between
+                    cache.set(key, 1, SIGN_IN_WINDOW)
+            context["error"] = "This e-mail address and password do not match."
+            return render(request, "sign_in.html", context, status=400)
+        cache.delete(keys["pair"])
+        login(request, user)
+        return HttpResponseRedirect(target)
+    return render(request, "sign_in.html", context)
+
+
+def _sign_in_keys(request: HttpRequest, email: str) -> dict[str, str]:
+    address = request.META.get("REMOTE_ADDR", "")
+    parts = {"pair": f"{email} {address}", "account": email, "address": address}
+    return {kind: f"sign-in:{kind}:{hashlib.sha256(value.encode()).hexdigest()[:32]}" for kind, value in parts.items()}
+
+
+@require_POST
+def sign_out(request: HttpRequest) -> HttpResponse:
+    logout(request)
+    return redirect("sign-in")
+
+
+@require_POST
+@tenant_required()
+def switch_tenant(request: HttpRequest) -> HttpResponse:
+    """Makes another of the user's tenants the session's; one that is not theirs does not exist."""
+    wanted = request.POST.get("tenant", "")
+    user = actor_of(request).user
+    assert user is not None
+    if not any(str(tenant.id) == wanted for tenant in tenants_of(user)):
+        raise Http404
+    request.session[SESSION_TENANT] = wanted
+    return redirect(settings.LOGIN_REDIRECT_URL)
+
+
+@never_cache
+@require_GET
+def healthz(request: HttpRequest) -> HttpResponse:
+    """The process serves."""
+    return HttpResponse("ok\n", content_type="text/plain")
+
+
+@never_cache
+@require_GET
+def readyz(request: HttpRequest) -> HttpResponse:
+    """Database, queue and channel layer answer: a line each."""
+    lines, ready = [], True
+    for name, check in (
+        ("database", _check_database),
+        ("queue", _check_queue),
+        ("channel layer", _check_channel_layer),
+    ):
+        try:
+            check()
+            lines.append(f"{name}: ok")
+        except Exception as error:
+            ready = False
+            lines.append(f"{name}: {type(error).__name__}")
+    return HttpResponse("\n".join(lines) + "\n", content_type="text/plain", status=200 if ready else 503)
+
+
+def _check_database() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+def _check_queue() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT FROM procrastinate_jobs LIMIT 1")
+
+
+def _check_channel_layer() -> None:
+    from asgiref.sync import async_to_sync
+
+    async def send() -> None:
+        import asyncio
+
+        layer: Any = get_channel_layer()
+        async with asyncio.timeout(2):
+            await layer.group_send("readiness", {"type": "nobody.listens"})
+
+    async_to_sync(send)()
+
+
+def _error(request: HttpRequest, status: int, code: str, title: str, words: str) -> HttpResponse:
+    if request.path.startswith("/api/"):
+        kind = "server_error" if status >= 500 else "client_error"
+        return JsonResponse({"type": kind, "errors": [{"code": code, "detail": words, "attr": None}]}, status=status)
+    try:
+        return refusal(request, title, words, status)
+    except DatabaseError:
+        # The page's frame asks who is signed in, and the database is away.
+        return HttpResponse(f"{title}. {words}\n", status=status, content_type="text/plain")
+
+
+def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    return _error(request, 400, "invalid", "Bad request", "The request could not be understood.")
+
+
+def permission_denied(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    return _error(request, 403, "permission_denied", "Not allowed", "You may not do this.")
+
+
+def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
+    words = "This page was open for too long, or cookies are switched off. Reload it and try again."
+    return _error(request, 403, "permission_denied", "Please try again", words)
+
+
+def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    return _error(request, 404, "not_found", "Not here", "There is nothing at this address, or it is not yours to see.")
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    words = "Something went wrong on our side. It has been noted; try again in a moment."
+    return _error(request, 500, "error", "Something broke", words)
