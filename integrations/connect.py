@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -17,13 +18,14 @@ from atom.errors import InvalidInput, Refused
 from atom.models import Tenant
 from atom.plans import cheapest
 from integrations import gateway
-from integrations.errors import Misconfigured, ProviderError, ReauthRequired
+from integrations.errors import Misconfigured, ProviderError, ReauthRequired, RetryLater
 from integrations.http import Api, check_public_address, make_client
 from integrations.models import Connection, ConnectionQuerySet, ConnectionStatus
 from integrations.providers.base import Account, Provider, Revocation
 
 log = logging.getLogger(__name__)
 
+IDENTIFY_TRIES = 4
 REVOKE_TIMEOUT = 10.0  # seconds; a provider that does not answer must not keep us from forgetting its tokens
 
 # What other packages do when access comes back or is about to be given up; they fill these in when they are ready.
@@ -33,7 +35,7 @@ disconnecting_hooks: list[Callable[[Actor, Connection], None]] = []
 
 def connections_of(tenant: Tenant) -> ConnectionQuerySet:
     """The tenant's connections."""
-    return Connection.objects.of(tenant)  # type: ignore[attr-defined, no-any-return]
+    return Connection.objects.of(tenant)
 
 
 def get_connection(tenant: Tenant, connection_id: UUID | str) -> Connection:
@@ -42,7 +44,13 @@ def get_connection(tenant: Tenant, connection_id: UUID | str) -> Connection:
 
 
 def connect_with_token(
-    actor: Actor, provider: Provider, token: str, *, base_url: str = "", label: str = "", private_host_allowed: bool = False
+    actor: Actor,
+    provider: Provider,
+    token: str,
+    *,
+    base_url: str = "",
+    label: str = "",
+    private_host_allowed: bool = False,
 ) -> Connection:
     """A connection from a personal or service token, verified against the provider.
 
@@ -65,12 +73,18 @@ def connect_with_token(
     except Misconfigured as error:
         raise InvalidInput("invalid", str(error), "base_url") from None
     except (ProviderError, KeyError, TypeError) as error:
-        reason = str(error) if isinstance(error, ProviderError) else f"{provider.name} gave an answer that is not its own."
+        reason = (
+            str(error) if isinstance(error, ProviderError) else f"{provider.name} gave an answer that is not its own."
+        )
         raise InvalidInput("invalid", reason, "base_url" if base_url else "token") from None
-    return _store(actor, provider, account, token, base_url=base_url, label=label, private_host_allowed=private_host_allowed)[0]
+    return _store(
+        actor, provider, account, token, base_url=base_url, label=label, private_host_allowed=private_host_allowed
+    )[0]
 
 
-def finish_oauth(actor: Actor, provider: Provider, *, code: str, verifier: str, redirect_uri: str) -> tuple[Connection, bool]:
+def finish_oauth(
+    actor: Actor, provider: Provider, *, code: str, verifier: str, redirect_uri: str
+) -> tuple[Connection, bool]:
     """The connection that an authorization code stands for, and whether it is new. Raises ProviderError and Refused."""
     config = gateway.configured(provider)
     if config is None or provider.oauth is None:
@@ -79,7 +93,9 @@ def finish_oauth(actor: Actor, provider: Provider, *, code: str, verifier: str, 
     facts = provider.oauth.token_facts(token) if provider.oauth.token_facts else {}
     root = config.api_url if config.sandbox else provider.api_root(config.api_url, facts)
     account = _identify(provider, str(token["access_token"]), root, "", False)
-    return _store(actor, provider, account, str(token["access_token"]), token=token, facts=facts, sandbox=config.sandbox)
+    return _store(
+        actor, provider, account, str(token["access_token"]), token=token, facts=facts, sandbox=config.sandbox
+    )
 
 
 def disconnect(actor: Actor, connection: Connection) -> None:
@@ -118,7 +134,19 @@ def _identify(provider: Provider, token: str, root: str, base_url: str, private_
     async def ask() -> Account:
         allow_private = gateway.private_allowed(base_url=base_url, private_host_allowed=private_host_allowed)
         async with make_client(allow_private=allow_private) as client:
-            return await provider.identify(Api(provider, root, client, token))
+            api = Api(provider, root, client, token)
+            for attempt in range(IDENTIFY_TRIES):
+                try:
+                    return await provider.identify(api)
+                except RetryLater as error:
+                    wait = 0.2 * 2**attempt
+                    if error.retry_at is not None:
+                        wait = (error.retry_at - datetime.now(UTC)).total_seconds()
+                    # Somebody waits at a form: a hiccup is worth a second try, a limit is not.
+                    if attempt == IDENTIFY_TRIES - 1 or wait > 3:
+                        raise
+                    await asyncio.sleep(max(wait, 0))
+            raise AssertionError("unreachable")
 
     return async_to_sync(ask)()
 
@@ -139,11 +167,18 @@ def _store(
     external_id = f"{urlsplit(base_url).netloc}:{account.external_id}" if base_url else account.external_id
     with transaction.atomic():
         tenant = Tenant.objects.select_for_update().get(id=actor.tenant.id)
-        row = connections_of(tenant).select_for_update().filter(provider_slug=provider.slug, external_account_id=external_id).first()
+        row = (
+            connections_of(tenant)
+            .select_for_update()
+            .filter(provider_slug=provider.slug, external_account_id=external_id)
+            .first()
+        )
         _check_plan(tenant, provider, row)
         is_new = row is None
         if row is None:
-            row = Connection(tenant=tenant, provider_slug=provider.slug, external_account_id=external_id, created_by=actor.user)
+            row = Connection(
+                tenant=tenant, provider_slug=provider.slug, external_account_id=external_id, created_by=actor.user
+            )
         row.set_credentials(access_token, (token or {}).get("refresh_token") or "", gateway.expiry(token or {}))
         row.account_label = (label or account.label)[:255]
         row.status = ConnectionStatus.CONNECTED
@@ -170,7 +205,9 @@ def _check_plan(tenant: Tenant, provider: Provider, existing: Connection | None)
     if connections_of(tenant).live().count() >= limit:
         way_on = cheapest(lambda plan: plan.connections is None or plan.connections > limit)
         offer = f" The {way_on.name} plan includes more." if way_on else ""
-        raise Refused("plan_feature", f"The {tenant.limits.name} plan includes {limit} connections.{offer}", status_code=403)
+        raise Refused(
+            "plan_feature", f"The {tenant.limits.name} plan includes {limit} connections.{offer}", status_code=403
+        )
 
 
 def _revoke(connection: Connection) -> None:

@@ -16,7 +16,8 @@ from asgiref.sync import sync_to_async
 from authlib.integrations.base_client.errors import OAuthError
 from authlib.integrations.httpx_client import OAuth2Client
 from django.conf import settings
-from django.db import connection as database, transaction
+from django.db import connection as database
+from django.db import transaction
 
 from atom.home import running_address
 from atom.tenancy import tenant_scope
@@ -27,7 +28,7 @@ from integrations.providers.base import Provider
 
 TOKEN_TIMEOUT = 30.0  # seconds for the token endpoint
 REFRESH_AHEAD = timedelta(minutes=2)  # before the known expiry
-SANDBOX_SECRET = "sandbox-secret"  # noqa: S105 - the stand-in's, public by design
+SANDBOX_SECRET = "sandbox-secret"
 # Token endpoint errors that only a person can mend; the rest of OAuth's errors mean that the client itself is wrong.
 _GRANT_IS_GONE = {"invalid_grant", "bad_refresh_token", "bad_verification_code", "access_denied", "unauthorized_client"}
 
@@ -89,7 +90,9 @@ def api_root(connection: Connection) -> str:
     if connection.sandbox:
         root = sandbox_root()
         if not root:
-            raise Misconfigured(f"This {provider.name} connection belongs to the built-in sandbox, which is not running.")
+            raise Misconfigured(
+                f"This {provider.name} connection belongs to the built-in sandbox, which is not running."
+            )
         return f"{root}/{provider.slug}"
     return provider.api_root(_api_url(provider), connection.facts)
 
@@ -104,7 +107,9 @@ def private_allowed(*, base_url: str, private_host_allowed: bool) -> bool:
     return not base_url or private_host_allowed or settings.ALLOW_PRIVATE_HOSTS
 
 
-_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[bool, httpx2.AsyncClient]] = weakref.WeakKeyDictionary()
+_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[bool, httpx2.AsyncClient]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def _client(allow_private: bool) -> httpx2.AsyncClient:
@@ -175,30 +180,40 @@ def refresh_token(connection: Connection, old: str) -> str:
             config = configured(row.provider)
             assert row.provider.oauth is not None
             if config is None:
-                raise Misconfigured(f"{row.provider_name} is not configured: set {' and '.join(needed_variables(row.provider))}.")
+                raise Misconfigured(
+                    f"{row.provider_name} is not configured: set {' and '.join(needed_variables(row.provider))}."
+                )
             try:
                 token = _token_request(
                     config, row.provider, "refresh_token", refresh_token=credentials["refresh_token"]
                 )
             except OAuthError as error:
                 if error.error not in _GRANT_IS_GONE:
-                    raise Misconfigured(f"{row.provider_name} refuses this deployment's client credentials ({error.error}).") from None
+                    raise Misconfigured(
+                        f"{row.provider_name} refuses this deployment's client credentials ({error.error})."
+                    ) from None
                 gone = error
                 row.status = ConnectionStatus.REAUTH_REQUIRED
                 row.last_error = f"{row.provider_name} no longer accepts this connection's grant."
                 row.save(update_fields=["status", "last_error", "updated_at"])
             else:
-                row.set_credentials(token["access_token"], token.get("refresh_token") or credentials["refresh_token"], expiry(token))
+                row.set_credentials(
+                    token["access_token"], token.get("refresh_token") or credentials["refresh_token"], expiry(token)
+                )
                 row.save(update_fields=["sealed_credentials", "token_expires_at", "updated_at"])
         if gone is not None:
             raise ReauthRequired(f"{connection.provider_name} no longer accepts this connection's grant.")
         return str(token["access_token"])
 
 
-def exchange_code(config: ProviderConfig, provider: Provider, *, code: str, verifier: str, redirect_uri: str) -> Mapping[str, Any]:
+def exchange_code(
+    config: ProviderConfig, provider: Provider, *, code: str, verifier: str, redirect_uri: str
+) -> Mapping[str, Any]:
     """The token response for an authorization code. Raises ReauthRequired (bad code), Misconfigured or Unavailable."""
     try:
-        return _token_request(config, provider, "authorization_code", code=code, code_verifier=verifier, redirect_uri=redirect_uri)
+        return _token_request(
+            config, provider, "authorization_code", code=code, code_verifier=verifier, redirect_uri=redirect_uri
+        )
     except OAuthError as error:
         if error.error in _GRANT_IS_GONE:
             raise ReauthRequired(f"{provider.name} did not accept the sign-in. Try again.") from None
@@ -212,7 +227,7 @@ def _token_request(config: ProviderConfig, provider: Provider, grant_type: str, 
         with OAuth2Client(
             config.client_id,
             config.client_secret,
-            token_endpoint_auth_method="client_secret_post",  # noqa: S106 - a method's name
+            token_endpoint_auth_method="client_secret_post",
             timeout=TOKEN_TIMEOUT,
             headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
         ) as client:

@@ -181,11 +181,12 @@ class _PrivateAddress(Exception):
 def make_client(*, allow_private: bool) -> httpx2.AsyncClient:
     """The HTTP client of one event loop, shared by its connections. `allow_private`: may reach private networks."""
     transport = httpx2.AsyncHTTPTransport(
-        limits=httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS), trust_env=allow_private
+        limits=httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
+        trust_env=allow_private,
     )
     if not allow_private:
         pool = transport._pool
-        pool._network_backend = _PublicOnly(pool._network_backend)  # type: ignore[union-attr]
+        pool._network_backend = _PublicOnly(pool._network_backend)
     return httpx2.AsyncClient(
         transport=transport,
         timeout=httpx2.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT, pool=TOTAL_TIMEOUT),
@@ -211,7 +212,9 @@ class Api:
     facts: Mapping[str, Any] = field(default_factory=dict)
     namespace: str = ""
 
-    async def get(self, path: str, params: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None) -> Reply:
+    async def get(
+        self, path: str, params: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+    ) -> Reply:
         """GET; raises the error that the reply means."""
         return await self.request("GET", path, params=params, headers=headers)
 
@@ -287,7 +290,9 @@ class Api:
                     return self._reply(response, body)
                 raise RequestRejected(f"{name} redirects in circles.")
         except _PrivateAddress:
-            raise Misconfigured("The address leads to a private network, which this deployment does not allow.") from None
+            raise Misconfigured(
+                "The address leads to a private network, which this deployment does not allow."
+            ) from None
         except TimeoutError:
             raise Unavailable(f"{name} did not finish its answer within {TOTAL_TIMEOUT:.0f} s.") from None
         except httpx2.ConnectTimeout:

@@ -59,7 +59,8 @@ class Connection(models.Model):
     scopes = ArrayField(models.TextField(), null=True, blank=True)
     base_url = models.URLField(blank=True, max_length=500)
     private_host_allowed = models.BooleanField(
-        default=False, help_text="The base URL was given by an operator on the command line and may lead to a private network."
+        default=False,
+        help_text="The base URL was given by an operator on the command line and may lead to a private network.",
     )
     facts = models.JSONField(default=dict, blank=True)
     last_error = models.TextField(blank=True)
@@ -75,7 +76,7 @@ class Connection(models.Model):
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(auto_now=True)
 
-    objects: ClassVar[models.Manager[Connection]] = ConnectionQuerySet.as_manager()  # type: ignore[assignment]
+    objects: ClassVar[models.Manager[Connection]] = ConnectionQuerySet.as_manager()
 
     class Meta:
         ordering = ["provider_slug", "account_label"]

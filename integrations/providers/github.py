@@ -69,7 +69,7 @@ def _classify(reply: Reply) -> ProviderError | None:
         if "required" in reply.headers.get("x-github-sso", ""):
             return AccessDenied("The organization asks for single sign-on: authorise this connection for it on GitHub.")
         return AccessDenied(f"GitHub does not allow this: {message or 'permission missing'}")
-    if status == 409 and "empty" in message.lower() or status == 410:
+    if (status == 409 and "empty" in message.lower()) or status == 410:
         return _NothingThere(message)
     if status == 422 and "pagination" in message.lower():
         return CursorExpired("GitHub does not list this far; going on by date.")
@@ -98,7 +98,9 @@ def _rows(reply: Reply) -> list[Any]:
     return reply.data
 
 
-def _records(rows: list[Any], time_of: Callable[[JSON], str], id_key: str) -> tuple[list[Record], list[tuple[str, Any, str]]]:
+def _records(
+    rows: list[Any], time_of: Callable[[JSON], str], id_key: str
+) -> tuple[list[Record], list[tuple[str, Any, str]]]:
     records, rejected = [], []
     for row in rows:
         try:
@@ -138,16 +140,18 @@ def _since_list(path: str, extra: Mapping[str, str]) -> Callable[..., Any]:
         except _NothingThere:
             return Page([], None)
         records, rejected = _records(_rows(reply), _updated, "id")
-        if not records:
-            following = _next(reply) if rejected else None
-            return Page([], {"since": since, "url": following} if following else None, None, rejected)
-        last = max(record.occurred_at for record in records)
         following = _next(reply)
-        if following is None or last >= window.until:
-            return Page(records, None, last, rejected)
-        if _stamp(last) == since:
-            return Page(records, {"since": since, "url": following}, last, rejected)
-        return Page(records, {"since": _stamp(last)}, last, rejected)
+        last = max((record.occurred_at for record in records), default=None)
+        # Rows of the second that the page before ended in come again; those that it had are not told twice.
+        had = set(cursor.get("had", ())) if cursor else set()
+        fresh = [r for r in records if r.external_id not in had or _stamp(r.occurred_at) != since]
+        if following is None or (last is not None and last >= window.until):
+            return Page(fresh, None, last, rejected)
+        if last is None or _stamp(last) == since:
+            ended = [r.external_id for r in fresh if _stamp(r.occurred_at) == since]
+            return Page(fresh, {"since": since, "url": following, "had": [*had, *ended]}, last, rejected)
+        ended = [r.external_id for r in records if r.occurred_at == last]
+        return Page(fresh, {"since": _stamp(last), "had": ended}, last, rejected)
 
     return fetch
 
@@ -198,7 +202,9 @@ async def _repositories_page(api: Api, url: str | None) -> Reply:
     if url:
         return await api.get(url)
     affiliation = "owner,collaborator,organization_member"
-    return await api.get("/user/repos", {"affiliation": affiliation, "sort": "updated", "direction": "asc", "per_page": 100})
+    return await api.get(
+        "/user/repos", {"affiliation": affiliation, "sort": "updated", "direction": "asc", "per_page": 100}
+    )
 
 
 async def _partitions(api: Api) -> list[Partition]:
@@ -214,22 +220,36 @@ async def _partitions(api: Api) -> list[Partition]:
             return list(found.values())
 
 
-async def _count(api: Api, partition: Partition, window: Window, kinds: tuple[str, ...]) -> Estimate | None:
-    last = window.until - timedelta(seconds=1)  # the search's ranges include both ends
-    records = 0
-    for kind in kinds:
-        query = f"repo:{partition.facts['full_name']} is:{kind} updated:{_stamp(window.since)}..{_stamp(last)}"
-        reply = await api.get("/search/issues", {"q": query, "per_page": 1})
-        records += int(reply.data["total_count"])
-    return Estimate(records, exact=True)
+def _count_since(path: str, extra: Mapping[str, str]) -> Callable[..., Any]:
+    """Counts a list that takes `since`: one row a page, so the last page's number is the count."""
+
+    async def updated_since(api: Api, partition: Partition, moment: datetime) -> int:
+        params = {**extra, "since": _stamp(moment), "sort": "updated", "direction": "asc", "per_page": 1}
+        try:
+            reply = await api.get(_repo(partition) + path, params)
+        except _NothingThere:
+            return 0
+        return _last_page(reply)
+
+    async def count(api: Api, partition: Partition, window: Window) -> Estimate | None:
+        records = await updated_since(api, partition, window.since)
+        if records and window.until < datetime.now(UTC) - timedelta(minutes=10):
+            records -= await updated_since(api, partition, window.until)
+        return Estimate(max(records, 0), exact=True)
+
+    return count
 
 
-async def _count_issues(api: Api, partition: Partition, window: Window) -> Estimate | None:
-    return await _count(api, partition, window, ("issue", "pr"))
+def _last_page(reply: Reply) -> int:
+    last = _LAST_PAGE.search(reply.headers.get("link", ""))
+    return int(last.group(1)) if last else len(_rows(reply))
 
 
 async def _count_pulls(api: Api, partition: Partition, window: Window) -> Estimate | None:
-    return await _count(api, partition, window, ("pr",))
+    last = window.until - timedelta(seconds=1)  # the search's ranges include both ends
+    query = f"repo:{partition.facts['full_name']} is:pr updated:{_stamp(window.since)}..{_stamp(last)}"
+    reply = await api.get("/search/issues", {"q": query, "per_page": 1})
+    return Estimate(int(reply.data["total_count"]), exact=True)
 
 
 async def _count_commits(api: Api, partition: Partition, window: Window) -> Estimate | None:
@@ -239,8 +259,7 @@ async def _count_commits(api: Api, partition: Partition, window: Window) -> Esti
         reply = await api.get(_repo(partition) + "/commits", params)
     except _NothingThere:
         return Estimate(0, exact=True)
-    last = _LAST_PAGE.search(reply.headers.get("link", ""))
-    return Estimate(int(last.group(1)) if last else len(_rows(reply)), exact=True)
+    return Estimate(_last_page(reply), exact=True)
 
 
 # -- records to graph ---------------------------------------------------------------------------------------------------------
@@ -248,8 +267,10 @@ async def _count_commits(api: Api, partition: Partition, window: Window) -> Esti
 
 def _user(user: JSON, ns: str) -> Entity:
     login = user["login"]
-    kind = "organization" if user.get("type") == "Organization" else "person"
-    return Entity(kind, f"{ns}:user:{user['id']}", login, None, (), (f"{ns}:login:{login.lower()}",))
+    handles = (f"{ns}:login:{login.lower()}",)
+    if user.get("type") == "Organization":
+        return Entity("organization", f"{ns}:org:{user['id']}", login, None, (), handles)
+    return Entity("person", f"{ns}:user:{user['id']}", login, None, (), handles)
 
 
 def _mentions(text: str | None, source: str, ns: str, repo: str, said: list[Relationship]) -> None:
@@ -278,7 +299,12 @@ def _extract_issue(row: JSON, context: Context) -> Graph:
 
 
 def _extract_pull(row: JSON, context: Context) -> Graph:
-    branches = {"merged_at": row.get("merged_at"), "draft": row.get("draft"), "from": row["head"]["ref"], "into": row["base"]["ref"]}
+    branches = {
+        "merged_at": row.get("merged_at"),
+        "draft": row.get("draft"),
+        "from": row["head"]["ref"],
+        "into": row["base"]["ref"],
+    }
     return _issue(row, context, "pull_request", branches)
 
 
@@ -288,7 +314,12 @@ def _issue(row: JSON, context: Context, kind: str, more: JSON) -> Graph:
     key = f"{ns}:issue:{repo}#{number}"
     repository = f"{ns}:repository:{repo}"
     entities = [
-        Entity(kind, key, title or f"#{number}", {"number": number, "state": row["state"], "url": row.get("html_url"), **more}),
+        Entity(
+            kind,
+            key,
+            title or f"#{number}",
+            {"number": number, "state": row["state"], "url": row.get("html_url"), **more},
+        ),
         Entity("repository", repository, context.partition.label),
     ]
     said = [Relationship("part_of", key, repository)]
@@ -343,7 +374,12 @@ def _extract_commit(row: JSON, context: Context) -> Graph:
     key, repository = f"{ns}:commit:{row['sha']}", f"{ns}:repository:{repo}"
     message = commit.get("message") or ""
     entities = [
-        Entity("commit", key, message.strip().partition("\n")[0][:200] or row["sha"][:10], {"sha": row["sha"], "url": row.get("html_url")}),
+        Entity(
+            "commit",
+            key,
+            message.strip().partition("\n")[0][:200] or row["sha"][:10],
+            {"sha": row["sha"], "url": row.get("html_url")},
+        ),
         Entity("repository", repository, context.partition.label),
     ]
     said = [Relationship("part_of", key, repository)]
@@ -352,8 +388,12 @@ def _extract_commit(row: JSON, context: Context) -> Graph:
     if row.get("author"):
         # GitHub itself matched the address to the account, so both are one person.
         account = _user(row["author"], ns)
-        person = account if address is None else Entity(
-            account.kind, address, git_author.get("name") or account.name, None, (account.key,), account.handles
+        person = (
+            account
+            if address is None
+            else Entity(
+                account.kind, address, git_author.get("name") or account.name, None, (account.key,), account.handles
+            )
         )
     elif address is not None:
         person = Entity("person", address, git_author.get("name") or address.rpartition(":")[2])
@@ -420,14 +460,15 @@ GITHUB = Provider(
     self_hosted=True,
     streams=(
         Stream("repositories", "Repositories", WindowKind.SNAPSHOT, _fetch_repositories, _extract_repository),
-        Stream("issues", "Issues", WindowKind.LOWER_BOUND, _fetch_issues, _extract_issue, _count_issues, partitioned=True, needs=_ISSUE_ACCESS),
+        Stream("issues", "Issues", WindowKind.LOWER_BOUND, _fetch_issues, _extract_issue, _count_since("/issues", {"state": "all"}), partitioned=True, needs=_ISSUE_ACCESS),
         Stream(
             "pull_requests", "Pull requests", WindowKind.SCAN, _fetch_pulls, _extract_pull, _count_pulls,
             ascending=False, partitioned=True, needs=_ISSUE_ACCESS,
         ),
-        Stream("comments", "Comments", WindowKind.LOWER_BOUND, _fetch_comments, _extract_comment, partitioned=True, needs=_ISSUE_ACCESS),
+        Stream("comments", "Comments", WindowKind.LOWER_BOUND, _fetch_comments, _extract_comment, _count_since("/issues/comments", {}),
+            partitioned=True, needs=_ISSUE_ACCESS),
         Stream(
-            "review_comments", "Review comments", WindowKind.LOWER_BOUND, _fetch_review_comments, _extract_comment,
+            "review_comments", "Review comments", WindowKind.LOWER_BOUND, _fetch_review_comments, _extract_comment, _count_since("/pulls/comments", {}),
             partitioned=True, needs=_ISSUE_ACCESS,
         ),
         Stream(

@@ -57,8 +57,23 @@ _FIELDS: dict[str, str] = {
 }
 _COMMON = "CreatedDate, SystemModstamp, IsDeleted"
 # The first three characters of an id say what it is.
-_PREFIXES = {"001": "account", "003": "contact", "00Q": "lead", "005": "user", "006": "opportunity", "500": "case", "00T": "task"}
-_KINDS = {"account": "organization", "contact": "person", "lead": "person", "user": "person", "opportunity": "deal", "case": "case"}
+_PREFIXES = {
+    "001": "account",
+    "003": "contact",
+    "00Q": "lead",
+    "005": "user",
+    "006": "opportunity",
+    "500": "case",
+    "00T": "task",
+}
+_KINDS = {
+    "account": "organization",
+    "contact": "person",
+    "lead": "person",
+    "user": "person",
+    "opportunity": "deal",
+    "case": "case",
+}
 
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
@@ -90,7 +105,13 @@ def _classify(reply: Reply) -> ProviderError | None:
         return CursorExpired("Salesforce no longer knows the page; going on by date.")
     if code == "QUERY_TIMEOUT":
         return WindowTooLarge("Salesforce needs too long for this span of time.")
-    if code in ("INVALID_TYPE", "INVALID_FIELD", "INSUFFICIENT_ACCESS", "API_DISABLED_FOR_ORG", "API_CURRENTLY_DISABLED"):
+    if code in (
+        "INVALID_TYPE",
+        "INVALID_FIELD",
+        "INSUFFICIENT_ACCESS",
+        "API_DISABLED_FOR_ORG",
+        "API_CURRENTLY_DISABLED",
+    ):
         return AccessDenied(f"Salesforce does not let this user read it: {message[:300]}")
     if code == "MALFORMED_QUERY":
         return RequestRejected(f"Salesforce does not understand the query: {message[:300]}")
@@ -147,7 +168,9 @@ def _fetch(table: str) -> Callable[..., Any]:
 
 def _count(table: str) -> Callable[..., Any]:
     async def count(api: Api, partition: Partition, window: Window) -> Estimate | None:
-        reply = await api.get(f"/services/data/{VERSION}/queryAll", {"q": f"SELECT COUNT() FROM {table} WHERE {_condition(window)}"})
+        reply = await api.get(
+            f"/services/data/{VERSION}/queryAll", {"q": f"SELECT COUNT() FROM {table} WHERE {_condition(window)}"}
+        )
         return Estimate(int(reply.data["totalSize"]), exact=True)
 
     return count
@@ -209,7 +232,9 @@ def _graph(own: Entity, *links: tuple[str, list[Entity], bool]) -> Graph:
 def _mentions(graph: Graph, *texts: str | None) -> Graph:
     own = graph.entities[0].key
     for text in texts:
-        graph.relationships.extend(Relationship("mentions", own, key) for key in mentioned_emails(text or "") if key != own)
+        graph.relationships.extend(
+            Relationship("mentions", own, key) for key in mentioned_emails(text or "") if key != own
+        )
     return graph
 
 
@@ -224,24 +249,37 @@ def _extract_account(row: JSON, context: Context) -> Graph:
     ns = context.namespace
     own, domain = _own_key(ns, row["Id"]), domain_key(row.get("Website"))
     account = Entity(
-        "organization", domain or own, row["Name"], _facts(row, "Website", "Industry", "Phone"), (own,) if domain else ()
+        "organization",
+        domain or own,
+        row["Name"],
+        _facts(row, "Website", "Industry", "Phone"),
+        (own,) if domain else (),
     )
     parent = []
     if row.get("ParentId"):
-        parent = [Entity("organization", _own_key(ns, row["ParentId"]), _parent(row, "Parent").get("Name") or "Account")]
+        parent = [
+            Entity("organization", _own_key(ns, row["ParentId"]), _parent(row, "Parent").get("Name") or "Account")
+        ]
     return _graph(account, ("part_of", parent, True), ("owned_by", _owner(row, ns), True))
 
 
 def _extract_contact(row: JSON, context: Context) -> Graph:
     ns = context.namespace
     key, aliases = _by_address(ns, row["Id"], row.get("Email"))
-    person = Entity("person", key, row.get("Name") or row.get("Email") or "Contact", _facts(row, "Email", "Phone", "Title"), aliases)
+    person = Entity(
+        "person", key, row.get("Name") or row.get("Email") or "Contact", _facts(row, "Email", "Phone", "Title"), aliases
+    )
     return _graph(person, ("works_at", _account_of(row, ns), True), ("owned_by", _owner(row, ns), True))
 
 
 def _extract_opportunity(row: JSON, context: Context) -> Graph:
     ns = context.namespace
-    deal = Entity("deal", _own_key(ns, row["Id"]), row["Name"], _facts(row, "Amount", "StageName", "CloseDate", "IsWon", "IsClosed"))
+    deal = Entity(
+        "deal",
+        _own_key(ns, row["Id"]),
+        row["Name"],
+        _facts(row, "Amount", "StageName", "CloseDate", "IsWon", "IsClosed"),
+    )
     graph = _graph(deal, ("for_account", _account_of(row, ns), True), ("owned_by", _owner(row, ns), True))
     return _mentions(graph, row.get("Description"))
 
@@ -261,7 +299,9 @@ def _extract_case(row: JSON, context: Context) -> Graph:
 
 def _extract_task(row: JSON, context: Context) -> Graph:
     ns = context.namespace
-    task = Entity("task", _own_key(ns, row["Id"]), row.get("Subject") or "Task", _facts(row, "Status", "Priority", "ActivityDate"))
+    task = Entity(
+        "task", _own_key(ns, row["Id"]), row.get("Subject") or "Task", _facts(row, "Status", "Priority", "ActivityDate")
+    )
     about = []
     what = row.get("WhatId")
     if what and (kind := _KINDS.get(_PREFIXES.get(what[:3], ""))):
@@ -286,7 +326,9 @@ async def _identify(api: Api) -> Account:
 
 
 async def _revoke(grant: Revocation) -> None:
-    await grant.api.request("POST", "/services/oauth2/revoke", form={"token": grant.refresh_token or grant.access_token}, auth=("", ""))
+    await grant.api.request(
+        "POST", "/services/oauth2/revoke", form={"token": grant.refresh_token or grant.access_token}, auth=("", "")
+    )
 
 
 def _token_facts(token: Mapping[str, Any]) -> JSON:

@@ -9,10 +9,45 @@ _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z
 _VALID_EMAIL = re.compile(r"[^@\s<>()]{1,64}@(?:[^@\s.<>()]{1,63}\.)+[^@\s.<>()]{2,63}")
 # Domains that say nothing about the organization behind an address or a web site.
 SHARED_DOMAINS = frozenset(
-    """gmail.com googlemail.com outlook.com hotmail.com live.com msn.com yahoo.com ymail.com icloud.com me.com mac.com aol.com
-    gmx.com gmx.net gmx.de web.de mail.com mail.ru yandex.ru proton.me protonmail.com fastmail.com qq.com 163.com
-    github.com github.io linkedin.com facebook.com twitter.com x.com instagram.com youtube.com wordpress.com wixsite.com
-    sites.google.com blogspot.com notion.site""".split()
+    [
+        "gmail.com",
+        "googlemail.com",
+        "outlook.com",
+        "hotmail.com",
+        "live.com",
+        "msn.com",
+        "yahoo.com",
+        "ymail.com",
+        "icloud.com",
+        "me.com",
+        "mac.com",
+        "aol.com",
+        "gmx.com",
+        "gmx.net",
+        "gmx.de",
+        "web.de",
+        "mail.com",
+        "mail.ru",
+        "yandex.ru",
+        "proton.me",
+        "protonmail.com",
+        "fastmail.com",
+        "qq.com",
+        "163.com",
+        "github.com",
+        "github.io",
+        "linkedin.com",
+        "facebook.com",
+        "twitter.com",
+        "x.com",
+        "instagram.com",
+        "youtube.com",
+        "wordpress.com",
+        "wixsite.com",
+        "sites.google.com",
+        "blogspot.com",
+        "notion.site",
+    ]
 )
 
 

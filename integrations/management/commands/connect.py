@@ -36,7 +36,9 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         provider = PROVIDERS.get(options["provider"])
         if provider is None:
-            raise CommandError(f"There is no provider {options['provider']!r}; there are {', '.join(PROVIDERS)}.", returncode=2)
+            raise CommandError(
+                f"There is no provider {options['provider']!r}; there are {', '.join(PROVIDERS)}.", returncode=2
+            )
         tenant = Tenant.objects.filter(slug=options["tenant"]).first()
         if tenant is None:
             raise CommandError(f"There is no tenant {options['tenant']!r}.", returncode=2)

@@ -1,0 +1,74 @@
+"""Bad days, switched on from outside: latency, limits, errors, broken answers, lost access."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass
+class Faults:
+    """`*_every`: each n-th API call; 0 is never. retry_after: seconds. daily_quota: calls, from when it is set; 0 is none.
+
+    rate_limit: calls an hour that GitHub allows.
+    """
+
+    latency_ms: float = 0
+    jitter_ms: float = 0
+    rate_limit_every: int = 0
+    retry_after: int = 1
+    error_every: int = 0
+    truncate_every: int = 0
+    html_every: int = 0
+    drop_every: int = 0
+    daily_quota: int = 0
+    rate_limit: int = 5000
+
+
+NAMES = {field.name for field in fields(Faults)}
+
+
+class Control:
+    """The switches, and a log of the last calls."""
+
+    def __init__(self, latency_ms: float = 0) -> None:
+        self.faults = Faults(latency_ms=latency_ms)
+        self.calls = self.quota_from = 0
+        self.log: deque[dict[str, Any]] = deque(maxlen=200)
+
+    def wrong(self, given: dict[str, Any]) -> str:
+        """What is wrong with these settings, "" if nothing."""
+        for name, value in given.items():
+            if name not in NAMES:
+                return f"there is no switch {name!r}"
+            kinds = (int, float) if name.endswith("_ms") else (int,)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value <= 1_000_000:
+                return f"{name} must be a {'number' if float in kinds else 'whole number'} from 0 to 1000000"
+        return ""
+
+    def set(self, given: dict[str, Any]) -> None:
+        """Takes settings that `wrong` found nothing wrong with."""
+        for name, value in given.items():
+            setattr(self.faults, name, float(value) if name.endswith("_ms") else value)
+        if "daily_quota" in given:
+            self.quota_from = self.calls
+
+    def reset(self) -> None:
+        self.faults = Faults()
+        self.calls = self.quota_from = 0
+
+    def next_fault(self) -> str:
+        """What happens to the next API call: "", or the name of a fault."""
+        self.calls += 1
+        faults = self.faults
+        if faults.daily_quota and self.calls - self.quota_from > faults.daily_quota:
+            return "daily_quota"
+        for name in ("rate_limit", "error", "drop", "html", "truncate"):
+            every = getattr(faults, f"{name}_every")
+            if every and self.calls % every == 0:
+                return name
+        return ""
+
+    def state(self) -> dict[str, Any]:
+        return {**asdict(self.faults), "calls": self.calls}

@@ -1,0 +1,315 @@
+"""GitHub's REST API and OAuth, as far as a history import goes."""
+
+from __future__ import annotations
+
+import re
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from integrations.sandbox.consent import authorize
+from integrations.sandbox.faults import Control
+from integrations.sandbox.github_rows import ACCOUNTS, REPOSITORIES, Repository, Rows, account_user
+from integrations.sandbox.tokens import Tokens
+from integrations.sandbox.wire import Request, Response, whole
+from integrations.sandbox.world import World, seconds_of
+
+__all__ = ["ACCOUNTS", "PREFIX", "GitHub"]
+
+SLUG, NAME, PREFIX = "github", "GitHub", "gho_"
+SCOPES = ("read:org", "read:user", "repo", "user:email")
+HOUR = 3600
+MOST_FOUND = 1000  # that a search shows, however many it counts
+DOCS = "https://docs.github.com/rest"
+BAD_CREDENTIALS = Response(401, {"message": "Bad credentials", "documentation_url": DOCS, "status": "401"})
+NOT_FOUND = Response(404, {"message": "Not Found", "documentation_url": DOCS, "status": "404"})
+INVALID = Response(422, {"message": "Validation Failed", "documentation_url": DOCS, "status": "422"})
+_REPOSITORY = re.compile(r"/(?:repos/([\w.-]+)/([\w.-]+)|repositories/([0-9]+))(/.*)?", re.ASCII)
+_ONE = re.compile(r"/(issues|pulls)/([0-9]{1,9})")
+
+
+class GitHub:
+    """The stand-in. `world` may be replaced while it runs."""
+
+    slug = SLUG
+    accounts = ACCOUNTS
+
+    def __init__(self, world: World, tokens: Tokens, control: Control) -> None:
+        self.tokens, self.control = tokens, control
+        self.used: dict[str, tuple[int, int]] = {}  # account -> (hour, calls in it)
+        self.set_world(world)
+
+    def set_world(self, world: World) -> None:
+        self.repositories = {
+            account: [Repository(world, account, i, name, share) for i, (name, share) in enumerate(REPOSITORIES)]
+            for account in ACCOUNTS
+        }
+
+    def reset(self) -> None:
+        self.used.clear()
+
+    # -- consent and tokens -------------------------------------------------------------------------------------------------
+
+    def oauth(self, request: Request) -> Response | None:
+        """OAuth's endpoints; None for another path."""
+        if request.path == "/login/oauth/authorize":
+            return authorize(request, self.tokens, SLUG, NAME, ACCOUNTS)
+        if request.path == "/login/oauth/access_token" and request.method == "POST":
+            answer = self._token(request.form)
+            if "application/json" in request.headers.get("accept", ""):
+                return Response(200, answer)
+            return Response(200, urlencode(answer).encode(), {"Content-Type": "application/x-www-form-urlencoded"})
+        if request.path == f"/applications/sandbox-{SLUG}/grant" and request.method == "DELETE":
+            return self._revoke(request)
+        return None
+
+    def _token(self, form: dict[str, str]) -> dict[str, str]:
+        # As the real one: errors come with status 200, too.
+        if form.get("client_id") != f"sandbox-{SLUG}" or form.get("client_secret") != "sandbox-secret":
+            words = "The client_id and/or client_secret passed are incorrect."
+            return {"error": "incorrect_client_credentials", "error_description": words}
+        code = self.tokens.redeem(
+            SLUG, form.get("code", ""), form.get("redirect_uri", ""), form.get("code_verifier", "")
+        )
+        if code is None:
+            words = "The code passed is incorrect or expired."
+            return {"error": "bad_verification_code", "error_description": words}
+        token = self.tokens.make(PREFIX, SLUG, code.account, "access")
+        return {"access_token": token, "token_type": "bearer", "scope": ",".join(SCOPES)}
+
+    def _revoke(self, request: Request) -> Response:
+        if request.basic != (f"sandbox-{SLUG}", "sandbox-secret"):
+            return NOT_FOUND
+        given = request.json.get("access_token") if isinstance(request.json, dict) else None
+        token = self.tokens.read(PREFIX, given) if isinstance(given, str) else None
+        if token is None:
+            return INVALID
+        self.tokens.revoke(token)
+        return Response(204)
+
+    # -- the API ------------------------------------------------------------------------------------------------------------
+
+    def account_of(self, request: Request) -> str | None:
+        if request.token.startswith("ghp_"):
+            return next(iter(ACCOUNTS))
+        token = self.tokens.read(PREFIX, request.token)
+        return token.account if token is not None and token.account in ACCOUNTS else None
+
+    def rate_limited(self) -> Response:
+        """The reply to a client that must wait `retry_after` seconds."""
+        retry = self.control.faults.retry_after
+        return self._too_many(int(time.time()) + retry).with_headers({"Retry-After": str(retry)})
+
+    quota_used_up = rate_limited
+
+    def _too_many(self, reset: int) -> Response:
+        limit = str(self.control.faults.rate_limit)
+        return Response(
+            403,
+            {"message": "API rate limit exceeded for user ID 583231.", "documentation_url": DOCS, "status": "403"},
+            {
+                "X-RateLimit-Limit": limit,
+                "X-RateLimit-Remaining": "0",
+                "X-RateLimit-Used": limit,
+                "X-RateLimit-Reset": str(reset),
+                "X-RateLimit-Resource": "core",
+            },
+        )
+
+    def api(self, request: Request) -> Response:
+        account = self.account_of(request)
+        if account is None:
+            return BAD_CREDENTIALS
+        limit, hour = self.control.faults.rate_limit, int(time.time()) // HOUR
+        at, used = self.used.get(account, (hour, 0))
+        used = used + 1 if at == hour else 1
+        if used > limit:
+            return self._too_many((hour + 1) * HOUR)
+        self.used[account] = (hour, used)
+        response = self._answer(request, account) if request.method == "GET" else NOT_FOUND
+        return response.with_headers(
+            {
+                "X-RateLimit-Limit": str(limit),
+                "X-RateLimit-Remaining": str(limit - used),
+                "X-RateLimit-Used": str(used),
+                "X-RateLimit-Reset": str((hour + 1) * HOUR),
+                "X-RateLimit-Resource": "core",
+                "X-OAuth-Scopes": ", ".join(SCOPES),
+            }
+        )
+
+    def _answer(self, request: Request, account: str) -> Response:
+        path, query, own = request.path, request.query, self.repositories[account]
+        if path == "/user":
+            name = account.replace("-", " ").title()
+            return Response(200, {**account_user(account), "type": "User", "name": name, "email": None})
+        if path == "/user/repos":
+            return self._repositories(request, own)
+        if path == "/search/issues":
+            return self._search(request, own, query.get("q", ""))
+        match = _REPOSITORY.fullmatch(path)
+        if match is None:
+            return NOT_FOUND
+        full_name, number, rest = f"{match[1]}/{match[2]}".lower(), match[3], match[4] or ""
+        repository = next(
+            (r for r in own if (str(r.id) == number if number else r.full_name.lower() == full_name)), None
+        )
+        if repository is None:
+            return NOT_FOUND
+        if not rest:
+            return Response(200, repository.row(request.base))
+        return self._below(request, repository, rest)
+
+    def _below(self, request: Request, repository: Repository, rest: str) -> Response:
+        if rest.startswith("/issues") and not repository.has_issues:
+            return Response(410, {"message": "Issues are disabled for this repo", "documentation_url": DOCS})
+        if rest == "/issues":
+            return self._list(request, repository, rest, repository.issues, repository.issue, by_state=True)
+        if rest == "/pulls":
+            return self._list(request, repository, rest, repository.pulls, repository.pull, by_state=True, since=False)
+        if rest == "/issues/comments":
+            return self._list(request, repository, rest, repository.comments, repository.comment)
+        if rest == "/pulls/comments":
+            return self._list(request, repository, rest, repository.review_comments, repository.review_comment)
+        if rest == "/commits":
+            return self._commits(request, repository, rest)
+        one = _ONE.fullmatch(rest)
+        if one is not None and 1 <= int(one[2]) <= len(repository.created):
+            row = int(one[2])
+            if one[1] == "issues" or repository.is_pull(row):
+                render = repository.issue if one[1] == "issues" else repository.pull
+                return Response(200, render(row, request.base))
+        return NOT_FOUND
+
+    def _repositories(self, request: Request, own: list[Repository]) -> Response:
+        sort = request.query.get("sort", "full_name")
+        keys: dict[str, Callable[[Repository], Any]] = {
+            "full_name": lambda r: r.full_name,
+            "created": lambda r: r.id,
+            "updated": lambda r: r.pushed,
+            "pushed": lambda r: r.pushed,
+        }
+        direction = request.query.get("direction", "asc" if sort == "full_name" else "desc")
+        if sort not in keys or direction not in ("asc", "desc"):
+            return INVALID
+        rows = sorted(own, key=keys[sort], reverse=direction == "desc")
+        return self._page(request, request.path, range(len(rows)), lambda i, api: rows[i].row(api))
+
+    def _list(
+        self,
+        request: Request,
+        repository: Repository,
+        rest: str,
+        rows: Rows,
+        render: Callable[[int, str], Any],
+        *,
+        by_state: bool = False,
+        since: bool = True,
+    ) -> Response:
+        """A list as GitHub sorts it: issues newest first, pulls so only by time of creation, comments oldest first."""
+        query = request.query
+        sort, direction = query.get("sort", "created"), query.get("direction", "")
+        state = query.get("state", "open") if by_state else "all"
+        if sort not in ("created", "updated", "comments", "popularity", "long-running"):
+            return INVALID
+        if direction not in ("", "asc", "desc") or state not in ("open", "closed", "all"):
+            return INVALID
+        if since and query.get("since"):
+            after = seconds_of(query["since"])
+            if after is None:
+                return INVALID
+            rows = rows[bisect_left(rows, (after, 0)) :]
+        numbers = [number for _, number in rows if state == "all" or repository.state(number) == state]
+        if sort != "updated":
+            numbers.sort()
+        if not by_state:
+            descending = direction == "desc" and "sort" in query
+        else:
+            descending = (direction or ("desc" if since or sort == "created" else "asc")) == "desc"
+        path = f"/repositories/{repository.id}{rest}"
+        return self._page(request, path, numbers[::-1] if descending else numbers, render)
+
+    def _commits(self, request: Request, repository: Repository, rest: str) -> Response:
+        if repository.is_empty:
+            return Response(409, {"message": "Git Repository is empty.", "documentation_url": DOCS, "status": "409"})
+        rows, query = repository.commits, request.query
+        low, high = 0, len(rows)
+        for name in ("since", "until"):
+            if not query.get(name):
+                continue
+            moment = seconds_of(query[name])
+            if moment is None:
+                return INVALID
+            if name == "since":
+                low = bisect_left(rows, (moment, 0))
+            else:
+                high = bisect_right(rows, (moment, len(rows)))
+        newest_first = range(high, low, -1)  # a commit's index is its place in time, from 1
+        return self._page(request, f"/repositories/{repository.id}{rest}", newest_first, repository.commit)
+
+    def _page(self, request: Request, path: str, rows: Sequence[int], render: Callable[[int, str], Any]) -> Response:
+        size, page = whole(request.query.get("per_page"), 30, 1, 100), whole(request.query.get("page"), 1, 1, 10**6)
+        pages = max(1, -(-len(rows) // size))
+        around = [("prev", page - 1)] if page > 1 else []
+        around += [("next", page + 1), ("last", pages)] if page < pages else []
+        around += [("first", 1)] if page > 1 else []
+        links = ", ".join(
+            f'<{request.base}{path}?{urlencode({**request.query, "page": str(number)})}>; rel="{rel}"'
+            for rel, number in around
+        )
+        body = [render(row, request.base) for row in rows[(page - 1) * size : page * size]]
+        return Response(200, body, {"Link": links} if links else {})
+
+    def _search(self, request: Request, own: list[Repository], text: str) -> Response:
+        """repo:owner/name with is:issue or is:pr, is:open or is:closed, and updated:FROM..TO, both ends included."""
+        terms = [term.split(":", 1) for term in text.split() if ":" in term]
+        kinds = {value for name, value in terms if name in ("is", "type")}
+        named = dict(terms)
+        repository = next((r for r in own if r.full_name.lower() == named.get("repo", "").lower()), None)
+        if repository is None or not kinds & {"issue", "pr", "pull-request"}:
+            return INVALID
+        span = _span(named.get("updated", "*..*"))
+        if span is None:
+            return INVALID
+        pulls = "issue" not in kinds
+        rows = repository.pulls if pulls else repository.issues
+        found = [
+            number
+            for _, number in rows[bisect_left(rows, (span[0], 0)) : bisect_right(rows, (span[1], len(rows) + 10**9))]
+            if pulls or not repository.is_pull(number)
+        ]
+        for state in kinds & {"open", "closed"}:
+            found = [number for number in found if repository.state(number) == state]
+        page = self._page(request, request.path, found[:MOST_FOUND], repository.issue)
+        body = {"total_count": len(found), "incomplete_results": False, "items": page.body}
+        return Response(200, body, page.headers)
+
+    def truth(self, account: str, since: float | None, until: float | None) -> dict[str, int]:
+        """How many rows each stream holds in [since, until); repositories have no window."""
+        found = {"repositories": len(self.repositories[account])}
+        for repository in self.repositories[account]:
+            for name, count in repository.truth(since, until).items():
+                found[name] = found.get(name, 0) + count
+        return found
+
+
+def _span(text: str) -> tuple[float, float] | None:
+    """Both ends, included, of FROM..TO, >=FROM, >FROM, <=TO, <TO or one moment. A day counts whole; * is no end."""
+    low, dots, high = text.partition("..")
+    sign = re.match(r"[<>]=?", text)
+    if sign is not None:
+        value = text[sign.end() :]
+        low, high = (value, "*") if sign[0].startswith(">") else ("*", value)
+    elif not dots:
+        high = low
+    begin, end = (0.0 if low == "*" else seconds_of(low)), (1e12 if high == "*" else seconds_of(high))
+    if begin is None or end is None:
+        return None
+    day = 86_399
+    if sign is not None and sign[0] == ">":
+        return begin + 1 + (0 if "T" in low else day), end
+    if sign is not None and sign[0] == "<":
+        return begin, end - 1
+    return begin, end + (0 if high == "*" or "T" in high else day)

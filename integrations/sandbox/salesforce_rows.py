@@ -1,0 +1,226 @@
+"""What a Salesforce organization of the sandbox holds: rows by table and index, made when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from random import Random
+from typing import Any
+
+from integrations.sandbox.soql import Table
+from integrations.sandbox.world import COMPANIES, COMPANY_ENDS, COMPANY_WORDS, FIRST, LAST, PLAIN, World
+
+ACCOUNTS = {"00Dsb0000000001AAA": "Northwind Traders", "00Dsb0000000002AAA": "Contoso"}
+SHARES = {"Account": 0.08, "Contact": 0.22, "Opportunity": 0.15, "Case": 0.2, "Task": 0.35}
+IDS = {"Account": "001", "Contact": "003", "Opportunity": "006", "Case": "500", "Task": "00T"}
+_COMMON = ("Id", "CreatedDate", "LastModifiedDate", "SystemModstamp", "IsDeleted", "OwnerId")
+_PERSON, _COMPANY = ("Name", "Email"), ("Name", "Website")
+_OWNER = {"Owner": _PERSON}
+TABLES = {
+    table.name.lower(): table
+    for table in (
+        Table(
+            "Account",
+            (*_COMMON, "Name", "Website", "Industry", "Phone", "ParentId"),
+            {"Parent": ("Name",), **_OWNER},
+        ),
+        Table(
+            "Contact",
+            (*_COMMON, "FirstName", "LastName", "Name", "Email", "Phone", "Title", "AccountId"),
+            {"Account": _COMPANY, **_OWNER},
+        ),
+        Table(
+            "Opportunity",
+            (*_COMMON, "Name", "Amount", "StageName", "CloseDate", "IsWon", "IsClosed", "Description", "AccountId"),
+            {"Account": _COMPANY, **_OWNER},
+        ),
+        Table(
+            "Case",
+            (
+                *_COMMON,
+                "CaseNumber",
+                "Subject",
+                "Description",
+                "Status",
+                "Priority",
+                "IsClosed",
+                "AccountId",
+                "ContactId",
+            ),
+            {"Account": _COMPANY, "Contact": _PERSON, **_OWNER},
+        ),
+        Table(
+            "Task",
+            (*_COMMON, "Subject", "Description", "Status", "Priority", "ActivityDate", "WhoId", "WhatId"),
+            {"Who": _PERSON, "What": ("Name",), **_OWNER},
+        ),
+    )
+}
+STAGES = ("Prospecting", "Qualification", "Proposal/Price Quote", "Negotiation/Review", "Closed Won", "Closed Lost")
+SUBJECTS = (
+    "Invoice shows the wrong total",
+    "Can't sign in since Monday",
+    "How do we export orders?",
+    "Shipment is late",
+    "Feature request: bulk edit",
+    "Ошибка при оплате",
+)
+ERRANDS = ("Call", "Send quote", "Demo", "Follow up", "Prepare contract", "Visit")
+INDUSTRIES = ("Retail", "Energy", "Healthcare", "Media", "Manufacturing", None)
+
+
+def _time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.000+0000")
+
+
+def _date(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
+
+
+class Organization:
+    """Rows of a table lie by SystemModstamp and, as ids count with it, by Id."""
+
+    def __init__(self, world: World, account: str) -> None:
+        self.world, self.account = world, account
+        self._times: dict[str, list[int]] = {}
+
+    def _id(self, prefix: str, index: int) -> str:
+        """18 characters, no two organizations share one."""
+        return f"{prefix}sb{list(ACCOUNTS).index(self.account)}{index:09d}AAA"
+
+    def count(self, table: str) -> int:
+        return max(1, round(self.world.records * SHARES[table]))
+
+    def modified(self, table: str) -> list[int]:
+        """When each row of the table changed last, ascending."""
+        if table not in self._times:
+            self._times[table] = self.world.times(self.count(table), self.account, table)
+        return self._times[table]
+
+    def is_deleted(self, table: str, index: int) -> bool:
+        return self.world.chance(self.account, table, "deleted", index) < 0.01
+
+    def row(self, table: str, index: int) -> dict[str, Any]:
+        make: Callable[[int, int, Random], dict[str, Any]] = getattr(self, f"_{table.lower()}")
+        modified = self.modified(table)[index]
+        rng = self.world.rng(self.account, table, index)
+        return {
+            "Id": self._id(IDS[table], index),
+            "CreatedDate": _time(modified - int(rng.random() ** 2 * 90 * 86_400)),
+            "LastModifiedDate": _time(modified),
+            "SystemModstamp": _time(modified),
+            "IsDeleted": self.is_deleted(table, index),
+            **self._owner(index),
+            **make(index, modified, rng),
+        }
+
+    # -- parents ------------------------------------------------------------------------------------------------------------
+
+    def _owner(self, index: int) -> dict[str, Any]:
+        person = self.world.people()[int(self.world.chance("owner", index) * 12)]
+        return {"OwnerId": self._id("005", person.index), "Owner": {"Name": person.name, "Email": person.email}}
+
+    def _company(self, index: int) -> tuple[str, str | None]:
+        """(name, web site) of the index-th customer."""
+        if index < len(COMPANIES):
+            return COMPANIES[index][0], f"https://www.{COMPANIES[index][1]}"
+        rng = self.world.rng(self.account, "company", index)
+        name = f"{rng.choice(COMPANY_WORDS)} {rng.choice(COMPANY_ENDS)} {index}"
+        return name, None if rng.random() < 0.2 else f"http://{name.lower().replace(' ', '-')}.test"
+
+    def _account_link(self, *about: object) -> dict[str, Any]:
+        if self.world.chance("orphan", *about) < 0.05:
+            return {"AccountId": None, "Account": None}
+        index = int(self.world.chance("account", self.account, *about) ** 2 * self.count("Account"))
+        name, website = self._company(index)
+        return {"AccountId": self._id("001", index), "Account": {"Name": name, "Website": website}}
+
+    def _who(self, index: int) -> tuple[str, str | None]:
+        """(name, e-mail) of the index-th contact; the first ones are the people that other tools know too."""
+        people = self.world.people()
+        if index < len(people):
+            return people[index].name, people[index].email
+        rng = self.world.rng(self.account, "contact", index)
+        name = f"{rng.choice(FIRST)} {rng.choice(LAST)}"
+        plain = name.translate(PLAIN).lower().replace(" ", ".")
+        domain = f"{COMPANY_WORDS[index % len(COMPANY_WORDS)].lower()}.test"
+        return name, None if rng.random() < 0.1 else f"{plain}.{index}@{domain}"
+
+    def _person_link(self, name: str, parent: str, *about: object) -> dict[str, Any]:
+        if self.world.chance("nobody", *about) < 0.1:
+            return {name: None, parent: None}
+        index = int(self.world.chance("contact", self.account, *about) ** 2 * self.count("Contact"))
+        who, email = self._who(index)
+        return {name: self._id("003", index), parent: {"Name": who, "Email": email}}
+
+    def _deal_name(self, index: int) -> str:
+        link = self._account_link("opportunity", index)
+        company = link["Account"]["Name"] if link["Account"] else "New business"
+        kinds = ("renewal", "expansion", "pilot", "first order")
+        return f"{company} – {kinds[int(self.world.chance(self.account, 'deal', index) * len(kinds))]}"
+
+    # -- tables -------------------------------------------------------------------------------------------------------------
+
+    def _account(self, index: int, modified: int, rng: Random) -> dict[str, Any]:
+        name, website = self._company(index)
+        parent = int(rng.random() * index) if index > 20 and rng.random() < 0.1 else None
+        return {
+            "Name": name,
+            "Website": website,
+            "Industry": rng.choice(INDUSTRIES),
+            "Phone": f"+49 30 {rng.randrange(10**6, 10**7)}",
+            "ParentId": None if parent is None else self._id("001", parent),
+            "Parent": None if parent is None else {"Name": self._company(parent)[0]},
+        }
+
+    def _contact(self, index: int, modified: int, rng: Random) -> dict[str, Any]:
+        name, email = self._who(index)
+        first, _, last = name.partition(" ")
+        return {
+            "FirstName": first,
+            "LastName": last,
+            "Name": name,
+            "Email": email,
+            "Phone": None if rng.random() < 0.4 else f"+1 555 {rng.randrange(10**6, 10**7)}",
+            "Title": rng.choice(("CTO", "Buyer", "Head of Operations", "Engineer", None)),
+            **self._account_link("contact", index),
+        }
+
+    def _opportunity(self, index: int, modified: int, rng: Random) -> dict[str, Any]:
+        stage = rng.choice(STAGES)
+        return {
+            "Name": self._deal_name(index),
+            "Amount": None if rng.random() < 0.1 else round(rng.random() ** 3 * 250_000, 2),
+            "StageName": stage,
+            "CloseDate": _date(modified + 20 * 86_400),
+            "IsWon": stage == "Closed Won",
+            "IsClosed": stage.startswith("Closed"),
+            "Description": None if rng.random() < 0.6 else f"Introduced by {self._who(rng.randrange(40))[1]}",
+            **self._account_link("opportunity", index),
+        }
+
+    def _case(self, index: int, modified: int, rng: Random) -> dict[str, Any]:
+        status = rng.choice(("New", "Working", "Escalated", "Closed", "Closed"))
+        return {
+            "CaseNumber": f"{index + 1000:08d}",
+            "Subject": None if rng.random() < 0.02 else rng.choice(SUBJECTS),
+            "Description": None if rng.random() < 0.3 else "As discussed on the phone.\r\nPlease answer soon.",
+            "Status": status,
+            "Priority": rng.choice(("Low", "Medium", "High")),
+            "IsClosed": status == "Closed",
+            **self._account_link("case", index),
+            **self._person_link("ContactId", "Contact", "case", index),
+        }
+
+    def _task(self, index: int, modified: int, rng: Random) -> dict[str, Any]:
+        what = int(rng.random() * self.count("Opportunity")) if rng.random() < 0.5 else None
+        return {
+            "Subject": rng.choice(ERRANDS),
+            "Description": None if rng.random() < 0.8 else f"Ask {self._who(rng.randrange(40))[1]} first.",
+            "Status": rng.choice(("Not Started", "In Progress", "Completed")),
+            "Priority": "Normal",
+            "ActivityDate": None if rng.random() < 0.3 else _date(modified),
+            "WhatId": None if what is None else self._id("006", what),
+            "What": None if what is None else {"Name": self._deal_name(what)},
+            **self._person_link("WhoId", "Who", "task", index),
+        }

@@ -1,0 +1,136 @@
+"""Connecting by OAuth or token, and disconnecting."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+from uuid import UUID
+
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from atom.access import Right
+from atom.errors import Refused
+from atom.middleware import actor_of
+from atom.views import refusal, tenant_required
+from integrations import gateway, oauth
+from integrations.connect import connect_with_token, disconnect, finish_oauth, get_connection
+from integrations.errors import ProviderError
+from integrations.models import Connection, ConnectionStatus
+from integrations.providers import PROVIDERS
+from integrations.providers.base import Provider
+
+log = logging.getLogger(__name__)
+
+
+def _provider(slug: str) -> Provider:
+    provider = PROVIDERS.get(slug)
+    if provider is None:
+        raise Http404
+    return provider
+
+
+@require_POST
+@tenant_required(Right.CONNECT)
+def connect_start(request: HttpRequest, slug: str) -> HttpResponse:
+    """Sends the browser to the provider's page of consent."""
+    provider = _provider(slug)
+    config = gateway.configured(provider)
+    if config is None or provider.oauth is None:
+        names = " and ".join(gateway.needed_variables(provider))
+        return refusal(
+            request, f"{provider.name} is not configured", f"The operator of this deployment has to set {names}.", 409
+        )
+    return HttpResponseRedirect(oauth.begin(request, provider, config))
+
+
+@never_cache
+@require_GET
+@tenant_required(Right.CONNECT)
+def connect_callback(request: HttpRequest, slug: str) -> HttpResponse:
+    """The browser's return from the provider. What does not belong to a trip of this session is refused, storing nothing."""
+    provider = _provider(slug)
+    try:
+        verifier, redirect_uri = oauth.finish(request, provider)
+    except oauth.BadState:
+        words = f"This return from {provider.name} does not belong to a sign-in that you began here, or was used already. Connect again."
+        return refusal(request, "Not connected", words, 400)
+    if request.GET.get("error"):
+        messages.error(request, f"{provider.name} was not connected: access was declined.")
+        return redirect("integrations")
+    code = request.GET.get("code", "")
+    if not code or len(code) > 4096:
+        return refusal(request, "Not connected", f"{provider.name} sent no usable code. Connect again.", 400)
+    try:
+        connection, _ = finish_oauth(
+            actor_of(request), provider, code=code, verifier=verifier, redirect_uri=redirect_uri
+        )
+    except Refused as error:
+        return refusal(request, "Not connected", error.detail, error.status_code)
+    except ProviderError as error:
+        log.warning("connecting %s failed: %s", provider.slug, error)
+        return refusal(request, "Not connected", str(error), 502)
+    messages.success(request, f"{connection} is connected.")
+    return redirect(f"{reverse('integrations')}?connected={connection.id}")
+
+
+@sensitive_post_parameters("token")
+@never_cache
+@require_http_methods(["GET", "POST"])
+@tenant_required(Right.CONNECT)
+def connect_token(request: HttpRequest, slug: str) -> HttpResponse:
+    """A connection from a pasted token, for providers that have such tokens."""
+    provider = _provider(slug)
+    if provider.token_help is None:
+        raise Http404
+    context: dict[str, Any] = {"provider": provider, "errors": {}}
+    if request.method == "POST":
+        base_url, label = request.POST.get("base_url", ""), request.POST.get("label", "").strip()[:200]
+        context |= {"base_url": base_url[:500], "label": label}
+        try:
+            connection = connect_with_token(
+                actor_of(request), provider, request.POST.get("token", ""), base_url=base_url, label=label
+            )
+        except Refused as error:
+            context["errors"] = {error.attr or "": error.detail}
+            status = 200 if getattr(request, "htmx", False) else error.status_code
+            return render(request, _token_template(request), context, status=status)
+        target = f"{reverse('integrations')}?connected={connection.id}"
+        messages.success(request, f"{connection} is connected.")
+        if getattr(request, "htmx", False):
+            response = HttpResponse(status=204)
+            response["HX-Redirect"] = target
+            return response
+        return redirect(target)
+    return render(request, _token_template(request), context)
+
+
+def _token_template(request: HttpRequest) -> str:
+    return "integrations/_token.html" if getattr(request, "htmx", False) else "integrations/token.html"
+
+
+@require_http_methods(["GET", "POST"])
+@tenant_required(Right.CONNECT)
+def disconnect_connection(request: HttpRequest, connection_id: UUID) -> HttpResponse:
+    """Asks whether to disconnect, saying what is kept (GET); does it (POST)."""
+    actor = actor_of(request)
+    try:
+        connection = get_connection(actor.tenant, connection_id)
+    except Connection.DoesNotExist:
+        raise Http404 from None
+    if request.method == "GET":
+        htmx = getattr(request, "htmx", False)
+        return render(
+            request,
+            "integrations/_disconnect.html" if htmx else "integrations/disconnect.html",
+            {"connection": connection},
+        )
+    if connection.status != ConnectionStatus.DISCONNECTED:
+        disconnect(actor, connection)
+        messages.success(request, f"{connection} is disconnected. Its history stays.")
+    return redirect("integrations")
