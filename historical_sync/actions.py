@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from django.db import IntegrityError, connection as database, transaction
+from django.db import IntegrityError, transaction
+from django.db import connection as database
 from django.db.models import F, Sum
 from django.utils import timezone
 
@@ -31,7 +32,7 @@ RETRY_TOO_MANY = 60  # seconds; when one of three jobs may be done
 
 def jobs_of(tenant: Tenant) -> JobQuerySet:
     """The tenant's jobs, newest first."""
-    return HistoricalSyncJob.objects.of(tenant)  # type: ignore[attr-defined, no-any-return]
+    return HistoricalSyncJob.objects.of(tenant)
 
 
 def get_job(tenant: Tenant, job_id: UUID | str) -> HistoricalSyncJob:
@@ -73,12 +74,14 @@ def start_sync(
         tenant = Tenant.objects.select_for_update().get(id=actor.tenant.id)
         if idempotency_key and (earlier := _by_key(tenant, idempotency_key)):
             return earlier
-        connection = Connection.objects.of(tenant).get(id=connection.id)  # type: ignore[attr-defined]
+        connection = Connection.objects.of(tenant).get(id=connection.id)
         _check_connection(connection)
         allowance = _check_plan(tenant, since, now, scheduled=trigger == "schedule")
         active = jobs_of(tenant).active()
         if active.filter(connection=connection).exists():
-            raise Refused("job_already_active", f"{connection} is already being imported. Wait for it, or cancel it first.")
+            raise Refused(
+                "job_already_active", f"{connection} is already being imported. Wait for it, or cancel it first."
+            )
         _check_room(tenant)
         job = HistoricalSyncJob.objects.create(
             tenant=tenant,
@@ -99,6 +102,18 @@ def start_sync(
         _announce(job)
     job.was_created = True  # type: ignore[attr-defined]
     return job
+
+
+def check_range(
+    tenant: Tenant, connection: Connection, start: datetime | None, end: datetime | None, streams: Sequence[str] | None
+) -> tuple[datetime, datetime, list[str]]:
+    """(since, until, streams) as `start_sync` would take them; raises what it would raise for them."""
+    now = timezone.now()
+    since, until = _range(start, end, now)
+    names = _streams(connection, streams)
+    _check_connection(connection)
+    _check_plan(tenant, since, now, scheduled=False)
+    return since, until, names
 
 
 def pause(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
@@ -157,7 +172,9 @@ def resume(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
 def reconnected(actor: Actor, connection: Connection) -> None:
     """Resumes what stopped because access to `connection` was lost. Called when it was granted again."""
     with transaction.atomic():
-        paused = jobs_of(actor.tenant).filter(connection=connection, status=states.PAUSED, pause_reason="reauth_required")
+        paused = jobs_of(actor.tenant).filter(
+            connection=connection, status=states.PAUSED, pause_reason="reauth_required"
+        )
         for job in paused.select_for_update(of=("self",)):
             _reopen(job, actor.label, job.records_allowance)
 
@@ -180,7 +197,9 @@ def _reopen(job: HistoricalSyncJob, who: str, allowance: int | None) -> None:
         retried = SyncChunk.objects.filter(tenant_id=job.tenant_id, job=job, status=states.CHUNK_FAILED).update(
             status=states.CHUNK_PENDING, attempts=0, not_before=None, error_code="", error_message="", completed_at=None
         )
-    SyncChunk.objects.filter(tenant_id=job.tenant_id, job=job, status=states.CHUNK_PENDING).update(not_before=None, attempts=0)
+    SyncChunk.objects.filter(tenant_id=job.tenant_id, job=job, status=states.CHUNK_PENDING).update(
+        not_before=None, attempts=0
+    )
     changed = HistoricalSyncJob.objects.filter(id=job.id, status__in=states.sources(states.PENDING)).update(
         status=states.PENDING,
         pause_reason="",
@@ -229,7 +248,7 @@ def _not_from(what: str, job: HistoricalSyncJob) -> str:
 def _by_key(tenant: Tenant, key: str) -> HistoricalSyncJob | None:
     job = jobs_of(tenant).with_names().filter(idempotency_key=key).first()
     if job is not None:
-        job.was_created = False  # type: ignore[attr-defined]
+        job.was_created = False
     return job
 
 
@@ -256,7 +275,9 @@ def _streams(connection: Connection, wanted: Sequence[str] | None) -> list[str]:
         raise InvalidInput("invalid", "Choose at least one kind of object.", "streams")
     for name in wanted:
         if name not in known:
-            raise InvalidInput("unknown_stream", f"{connection.provider_name} has no {name!r}; it has {', '.join(known)}.", "streams")
+            raise InvalidInput(
+                "unknown_stream", f"{connection.provider_name} has no {name!r}; it has {', '.join(known)}.", "streams"
+            )
     return [name for name in known if name in set(wanted)]
 
 
@@ -281,9 +302,7 @@ def _check_plan(tenant: Tenant, since: datetime, now: datetime, *, scheduled: bo
         raise _plan_refusal("plan_feature", "Scheduled syncs are", plan, cheapest(lambda p: p.schedules))
     if plan.history is not None and since < now - plan.history - DEPTH_GRACE:
         way_on = cheapest(lambda p: p.history is None or since >= now - p.history - DEPTH_GRACE)
-        refusal = _plan_refusal(
-            "plan_history_depth", f"History older than {plan.history.days} days is", plan, way_on
-        )
+        refusal = _plan_refusal("plan_history_depth", f"History older than {plan.history.days} days is", plan, way_on)
         refusal.attr = "start_date"
         raise refusal
     return _allowance(tenant, now)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from secrets import token_hex
 from typing import Any
 from uuid import UUID
 
@@ -70,7 +71,8 @@ async def _send(job_id: str, tenant_id: str) -> None:
     layer: Any = get_channel_layer()
     if layer is None:
         return
-    message = {"type": "job.changed", "job_id": job_id, "tenant_id": tenant_id}
+    # The mark lets the sockets of one process share one reading of the job per message.
+    message = {"type": "job.changed", "job_id": job_id, "tenant_id": tenant_id, "mark": token_hex(8)}
     try:
         async with asyncio.timeout(SEND_TIMEOUT):
             await layer.group_send(job_group(job_id), message)

@@ -7,7 +7,7 @@ most requests cost no query; the provider's own headers correct the row downward
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from historical_sync.database import Pool, tenant_transaction
@@ -74,7 +74,8 @@ class ConnectionBudget:
         self.in_hand = 0
         async with tenant_transaction(self.pool, self.tenant_id) as cursor:
             await cursor.execute(
-                "UPDATE integrations_connection SET blocked_until = GREATEST(blocked_until, %s) WHERE id = %s", [until, self.connection_id]
+                "UPDATE integrations_connection SET blocked_until = GREATEST(blocked_until, %s) WHERE id = %s",
+                [until, self.connection_id],
             )
 
     async def _withdraw(self) -> tuple[int, datetime]:
@@ -97,7 +98,12 @@ class ConnectionBudget:
                        GREATEST(CASE WHEN budget_left < 1 THEN budget_resets_at END, blocked_until, now())
                 FROM opened
                 """,
-                {"requests": float(budget.requests), "seconds": budget.seconds, "id": self.connection_id, "share": SHARE},
+                {
+                    "requests": float(budget.requests),
+                    "seconds": budget.seconds,
+                    "id": self.connection_id,
+                    "share": SHARE,
+                },
             )
             row = await cursor.fetchone()
             if row is None:
@@ -105,7 +111,8 @@ class ConnectionBudget:
             taken = int(row[0])
             if taken > 0:
                 await cursor.execute(
-                    "UPDATE integrations_connection SET budget_left = budget_left - %s WHERE id = %s", [taken, self.connection_id]
+                    "UPDATE integrations_connection SET budget_left = budget_left - %s WHERE id = %s",
+                    [taken, self.connection_id],
                 )
             return taken, row[1]
 
@@ -126,7 +133,8 @@ class ConnectionBudget:
                     "limit": None if state.limit is None else float(state.limit),
                     "requests": float(self.provider.budget.requests),
                     "remaining": float(state.remaining),
-                    "resets_at": state.reset_at if state.reset_at and state.reset_at > datetime.now(UTC) + timedelta(seconds=1) else None,
+                    # A window that ends now, or did by a clock that is off, begins anew with the next withdrawal.
+                    "resets_at": state.reset_at and max(state.reset_at, datetime.now(UTC)),
                     "id": self.connection_id,
                 },
             )

@@ -73,7 +73,9 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, parallel: int) -> Claim
             await _set_running(cursor, job_id, status)
             return ToPlan()
         if exhausted:
-            await _pause(cursor, job_id, "plan", "plan_records_exhausted", "Your plan's records for this month are used up.")
+            await _pause(
+                cursor, job_id, "plan", "plan_records_exhausted", "Your plan's records for this month are used up."
+            )
             return Nothing()
         await cursor.execute(
             """
@@ -114,11 +116,21 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, parallel: int) -> Claim
         await _set_running(cursor, job_id, status)
         lease = Lease(chunk[0], token, job_id, tenant_id, connection_id, chunk[1], chunk[2])
         return Claim(
-            lease, Window(chunk[5], chunk[6]), Partition(chunk[2], chunk[3], chunk[4]), chunk[7], chunk[8], chunk[9], chunk[10], chunk[11], chunk[12]
+            lease,
+            Window(chunk[5], chunk[6]),
+            Partition(chunk[2], chunk[3], chunk[4]),
+            chunk[7],
+            chunk[8],
+            chunk[9],
+            chunk[10],
+            chunk[11],
+            chunk[12],
         )
 
 
-async def store_plan(pool: Pool, job_id: str, tenant_id: str, chunks: Sequence[PlannedChunk], estimate: int | None, quality: str) -> bool:
+async def store_plan(
+    pool: Pool, job_id: str, tenant_id: str, chunks: Sequence[PlannedChunk], estimate: int | None, quality: str
+) -> bool:
     """Writes the job's chunks, once; False when somebody else had planned it or it was ended meanwhile."""
     async with tenant_transaction(pool, tenant_id) as cursor:
         await cursor.execute(
@@ -351,7 +363,9 @@ async def reap(pool: Pool) -> list[tuple[str, str]]:
                 [job_id, row[0]],
             )
             if cursor.rowcount:
-                await _job_note(cursor, job_id, tenant_id, "worker_lost", f"{cursor.rowcount} parts are taken up by another worker")
+                await _job_note(
+                    cursor, job_id, tenant_id, "worker_lost", f"{cursor.rowcount} parts are taken up by another worker"
+                )
             await cursor.execute(SETTLE, {"job": job_id})
             changed.append((str(job_id), str(tenant_id)))
     return changed
@@ -401,9 +415,9 @@ async def _let_go(
     await cursor.execute(
         """
         UPDATE historical_sync_syncchunk
-        SET status = %(status)s, lease = NULL, lease_until = NULL, not_before = %(not_before)s,
+        SET status = %(status)s::text, lease = NULL, lease_until = NULL, not_before = %(not_before)s,
             attempts = attempts + %(failed)s::int, error_code = %(code)s, error_message = %(message)s,
-            completed_at = CASE WHEN %(status)s IN ('failed', 'split') THEN clock_timestamp() END
+            completed_at = CASE WHEN %(status)s::text IN ('failed', 'split') THEN clock_timestamp() END
         WHERE id = %(chunk)s AND lease = %(token)s AND status = 'running'
         """,
         {

@@ -30,7 +30,13 @@ def make_pool(size: int) -> Pool:
     """A pool, not opened yet; open it in the event loop that will use it."""
     connections["default"].get_connection_params()  # starts the embedded server if it is the one
     return AsyncConnectionPool(
-        kwargs=connect_arguments(), min_size=1, max_size=size, open=False, timeout=30, name="engine", check=AsyncConnectionPool.check_connection
+        kwargs=connect_arguments(),
+        min_size=1,
+        max_size=size,
+        open=False,
+        timeout=30,
+        name="engine",
+        check=AsyncConnectionPool.check_connection,
     )
 
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from channels.db import database_sync_to_async
-from psycopg import Error as DatabaseError
+from psycopg import InterfaceError, OperationalError
 
 from atom.tenancy import tenant_scope
 from historical_sync import broadcast, claims, planning, tasks
@@ -26,7 +27,7 @@ from historical_sync.claims import Claim, Nothing, ToPlan
 from historical_sync.database import Pool
 from historical_sync.extraction import Rejected
 from historical_sync.models import Coverage, HistoricalSyncJob
-from historical_sync.storage import LeaseLost, Memory, Pages, Saved, save_pages
+from historical_sync.storage import Lease, LeaseLost, Memory, Pages, Saved, save_pages
 from integrations import gateway
 from integrations.errors import (
     AccessDenied,
@@ -52,7 +53,8 @@ THROTTLE_DEFAULT = timedelta(seconds=60)  # a limit without a time
 DAILY_QUOTA_DEFAULT = timedelta(hours=1)
 QUARANTINE_SHARE = 0.2  # of a chunk's records; more means that we, not the records, are wrong
 QUARANTINE_FLOOR = 20  # records before the share says anything
-COUNTS_AT_MOST = 8  # count probes of one plan
+COUNTS_AT_MOST = 60  # count probes of one plan
+COUNTS_AT_ONCE = 8
 COUNT_TIMEOUT = 15.0  # seconds for all of them
 
 
@@ -81,7 +83,7 @@ class Engine:
         self.memory = Memory()
         self.runs: dict[str, JobRun] = {}
         self.opening = asyncio.Lock()
-        self.leases: dict[str, tuple[claims.Lease, asyncio.Event]] = {}
+        self.leases: dict[str, tuple[Lease, asyncio.Event]] = {}
         self.closing = asyncio.Event()
 
     # -- the queue's side ---------------------------------------------------------------------------------------------------
@@ -95,7 +97,7 @@ class Engine:
                     if self.closing.is_set() or await self.defer.others_wait():
                         await self.defer(job_id, tenant_id)
                         return
-            except DatabaseError:
+            except (OperationalError, InterfaceError):
                 # Leases run out and the reaper puts entries back: nothing is lost, and there is nothing to write it to.
                 log.warning("database unavailable while working on job %s", job_id, exc_info=True)
             except Exception:
@@ -223,7 +225,7 @@ class Engine:
             await claims.fail(self.pool, lease, getattr(error, "code", "too_many_quarantined"), str(error))
         except (RetryLater, ProviderError) as error:
             more = await self._failed(claim, error.code, str(error), getattr(error, "retry_at", None))
-        except DatabaseError:
+        except (OperationalError, InterfaceError):
             raise
         except Exception:
             log.exception("unexpected failure on chunk %s", lease.chunk_id)
@@ -263,7 +265,9 @@ class Engine:
                     return True
                 batch = meter.batch(pages, done)
                 saved = await asyncio.shield(
-                    asyncio.ensure_future(save_pages(self.pool, lease, batch, stream.extract, context, self.memory, phase=phase))
+                    asyncio.ensure_future(
+                        save_pages(self.pool, lease, batch, stream.extract, context, self.memory, phase=phase)
+                    )
                 )
                 await broadcast.job_changed(lease.job_id, lease.tenant_id)
                 meter.check(saved)
@@ -293,8 +297,10 @@ class Engine:
         )
         await broadcast.job_changed(job.id, job.tenant_id)
 
-    async def _until_stopped(self, run: JobRun, work: asyncio.Future[list[planning.Target]] | object) -> list[planning.Target] | None:
-        task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    async def _until_stopped(
+        self, run: JobRun, work: Coroutine[Any, Any, list[planning.Target]]
+    ) -> list[planning.Target] | None:
+        task = asyncio.create_task(work)
         stopper = asyncio.create_task(run.stop.wait())
         try:
             await asyncio.wait({task, stopper}, return_when=asyncio.FIRST_COMPLETED)
@@ -371,10 +377,14 @@ class Meter:
     def check(self, saved: Saved) -> None:
         self.quarantined += saved.quarantined
         if self.quarantined > QUARANTINE_FLOOR and self.quarantined > QUARANTINE_SHARE * max(self.seen, 1):
-            raise TooManyRejected(f"{self.quarantined} of {self.seen} records could not be mapped; they are in quarantine")
+            raise TooManyRejected(
+                f"{self.quarantined} of {self.seen} records could not be mapped; they are in quarantine"
+            )
 
 
-async def _fetch_pages(api: Api, stream: Stream, claim: Claim, window: Window | None, queue: asyncio.Queue[Page | None]) -> None:
+async def _fetch_pages(
+    api: Api, stream: Stream, claim: Claim, window: Window | None, queue: asyncio.Queue[Page | None]
+) -> None:
     """Puts the window's pages into the queue, then None. What goes wrong is raised here, after the pages before it."""
     cursor = claim.cursor
     while window is not None:
@@ -452,7 +462,9 @@ async def gather_targets(api: Api, job: HistoricalSyncJob) -> list[planning.Targ
         for partition in partitions if stream.partitioned else [WHOLE]:
             missing: tuple[Window, ...] = ()
             if job.start_date < until:
-                missing = planning.subtract(Window(job.start_date, until), covered.get((stream.name, partition.key), ()))
+                missing = planning.subtract(
+                    Window(job.start_date, until), covered.get((stream.name, partition.key), ())
+                )
             targets.append(planning.Target(stream, partition, missing))
     return await count_targets(api, targets)
 
@@ -464,9 +476,14 @@ async def count_targets(api: Api, targets: Sequence[planning.Target]) -> list[pl
     if not wanted or len(wanted) > COUNTS_AT_MOST:
         return counted
 
+    gate = asyncio.Semaphore(COUNTS_AT_ONCE)
+
     async def probe(target: planning.Target) -> Estimate | None:
         assert target.stream.count is not None
-        return await target.stream.count(api, target.partition, Window(target.missing[0].since, target.missing[-1].until))
+        async with gate:
+            return await target.stream.count(
+                api, target.partition, Window(target.missing[0].since, target.missing[-1].until)
+            )
 
     probes = {i: asyncio.ensure_future(probe(targets[i])) for i in wanted}
     try:
@@ -498,4 +515,3 @@ def _mark_reauth(job: HistoricalSyncJob, message: str) -> None:
     Connection.objects.filter(tenant_id=job.tenant_id, id=job.connection_id, status=ConnectionStatus.CONNECTED).update(
         status=ConnectionStatus.REAUTH_REQUIRED, last_error=message
     )
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import orjson
@@ -126,11 +126,13 @@ def graph_rows(rows: Iterable[RecordRow], extract: Extract, context: Context, id
     return graph
 
 
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
 def _keep_newest(entities: dict[bytes, EntityRow], key: bytes, entity: Entity, row: RecordRow) -> None:
     earlier = entities.get(key)
-    if earlier is not None and earlier.as_of is not None and earlier.record is not None:
-        if (earlier.as_of, earlier.record) > (row.occurred_at, row.id):
-            return
+    if earlier is not None and (earlier.as_of or _NEVER, earlier.record or b"") > (row.occurred_at, row.id):
+        return
     entities[key] = EntityRow(
         key, entity.kind, entity.key, entity.name, orjson.dumps(entity.properties), row.occurred_at, row.id
     )

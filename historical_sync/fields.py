@@ -8,7 +8,7 @@ from django.db import models
 from psycopg.types.multirange import TimestamptzMultirange
 
 
-class TimestamptzMultirangeField(models.Field)  :  # type: ignore[type-arg]
+class TimestamptzMultirangeField(models.Field):  # type: ignore[type-arg]
     """A set of half-open spans of time. Python: psycopg's TimestamptzMultirange."""
 
     def db_type(self, connection: Any) -> str:

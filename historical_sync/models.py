@@ -49,7 +49,9 @@ class HistoricalSyncJob(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="jobs", db_index=False)
     connection = models.ForeignKey(Connection, on_delete=models.CASCADE, related_name="jobs", db_index=False)
-    kind = models.CharField(max_length=20, choices=_choices(("historical", "incremental", "repair")), default="historical")
+    kind = models.CharField(
+        max_length=20, choices=_choices(("historical", "incremental", "repair")), default="historical"
+    )
     trigger = models.CharField(
         max_length=20, choices=_choices(("manual", "prompt", "api", "command", "schedule", "admin")), default="manual"
     )
@@ -61,18 +63,24 @@ class HistoricalSyncJob(models.Model):
     status = models.CharField(max_length=10, choices=_choices(states.STATUSES), default=states.PENDING)
     control = models.CharField(max_length=6, choices=_choices(states.CONTROLS), default=states.CONTROL_NONE)
     pause_reason = models.CharField(max_length=20, choices=_choices(states.PAUSE_REASONS), blank=True)
-    control_at = models.DateTimeField(null=True, blank=True, editable=False, help_text="When the request to stop was made.")
+    control_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="When the request to stop was made."
+    )
     planned = models.BooleanField(default=False)
     phase_detail = models.CharField(max_length=200, blank=True, help_text="What is being imported, in words.")
     records_allowance = models.PositiveBigIntegerField(
-        null=True, blank=True, help_text="Records that the plan left this job when it started or resumed; none: no limit."
+        null=True,
+        blank=True,
+        help_text="Records that the plan left this job when it started or resumed; none: no limit.",
     )
 
     total_chunks = models.PositiveIntegerField(default=0)
     completed_chunks = models.PositiveIntegerField(default=0)
     failed_chunks = models.PositiveIntegerField(default=0)
     total_records_estimate = models.PositiveBigIntegerField(null=True, blank=True)
-    estimate_quality = models.CharField(max_length=10, choices=_choices(("exact", "about", "unknown")), default="unknown")
+    estimate_quality = models.CharField(
+        max_length=10, choices=_choices(("exact", "about", "unknown")), default="unknown"
+    )
     records_processed = models.PositiveBigIntegerField(default=0)
     records_skipped = models.PositiveBigIntegerField(default=0)
     records_quarantined = models.PositiveBigIntegerField(default=0)
@@ -105,7 +113,7 @@ class HistoricalSyncJob(models.Model):
     started_at = models.DateTimeField(null=True, blank=True)
     completed_at = models.DateTimeField(null=True, blank=True)
 
-    objects: ClassVar[models.Manager[HistoricalSyncJob]] = JobQuerySet.as_manager()  # type: ignore[assignment]
+    objects: ClassVar[models.Manager[HistoricalSyncJob]] = JobQuerySet.as_manager()
 
     class Meta:
         ordering = ["-created_at"]
@@ -115,7 +123,9 @@ class HistoricalSyncJob(models.Model):
             models.Index(fields=["status"], condition=Q(status__in=states.ACTIVE), name="job_active"),
         ]
         constraints = [
-            models.UniqueConstraint(fields=["connection"], condition=Q(status__in=states.ACTIVE), name="job_one_active"),
+            models.UniqueConstraint(
+                fields=["connection"], condition=Q(status__in=states.ACTIVE), name="job_one_active"
+            ),
             models.UniqueConstraint(
                 fields=["tenant", "idempotency_key"], condition=~Q(idempotency_key=""), name="job_idempotency_key"
             ),
@@ -123,7 +133,8 @@ class HistoricalSyncJob(models.Model):
             models.CheckConstraint(condition=Q(control__in=states.CONTROLS), name="job_control"),
             models.CheckConstraint(condition=Q(start_date__lt=models.F("end_date")), name="job_range"),
             models.CheckConstraint(
-                condition=Q(status=states.PAUSED, pause_reason__in=states.PAUSE_REASONS) | (~Q(status=states.PAUSED) & Q(pause_reason="")),
+                condition=Q(status=states.PAUSED, pause_reason__in=states.PAUSE_REASONS)
+                | (~Q(status=states.PAUSED) & Q(pause_reason="")),
                 name="job_pause_reason",
             ),
             models.CheckConstraint(
@@ -189,7 +200,8 @@ class SyncChunk(models.Model):
             models.CheckConstraint(condition=Q(status__in=states.CHUNK_STATUSES), name="chunk_status"),
             models.CheckConstraint(condition=Q(since__lt=models.F("until")), name="chunk_window"),
             models.CheckConstraint(
-                condition=Q(status=states.CHUNK_RUNNING, lease__isnull=False) | (~Q(status=states.CHUNK_RUNNING) & Q(lease__isnull=True)),
+                condition=Q(status=states.CHUNK_RUNNING, lease__isnull=False)
+                | (~Q(status=states.CHUNK_RUNNING) & Q(lease__isnull=True)),
                 name="chunk_lease",
             ),
         ]
@@ -207,7 +219,9 @@ class SyncRecord(models.Model):
 
     id = models.UUIDField(primary_key=True, editable=False)
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False)
-    connection = models.ForeignKey(Connection, on_delete=models.CASCADE, related_name="records", db_index=False, db_constraint=False)
+    connection = models.ForeignKey(
+        Connection, on_delete=models.CASCADE, related_name="records", db_index=False, db_constraint=False
+    )
     job_id = models.UUIDField(help_text="The job that last wrote it.")
     stream = models.CharField(max_length=60)
     partition = models.CharField(max_length=255, blank=True)
@@ -269,6 +283,9 @@ class Relationship(models.Model):
             models.Index(fields=["source_id"], name="relationship_source"),
             models.Index(fields=["target_id"], name="relationship_target"),
         ]
+
+    def __str__(self) -> str:
+        return f"{self.source_id} {self.kind} {self.target_id}"
 
 
 class QuarantinedRecord(models.Model):
@@ -342,7 +359,9 @@ class SyncSchedule(models.Model):
     next_run_at = models.DateTimeField()
 
     class Meta:
-        constraints = [models.CheckConstraint(condition=Q(interval__gt=timedelta(minutes=14)), name="schedule_interval")]
+        constraints = [
+            models.CheckConstraint(condition=Q(interval__gt=timedelta(minutes=14)), name="schedule_interval")
+        ]
 
     def __str__(self) -> str:
         return f"{self.connection} every {self.interval}"

@@ -75,7 +75,9 @@ def nullable_uuids(values: Sequence[bytes | None]) -> UuidArray:
     """uuid[] of 16-byte values or None."""
     if not values:
         return uuids(())
-    return UuidArray(_header(len(values), _UUID, True) + b"".join([_NULL if v is None else _SIXTEEN + v for v in values]))
+    return UuidArray(
+        _header(len(values), _UUID, True) + b"".join([_NULL if v is None else _SIXTEEN + v for v in values])
+    )
 
 
 def texts(values: Iterable[str]) -> TextArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -39,16 +40,6 @@ class PlannedChunk:
     weight: float
 
 
-@dataclass(frozen=True, slots=True)
-class RangeEstimate:
-    """What an import would take, for the person who decides. None: unknown. quality: "exact", "about" or "unknown"."""
-
-    records: int | None
-    calls: int | None
-    seconds: float | None
-    quality: str
-
-
 def subtract(window: Window, covered: Iterable[tuple[datetime, datetime]]) -> tuple[Window, ...]:
     """What of `window` no span of `covered` holds, oldest first."""
     missing: list[Window] = []
@@ -78,7 +69,9 @@ def plan(targets: Sequence[Target]) -> list[PlannedChunk]:
         for window, records in _windows(target, partitions[target.stream.name]):
             weight = CHUNK_COST + (records if records is not None else UNCOUNTED_WEIGHT)
             rank = 0.0 if target.stream.window is WindowKind.SNAPSHOT else 1.0
-            chunk = PlannedChunk(target.stream.name, target.partition, window, None if records is None else round(records), weight)
+            chunk = PlannedChunk(
+                target.stream.name, target.partition, window, None if records is None else round(records), weight
+            )
             chunks.append(((rank, -window.until.timestamp(), float(order)), chunk))
     chunks.sort(key=lambda item: item[0])
     return [chunk for _, chunk in chunks]
@@ -97,7 +90,7 @@ def _windows(target: Target, partitions: int) -> list[tuple[Window, float | None
         share = None if known is None else known * seconds / whole
         count = _count(seconds, share, partitions)
         edges = [gap.since + timedelta(seconds=math.floor(seconds * i / count)) for i in range(count)] + [gap.until]
-        for since, until in zip(edges, edges[1:], strict=False):
+        for since, until in itertools.pairwise(edges):
             if since < until:
                 cut.append((Window(since, until), None if share is None else share / count))
     return cut

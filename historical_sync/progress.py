@@ -54,7 +54,9 @@ class JobProgress:
 def describe(job: JobNumbers, now: datetime | None = None) -> JobProgress:
     """The job as a person sees it at `now` (aware UTC, default: the present)."""
     now = now or timezone.now()
-    waiting = job.waiting_until if job.waiting_until and job.waiting_until > now and job.status in states.WORKABLE else None
+    waiting = (
+        job.waiting_until if job.waiting_until and job.waiting_until > now and job.status in states.WORKABLE else None
+    )
     pace = _pace(job, now) if job.status == states.RUNNING and waiting is None else None
     records_per_second = low = high = remaining = None
     if pace is not None:
@@ -90,7 +92,9 @@ def _pace(job: JobNumbers, now: datetime) -> tuple[float, float] | None:
     if seconds < MEASURE_AT_LEAST:
         return None
     handled = job.records_processed + job.records_skipped
-    return max(0, handled - job.earlier_pace_records) / seconds, max(0.0, job.progress - job.earlier_pace_progress) / seconds
+    return max(0, handled - job.earlier_pace_records) / seconds, max(
+        0.0, job.progress - job.earlier_pace_progress
+    ) / seconds
 
 
 def _phase(job: JobNumbers, waiting: datetime | None) -> str:

@@ -41,7 +41,9 @@ def job_json(job: HistoricalSyncJob, actor: Actor | None = None, now: datetime |
         "relationships_by_kind": {kind: n for kind, n in sorted(job.relationships_by_kind.items()) if n > 0},
         "progress_percentage": progress.percentage,
         "records_per_second": None if progress.records_per_second is None else round(progress.records_per_second, 1),
-        "estimated_seconds_remaining": None if progress.seconds_remaining is None else round(progress.seconds_remaining),
+        "estimated_seconds_remaining": None
+        if progress.seconds_remaining is None
+        else round(progress.seconds_remaining),
         "waiting_until": _time(progress.waiting_until),
         "last_error": {"code": job.last_error_code, "message": job.last_error_message} if job.last_error_code else None,
         "retry_count": job.retry_count,

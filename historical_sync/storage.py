@@ -170,7 +170,9 @@ async def _save(
             quarantined = await _quarantine(cursor, lease, rejected)
         stored = sum(1 for key in changed if not (key in seen and seen[key][1]))
         unchanged = sum(1 for same, own in seen.values() if same and not own)
-        saved = await _advance(cursor, lease, batch, before, stored, unchanged, quarantined, entities, relationships, phase)
+        saved = await _advance(
+            cursor, lease, batch, before, stored, unchanged, quarantined, entities, relationships, phase
+        )
         if batch.done:
             await cursor.execute(SETTLE, {"job": lease.job_id})
     mentioned.update(e.id for e in new_entities if e.as_of is None)
@@ -278,7 +280,7 @@ async def _write_entities(cursor: AsyncCursor[Any], lease: Lease, rows: Sequence
             "records": pg.nullable_uuids([e.record for e in rows]),
         },
     )
-    return Counter({kind: count for kind, count in await cursor.fetchall()})
+    return Counter(dict(await cursor.fetchall()))
 
 
 async def _merge(
@@ -396,7 +398,7 @@ async def _write_relationships(
         """,
         columns,
     )
-    return Counter({kind: count for kind, count in await cursor.fetchall()})
+    return Counter(dict(await cursor.fetchall()))
 
 
 async def _quarantine(cursor: AsyncCursor[Any], lease: Lease, rejected: Sequence[Rejected]) -> int:

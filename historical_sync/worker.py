@@ -7,11 +7,13 @@ reaps: chunks of workers that are gone are handed out again, whoever notices fir
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import psycopg
 from procrastinate import App
@@ -43,7 +45,11 @@ def current() -> Engine:
 
 
 async def run_worker(
-    concurrency: int = 20, *, queues: Sequence[str] | None = None, stop: asyncio.Event, once: Callable[[], Awaitable[bool]] | None = None
+    concurrency: int = 20,
+    *,
+    queues: Sequence[str] | None = None,
+    stop: asyncio.Event,
+    once: Callable[[], Awaitable[bool]] | None = None,
 ) -> None:
     """Works until `stop` is set: then finishes the pages in hand, gives the rest back, and returns.
 
@@ -59,12 +65,15 @@ async def run_worker(
             await _wait(stop, RECONNECT_SECONDS)
 
 
-async def _run(concurrency: int, queues: list[str], stop: asyncio.Event, once: Callable[[], Awaitable[bool]] | None) -> None:
+async def _run(
+    concurrency: int, queues: list[str], stop: asyncio.Event, once: Callable[[], Awaitable[bool]] | None
+) -> None:
     global _engine
     pool = make_pool(size=max(4, min(concurrency, 10) + 2))
     await pool.open(wait=True, timeout=10)
     try:
-        worker_app: App = django_app.with_connector(django_app.connector.get_worker_connector())
+        connector: Any = django_app.connector
+        worker_app: App = django_app.with_connector(connector.get_worker_connector())
         async with worker_app.open_async():
             engine = _engine = Engine(pool, tasks.Defer(worker_app))
             loop = asyncio.create_task(
@@ -148,10 +157,6 @@ async def _reap(engine: Engine, worker_app: App) -> None:
         await engine.defer(job_id, tenant_id)
 
 
-
-
 async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    try:
+    with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        pass

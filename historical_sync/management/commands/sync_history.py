@@ -7,13 +7,12 @@ import json
 import sys
 import time
 from argparse import ArgumentParser
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from channels.db import database_sync_to_async
 from django.core.management.base import BaseCommand, CommandError
-from django.utils.dateparse import parse_date, parse_datetime
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -22,6 +21,7 @@ from atom.errors import Refused
 from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import actions, states
 from historical_sync.models import HistoricalSyncJob
+from historical_sync.moments import moment
 from historical_sync.progress import describe
 from historical_sync.serializers import job_json
 from historical_sync.worker import run_worker
@@ -55,7 +55,9 @@ class Command(BaseCommand):
                     connection,
                     start=_moment(options["since"], "--since"),
                     end=_moment(options["until"], "--until", whole_day=True),
-                    streams=None if options["streams"] is None else [s.strip() for s in options["streams"].split(",") if s.strip()],
+                    streams=None
+                    if options["streams"] is None
+                    else [s.strip() for s in options["streams"].split(",") if s.strip()],
                     full=options["full"],
                     trigger="command",
                 )
@@ -130,16 +132,11 @@ def _moment(value: str | None, option: str, *, whole_day: bool = False) -> datet
     if value is None:
         return None
     try:
-        moment = parse_datetime(value) if len(value) > 10 else None
-        if moment is None and (day := parse_date(value)) is not None:
-            moment = datetime(day.year, day.month, day.day, tzinfo=UTC)
-            if whole_day:
-                moment = moment.replace(hour=23, minute=59, second=59, microsecond=999999)
+        return moment(value, end=whole_day)
     except ValueError:
-        moment = None
-    if moment is None:
-        raise CommandError(f"{option} must be an ISO date or date-time, such as 2026-01-31, not {value!r}.", returncode=2)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        raise CommandError(
+            f"{option} must be an ISO date or date-time, such as 2026-01-31, not {value!r}.", returncode=2
+        ) from None
 
 
 class _Display:

@@ -1,0 +1,64 @@
+"""What the frame of every page shows of imports, and what changes on pages while they are open."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.http import HttpRequest, HttpResponse
+from django.template.loader import render_to_string
+from django.utils import timezone
+from django.utils.functional import SimpleLazyObject
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET
+
+from atom.access import Right
+from atom.middleware import actor_of
+from atom.views import tenant_required
+from historical_sync import states
+from historical_sync.live import job_context
+from historical_sync.models import HistoricalSyncJob
+from historical_sync.progress import describe
+
+RECENT = timedelta(seconds=30)  # how far back a page that polls is told of what ended
+
+
+def running(request: HttpRequest) -> dict[str, Any]:
+    """Context processor: the small running indicator of the header."""
+    actor = getattr(request, "actor", None)
+    if actor is None:
+        return {}
+    return {"running_jobs": SimpleLazyObject(lambda: _running(actor.tenant.id))}
+
+
+def indicator(tenant_id: UUID | str) -> str:
+    """The header's running indicator as HTML."""
+    return render_to_string("historical_sync/_indicator.html", {"running_jobs": _running(tenant_id)})
+
+
+def _running(tenant_id: UUID | str) -> dict[str, Any]:
+    jobs = list(HistoricalSyncJob.objects.filter(tenant_id=tenant_id, status__in=states.WORKABLE)[:10])
+    percentages = [describe(job).percentage for job in jobs]
+    return {"count": len(jobs), "percentage": sum(percentages) // len(percentages) if percentages else 0}
+
+
+@never_cache
+@require_GET
+@tenant_required()
+def live(request: HttpRequest) -> HttpResponse:
+    """What `/ws/pages` and `/ws/notifications` would have said of late: for pages whose socket is down."""
+    actor = actor_of(request)
+    jobs = HistoricalSyncJob.objects.with_names().filter(tenant=actor.tenant)
+    recently = timezone.now() - RECENT
+    may = actor.may(Right.OPERATE)
+    parts: list[str] = []
+    for job in (jobs.filter(status__in=states.ACTIVE) | jobs.filter(completed_at__gte=recently)).order_by("created_at")[
+        :50
+    ]:
+        context = job_context(job, may)
+        parts.append(render_to_string("historical_sync/_changed.html", context))
+        if job.completed_at is not None:
+            parts.append(render_to_string("historical_sync/_toast.html", context))
+    parts.append(indicator(actor.tenant.id))
+    return HttpResponse("".join(parts))

@@ -1,0 +1,262 @@
+"""The integrations page: what can be connected, what is, and the offer to import its history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from django.contrib import messages
+from django.db.models import Max, Q, Sum
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from atom.access import Actor, Right
+from atom.errors import InvalidInput, Refused
+from atom.middleware import actor_of
+from atom.plans import PLANS
+from atom.views import tenant_required
+from historical_sync import actions, states
+from historical_sync.estimating import estimate
+from historical_sync.live import job_context
+from historical_sync.moments import moment
+from integrations import gateway
+from integrations.connect import connections_of, get_connection
+from integrations.models import Connection, ConnectionStatus
+from integrations.providers import PROVIDERS
+from integrations.providers.base import Provider
+
+PRESETS = ((1, "1 month"), (3, "3 months"), (6, "6 months"), (12, "12 months"), (0, "All"))
+
+
+@dataclass
+class Account:
+    """One connection on a card."""
+
+    connection: Connection
+    records: int = 0
+    last_sync: datetime | None = None
+    active: dict[str, Any] | None = None
+
+
+@dataclass
+class Card:
+    """One provider: what it brings and the accounts that are connected."""
+
+    provider: Provider
+    configured: bool
+    sandbox: bool
+    variables: tuple[str, str]
+    accounts: list[Account] = field(default_factory=list)
+
+
+@require_GET
+@tenant_required()
+def integrations(request: HttpRequest) -> HttpResponse:
+    """Cards by category; `?q=` searches, `?connected=` is the connection that was just made."""
+    actor = actor_of(request)
+    query = request.GET.get("q", "").strip()[:100]
+    categories: dict[str, list[Card]] = {}
+    for card in _cards(actor):
+        provider = card.provider
+        text = f"{provider.name} {provider.category} {provider.summary} {' '.join(provider.brings)}".lower()
+        if all(word in text for word in query.lower().split()):
+            categories.setdefault(provider.category, []).append(card)
+    selectable = any(card.accounts for cards in categories.values() for card in cards)
+    context = {
+        "categories": categories,
+        "query": query,
+        "selectable": selectable,
+        "prompt_for": _to_prompt(actor, request.GET.get("connected", "")),
+    }
+    if getattr(request, "htmx", False) and request.htmx.target == "cards":  # type: ignore[attr-defined]
+        return render(request, "historical_sync/_cards.html", context)
+    response = render(request, "historical_sync/integrations.html", context)
+    # Chromium applies form-action to where a form's answer redirects to: the providers' sign-in pages.
+    response._csp_update = {"form-action": _sign_in_origins()}  # type: ignore[attr-defined]
+    return response
+
+
+def _sign_in_origins() -> list[str]:
+    origins = set()
+    for provider in PROVIDERS.values():
+        config = gateway.configured(provider)
+        if config is not None and not config.sandbox:
+            parts = urlsplit(config.auth_url)
+            origins.add(f"{parts.scheme}://{parts.netloc}")
+    return sorted(origins)
+
+
+def _cards(actor: Actor) -> list[Card]:
+    cards = {}
+    for provider in PROVIDERS.values():
+        config = gateway.configured(provider)
+        cards[provider.slug] = Card(
+            provider, config is not None, config is not None and config.sandbox, gateway.needed_variables(provider)
+        )
+    jobs = actions.jobs_of(actor.tenant)
+    done = Q(status=states.COMPLETED)
+    sums = {
+        row["connection"]: row
+        for row in jobs.order_by()
+        .values("connection")
+        .annotate(records=Sum("records_processed"), last=Max("completed_at", filter=done))
+    }
+    active = {job.connection_id: job for job in jobs.active().with_names()}
+    for connection in connections_of(actor.tenant).live():
+        card = cards.get(connection.provider_slug)
+        if card is None:
+            continue
+        row = sums.get(connection.id, {})
+        job = active.get(connection.id)
+        shown = job_context(job, actor.may(Right.OPERATE)) if job is not None else None
+        card.accounts.append(Account(connection, row.get("records") or 0, row.get("last"), shown))
+    return list(cards.values())
+
+
+def _to_prompt(actor: Actor, given: str) -> Connection | None:
+    """The connection whose offer shall open by itself: just connected, and not offered before."""
+    try:
+        connection = get_connection(actor.tenant, UUID(given))
+    except (ValueError, Connection.DoesNotExist):
+        return None
+    fresh = connection.prompted_at is None and connection.status == ConnectionStatus.CONNECTED
+    return connection if fresh and actor.may(Right.OPERATE) else None
+
+
+@never_cache
+@require_http_methods(["GET", "POST"])
+@tenant_required(Right.OPERATE)
+def import_history(request: HttpRequest, connection_id: UUID) -> HttpResponse:
+    """The offer to import (GET) and its answer (POST). A dialog for htmx, a page without."""
+    actor = actor_of(request)
+    connection = _connection(actor, connection_id)
+    if connection.status != ConnectionStatus.CONNECTED:
+        messages.error(request, f"Reconnect {connection} first.")
+        return _go(request, reverse("integrations"))
+    if request.method == "GET":
+        if connection.prompted_at is None:
+            connections_of(actor.tenant).filter(id=connection.id).update(prompted_at=timezone.now())
+        return _prompt(request, actor, connection, {})
+    try:
+        start, end, streams = _choice(request)
+        job = actions.start_sync(
+            actor, connection, start=start, end=end, streams=streams, full="full" in request.POST,
+            trigger="prompt" if request.POST.get("prompt") else "manual",
+        )  # fmt: skip
+    except Refused as error:
+        return _prompt(request, actor, connection, {error.attr or "": error.detail}, status=error.status_code)
+    return _go(request, reverse("job", args=[job.id]))
+
+
+def _prompt(
+    request: HttpRequest, actor: Actor, connection: Connection, errors: dict[str, str], status: int = 200
+) -> HttpResponse:
+    now = timezone.now()
+    history = actor.tenant.limits.history
+    earliest = None if history is None else now - history - actions.DEPTH_GRACE
+    default = actions.months_back(now, actions.DEFAULT_MONTHS)
+    given = request.POST if request.method == "POST" else request.GET
+    presets = []
+    for months, label in PRESETS:
+        since = actions.months_back(now, months) if months else datetime(2005, 1, 1, tzinfo=UTC)
+        plan = next(
+            (p for p in PLANS.values() if p.history is None or since >= now - p.history - actions.DEPTH_GRACE), None
+        )
+        locked = earliest is not None and since < earliest
+        presets.append(
+            {"label": label, "since": since.date().isoformat(), "locked": locked, "plan": plan.name if plan else ""}
+        )
+    chosen = given.getlist("streams") or [stream.name for stream in connection.provider.streams]
+    context = {
+        "connection": connection,
+        "presets": presets,
+        "start": given.get("start") or default.date().isoformat(),
+        "end": given.get("end") or now.date().isoformat(),
+        "today": now.date().isoformat(),
+        "streams": [(stream, stream.name in chosen) for stream in connection.provider.streams],
+        "plan": actor.tenant.limits,
+        "errors": errors,
+        "prompt": given.get("prompt", ""),
+    }
+    template = "historical_sync/_prompt.html" if getattr(request, "htmx", False) else "historical_sync/prompt.html"
+    # htmx swaps the answer to a refused form in place, so the dialog stays with what was typed.
+    return render(request, template, context, status=200 if status < 400 or getattr(request, "htmx", False) else status)
+
+
+def _choice(request: HttpRequest) -> tuple[datetime | None, datetime | None, list[str] | None]:
+    """The range and streams that the form holds. Raises InvalidInput at the field."""
+    given = request.POST if request.method == "POST" else request.GET
+    found: dict[str, datetime | None] = {}
+    for name, attr in (("start", "start_date"), ("end", "end_date")):
+        value = given.get(name, "").strip()
+        try:
+            found[name] = moment(value, end=name == "end") if value else None
+        except ValueError:
+            raise InvalidInput("invalid", "This is not a date.", attr) from None
+    end = found["end"]
+    # Today's end is in the future; it means now.
+    if end is not None and timezone.now() < end <= timezone.now() + timedelta(days=1):
+        end = None
+    return found["start"], end, given.getlist("streams")
+
+
+@never_cache
+@require_GET
+@tenant_required(Right.OPERATE)
+def import_estimate(request: HttpRequest, connection_id: UUID) -> HttpResponse:
+    """What the choice in the dialog would bring: records, provider calls, time."""
+    actor = actor_of(request)
+    connection = _connection(actor, connection_id)
+    context: dict[str, Any] = {"connection": connection}
+    try:
+        start, end, streams = _choice(request)
+        context["estimate"] = estimate(actor, connection, start=start, end=end, streams=streams)
+    except Refused as error:
+        context["problem"] = error.detail
+    return render(request, "historical_sync/_estimate.html", context)
+
+
+@require_POST
+@tenant_required(Right.OPERATE)
+def sync_selected(request: HttpRequest) -> HttpResponse:
+    """Starts an import of the default range for each chosen connection; says which could not start and why."""
+    actor = actor_of(request)
+    started = 0
+    for given in request.POST.getlist("connection")[:100]:
+        try:
+            connection = get_connection(actor.tenant, UUID(given))
+        except (ValueError, Connection.DoesNotExist):
+            raise Http404 from None
+        try:
+            actions.start_sync(actor, connection)
+            started += 1
+        except Refused as error:
+            messages.error(request, f"{connection}: {error.detail}")
+    if started:
+        messages.success(request, f"{started} import{'s' if started > 1 else ''} started.")
+    elif not request.POST.getlist("connection"):
+        messages.error(request, "Choose at least one connection first.")
+    return HttpResponseRedirect(reverse("jobs") if started else reverse("integrations"))
+
+
+def _connection(actor: Actor, connection_id: UUID) -> Connection:
+    try:
+        return get_connection(actor.tenant, connection_id)
+    except Connection.DoesNotExist:
+        raise Http404 from None
+
+
+def _go(request: HttpRequest, address: str) -> HttpResponse:
+    """Sends the browser to a page, from a form or from htmx."""
+    if getattr(request, "htmx", False):
+        response = HttpResponse(status=204)
+        response["HX-Redirect"] = address
+        return response
+    return redirect(address)

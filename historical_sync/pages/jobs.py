@@ -1,0 +1,197 @@
+"""Imports: the table, one job's page, and what a person does with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+from django.contrib import messages
+from django.core.paginator import Paginator
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from atom.access import Actor, Right
+from atom.errors import Refused
+from atom.middleware import actor_of
+from atom.views import refusal, tenant_required
+from historical_sync import actions, states
+from historical_sync.live import job_context
+from historical_sync.models import HistoricalSyncJob, SyncChunk
+from integrations.connect import connections_of
+from integrations.providers import PROVIDERS
+
+PAGE = 25
+SORTS = {"newest": "-created_at", "oldest": "created_at", "records": "-records_processed", "status": "status"}
+MOST_CELLS = 600  # chunks that the map draws
+MOST_EVENTS = 100
+MOST_QUARANTINED = 50
+
+
+@require_GET
+@tenant_required()
+def jobs(request: HttpRequest) -> HttpResponse:
+    """The table of imports: `?status=&integration=&sort=&page=`."""
+    actor = actor_of(request)
+    chosen = {
+        "status": _one_of(request, "status", states.STATUSES),
+        "integration": _one_of(request, "integration", tuple(PROVIDERS)),
+        "sort": _one_of(request, "sort", tuple(SORTS)) or "newest",
+    }
+    found = actions.jobs_of(actor.tenant).with_names()
+    if chosen["status"]:
+        found = found.filter(status=chosen["status"])
+    if chosen["integration"]:
+        found = found.filter(connection__provider_slug=chosen["integration"])
+    page = Paginator(found.order_by(SORTS[chosen["sort"]], "-created_at", "id"), PAGE).get_page(request.GET.get("page"))
+    may = actor.may(Right.OPERATE)
+    connected = connections_of(actor.tenant).values_list("provider_slug", flat=True).distinct()
+    filtered = bool(chosen["status"] or chosen["integration"])
+    query = urlencode({name: value for name, value in chosen.items() if value and value != "newest"})
+    context = {
+        "rows": [job_context(job, may) for job in page],
+        "page": page,
+        "query": query,
+        "chosen": chosen,
+        "filtered": filtered,
+        "grows": not filtered and chosen["sort"] == "newest" and page.number == 1,
+        "statuses": states.STATUSES,
+        "integrations": [PROVIDERS[slug] for slug in sorted(set(connected)) if slug in PROVIDERS],
+        "sorts": {"newest": "Newest first", "oldest": "Oldest first", "records": "Most records", "status": "By status"},
+    }
+    fragment = getattr(request, "htmx", False) and request.htmx.target == "jobs-table"  # type: ignore[attr-defined]
+    return render(request, "historical_sync/_jobs_table.html" if fragment else "historical_sync/jobs.html", context)
+
+
+def _one_of(request: HttpRequest, name: str, choices: Sequence[str]) -> str:
+    value = request.GET.get(name, "")
+    return value if value in choices else ""
+
+
+@dataclass
+class MapRow:
+    """A stream's chunks, oldest first, as cells of the map; `left` and `width` in percent of the job's range."""
+
+    label: str
+    cells: list[dict[str, Any]]
+
+
+@never_cache
+@require_GET
+@tenant_required()
+def job(request: HttpRequest, job_id: UUID) -> HttpResponse:
+    """The monitor, the map of chunks, the timeline, and what went into quarantine."""
+    actor = actor_of(request)
+    found = _job(actor, job_id)
+    context = job_context(found, actor.may(Right.OPERATE)) | job_details(found)
+    return render(request, "historical_sync/job.html", context)
+
+
+@never_cache
+@require_GET
+@tenant_required()
+def job_live(request: HttpRequest, job_id: UUID) -> HttpResponse:
+    """The monitor alone: what the socket sends, for pages whose socket is down."""
+    actor = actor_of(request)
+    return render(request, "historical_sync/_job_live.html", job_context(_job(actor, job_id), actor.may(Right.OPERATE)))
+
+
+@never_cache
+@require_GET
+@tenant_required()
+def job_detail(request: HttpRequest, job_id: UUID) -> HttpResponse:
+    """Map, timeline and quarantine: asked for again while the job runs."""
+    actor = actor_of(request)
+    found = _job(actor, job_id)
+    return render(
+        request, "historical_sync/_job_details.html", job_context(found, actor.may(Right.OPERATE)) | job_details(found)
+    )
+
+
+def job_details(job: HistoricalSyncJob) -> dict[str, Any]:
+    """What the job's page shows below the monitor."""
+    events = list(job.events.filter(tenant_id=job.tenant_id).order_by("-at")[:MOST_EVENTS])
+    quarantine = list(job.quarantine.filter(tenant_id=job.tenant_id)[:MOST_QUARANTINED])
+    return {"map": _map(job), "events": events, "quarantine": quarantine, "finished": job.status in states.FINISHED}
+
+
+def _map(job: HistoricalSyncJob) -> list[MapRow]:
+    chunks = SyncChunk.objects.filter(tenant_id=job.tenant_id, job=job).exclude(status=states.CHUNK_SPLIT)
+    whole = (job.end_date - job.start_date).total_seconds()
+    names = {stream.name: stream.label for stream in job.connection.provider.streams}
+    rows: dict[tuple[str, str], MapRow] = {}
+    for chunk in chunks.order_by("stream", "partition_label", "since")[:MOST_CELLS]:
+        label = names.get(chunk.stream, chunk.stream)
+        if chunk.partition_label:
+            label = f"{label} · {chunk.partition_label}"
+        row = rows.setdefault((chunk.stream, chunk.partition), MapRow(label, []))
+        start = max((chunk.since - job.start_date).total_seconds() / whole * 100, 0)
+        row.cells.append(
+            {
+                "chunk": chunk,
+                "x": round(start, 2),
+                "width": round(max((chunk.until - chunk.since).total_seconds() / whole * 100 - 0.25, 0.6), 2),
+                "records": chunk.records_processed + chunk.records_skipped,
+                "status": "waiting" if chunk.status == states.CHUNK_PENDING and chunk.not_before else chunk.status,
+            }
+        )
+    order = {stream.name: i for i, stream in enumerate(job.connection.provider.streams)}
+    return [row for _, row in sorted(rows.items(), key=lambda item: (order.get(item[0][0], 99), item[0][1]))]
+
+
+@require_http_methods(["GET", "POST"])
+@tenant_required(Right.OPERATE)
+def cancel(request: HttpRequest, job_id: UUID) -> HttpResponse:
+    """Asks whether to cancel, saying what is kept (GET); cancels (POST)."""
+    if request.method == "POST":
+        return _act(request, job_id, actions.cancel)
+    context = {"job": _job(actor_of(request), job_id)}
+    return render(
+        request,
+        "historical_sync/_cancel.html" if getattr(request, "htmx", False) else "historical_sync/cancel.html",
+        context,
+    )
+
+
+@require_POST
+@tenant_required(Right.OPERATE)
+def pause(request: HttpRequest, job_id: UUID) -> HttpResponse:
+    return _act(request, job_id, actions.pause)
+
+
+@require_POST
+@tenant_required(Right.OPERATE)
+def resume(request: HttpRequest, job_id: UUID) -> HttpResponse:
+    return _act(request, job_id, actions.resume)
+
+
+def _act(
+    request: HttpRequest, job_id: UUID, action: Callable[[Actor, HistoricalSyncJob], HistoricalSyncJob]
+) -> HttpResponse:
+    """Does it; htmx gets the fragments that changed, a browser without scripts goes to the job's page."""
+    actor = actor_of(request)
+    found = _job(actor, job_id)
+    try:
+        found = action(actor, found)
+    except Refused as error:
+        if getattr(request, "htmx", False):
+            return refusal(request, "Not now", error.detail, 200)
+        messages.error(request, error.detail)
+        return redirect("job", job_id=found.id)
+    if getattr(request, "htmx", False):
+        response = render(request, "historical_sync/_acted.html", job_context(found, actor.may(Right.OPERATE)))
+        response["X-Fragments"] = "1"
+        return response
+    return redirect(reverse("job", args=[found.id]))
+
+
+def _job(actor: Actor, job_id: UUID) -> HistoricalSyncJob:
+    try:
+        return actions.get_job(actor.tenant, job_id)
+    except HistoricalSyncJob.DoesNotExist:
+        raise Http404 from None

@@ -1,0 +1,22 @@
+"""Addresses of the pages."""
+
+from django.urls import path
+
+from historical_sync.pages import explorer, frame, integrations, jobs
+
+urlpatterns = [
+    path("integrations", integrations.integrations, name="integrations"),
+    path("integrations/sync-selected", integrations.sync_selected, name="sync-selected"),
+    path("connections/<uuid:connection_id>/import", integrations.import_history, name="import"),
+    path("connections/<uuid:connection_id>/import/estimate", integrations.import_estimate, name="import-estimate"),
+    path("live", frame.live, name="live"),
+    path("jobs", jobs.jobs, name="jobs"),
+    path("jobs/<uuid:job_id>", jobs.job, name="job"),
+    path("jobs/<uuid:job_id>/live", jobs.job_live, name="job-live"),
+    path("jobs/<uuid:job_id>/detail", jobs.job_detail, name="job-detail"),
+    path("jobs/<uuid:job_id>/pause", jobs.pause, name="job-pause"),
+    path("jobs/<uuid:job_id>/resume", jobs.resume, name="job-resume"),
+    path("jobs/<uuid:job_id>/cancel", jobs.cancel, name="job-cancel"),
+    path("entities", explorer.entities, name="entities"),
+    path("entities/<uuid:entity_id>", explorer.entity, name="entity"),
+]
