@@ -1,0 +1,329 @@
+"""The cast and the stage. Alice owns Acme, Bob is a member, Vera may look; Charlie owns Globex and is a stranger to all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+CI = bool(os.environ.get("CI"))
+
+
+def missing(what: str) -> None:
+    """Skips in a user's hands, fails in CI."""
+    if CI:
+        pytest.fail(f"CI needs {what}")
+    pytest.skip(f"needs {what}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Playwright's fixtures keep an event loop in the main thread; Django's guard would refuse its own test client there.
+    os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+
+
+@pytest.fixture
+def cast(db: None) -> SimpleNamespace:
+    """acme, globex and the four people. Passwords are their first names."""
+    return make_cast()
+
+
+@pytest.fixture
+def live_cast(transactional_db: None) -> SimpleNamespace:
+    """The same, committed: for code in other threads, tasks and processes."""
+    return make_cast()
+
+
+def make_cast() -> SimpleNamespace:
+    from atom.models import Membership, Role, Tenant, User
+    from atom.tenancy import across_tenants
+
+    acme = Tenant.objects.create(name="Acme", slug="acme", plan="enterprise")
+    globex = Tenant.objects.create(name="Globex", slug="globex", plan="free")
+    found = SimpleNamespace(acme=acme, globex=globex)
+    people = (
+        ("alice", acme, Role.OWNER),
+        ("bob", acme, Role.MEMBER),
+        ("vera", acme, Role.VIEWER),
+        ("charlie", globex, Role.OWNER),
+    )
+    with across_tenants("the test's cast"):
+        for name, tenant, role in people:
+            user = User.objects.create_user(f"{name}@{tenant.slug}.test", name, name=name.capitalize())
+            Membership.objects.create(tenant=tenant, user=user, role=role)
+            setattr(found, name, user)
+    return found
+
+
+@pytest.fixture
+def signed_in() -> Any:
+    """signed_in(user) -> a Django test client."""
+    from django.test import Client
+
+    def make(user: Any) -> Client:
+        client = Client()
+        client.force_login(user)
+        return client
+
+    return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_passwords() -> Iterator[None]:
+    from django.conf import settings
+
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    return
+
+
+@pytest.fixture(autouse=True)
+def _fresh_cache() -> None:
+    from django.core.cache import cache
+
+    cache.clear()
+
+
+# -- providers ------------------------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def sandbox_server() -> Iterator[str]:
+    """The sandbox in a process of its own; its root: "http://127.0.0.1:PORT/sandbox"."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "integrations.sandbox", "--port", str(port), "--records", "600"], cwd=PROJECT
+    )
+    root = f"http://127.0.0.1:{port}/sandbox"
+    wait_for(lambda: httpx2.get(f"{root}/__control").status_code == 200)
+    yield root
+    stop(process)
+
+
+@pytest.fixture
+def sandbox(sandbox_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """The sandbox, in order, standing in for every provider of this process."""
+    monkeypatch.setenv("ATOM_SANDBOX_URL", sandbox_server)
+    sandbox = Sandbox(sandbox_server)
+    sandbox.control(reset=True, records=600, seed=1)
+    yield sandbox
+    sandbox.control(reset=True)
+
+
+class Sandbox:
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def control(self, **settings: Any) -> dict[str, Any]:
+        reply = httpx2.post(f"{self.root}/__control", json=settings)
+        assert reply.status_code == 200, reply.text
+        return dict(reply.json())
+
+    def truth(self, provider: str, **query: str) -> dict[str, int]:
+        return dict(httpx2.get(f"{self.root}/__truth", params={"provider": provider, **query}).json())
+
+    def log(self) -> list[dict[str, Any]]:
+        return list(httpx2.get(f"{self.root}/__log").json())
+
+
+@pytest.fixture(scope="session")
+def recording() -> Iterator[str]:
+    """The replayed recording of a real GitHub repository; its root."""
+    folder = os.environ.get("ATOM_REALDATA")
+    if not folder or not Path(folder, "replay.py").exists():
+        missing("ATOM_REALDATA: the folder of the recorded data")
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, str(Path(folder or "", "replay.py").resolve()), "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    root = f"http://127.0.0.1:{port}"
+    wait_for(lambda: httpx2.get(f"{root}/__truth").status_code == 200)
+    yield root
+    stop(process)
+
+
+def connected(tenant: Any, provider: str, root: str, *, account: str = "1", by_oauth: bool = True) -> Any:
+    """A connection to the sandbox as OAuth would have made it, with tokens that the sandbox takes."""
+    from atom.tenancy import tenant_scope
+    from integrations.models import Connection
+    from integrations.sandbox import github, salesforce
+    from integrations.sandbox.tokens import Tokens
+
+    module: Any = {"github": github, "salesforce": salesforce}[provider]
+    owner = next(iter(module.ACCOUNTS))
+    tokens = Tokens()
+    refresh = tokens.make("5Aep", provider, owner, "refresh", f"grant{account}") if provider == "salesforce" else ""
+    with tenant_scope(tenant.id):
+        connection = Connection(
+            tenant=tenant,
+            provider_slug=provider,
+            external_account_id=account,
+            account_label=owner,
+            by_oauth=by_oauth,
+            sandbox=True,
+        )
+        connection.set_credentials(tokens.make(module.PREFIX, provider, owner, "access", f"grant{account}"), refresh)
+        connection.save()
+    return connection
+
+
+# -- work -----------------------------------------------------------------------------------------------------------------
+
+
+class Worker:
+    """A worker in a thread of this process, on the test's database."""
+
+    def __init__(self, concurrency: int = 8) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.stop_event: asyncio.Event | None = None
+        self.started = threading.Event()
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, args=(concurrency,), daemon=True)
+        self.thread.start()
+        assert self.started.wait(10)
+
+    def _run(self, concurrency: int) -> None:
+        from historical_sync.worker import run_worker
+
+        async def main() -> None:
+            self.loop, self.stop_event = asyncio.get_running_loop(), asyncio.Event()
+            self.started.set()
+            await run_worker(concurrency, stop=self.stop_event)
+
+        try:
+            asyncio.run(main())
+        except BaseException as error:
+            self.error = error
+        finally:
+            from django.db import connections
+
+            connections.close_all()
+
+    def stop(self) -> None:
+        assert self.loop is not None
+        assert self.stop_event is not None
+        if self.thread.is_alive():
+            self.loop.call_soon_threadsafe(self.stop_event.set)
+        self.thread.join(30)
+        assert not self.thread.is_alive(), "the worker did not stop"
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def worker(transactional_db: None) -> Iterator[Worker]:
+    running = Worker()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def _pool_closed_first(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """Ends what other threads still hold before the test database is dropped: channels' test tools keep connections open."""
+    yield
+    from django.db import connection
+
+    from atom.db.base import as_owner
+
+    with django_db_blocker.unblock():
+        connection.close()
+        connection.close_pool()
+        with as_owner(), connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+
+@pytest.fixture(autouse=True)
+def _pool(request: pytest.FixtureRequest) -> None:
+    if {"db", "transactional_db"} & set(request.fixturenames) or request.node.get_closest_marker("django_db"):
+        request.getfixturevalue("_pool_closed_first")
+
+
+def wait_for(condition: Any, seconds: float = 20.0, every: float = 0.05) -> Any:
+    """The condition's first true value; fails after `seconds`."""
+    until = time.monotonic() + seconds
+    last: BaseException | None = None
+    while time.monotonic() < until:
+        try:
+            if value := condition():
+                return value
+            last = None
+        except (httpx2.HTTPError, OSError) as error:
+            last = error
+        time.sleep(every)
+    raise AssertionError(f"not so after {seconds} s ({last})")
+
+
+def job_now(job: Any) -> Any:
+    """The job as it stands in the database."""
+    from atom.tenancy import tenant_scope
+    from historical_sync.actions import get_job
+
+    with tenant_scope(job.tenant_id):
+        return get_job(job.tenant, job.id)
+
+
+def until(job: Any, *statuses: str, seconds: float = 30.0) -> Any:
+    """The job once it has one of the statuses."""
+
+    def there() -> Any:
+        now = job_now(job)
+        return now if now.status in statuses else None
+
+    try:
+        return wait_for(there, seconds)
+    except AssertionError:
+        now = job_now(job)
+        raise AssertionError(
+            f"the job is {now.status} ({now.control}): {now.last_error_message}, {now.phase_detail}"
+        ) from None
+
+
+def stop(process: subprocess.Popen[Any], seconds: float = 15.0) -> int:
+    """Ends the process politely; its exit code."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+    return process.returncode
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """REDIS_URL, or a server started for the tests."""
+    if given := os.environ.get("REDIS_URL"):
+        yield given
+        return
+    if shutil.which("redis-server") is None:
+        missing("redis-server or REDIS_URL")
+    port = free_port()
+    process = subprocess.Popen(
+        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
+        stdout=subprocess.DEVNULL,
+    )
+    yield f"redis://127.0.0.1:{port}"
+    stop(process)

@@ -1,0 +1,91 @@
+"""Rows for tests that need some to be there."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+from django.utils import timezone
+
+from atom.models import ApiKey
+from atom.tenancy import tenant_scope
+from historical_sync.models import (
+    Coverage,
+    Entity,
+    HistoricalSyncJob,
+    JobEvent,
+    QuarantinedRecord,
+    Relationship,
+    SyncChunk,
+    SyncRecord,
+    SyncSchedule,
+)
+from integrations.models import Connection
+
+NOW = datetime(2026, 10, 20, 12, tzinfo=UTC)
+
+
+def make_connection(tenant: Any, provider: str = "github", account: str = "") -> Connection:
+    connection = Connection(
+        tenant=tenant,
+        provider_slug=provider,
+        external_account_id=account or uuid.uuid4().hex,
+        account_label=f"{tenant.slug}-{provider}",
+        by_oauth=True,
+    )
+    connection.set_credentials("secret-access-token", "secret-refresh-token")
+    connection.save()
+    return connection
+
+
+def make_job(connection: Connection, **fields: Any) -> HistoricalSyncJob:
+    now = timezone.now()
+    values = {
+        "tenant": connection.tenant,
+        "connection": connection,
+        "streams": ["issues"],
+        "start_date": now - timedelta(days=30),
+        "end_date": now,
+        "created_by_label": "Alice",
+    } | fields
+    return HistoricalSyncJob.objects.create(**values)
+
+
+def one_of_everything(tenant: Any) -> SimpleNamespace:
+    """A row in every tenant-owned table."""
+    with tenant_scope(tenant.id):
+        connection = make_connection(tenant)
+        job = make_job(connection)
+        chunk = SyncChunk.objects.create(
+            tenant=tenant, job=job, ordinal=0, stream="issues", since=job.start_date, until=job.end_date
+        )
+        record = SyncRecord.objects.create(
+            id=uuid.uuid4(), tenant=tenant, connection=connection, job_id=job.id, stream="issues", external_id="1",
+            occurred_at=NOW, payload={}, content_hash=uuid.uuid4(), entity_id=None,
+        )  # fmt: skip
+        entity = Entity.objects.create(
+            id=uuid.uuid4(), tenant=tenant, kind="issue", key=f"k{uuid.uuid4()}", name="An issue of Acme's"
+        )
+        Relationship.objects.create(
+            tenant=tenant, record_id=record.id, kind="part_of", source_id=entity.id, target_id=entity.id
+        )
+        QuarantinedRecord.objects.create(
+            tenant=tenant,
+            job=job,
+            chunk=chunk,
+            stream="issues",
+            reason="odd",
+            fingerprint=uuid.uuid4(),
+            sealed_payload=b"x",
+        )
+        event = JobEvent.objects.create(tenant=tenant, job=job, actor="Alice", kind="started")
+        Coverage.objects.create(tenant=tenant, connection=connection, stream="issues", ranges=[])
+        schedule = SyncSchedule.objects.create(
+            tenant=tenant, connection=connection, interval=timedelta(days=1), next_run_at=NOW
+        )
+        key, _ = ApiKey.objects.create_key(tenant=tenant, role="member", name="k")
+    return SimpleNamespace(
+        connection=connection, job=job, chunk=chunk, entity=entity, event=event, schedule=schedule, key=key
+    )

@@ -1,0 +1,231 @@
+"""Every address of the site as a stranger, as a viewer, and signed out. A route that is not in the table fails."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from channels.testing import WebsocketCommunicator
+from django.conf import settings
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver
+
+from atom.models import ApiKey
+from atom.tenancy import across_tenants, tenant_scope
+from historical_sync.routing import websocket_urlpatterns
+from tests.graphs import one_of_everything
+
+# (method, what Charlie of another tenant sees, what Vera the viewer sees, what somebody signed out sees)
+SIGN_IN = "sign-in"
+WALK: dict[str, tuple[str, Any, Any, Any]] = {
+    # Of nobody in particular
+    "home": ("get", 302, 302, 302),
+    "sign-in": ("get", 302, 302, 200),
+    "sign-out": ("post", 302, 302, 302),
+    "healthz": ("get", 200, 200, 200),
+    "readyz": ("get", 200, 200, 200),
+    "api-schema": ("get", 200, 200, 200),
+    # Of whoever asks: their own tenant's
+    "switch-tenant": ("post", 404, 302, SIGN_IN),
+    "integrations": ("get", 200, 200, SIGN_IN),
+    "sync-selected": ("post", 404, 403, SIGN_IN),
+    "connect-start": ("post", 409, 403, SIGN_IN),
+    "connect-callback": ("get", 400, 403, SIGN_IN),
+    "connect-token": ("get", 200, 403, SIGN_IN),
+    "live": ("get", 200, 200, SIGN_IN),
+    "jobs": ("get", 200, 200, SIGN_IN),
+    "entities": ("get", 200, 200, SIGN_IN),
+    # Of Acme
+    "disconnect": ("post", 404, 403, SIGN_IN),
+    "import": ("post", 404, 403, SIGN_IN),
+    "import-estimate": ("get", 404, 403, SIGN_IN),
+    "job": ("get", 404, 200, SIGN_IN),
+    "job-live": ("get", 404, 200, SIGN_IN),
+    "job-detail": ("get", 404, 200, SIGN_IN),
+    "job-pause": ("post", 404, 403, SIGN_IN),
+    "job-resume": ("post", 404, 403, SIGN_IN),
+    "job-cancel": ("post", 404, 403, SIGN_IN),
+    "entity": ("get", 404, 200, SIGN_IN),
+    "api-start": ("post", 404, 403, 401),
+    "api-jobs": ("get", 404, 200, 401),
+    "api-job": ("get", 404, 200, 401),
+    "api-cancel": ("post", 404, 403, 401),
+    "api-pause": ("post", 404, 403, 401),
+    "api-resume": ("post", 404, 403, 401),
+}
+SOCKETS = {"ws/historical-sync/<str:job_id>", "ws/notifications", "ws/pages", "ws/pages/jobs/<str:job_id>"}
+TENANT_WIDE = {"ws/notifications", "ws/pages"}
+
+
+def routes(patterns: Any = None, prefix: str = "") -> dict[str, str]:
+    """name -> route of every address but the admin's, which is staff's alone."""
+    found: dict[str, str] = {}
+    for entry in patterns if patterns is not None else get_resolver().url_patterns:
+        route = prefix + str(entry.pattern)
+        if isinstance(entry, URLResolver):
+            if not route.startswith("admin/"):
+                found |= routes(entry.url_patterns, route)
+        elif isinstance(entry, URLPattern):
+            assert entry.name, f"{route} has no name"
+            found[entry.name] = route
+    return found
+
+
+@pytest.fixture
+def acme(cast: SimpleNamespace) -> SimpleNamespace:
+    made = one_of_everything(cast.acme)
+    made.cast = cast
+    return made
+
+
+def address(route: str, acme: SimpleNamespace) -> str:
+    for placeholder, value in {
+        "<uuid:job_id>": acme.job.id, "<str:job_id>": acme.job.id, "<uuid:connection_id>": acme.connection.id,
+        "<str:integration_id>": acme.connection.id, "<uuid:entity_id>": acme.entity.id, "<slug:slug>": "github",
+    }.items():  # fmt: skip
+        route = route.replace(placeholder, str(value))
+    assert "<" not in route, f"the walk does not know how to fill {route}"
+    return f"/{route}"
+
+
+def form_of(name: str, acme: SimpleNamespace) -> dict[str, str]:
+    return {
+        "sync-selected": {"connection": str(acme.connection.id)},
+        "switch-tenant": {"tenant": str(acme.cast.acme.id)},
+    }.get(name, {})
+
+
+def test_the_walk_knows_every_route() -> None:
+    assert set(routes()) == set(WALK)
+    assert {str(pattern.pattern) for pattern in websocket_urlpatterns} == SOCKETS
+
+
+@pytest.mark.parametrize("name", sorted(WALK))
+@pytest.mark.parametrize("who", ["charlie", "vera", "nobody"])
+def test_nobody_sees_what_is_not_theirs(acme: SimpleNamespace, who: str, name: str) -> None:
+    client = Client(raise_request_exception=False)
+    if who != "nobody":
+        client.force_login(getattr(acme.cast, who))
+    method, *expected = WALK[name]
+    want = expected[["charlie", "vera", "nobody"].index(who)]
+    path = address(routes()[name], acme)
+    reply = (
+        client.generic("POST", path, b"{}", "application/json")
+        if name.startswith("api-") and method == "post"
+        else getattr(client, method)(path, form_of(name, acme))
+    )
+    if want == SIGN_IN:
+        assert reply.status_code == 302
+        assert reply["Location"].startswith("/sign-in")
+    else:
+        assert reply.status_code == want, reply.content[:500]
+    text = reply.content.decode()
+    if who != "vera":
+        for secret in (str(acme.job.id), "acme-github", acme.entity.name):
+            assert secret not in text.replace(path, "")
+    with across_tenants("looking after the walk"):
+        acme.job.refresh_from_db()
+        assert (acme.job.status, acme.job.control) == ("pending", "none")
+
+
+@pytest.mark.parametrize("name", sorted(name for name, row in WALK.items() if row[0] == "get"))
+def test_tokens_are_on_no_page(acme: SimpleNamespace, name: str) -> None:
+    client = Client(raise_request_exception=False)
+    client.force_login(acme.cast.alice)
+    text = client.get(address(routes()[name], acme)).content.decode()
+    assert "secret-access-token" not in text
+    assert "secret-refresh-token" not in text
+
+
+@pytest.mark.parametrize("name", sorted(name for name, row in WALK.items() if row[0] == "post"))
+def test_every_change_needs_a_csrf_token(acme: SimpleNamespace, name: str) -> None:
+    client = Client(enforce_csrf_checks=True, raise_request_exception=False)
+    client.force_login(acme.cast.alice)
+    reply = client.post(address(routes()[name], acme), form_of(name, acme))
+    assert reply.status_code == 403
+    with across_tenants("looking after the walk"):
+        acme.job.refresh_from_db()
+        assert acme.job.control == "none"
+
+
+@pytest.mark.parametrize("name", sorted(name for name in WALK if name.startswith("api-") and name != "api-schema"))
+def test_the_api_answers_errors_in_one_shape(acme: SimpleNamespace, name: str) -> None:
+    method, *_ = WALK[name]
+    reply = getattr(Client(), method)(address(routes()[name], acme))
+    body = reply.json()
+    assert body["type"] == "client_error"
+    assert body["errors"][0]["code"] == "not_authenticated"
+    assert reply.status_code == 401
+
+
+def test_the_admin_is_for_staff_only(acme: SimpleNamespace) -> None:
+    for user in (acme.cast.alice, acme.cast.charlie):
+        client = Client()
+        client.force_login(user)
+        for path in (
+            "/admin/",
+            "/admin/historical_sync/historicalsyncjob/",
+            f"/admin/integrations/connection/{acme.connection.id}/change/",
+        ):
+            reply = client.get(path)
+            assert reply.status_code == 302
+            assert reply["Location"].startswith("/admin/login/")
+
+
+def socket_to(route: str, acme: SimpleNamespace, user: Any = None, headers: Any = ()) -> WebsocketCommunicator:
+    from atom.asgi import application
+
+    sent = [(b"origin", b"http://testserver"), (b"host", b"testserver"), *headers]
+    if user is not None:
+        client = Client()
+        client.force_login(user)
+        cookie = client.cookies[settings.SESSION_COOKIE_NAME].value
+        sent.append((b"cookie", f"{settings.SESSION_COOKIE_NAME}={cookie}".encode()))
+    return WebsocketCommunicator(application, address(route, acme), headers=sent)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("route", sorted(SOCKETS))
+@pytest.mark.parametrize("who", ["alice", "vera", "charlie", "nobody", "elsewhere"])
+def test_sockets_refuse_strangers_before_they_open(live_cast: SimpleNamespace, route: str, who: str) -> None:
+    import asyncio
+
+    acme = one_of_everything(live_cast.acme)
+    user = getattr(live_cast, who, None) if who != "elsewhere" else live_cast.alice
+    headers = [(b"origin", b"https://evil.example")] if who == "elsewhere" else []
+
+    async def opens(communicator: WebsocketCommunicator) -> bool:
+        connected, _ = await communicator.connect(timeout=5)
+        if connected:
+            await communicator.disconnect()
+        return bool(connected)
+
+    communicator = socket_to(route, acme, user)
+    if headers:
+        communicator.scope["headers"] = [h for h in communicator.scope["headers"] if h[0] != b"origin"] + headers
+    allowed = who in ("alice", "vera") or (who == "charlie" and route in TENANT_WIDE)
+    assert asyncio.run(opens(communicator)) is allowed
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_program_opens_a_socket_with_its_key(live_cast: SimpleNamespace) -> None:
+    import asyncio
+
+    acme = one_of_everything(live_cast.acme)
+    with tenant_scope(live_cast.acme.id):
+        _, key = ApiKey.objects.create_key(tenant=live_cast.acme, role="viewer", name="report")
+
+    async def first_message() -> Any:
+        communicator = socket_to(
+            "ws/historical-sync/<str:job_id>", acme, headers=[(b"authorization", f"Api-Key {key}".encode())]
+        )
+        assert (await communicator.connect(timeout=5))[0]
+        message = await communicator.receive_json_from(timeout=5)
+        await communicator.disconnect()
+        return message
+
+    message = asyncio.run(first_message())
+    assert message["type"] == "snapshot"
+    assert message["job"]["id"] == str(acme.job.id)
+    assert message["job"]["can"] == {"cancel": False, "pause": False, "resume": False}
