@@ -165,13 +165,17 @@ def connected(tenant: Any, provider: str, root: str, *, account: str = "1", by_o
     """A connection to the sandbox as OAuth would have made it, with tokens that the sandbox takes."""
     from atom.tenancy import tenant_scope
     from integrations.models import Connection
-    from integrations.sandbox import github, salesforce
+    from integrations.sandbox.app import STAND_INS
     from integrations.sandbox.tokens import Tokens
 
-    module: Any = {"github": github, "salesforce": salesforce}[provider]
-    owner = next(iter(module.ACCOUNTS))
+    stand_in = next(found for found in STAND_INS if found.slug == provider)
+    owner = next(iter(stand_in.accounts))
     tokens = Tokens()
-    refresh = tokens.make("5Aep", provider, owner, "refresh", f"grant{account}") if provider == "salesforce" else ""
+    refresh = (
+        tokens.make(stand_in.refresh_prefix, provider, owner, "refresh", f"grant{account}")
+        if stand_in.refresh_prefix
+        else ""
+    )
     with tenant_scope(tenant.id):
         connection = Connection(
             tenant=tenant,
@@ -181,7 +185,7 @@ def connected(tenant: Any, provider: str, root: str, *, account: str = "1", by_o
             by_oauth=by_oauth,
             sandbox=True,
         )
-        connection.set_credentials(tokens.make(module.PREFIX, provider, owner, "access", f"grant{account}"), refresh)
+        connection.set_credentials(tokens.make(stand_in.prefix, provider, owner, "access", f"grant{account}"), refresh)
         connection.save()
     return connection
 

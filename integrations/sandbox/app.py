@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar, Protocol
 from urllib.parse import parse_qsl
 
 from integrations.sandbox.consent import STYLE
@@ -19,6 +19,37 @@ from integrations.sandbox.tokens import Tokens
 from integrations.sandbox.wire import MAX_BODY, Request, Response
 from integrations.sandbox.world import World, present, seconds_of
 
+
+class StandIn(Protocol):
+    """What every provider's stand-in offers. `prefix` and `refresh_prefix` begin its tokens; "" where it has none."""
+
+    slug: ClassVar[str]
+    prefix: ClassVar[str]
+    refresh_prefix: ClassVar[str]
+    accounts: ClassVar[dict[str, Any]]
+
+    def __init__(self, world: World, tokens: Tokens, control: Control) -> None: ...
+
+    def set_world(self, world: World) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def oauth(self, request: Request) -> Response | None: ...
+
+    def api(self, request: Request) -> Response: ...
+
+    def rate_limited(self) -> Response: ...
+
+    def quota_used_up(self) -> Response: ...
+
+    def truth(self, account: str, since: float | None, until: float | None) -> dict[str, int]: ...
+
+
+# One a line.
+STAND_INS: tuple[type[StandIn], ...] = (
+    GitHub,
+    Salesforce,
+)
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 ROOT = "/sandbox"
@@ -33,9 +64,8 @@ class Sandbox:
         self.tokens = Tokens()
         self.now = present(now)
         self.world = World(seed, records, self.now)
-        self.providers: dict[str, GitHub | Salesforce] = {
-            "github": GitHub(self.world, self.tokens, self.control),
-            "salesforce": Salesforce(self.world, self.tokens, self.control),
+        self.providers: dict[str, StandIn] = {
+            standin.slug: standin(self.world, self.tokens, self.control) for standin in STAND_INS
         }
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -79,7 +109,7 @@ class Sandbox:
             return answer
         return await self._call(provider, request)
 
-    async def _call(self, provider: GitHub | Salesforce, request: Request) -> Response:
+    async def _call(self, provider: StandIn, request: Request) -> Response:
         faults = self.control.faults
         if faults.latency_ms or faults.jitter_ms:
             await asyncio.sleep((faults.latency_ms + random.random() * faults.jitter_ms) / 1000)  # noqa: S311

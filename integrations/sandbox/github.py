@@ -34,6 +34,8 @@ class GitHub:
     """The stand-in. `world` may be replaced while it runs."""
 
     slug = SLUG
+    prefix = PREFIX
+    refresh_prefix = ""
     accounts = ACCOUNTS
 
     def __init__(self, world: World, tokens: Tokens, control: Control) -> None:

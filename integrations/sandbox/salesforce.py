@@ -54,6 +54,8 @@ class Salesforce:
     """The stand-in. `world` may be replaced while it runs."""
 
     slug = SLUG
+    prefix = PREFIX
+    refresh_prefix = REFRESH_PREFIX
     accounts = ACCOUNTS
 
     def __init__(self, world: World, tokens: Tokens, control: Control) -> None:
