@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 from integrations.sandbox.consent import STYLE
@@ -23,10 +23,10 @@ from integrations.sandbox.world import World, present, seconds_of
 class StandIn(Protocol):
     """What every provider's stand-in offers. `prefix` and `refresh_prefix` begin its tokens; "" where it has none."""
 
-    slug: ClassVar[str]
-    prefix: ClassVar[str]
-    refresh_prefix: ClassVar[str]
-    accounts: ClassVar[dict[str, Any]]
+    slug: str
+    prefix: str
+    refresh_prefix: str
+    accounts: dict[str, Any]
 
     def __init__(self, world: World, tokens: Tokens, control: Control) -> None: ...
 
