@@ -97,8 +97,13 @@ def api_root(connection: Connection) -> str:
     return provider.api_root(_api_url(provider), connection.facts)
 
 
-def namespace(provider: Provider, base_url: str) -> str:
-    """Prefix of the account's keys in the graph: ids of a self-hosted server are its own."""
+def namespace(provider: Provider, base_url: str, account: str = "") -> str:
+    """Prefix of the account's keys in the graph: ids of a self-hosted server are its own, those of some providers an account's.
+
+    account: the connection's `external_account_id`.
+    """
+    if provider.ids_by_account and account:
+        return f"{provider.slug}@{account}"
     return f"{provider.slug}@{urlsplit(base_url).netloc}" if base_url else provider.slug
 
 
@@ -152,7 +157,7 @@ async def open_api(connection: Connection, *, limiter: Limiter | None = None) ->
         refresh if can_refresh else None,
         limiter,
         connection.facts,
-        namespace(connection.provider, connection.base_url),
+        namespace(connection.provider, connection.base_url, connection.external_account_id),
     )
 
 

@@ -123,7 +123,8 @@ class Graph(NamedTuple):
 class Context:
     """What extract may know besides the payload.
 
-    namespace: prefix for this provider's keys: its slug, or "slug@host" for a self-hosted one.
+    namespace: prefix for this provider's keys: its slug, "slug@host" for a self-hosted one, "slug@account" where ids repeat
+        from account to account (`Provider.ids_by_account`).
     """
 
     namespace: str
@@ -229,6 +230,7 @@ class Provider:
     partitions: everything the partitioned streams are listed by; None when no stream is.
     token_help: words for the form where a personal or service token can be pasted; None: OAuth only.
     settle: how far behind now the newest window ends, because the provider's lists lag.
+    ids_by_account: ids are unique within one account only, so that keys carry the account's id besides the slug.
     """
 
     slug: str
@@ -252,6 +254,7 @@ class Provider:
     rate_state: Callable[[Reply], RateState | None] = lambda reply: None
     partitions: Callable[[Api], Awaitable[list[Partition]]] | None = None
     settle: timedelta = timedelta(0)
+    ids_by_account: bool = False
 
     def stream(self, name: str) -> Stream:
         """The stream of that name; KeyError if there is none."""

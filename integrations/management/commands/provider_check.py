@@ -47,9 +47,10 @@ class Command(BaseCommand):
     async def _check(self, provider: Provider, root: str, token: str) -> int:
         failed = 0
         async with make_client(allow_private=True) as client:
-            api = Api(provider, root, client, token, namespace=gateway.namespace(provider, ""))
+            api = Api(provider, root, client, token, namespace="")
             try:
                 account = await provider.identify(api)
+                api.namespace = gateway.namespace(provider, "", account.external_id)
                 partitions = await provider.partitions(api) if provider.partitions else []
             except ProviderError as error:
                 raise CommandError(f"{provider.name}: {error.code}: {error}") from None
