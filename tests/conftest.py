@@ -18,7 +18,8 @@ from typing import Any
 import httpx2
 import pytest
 
-PROJECT = Path(__file__).resolve().parent.parent
+from tests.processes import PROJECT, Up
+
 CI = bool(os.environ.get("CI"))
 
 
@@ -32,6 +33,19 @@ def missing(what: str) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # Playwright's fixtures keep an event loop in the main thread; Django's guard would refuse its own test client there.
     os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
+    """Playwright leaves its event loop marked as running in this thread: not for tests that drive no browser."""
+    loop = asyncio._get_running_loop()
+    if "browser" in getattr(item, "fixturenames", ()):
+        return (yield)
+    asyncio._set_running_loop(None)
+    try:
+        return (yield)
+    finally:
+        asyncio._set_running_loop(loop)
 
 
 @pytest.fixture
@@ -314,6 +328,61 @@ def stop(process: subprocess.Popen[Any], seconds: float = 15.0) -> int:
             process.wait()
             raise
     return process.returncode
+
+
+# -- browser --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args() -> dict[str, Any]:
+    """The installed Chromium, not a downloaded one."""
+    found = os.environ.get("ATOM_CHROMIUM") or next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
+    if found is None:
+        missing("an installed Chromium (or its path in ATOM_CHROMIUM)")
+    return {
+        "executable_path": found,
+        "args": ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"],
+    }
+
+
+@pytest.fixture(scope="session")
+def _browser_goes_first(browser: Any) -> Iterator[None]:
+    """Torn down before the browser, whose own teardown needs its loop back (see `pytest_runtest_protocol`)."""
+    loop = asyncio._get_running_loop()
+    yield
+    asyncio._set_running_loop(loop)
+
+
+@pytest.fixture(scope="session")
+def browser_context_args(_browser_goes_first: None) -> dict[str, Any]:
+    return {"viewport": {"width": 1440, "height": 900}, "reduced_motion": "reduce", "locale": "en-GB"}
+
+
+@pytest.fixture
+def page(page: Any) -> Any:
+    """A page that is patient with a busy machine and fails the test when the page's own code does."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=20_000)
+    page.set_default_timeout(20_000)
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda said: "Content Security Policy" in said.text and wrong.append(said.text))
+    yield page
+    assert wrong == []
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """`manage.py up` with demo data and the sandbox, shared by the browser tests of a run.
+
+    They share its database: let a test make a workspace of its own with `site.manage("create_tenant", ...)` where it matters.
+    """
+    up = Up(tmp_path_factory.mktemp("site"), free_port())
+    yield up
+    up.stop()
 
 
 @pytest.fixture(scope="session")

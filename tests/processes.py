@@ -1,0 +1,140 @@
+"""Real processes of the project, as somebody in a terminal would start them."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+PROJECT = Path(__file__).resolve().parent.parent
+# What the test run itself has set must not decide how the processes under test are set up.
+OURS = ("ATOM_", "DATABASE_URL", "REDIS_URL", "PORT", "DJANGO_", "PYTEST_")
+
+
+def environment(**given: str) -> dict[str, str]:
+    """This process's environment without the project's own variables, plus `given`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    return {**kept, "PYTHONUNBUFFERED": "1", **given}
+
+
+class Running:
+    """A process whose output is collected as it comes. `output`: standard output and error, as a terminal shows them."""
+
+    def __init__(self, *arguments: str, **variables: str) -> None:
+        self.lines: list[str] = []
+        self._new: queue.Queue[str | None] = queue.Queue()
+        self.process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=PROJECT,
+            env=environment(**variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout:
+            for line in self.process.stdout:
+                self._new.put(line.rstrip("\n"))
+        self._new.put(None)
+
+    @property
+    def output(self) -> str:
+        self._collect()
+        return "\n".join(self.lines)
+
+    def _collect(self) -> None:
+        while True:
+            try:
+                line = self._new.get_nowait()
+            except queue.Empty:
+                return
+            if line is not None:
+                self.lines.append(line)
+
+    def says(self, words: str, seconds: float = 60.0) -> str:
+        """The first line that contains `words`; fails when the process ends or the time is over without one."""
+        until = time.monotonic() + seconds
+        while True:
+            found = next((line for line in self.lines if words in line), None)
+            if found is not None:
+                return found
+            try:
+                line = self._new.get(timeout=max(0.01, until - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"nothing said {words!r} within {seconds} s:\n{self.output}") from None
+            if line is None:
+                raise AssertionError(f"ended ({self.process.wait()}) without saying {words!r}:\n{self.output}")
+            self.lines.append(line)
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def ends(self, seconds: float = 40.0) -> int:
+        """The exit code."""
+        try:
+            code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {seconds} s:\n{self.output}") from None
+        self._reader.join(5)
+        self._collect()
+        return code
+
+    def stop(self) -> None:
+        """Ends it, politely at first."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise AssertionError(f"had to be killed:\n{self.output}") from None
+        self._reader.join(5)
+
+
+class Up(Running):
+    """`manage.py up` on the given ATOM_HOME, serving. `address`: "http://127.0.0.1:PORT"."""
+
+    def __init__(self, home: Path, port: int, *arguments: str, **variables: str) -> None:
+        super().__init__("manage.py", "up", *arguments, ATOM_HOME=str(home), PORT=str(port), **variables)
+        self.home = home
+        try:
+            self.address = self.says("Atom runs at").rsplit(" ", 1)[-1]
+            self.says("Ctrl-C")
+        except AssertionError:
+            self.process.kill()
+            raise
+
+    def sandbox(self, **settings: Any) -> None:
+        """Sets the stand-ins' switches: latency_ms, faults, reset, ..."""
+        reply = httpx2.post(f"{self.address}/sandbox/__control", json=settings)
+        assert reply.status_code == 200, reply.text
+
+    def manage(self, *arguments: str, input: str = "") -> subprocess.CompletedProcess[str]:
+        """A command beside it, on the same ATOM_HOME."""
+        return manage(*arguments, input=input, ATOM_HOME=str(self.home))
+
+
+def manage(*arguments: str, input: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    """`manage.py` with `arguments`, to its end."""
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=PROJECT,
+        env=environment(**variables),
+        input=input,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
