@@ -246,15 +246,16 @@ def _last_page(reply: Reply) -> int:
 
 
 async def _count_pulls(api: Api, partition: Partition, window: Window) -> Estimate | None:
-    last = window.until - timedelta(seconds=1)  # the search's ranges include both ends
+    last = window.until - timedelta(microseconds=1)  # the search's ranges include both ends
     query = f"repo:{partition.facts['full_name']} is:pr updated:{_stamp(window.since)}..{_stamp(last)}"
     reply = await api.get("/search/issues", {"q": query, "per_page": 1})
     return Estimate(int(reply.data["total_count"]), exact=True)
 
 
 async def _count_commits(api: Api, partition: Partition, window: Window) -> Estimate | None:
-    """One commit a page: the last page's number is the count."""
-    params = {"since": _stamp(window.since), "until": _stamp(window.until), "per_page": 1}
+    """One commit a page: the last page's number is the count. Both ends are included."""
+    last = window.until - timedelta(microseconds=1)
+    params = {"since": _stamp(window.since), "until": _stamp(last), "per_page": 1}
     try:
         reply = await api.get(_repo(partition) + "/commits", params)
     except _NothingThere:

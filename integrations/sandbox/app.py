@@ -8,42 +8,17 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qsl
 
 from integrations.sandbox.consent import STYLE
 from integrations.sandbox.faults import Control
 from integrations.sandbox.github import GitHub
 from integrations.sandbox.salesforce import Salesforce
+from integrations.sandbox.stand_in import StandIn
 from integrations.sandbox.tokens import Tokens
 from integrations.sandbox.wire import MAX_BODY, Request, Response
 from integrations.sandbox.world import World, present, seconds_of
-
-
-class StandIn(Protocol):
-    """What every provider's stand-in offers. `prefix` and `refresh_prefix` begin its tokens; "" where it has none."""
-
-    slug: str
-    prefix: str
-    refresh_prefix: str
-    accounts: dict[str, Any]
-
-    def __init__(self, world: World, tokens: Tokens, control: Control) -> None: ...
-
-    def set_world(self, world: World) -> None: ...
-
-    def reset(self) -> None: ...
-
-    def oauth(self, request: Request) -> Response | None: ...
-
-    def api(self, request: Request) -> Response: ...
-
-    def rate_limited(self) -> Response: ...
-
-    def quota_used_up(self) -> Response: ...
-
-    def truth(self, account: str, since: float | None, until: float | None) -> dict[str, int]: ...
-
 
 # One a line.
 STAND_INS: tuple[type[StandIn], ...] = (
@@ -192,6 +167,10 @@ class Sandbox:
         wrong = self.control.wrong(given)
         if wrong:
             return wrong
+        for denied in given.get("deny", ()):
+            slug, _, stream = denied.partition(".")
+            if slug not in self.providers or stream not in self.providers[slug].streams:
+                return f"there is no stream {denied!r}"
         if reset:
             self.control.reset()
             for provider in self.providers.values():
@@ -217,6 +196,11 @@ class Sandbox:
         since, until = (seconds_of(query[name]) if query.get(name) else None for name in ("since", "until"))
         if (query.get("since") and since is None) or (query.get("until") and until is None):
             return Response(400, {"message": "since and until must be ISO date-times"})
+        stream = query.get("stream")
+        if stream is not None:
+            if stream not in provider.streams:
+                return Response(404, {"message": "there is no such stream"})
+            return Response(200, provider.truth_ids(account, stream, since, until))
         return Response(200, provider.truth(account, since, until))
 
 

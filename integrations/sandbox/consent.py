@@ -34,8 +34,10 @@ SCOPES_IN_WORDS = {
 }
 
 
-def authorize(request: Request, tokens: Tokens, provider: str, name: str, accounts: dict[str, str]) -> Response:
-    """GET shows the page, POST takes the answer. accounts: id -> label, the first one chosen."""
+def authorize(
+    request: Request, tokens: Tokens, provider: str, name: str, accounts: dict[str, str], *, pkce: bool = True
+) -> Response:
+    """GET shows the page, POST takes the answer. accounts: id -> label, the first one chosen. pkce: the vendor demands it."""
     asked = request.query
     redirect_uri = asked.get("redirect_uri", "")
     if request.method not in ("GET", "POST"):
@@ -51,7 +53,8 @@ def authorize(request: Request, tokens: Tokens, provider: str, name: str, accoun
     back = {"state": asked["state"]}
     if asked.get("response_type") != "code":
         return _redirect(redirect_uri, {"error": "unsupported_response_type", **back})
-    if not _CHALLENGE.fullmatch(asked.get("code_challenge", "")) or asked.get("code_challenge_method") != "S256":
+    challenge = asked.get("code_challenge", "")
+    if (pkce or challenge) and (not _CHALLENGE.fullmatch(challenge) or asked.get("code_challenge_method") != "S256"):
         return _redirect(
             redirect_uri, {"error": "invalid_request", "error_description": "PKCE with S256 is required", **back}
         )
@@ -63,9 +66,7 @@ def authorize(request: Request, tokens: Tokens, provider: str, name: str, accoun
             )
         if answer != "allow" or account not in accounts:
             return _page(name, "<h1>No answer</h1><p>Choose an account, and allow or deny.</p>", 400)
-        return _redirect(
-            redirect_uri, {"code": tokens.issue_code(provider, account, redirect_uri, asked["code_challenge"]), **back}
-        )
+        return _redirect(redirect_uri, {"code": tokens.issue_code(provider, account, redirect_uri, challenge), **back})
     rows = "".join(
         f'<label><input type="radio" name="account" value="{escape(key)}"{" checked" if i == 0 else ""}> {escape(label)}</label>'
         for i, (key, label) in enumerate(accounts.items())

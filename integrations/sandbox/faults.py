@@ -11,7 +11,9 @@ from typing import Any
 class Faults:
     """`*_every`: each n-th API call; 0 is never. retry_after: seconds. daily_quota: calls, from when it is set; 0 is none.
 
-    rate_limit: calls an hour that GitHub allows.
+    rate_limit: calls an hour that GitHub allows. page_size: rows that any page holds at most; 0 is the vendor's own.
+    cap: results that one query can list, where the vendor caps them; 0 is the vendor's own. delete_every: each n-th row of every
+    table is deleted; 0 is none. deny: "provider.stream" of what the token has no permission for.
     """
 
     latency_ms: float = 0
@@ -24,6 +26,10 @@ class Faults:
     drop_every: int = 0
     daily_quota: int = 0
     rate_limit: int = 5000
+    page_size: int = 0
+    cap: int = 0
+    delete_every: int = 0
+    deny: tuple[str, ...] = ()
 
 
 NAMES = {field.name for field in fields(Faults)}
@@ -42,6 +48,10 @@ class Control:
         for name, value in given.items():
             if name not in NAMES:
                 return f"there is no switch {name!r}"
+            if name == "deny":
+                if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+                    return "deny must be a list of provider.stream"
+                continue
             kinds = (int, float) if name.endswith("_ms") else (int,)
             if isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value <= 1_000_000:
                 return f"{name} must be a {'number' if float in kinds else 'whole number'} from 0 to 1000000"
@@ -50,6 +60,8 @@ class Control:
     def set(self, given: dict[str, Any]) -> None:
         """Takes settings that `wrong` found nothing wrong with."""
         for name, value in given.items():
+            if name == "deny":
+                value = tuple(value)
             setattr(self.faults, name, float(value) if name.endswith("_ms") else value)
         if "daily_quota" in given:
             self.quota_from = self.calls

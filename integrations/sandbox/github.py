@@ -9,16 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from integrations.sandbox.consent import authorize
-from integrations.sandbox.faults import Control
 from integrations.sandbox.github_rows import ACCOUNTS, REPOSITORIES, Repository, Rows, account_user
-from integrations.sandbox.tokens import Tokens
+from integrations.sandbox.stand_in import JSON, Grants, StandIn
 from integrations.sandbox.wire import Request, Response, whole
 from integrations.sandbox.world import World, seconds_of
 
-__all__ = ["ACCOUNTS", "PREFIX", "GitHub"]
-
-SLUG, NAME, PREFIX = "github", "GitHub", "gho_"
 SCOPES = ("read:org", "read:user", "repo", "user:email")
 HOUR = 3600
 MOST_FOUND = 1000  # that a search shows, however many it counts
@@ -26,85 +21,88 @@ DOCS = "https://docs.github.com/rest"
 BAD_CREDENTIALS = Response(401, {"message": "Bad credentials", "documentation_url": DOCS, "status": "401"})
 NOT_FOUND = Response(404, {"message": "Not Found", "documentation_url": DOCS, "status": "404"})
 INVALID = Response(422, {"message": "Validation Failed", "documentation_url": DOCS, "status": "422"})
+PATHS = {
+    "/user/repos": "repositories",
+    "/issues/comments": "comments",
+    "/pulls/comments": "review_comments",
+    "/issues": "issues",
+    "/pulls": "pull_requests",
+    "/commits": "commits",
+}
 _REPOSITORY = re.compile(r"/(?:repos/([\w.-]+)/([\w.-]+)|repositories/([0-9]+))(/.*)?", re.ASCII)
 _ONE = re.compile(r"/(issues|pulls)/([0-9]{1,9})")
 
 
-class GitHub:
-    """The stand-in. `world` may be replaced while it runs."""
+class GitHub(StandIn):
+    """The stand-in."""
 
-    slug = SLUG
-    prefix = PREFIX
-    refresh_prefix = ""
+    slug = "github"
+    name = "GitHub"
+    prefix = "gho_"
+    pasted_prefix = "ghp_"
     accounts = ACCOUNTS
-
-    def __init__(self, world: World, tokens: Tokens, control: Control) -> None:
-        self.tokens, self.control = tokens, control
-        self.used: dict[str, tuple[int, int]] = {}  # account -> (hour, calls in it)
-        self.set_world(world)
+    streams = ("repositories", "issues", "pull_requests", "comments", "review_comments", "commits")
+    grants = Grants(
+        "/login/oauth/authorize",
+        "/login/oauth/access_token",
+        "/applications/sandbox-github/grant",
+        refreshes=False,
+        scopes=SCOPES,
+        separator=",",
+    )
 
     def set_world(self, world: World) -> None:
-        self.repositories = {
-            account: [Repository(world, account, i, name, share) for i, (name, share) in enumerate(REPOSITORIES)]
+        super().set_world(world)
+        self.used: dict[str, tuple[int, int]] = {}  # account -> (hour, calls in it)
+        self.repositories: dict[str, list[Repository]] = {
+            account: []
+            if self.is_empty(account)
+            else [Repository(world, account, i, name, share) for i, (name, share) in enumerate(REPOSITORIES)]
             for account in ACCOUNTS
         }
 
     def reset(self) -> None:
         self.used.clear()
 
-    # -- consent and tokens -------------------------------------------------------------------------------------------------
+    # -- tokens -------------------------------------------------------------------------------------------------------------
+
+    def token_granted(self, request: Request, answer: JSON, account: str) -> Response:
+        return Response(200, {**answer, "token_type": "bearer"})
+
+    def token_refused(self, error: str, words: str, status: int = 400) -> Response:
+        # As the real one: errors come with status 200, too.
+        own = {"invalid_client": "incorrect_client_credentials", "invalid_grant": "bad_verification_code"}
+        return Response(200, {"error": own.get(error, error), "error_description": words})
 
     def oauth(self, request: Request) -> Response | None:
-        """OAuth's endpoints; None for another path."""
-        if request.path == "/login/oauth/authorize":
-            return authorize(request, self.tokens, SLUG, NAME, ACCOUNTS)
-        if request.path == "/login/oauth/access_token" and request.method == "POST":
-            answer = self._token(request.form)
-            if "application/json" in request.headers.get("accept", ""):
-                return Response(200, answer)
-            return Response(200, urlencode(answer).encode(), {"Content-Type": "application/x-www-form-urlencoded"})
-        if request.path == f"/applications/sandbox-{SLUG}/grant" and request.method == "DELETE":
-            return self._revoke(request)
-        return None
+        answer = super().oauth(request)
+        if answer is None or request.path != self.grants.token or "json" in request.headers.get("accept", ""):
+            return answer
+        # A form, unless JSON is asked for.
+        return Response(200, urlencode(answer.body).encode(), {"Content-Type": "application/x-www-form-urlencoded"})
 
-    def _token(self, form: dict[str, str]) -> dict[str, str]:
-        # As the real one: errors come with status 200, too.
-        if form.get("client_id") != f"sandbox-{SLUG}" or form.get("client_secret") != "sandbox-secret":
-            words = "The client_id and/or client_secret passed are incorrect."
-            return {"error": "incorrect_client_credentials", "error_description": words}
-        code = self.tokens.redeem(
-            SLUG, form.get("code", ""), form.get("redirect_uri", ""), form.get("code_verifier", "")
-        )
-        if code is None:
-            words = "The code passed is incorrect or expired."
-            return {"error": "bad_verification_code", "error_description": words}
-        token = self.tokens.make(PREFIX, SLUG, code.account, "access")
-        return {"access_token": token, "token_type": "bearer", "scope": ",".join(SCOPES)}
-
-    def _revoke(self, request: Request) -> Response:
-        if request.basic != (f"sandbox-{SLUG}", "sandbox-secret"):
+    def revoked(self, request: Request) -> Response:
+        if request.method != "DELETE" or request.basic != ("sandbox-github", "sandbox-secret"):
             return NOT_FOUND
         given = request.json.get("access_token") if isinstance(request.json, dict) else None
-        token = self.tokens.read(PREFIX, given) if isinstance(given, str) else None
-        if token is None:
-            return INVALID
-        self.tokens.revoke(token)
-        return Response(204)
+        return Response(204) if self.take_back(given) else INVALID
 
     # -- the API ------------------------------------------------------------------------------------------------------------
 
-    def account_of(self, request: Request) -> str | None:
-        if request.token.startswith("ghp_"):
-            return next(iter(ACCOUNTS))
-        token = self.tokens.read(PREFIX, request.token)
-        return token.account if token is not None and token.account in ACCOUNTS else None
+    def unauthorized(self, request: Request) -> Response:
+        return BAD_CREDENTIALS
+
+    def forbidden(self, request: Request, stream: str) -> Response:
+        words = "Resource not accessible by personal access token"
+        return Response(403, {"message": words, "documentation_url": DOCS, "status": "403"})
+
+    def not_found(self, request: Request) -> Response:
+        return NOT_FOUND
 
     def rate_limited(self) -> Response:
         """The reply to a client that must wait `retry_after` seconds."""
         retry = self.control.faults.retry_after
         return self._too_many(int(time.time()) + retry).with_headers({"Retry-After": str(retry)})
-
-    quota_used_up = rate_limited
 
     def _too_many(self, reset: int) -> Response:
         limit = str(self.control.faults.rate_limit)
@@ -123,14 +121,14 @@ class GitHub:
     def api(self, request: Request) -> Response:
         account = self.account_of(request)
         if account is None:
-            return BAD_CREDENTIALS
+            return self.unauthorized(request)
         limit, hour = self.control.faults.rate_limit, int(time.time()) // HOUR
         at, used = self.used.get(account, (hour, 0))
         used = used + 1 if at == hour else 1
         if used > limit:
             return self._too_many((hour + 1) * HOUR)
         self.used[account] = (hour, used)
-        response = self._answer(request, account) if request.method == "GET" else NOT_FOUND
+        response = self.answer(request, account) if request.method == "GET" else NOT_FOUND
         return response.with_headers(
             {
                 "X-RateLimit-Limit": str(limit),
@@ -142,8 +140,11 @@ class GitHub:
             }
         )
 
-    def _answer(self, request: Request, account: str) -> Response:
+    def answer(self, request: Request, account: str) -> Response:
         path, query, own = request.path, request.query, self.repositories[account]
+        stream = next((name for ending, name in PATHS.items() if path.endswith(ending)), "")
+        if stream and self.denies(stream):
+            return self.forbidden(request, stream)
         if path == "/user":
             name = account.replace("-", " ").title()
             return Response(200, {**account_user(account), "type": "User", "name": name, "email": None})
@@ -224,6 +225,7 @@ class GitHub:
                 return INVALID
             rows = rows[bisect_left(rows, (after, 0)) :]
         numbers = [number for _, number in rows if state == "all" or repository.state(number) == state]
+        numbers = [number for number in numbers if not self.is_deleted(number)]
         if sort != "updated":
             numbers.sort()
         if not by_state:
@@ -248,11 +250,15 @@ class GitHub:
                 low = bisect_left(rows, (moment, 0))
             else:
                 high = bisect_right(rows, (moment, len(rows)))
-        newest_first = range(high, low, -1)  # a commit's index is its place in time, from 1
+        # A commit's index is its place in time, from 1.
+        newest_first = [index for index in range(high, low, -1) if not self.is_deleted(index)]
         return self._page(request, f"/repositories/{repository.id}{rest}", newest_first, repository.commit)
 
     def _page(self, request: Request, path: str, rows: Sequence[int], render: Callable[[int, str], Any]) -> Response:
-        size, page = whole(request.query.get("per_page"), 30, 1, 100), whole(request.query.get("page"), 1, 1, 10**6)
+        size, page = (
+            self.page_size(request.query.get("per_page"), 30, 100),
+            whole(request.query.get("page"), 1, 1, 10**6),
+        )
         pages = max(1, -(-len(rows) // size))
         around = [("prev", page - 1)] if page > 1 else []
         around += [("next", page + 1), ("last", pages)] if page < pages else []
@@ -280,20 +286,24 @@ class GitHub:
         found = [
             number
             for _, number in rows[bisect_left(rows, (span[0], 0)) : bisect_right(rows, (span[1], len(rows) + 10**9))]
-            if pulls or not repository.is_pull(number)
+            if (pulls or not repository.is_pull(number)) and not self.is_deleted(number)
         ]
         for state in kinds & {"open", "closed"}:
             found = [number for number in found if repository.state(number) == state]
-        page = self._page(request, request.path, found[:MOST_FOUND], repository.issue)
+        page = self._page(request, request.path, found[: self.cap(MOST_FOUND)], repository.issue)
         body = {"total_count": len(found), "incomplete_results": False, "items": page.body}
         return Response(200, body, page.headers)
 
-    def truth(self, account: str, since: float | None, until: float | None) -> dict[str, int]:
-        """How many rows each stream holds in [since, until); repositories have no window."""
-        found = {"repositories": len(self.repositories[account])}
-        for repository in self.repositories[account]:
-            for name, count in repository.truth(since, until).items():
-                found[name] = found.get(name, 0) + count
+    def truth_ids(self, account: str, stream: str, since: float | None, until: float | None) -> list[str]:
+        own = self.repositories[account]
+        if stream == "repositories":  # which have no window
+            return [str(repository.id) for repository in own]
+        found = []
+        for repository in own:
+            rows, id_of = repository.stream(stream)
+            low = 0 if since is None else bisect_left(rows, (since, 0))
+            high = len(rows) if until is None else bisect_left(rows, (until, 0))
+            found += [str(id_of(index)) for _, index in rows[low:high] if not self.is_deleted(index)]
         return found
 
 

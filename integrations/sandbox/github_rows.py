@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
@@ -10,7 +10,7 @@ from typing import Any
 
 from integrations.sandbox.world import Person, World, stamp
 
-ACCOUNTS = {"northwind-dev": "northwind-dev", "contoso-labs": "contoso-labs"}
+ACCOUNTS = {"northwind-dev": "northwind-dev", "contoso-labs": "contoso-labs", "brand-new": "brand-new"}
 # (name, share of the records); the two without a share are an empty repository and one whose issues are switched off.
 REPOSITORIES = (
     ("storefront", 0.44),
@@ -164,20 +164,27 @@ class Repository:
     def state(self, number: int) -> str:
         return "open" if self.world.chance(self.id, "state", number) < 0.3 else "closed"
 
-    def truth(self, since: float | None, until: float | None) -> dict[str, int]:
-        """How many rows each stream holds in [since, until)."""
-
-        def within(rows: Rows) -> int:
-            low = 0 if since is None else bisect_left(rows, (since, 0))
-            return max(0, (len(rows) if until is None else bisect_left(rows, (until, 0))) - low)
-
+    def stream(self, name: str) -> tuple[Rows, Callable[[int], object]]:
+        """The stream's rows, and what id a row has."""
         return {
-            "issues": within(self.issues),
-            "pull_requests": within(self.pulls),
-            "comments": within(self.comments),
-            "review_comments": within(self.review_comments),
-            "commits": within(self.commits),
-        }
+            "issues": (self.issues, self.issue_id),
+            "pull_requests": (self.pulls, self.pull_id),
+            "comments": (self.comments, self.comment_id),
+            "review_comments": (self.review_comments, self.review_id),
+            "commits": (self.commits, self._sha),
+        }[name]
+
+    def issue_id(self, number: int) -> int:
+        return 2_000_000_000 + self.id % 100_000 * 1_000_000 + number
+
+    def pull_id(self, number: int) -> int:
+        return self.issue_id(number) + 500_000_000_000
+
+    def comment_id(self, index: int) -> int:
+        return 3_000_000_000 + self.id % 100_000 * 1_000_000 + index
+
+    def review_id(self, index: int) -> int:
+        return self.comment_id(index) + 500_000
 
     # -- rows ---------------------------------------------------------------------------------------------------------------
 
@@ -241,7 +248,7 @@ class Repository:
         labels = rng.sample(range(len(LABELS)), rng.choice((0, 0, 1, 1, 2)))
         sprint = 1 + number % 4
         row: dict[str, Any] = {
-            "id": 2_000_000_000 + self.id % 100_000 * 1_000_000 + number,
+            "id": self.issue_id(number),
             "node_id": f"I_{self.id}_{number}",
             "url": f"{address}/issues/{number}",
             "repository_url": address,
@@ -299,7 +306,7 @@ class Repository:
         for name in ("pull_request", "comments", "repository_url", "state_reason"):
             del row[name]
         return row | {
-            "id": row["id"] + 500_000_000_000,
+            "id": self.pull_id(number),
             "node_id": f"PR_{self.id}_{number}",
             "url": f"{self._address(api)}/pulls/{number}",
             "issue_url": f"{self._address(api)}/issues/{number}",
@@ -314,7 +321,7 @@ class Repository:
     def _note(self, kind: str, index: int, at: int) -> dict[str, Any]:
         rng = self.world.rng(self.id, kind, index)
         return {
-            "id": 3_000_000_000 + self.id % 100_000 * 1_000_000 + index + (500_000 if kind == "review" else 0),
+            "id": self.review_id(index) if kind == "review" else self.comment_id(index),
             "node_id": f"C_{self.id}_{kind}_{index}",
             "user": None if rng.random() < 0.01 else user(self._somebody(kind, index)),
             "created_at": stamp(at),

@@ -10,17 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from integrations.sandbox.consent import authorize
-from integrations.sandbox.faults import Control
 from integrations.sandbox.salesforce_rows import ACCOUNTS, TABLES, Organization
 from integrations.sandbox.soql import Query, SoqlError, parse
-from integrations.sandbox.tokens import Tokens
+from integrations.sandbox.stand_in import JSON, Grants, StandIn, Table
 from integrations.sandbox.wire import Request, Response, whole
 from integrations.sandbox.world import COMPANIES, World
 
-__all__ = ["ACCOUNTS", "PREFIX", "Salesforce"]
-
-SLUG, NAME, PREFIX, REFRESH_PREFIX = "salesforce", "Salesforce", "00Dsb0000000001!", "5Aep"
 PAGE = 2000
 DAILY_LIMIT = 100_000
 MOST_CURSORS = 200
@@ -50,92 +45,78 @@ def _error(status: int, code: str, message: str) -> Response:
     return Response(status, [{"message": message, "errorCode": code}])
 
 
-class Salesforce:
-    """The stand-in. `world` may be replaced while it runs."""
+class Salesforce(StandIn):
+    """The stand-in."""
 
-    slug = SLUG
-    prefix = PREFIX
-    refresh_prefix = REFRESH_PREFIX
+    slug = "salesforce"
+    name = "Salesforce"
+    prefix = "00Dsb0000000001!"
+    refresh_prefix = "5Aep"
     accounts = ACCOUNTS
-
-    def __init__(self, world: World, tokens: Tokens, control: Control) -> None:
-        self.tokens, self.control = tokens, control
-        self.used = 0
-        self.cursors: dict[str, Cursor] = {}
-        self.set_world(world)
+    streams = tuple(STREAMS.values())
+    grants = Grants(
+        "/services/oauth2/authorize",
+        "/services/oauth2/token",
+        "/services/oauth2/revoke",
+        scopes=("refresh_token", "openid", "email", "api"),
+    )
 
     def set_world(self, world: World) -> None:
-        self.organizations = {account: Organization(world, account) for account in ACCOUNTS}
-        self.cursors.clear()
+        super().set_world(world)
+        self.used = 0
+        self.cursors: dict[str, Cursor] = {}
+        self.organizations = {
+            account: Organization(world, account, empty=self.is_empty(account)) for account in ACCOUNTS
+        }
 
     def reset(self) -> None:
         self.used = 0
 
-    # -- OAuth --------------------------------------------------------------------------------------------------------------
+    def table(self, account: str, stream: str) -> Table:
+        name = next(table for table, named in STREAMS.items() if named == stream)
+        organization = self.organizations[account]
+        return Table(
+            organization.modified(name),
+            lambda index: organization.id_of(name, index),
+            lambda index: organization.row(name, index) | self._deletion(organization, name, index),
+            tombstones=True,
+        )
 
-    def oauth(self, request: Request) -> Response | None:
-        """OAuth's endpoints; None for another path."""
-        if request.path == "/services/oauth2/authorize":
-            return authorize(request, self.tokens, SLUG, NAME, ACCOUNTS)
-        if request.path == "/services/oauth2/token" and request.method == "POST":
-            return self._token(request)
-        if request.path == "/services/oauth2/revoke" and request.method == "POST":
-            given = request.form.get("token", "")
-            token = self.tokens.read(REFRESH_PREFIX, given, "refresh") or self.tokens.read(PREFIX, given)
-            if token is None:
-                return Response(
-                    400, {"error": "unsupported_token_type", "error_description": "this token type is not supported"}
-                )
-            self.tokens.revoke(token)
-            return Response(200)
-        return None
+    def _deletion(self, organization: Organization, table: str, index: int) -> JSON:
+        return {"IsDeleted": self.is_deleted(index) or organization.is_deleted(table, index)}
 
-    def _token(self, request: Request) -> Response:
-        form = request.form
+    # -- tokens -------------------------------------------------------------------------------------------------------------
 
-        def refused(error: str, words: str) -> Response:
-            return Response(400, {"error": error, "error_description": words})
-
-        if form.get("client_id") != f"sandbox-{SLUG}":
-            return refused("invalid_client_id", "client identifier invalid")
-        if form.get("client_secret") != "sandbox-secret":
-            return refused("invalid_client", "invalid client credentials")
-        if form.get("grant_type") == "authorization_code":
-            code = self.tokens.redeem(
-                SLUG, form.get("code", ""), form.get("redirect_uri", ""), form.get("code_verifier", "")
-            )
-            if code is None:
-                return refused("invalid_grant", "expired authorization code")
-            grant = secrets.token_hex(8)
-            account = code.account
-            more = {"refresh_token": self.tokens.make(REFRESH_PREFIX, SLUG, account, "refresh", grant)}
-        elif form.get("grant_type") == "refresh_token":
-            old = self.tokens.read(REFRESH_PREFIX, form.get("refresh_token", ""), "refresh")
-            if old is None:
-                return refused("invalid_grant", "expired access/refresh token")
-            self.tokens.refreshed(old)
-            grant, account, more = old.grant, old.account, {}
-        else:
-            return refused("unsupported_grant_type", "grant type not supported")
+    def token_granted(self, request: Request, answer: JSON, account: str) -> Response:
         return Response(
             200,
             {
-                "access_token": self.tokens.make(PREFIX, SLUG, account, "access", grant),
-                **more,
+                **answer,
                 "signature": secrets.token_hex(22),
-                "scope": "refresh_token openid email api",
                 "instance_url": request.base,
                 "id": f"{request.base}/id/{account}/005sb0000000000AAA",
-                "token_type": "Bearer",
                 "issued_at": str(int(time.time() * 1000)),
             },
         )
 
+    def token_refused(self, error: str, words: str, status: int = 400) -> Response:
+        own = "invalid_client_id" if "client id" in words else error
+        return Response(400, {"error": own, "error_description": words})
+
+    def revoked(self, request: Request) -> Response:
+        if request.method == "POST" and self.take_back(request.form.get("token", "")):
+            return Response(200)
+        words = "this token type is not supported"
+        return Response(400, {"error": "unsupported_token_type", "error_description": words})
+
     # -- the API ------------------------------------------------------------------------------------------------------------
 
-    def account_of(self, request: Request) -> str | None:
-        token = self.tokens.read(PREFIX, request.token)
-        return token.account if token is not None and token.account in ACCOUNTS else None
+    def unauthorized(self, request: Request) -> Response:
+        return EXPIRED
+
+    def forbidden(self, request: Request, stream: str) -> Response:
+        table = next(table for table, named in STREAMS.items() if named == stream)
+        return _error(400, "INVALID_TYPE", f"sObject type '{table}' is not supported.")
 
     def rate_limited(self) -> Response:
         return _error(
@@ -145,17 +126,12 @@ class Salesforce:
     def quota_used_up(self) -> Response:
         return _error(403, "REQUEST_LIMIT_EXCEEDED", "TotalRequests Limit exceeded.")
 
-    def api(self, request: Request) -> Response:
-        account = self.account_of(request)
-        if account is None:
-            return EXPIRED
+    def finished(self, request: Request, account: str, response: Response) -> Response:
         self.used += 1
-        response = self._answer(request, account)
-        return response.with_headers(
-            {"Sforce-Limit-Info": f"api-usage={self.used}/{self.control.faults.daily_quota or DAILY_LIMIT}"}
-        )
+        limit = self.control.faults.daily_quota or DAILY_LIMIT
+        return response.with_headers({"Sforce-Limit-Info": f"api-usage={self.used}/{limit}"})
 
-    def _answer(self, request: Request, account: str) -> Response:
+    def answer(self, request: Request, account: str) -> Response:
         if request.path == "/services/oauth2/userinfo":
             return Response(
                 200,
@@ -186,10 +162,12 @@ class Salesforce:
 
     def _query(self, request: Request, account: str, version: str, query: Query, everything: bool) -> Response:
         table = query.table.name
+        if self.denies(STREAMS[table]):
+            return self.forbidden(request, STREAMS[table])
         rows = self._matching(account, query)
         if not everything:
             organization = self.organizations[account]
-            rows = [index for index in rows if not organization.is_deleted(table, index)]
+            rows = [index for index in rows if not self._deletion(organization, table, index)["IsDeleted"]]
         if query.descending:
             rows = rows[::-1]
         if query.limit is not None:
@@ -222,15 +200,13 @@ class Salesforce:
 
     def _page(self, request: Request, version: str, cursor: Cursor, offset: int, locator: str) -> Response:
         asked = re.search(r"batchSize=([0-9]{1,9})", request.headers.get("sforce-query-options", ""))
-        end = offset + whole(asked[1] if asked else None, PAGE, 200, PAGE)
-        organization, table = self.organizations[cursor.account], cursor.table
+        size = whole(asked[1] if asked else None, PAGE, 200, PAGE)
+        end = offset + min(size, self.control.faults.page_size or size)
+        render, table = self.table(cursor.account, STREAMS[cursor.table]).row, cursor.table
         body: dict[str, Any] = {
             "totalSize": len(cursor.rows),
             "done": end >= len(cursor.rows),
-            "records": [
-                _pick(organization.row(table, index), cursor.fields, table, version)
-                for index in cursor.rows[offset:end]
-            ],
+            "records": [_pick(render(index), cursor.fields, table, version) for index in cursor.rows[offset:end]],
         }
         if not body["done"]:
             if not locator:
@@ -240,16 +216,6 @@ class Salesforce:
                 self.cursors[locator] = cursor
             body["nextRecordsUrl"] = f"/services/data/v{version}.0/query/{locator}-{end}"
         return Response(200, body)
-
-    def truth(self, account: str, since: float | None, until: float | None) -> dict[str, int]:
-        """How many rows each stream holds in [since, until)."""
-        found = {}
-        for table, name in STREAMS.items():
-            times = self.organizations[account].modified(table)
-            low = 0 if since is None else bisect_left(times, since)
-            high = len(times) if until is None else bisect_left(times, until)
-            found[name] = max(0, high - low)
-        return found
 
 
 def _pick(row: dict[str, Any], fields: list[tuple[str, str]], table: str, version: str) -> dict[str, Any]:

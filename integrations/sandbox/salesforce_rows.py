@@ -10,7 +10,11 @@ from typing import Any
 from integrations.sandbox.soql import Table
 from integrations.sandbox.world import COMPANIES, COMPANY_ENDS, COMPANY_WORDS, FIRST, LAST, PLAIN, World
 
-ACCOUNTS = {"00Dsb0000000001AAA": "Northwind Traders", "00Dsb0000000002AAA": "Contoso"}
+ACCOUNTS = {
+    "00Dsb0000000001AAA": "Northwind Traders",
+    "00Dsb0000000002AAA": "Contoso",
+    "00Dsb0000000003AAA": "Brand New",
+}
 SHARES = {"Account": 0.08, "Contact": 0.22, "Opportunity": 0.15, "Case": 0.2, "Task": 0.35}
 IDS = {"Account": "001", "Contact": "003", "Opportunity": "006", "Case": "500", "Task": "00T"}
 _COMMON = ("Id", "CreatedDate", "LastModifiedDate", "SystemModstamp", "IsDeleted", "OwnerId")
@@ -80,16 +84,19 @@ def _date(seconds: int) -> str:
 class Organization:
     """Rows of a table lie by SystemModstamp and, as ids count with it, by Id."""
 
-    def __init__(self, world: World, account: str) -> None:
-        self.world, self.account = world, account
+    def __init__(self, world: World, account: str, *, empty: bool = False) -> None:
+        self.world, self.account, self.empty = world, account, empty
         self._times: dict[str, list[int]] = {}
 
     def _id(self, prefix: str, index: int) -> str:
         """18 characters, no two organizations share one."""
         return f"{prefix}sb{list(ACCOUNTS).index(self.account)}{index:09d}AAA"
 
+    def id_of(self, table: str, index: int) -> str:
+        return self._id(IDS[table], index)
+
     def count(self, table: str) -> int:
-        return max(1, round(self.world.records * SHARES[table]))
+        return 0 if self.empty else max(1, round(self.world.records * SHARES[table]))
 
     def modified(self, table: str) -> list[int]:
         """When each row of the table changed last, ascending."""

@@ -37,12 +37,14 @@ class Tokens:
         # Times in ns: what was issued before them no longer counts.
         self.revoked_grants: dict[str, int] = {}
         self.refreshed_grants: dict[str, int] = {}
+        self.rotated_grants: dict[str, int] = {}
         self.revoked_before: dict[str, int] = {}
         self.expired_before: dict[str, int] = {}
 
     def make(self, prefix: str, provider: str, account: str, kind: str, grant: str = "") -> str:
         ends = (
             self.refreshed_grants.get(grant, 0),
+            self.rotated_grants.get(grant, 0),
             self.revoked_before.get(provider, 0),
             self.expired_before.get(provider, 0),
         )
@@ -68,6 +70,8 @@ class Tokens:
         gone = max(self.revoked_grants.get(grant, 0), self.revoked_before.get(provider, 0))
         if kind == "access":
             gone = max(gone, self.refreshed_grants.get(grant, 0), self.expired_before.get(provider, 0))
+        else:
+            gone = max(gone, self.rotated_grants.get(grant, 0))
         return found if found.kind == kind and found.issued > gone else None
 
     def revoke(self, token: Token) -> None:
@@ -77,6 +81,10 @@ class Tokens:
     def refreshed(self, token: Token) -> None:
         """Ends the access tokens of the grant so far; the refresh token goes on."""
         self.refreshed_grants[token.grant] = time.time_ns()
+
+    def rotated(self, token: Token) -> None:
+        """Ends the refresh tokens of the grant so far; the one that is made next takes their place."""
+        self.rotated_grants[token.grant] = time.time_ns()
 
     def issue_code(self, provider: str, account: str, redirect_uri: str, challenge: str) -> str:
         now = time.time()
@@ -92,6 +100,8 @@ class Tokens:
             return None
         if about.redirect_uri != redirect_uri:
             return None
+        if not about.challenge:
+            return about  # the vendor does without
         digest = hashlib.sha256(verifier.encode()).digest()
         challenge = base64.urlsafe_b64encode(digest).decode().rstrip("=")
         return about if hmac.compare_digest(challenge, about.challenge) else None
