@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx2
+import orjson
 from asgiref.sync import sync_to_async
+from authlib.common.encoding import to_native
 from authlib.integrations.base_client.errors import OAuthError
 from authlib.integrations.httpx_client import OAuth2Client
+from authlib.oauth2.auth import ClientAuth
 from django.conf import settings
 from django.db import connection as database
 from django.db import transaction
@@ -24,7 +27,7 @@ from atom.tenancy import tenant_scope
 from integrations.errors import Misconfigured, ReauthRequired, Unavailable
 from integrations.http import USER_AGENT, Api, Limiter, make_client
 from integrations.models import Connection, ConnectionStatus
-from integrations.providers.base import Provider
+from integrations.providers.base import OAuth, Provider
 
 TOKEN_TIMEOUT = 30.0  # seconds for the token endpoint
 REFRESH_AHEAD = timedelta(minutes=2)  # before the known expiry
@@ -35,10 +38,11 @@ _GRANT_IS_GONE = {"invalid_grant", "bad_refresh_token", "bad_verification_code",
 
 @dataclass(frozen=True, slots=True)
 class ProviderConfig:
-    """This deployment's access to a provider. sandbox: the built-in stand-in answers."""
+    """This deployment's access to a provider. sandbox: the built-in stand-in answers. token_url: of the token endpoint."""
 
     api_url: str
     auth_url: str
+    token_url: str
     client_id: str
     client_secret: str
     sandbox: bool
@@ -69,12 +73,15 @@ def configured(provider: Provider) -> ProviderConfig | None:
         return None
     client_id, client_secret = (os.environ.get(name, "") for name in needed_variables(provider))
     if client_id and client_secret:
-        auth_url = os.environ.get(_variable(provider, "AUTH_URL")) or provider.auth_url
-        return ProviderConfig(_api_url(provider), auth_url.rstrip("/"), client_id, client_secret, sandbox=False)
+        given = os.environ.get(_variable(provider, "AUTH_URL"), "").rstrip("/")
+        auth_url = given or provider.auth_url
+        token_url = (given or provider.oauth.token_root or auth_url) + provider.oauth.token_path
+        return ProviderConfig(_api_url(provider), auth_url, token_url, client_id, client_secret, sandbox=False)
     root = sandbox_root()
     if root:
         url = f"{root}/{provider.slug}"
-        return ProviderConfig(url, url, f"sandbox-{provider.slug}", SANDBOX_SECRET, sandbox=True)
+        token_url = url + provider.oauth.token_path
+        return ProviderConfig(url, url, token_url, f"sandbox-{provider.slug}", SANDBOX_SECRET, sandbox=True)
     return None
 
 
@@ -227,12 +234,12 @@ def exchange_code(
 
 def _token_request(config: ProviderConfig, provider: Provider, grant_type: str, **arguments: str) -> Mapping[str, Any]:
     assert provider.oauth is not None
-    url = config.auth_url + provider.oauth.token_path
+    url = config.token_url
     try:
         with OAuth2Client(
             config.client_id,
             config.client_secret,
-            token_endpoint_auth_method="client_secret_post",
+            token_endpoint_auth_method=_client_auth(provider.oauth),
             timeout=TOKEN_TIMEOUT,
             headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
         ) as client:
@@ -240,13 +247,35 @@ def _token_request(config: ProviderConfig, provider: Provider, grant_type: str, 
                 token = client.refresh_token(url, refresh_token=arguments["refresh_token"])
             else:
                 token = client.fetch_token(url, grant_type=grant_type, **arguments)
-    except OAuthError:
+    except OAuthError as error:
+        if error.error in provider.oauth.client_errors:
+            raise Misconfigured(
+                f"{provider.name} refuses this deployment's client credentials ({error.error})."
+            ) from None
         raise
     except (httpx2.HTTPError, ValueError):
         raise Unavailable(f"{provider.name}'s sign-in service does not answer properly.") from None
     if not token or not token.get("access_token"):
+        # Some vendors answer in the format of their API's errors instead of OAuth's.
+        code = str((token or {}).get("status") or (token or {}).get("code") or "").lower()
+        if code in _GRANT_IS_GONE:
+            raise OAuthError(code)
         raise Unavailable(f"{provider.name}'s sign-in service answered without a token.")
     return dict(token)
+
+
+def _client_auth(oauth: OAuth) -> str | Callable[..., tuple[str, Any, Any]]:
+    """How the token endpoint is told who the client is, in Authlib's terms: a name or a function that rewrites the request."""
+    method = "client_secret_basic" if oauth.client_basic else "client_secret_post"
+    if not oauth.token_json:
+        return method
+
+    def as_json(client: Any, verb: str, uri: str, headers: Any, body: Any) -> tuple[str, Any, Any]:
+        uri, headers, body = ClientAuth.DEFAULT_AUTH_METHODS[method](client, verb, uri, headers, to_native(body))
+        headers["Content-Type"] = "application/json"
+        return uri, headers, orjson.dumps(dict(parse_qsl(body)))
+
+    return as_json
 
 
 def expiry(token: Mapping[str, Any]) -> datetime | None:

@@ -172,6 +172,10 @@ class Stream:
 class OAuth:
     """OAuth 2 authorization-code facts. Paths are joined to the provider's auth URL (`ATOM_PROVIDER_<SLUG>_AUTH_URL`).
 
+    token_root: where the token endpoint lives when that is not the auth URL's host; an auth URL set for the deployment, and the
+        sandbox, hold for both. token_json: it takes a JSON object instead of a form. client_basic: the client says who it is by
+        HTTP Basic authentication instead of in the body.
+    client_errors: codes by which this token endpoint means the client's own credentials, though others mean the grant by them.
     revoke: (Api-less) coroutine that revokes a grant at the provider; None when it has no revocation.
     token_facts: picks what a token response says besides tokens (Salesforce's instance_url) for `Connection.facts`.
     """
@@ -183,6 +187,10 @@ class OAuth:
     extra_authorize: Mapping[str, str] = field(default_factory=dict)
     revoke: Callable[[Revocation], Awaitable[None]] | None = None
     token_facts: Callable[[Mapping[str, Any]], JSON] | None = None
+    token_root: str = ""
+    token_json: bool = False
+    client_basic: bool = False
+    client_errors: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
