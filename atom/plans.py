@@ -15,6 +15,7 @@ class Plan:
 
     history: how far back an import may reach. records_a_month: records stored in a calendar month (UTC).
     connections: connected at once. schedules: scheduled incremental syncs. parallel_chunks: chunks of one job worked on at once.
+    chunks_at_once: the same of all jobs together; not less than ACTIVE_JOBS.
     """
 
     slug: str
@@ -24,15 +25,16 @@ class Plan:
     connections: int | None
     schedules: bool
     parallel_chunks: int
+    chunks_at_once: int
 
 
 PLANS: dict[str, Plan] = {
     plan.slug: plan
     for plan in (
-        Plan("free", "Free", 92 * DAY, 10_000, 2, False, 2),
-        Plan("solo", "Solo", 366 * DAY, 250_000, 5, True, 4),
-        Plan("team", "Team", 3 * 366 * DAY, 5_000_000, 25, True, 8),
-        Plan("enterprise", "Enterprise", None, None, None, True, 16),
+        Plan("free", "Free", 92 * DAY, 10_000, 2, False, 2, 3),
+        Plan("solo", "Solo", 366 * DAY, 250_000, 5, True, 4, 8),
+        Plan("team", "Team", 3 * 366 * DAY, 5_000_000, 25, True, 8, 16),
+        Plan("enterprise", "Enterprise", None, None, None, True, 16, 32),
     )
 }
 

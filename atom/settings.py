@@ -23,6 +23,20 @@ def _one_of(value: str, *choices: str) -> None:
         raise ValidationError(f"must be one of {', '.join(choices)}")
 
 
+def _from_to(value: float, low: float, high: float) -> None:
+    from environs import ValidationError
+
+    if not low <= value <= high:
+        raise ValidationError(f"must be a number from {low} to {high}")
+
+
+def _not_in_production(value: str) -> None:
+    from environs import ValidationError
+
+    if value and PRODUCTION:
+        raise ValidationError("must not be set in production")
+
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 PRODUCTION = (
     env.str("ATOM_ENV", "development", validate=lambda v: _one_of(v, "development", "production")) == "production"
@@ -148,6 +162,14 @@ DATABASES = {"default": _database()}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 PROCRASTINATE_READONLY_MODELS = True
+
+# A worker that has not been heard of for this many seconds is taken for dead and its work is handed out again. How often workers
+# tell of themselves and look after each other follows from it.
+LEASE_SECONDS = env.float("ATOM_LEASE_SECONDS", 30.0, validate=lambda v: _from_to(v, 1, 600))
+# Seconds that a worker has to let go of its work once it was told to stop.
+SHUTDOWN_SECONDS = env.float("ATOM_SHUTDOWN_SECONDS", 25.0, validate=lambda v: _from_to(v, 1, 3600))
+# Where the crash suite kills a worker (`historical_sync.faultpoints`).
+FAULT_POINT = env.str("ATOM_FAULT_POINT", "", validate=lambda v: _not_in_production(v))
 
 REDIS_URL = env.str("REDIS_URL", "")
 CHANNEL_LAYERS: dict[str, Any] = {

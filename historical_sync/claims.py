@@ -6,22 +6,25 @@ the reaper takes it away when it has run out. Everything here is a short transac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+from django.conf import settings
 from psycopg import AsyncCursor
 from psycopg.types.json import Jsonb
 
-from historical_sync.database import Pool, system_transaction, tenant_transaction
+from historical_sync.database import Pool, retried, system_transaction, tenant_transaction
 from historical_sync.planning import PlannedChunk
 from historical_sync.settling import SETTLE
-from historical_sync.storage import LEASE_SECONDS, Lease
+from historical_sync.storage import Lease
 from integrations.providers.base import JSON, Partition, Window
 
 STOP_GRACE_SECONDS = 8  # a worker that has not honoured a request to stop by then is not listening
+ROOM_AGAIN = timedelta(seconds=0.5)  # until another look for room, when all of the tenant's is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +54,24 @@ class Nothing:
     again_at: datetime | None = None
 
 
-async def claim(pool: Pool, job_id: str, tenant_id: str, parallel: int) -> Claim | ToPlan | Nothing:
-    """The job's next chunk, newest window first, unless `parallel` of its chunks are being worked on already."""
-    async with tenant_transaction(pool, tenant_id) as cursor:
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many chunks may be worked on at once: of the job (by plan and provider), and of all jobs of its tenant."""
+
+    job: int
+    tenant: int
+
+    def share(self, jobs: int) -> int:
+        """What one of the tenant's `jobs` that have work may take of it."""
+        return min(self.job, max(1, self.tenant // max(1, jobs)))
+
+
+@retried
+async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | ToPlan | Nothing:
+    """The job's next chunk, newest window first, if there is room for it."""
+    async with tenant_transaction(pool, tenant_id, "claim") as cursor:
+        # Claims of a tenant come one after the other, so that its chunks can be counted.
+        await cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('claim ' || %s, 0))", [tenant_id])
         # The job's row lock puts claims, requests to stop and settling of one job in a row.
         await cursor.execute(
             """
@@ -80,20 +98,26 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, parallel: int) -> Claim
         await cursor.execute(
             """
             SELECT count(*) FILTER (WHERE status = 'running'), min(not_before) FILTER (WHERE status = 'pending'),
-                   count(*) FILTER (WHERE status = 'pending')
-            FROM historical_sync_syncchunk WHERE job_id = %s AND status IN ('pending', 'running')
+                   count(*) FILTER (WHERE status = 'pending'),
+                   (SELECT count(*) FROM historical_sync_syncchunk WHERE tenant_id = %(tenant)s AND status = 'running'),
+                   (SELECT count(*) FROM historical_sync_historicalsyncjob
+                    WHERE tenant_id = %(tenant)s AND status IN ('pending', 'running'))
+            FROM historical_sync_syncchunk WHERE job_id = %(job)s AND status IN ('pending', 'running')
             """,
-            [job_id],
+            {"job": job_id, "tenant": tenant_id},
         )
         row = await cursor.fetchone()
         assert row is not None
-        running, not_before, pending = row
+        running, not_before, pending, running_of_all, jobs = row
         if pending == 0:
             await _set_running(cursor, job_id, status)
             await cursor.execute(SETTLE, {"job": job_id})
             return Nothing()
-        if running >= parallel:
+        if running >= room.share(jobs):
             return Nothing()
+        if running_of_all >= room.tenant:
+            # Another of the tenant's jobs is yet to give up what was its share before this one started.
+            return Nothing(datetime.now(UTC) + ROOM_AGAIN)
         token = str(uuid4())
         await cursor.execute(
             """
@@ -108,7 +132,7 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, parallel: int) -> Claim
             RETURNING id::text, stream, partition, partition_label, partition_facts, since, until, cursor, position, progress,
                       attempts, estimate, records_processed + records_skipped
             """,
-            {"token": token, "seconds": LEASE_SECONDS, "job": job_id},
+            {"token": token, "seconds": settings.LEASE_SECONDS, "job": job_id},
         )
         chunk = await cursor.fetchone()
         if chunk is None:
@@ -128,11 +152,12 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, parallel: int) -> Claim
         )
 
 
+@retried
 async def store_plan(
     pool: Pool, job_id: str, tenant_id: str, chunks: Sequence[PlannedChunk], estimate: int | None, quality: str
 ) -> bool:
     """Writes the job's chunks, once; False when somebody else had planned it or it was ended meanwhile."""
-    async with tenant_transaction(pool, tenant_id) as cursor:
+    async with tenant_transaction(pool, tenant_id, "plan") as cursor:
         await cursor.execute(
             """
             UPDATE historical_sync_historicalsyncjob
@@ -172,9 +197,10 @@ async def store_plan(
         return True
 
 
+@retried
 async def release(pool: Pool, lease: Lease, *, not_before: datetime | None = None, waiting: str = "") -> None:
     """Gives the chunk back unchanged: after a stop, a shutdown, or to wait until `not_before` (`waiting`: what for, in words)."""
-    async with tenant_transaction(pool, lease.tenant_id) as cursor:
+    async with tenant_transaction(pool, lease.tenant_id, "release") as cursor:
         if not await _let_go(cursor, lease, "pending", not_before=not_before):
             return
         if not_before is not None:
@@ -190,9 +216,10 @@ async def release(pool: Pool, lease: Lease, *, not_before: datetime | None = Non
         await _settle(cursor, lease.job_id)
 
 
+@retried
 async def retry_later(pool: Pool, lease: Lease, code: str, message: str, not_before: datetime) -> None:
     """Counts a failed attempt and gives the chunk back for another one at `not_before`."""
-    async with tenant_transaction(pool, lease.tenant_id) as cursor:
+    async with tenant_transaction(pool, lease.tenant_id, "retry") as cursor:
         if not await _let_go(cursor, lease, "pending", not_before=not_before, code=code, message=message, failed=True):
             return
         await cursor.execute(
@@ -206,9 +233,10 @@ async def retry_later(pool: Pool, lease: Lease, code: str, message: str, not_bef
         await _settle(cursor, lease.job_id)
 
 
+@retried
 async def fail(pool: Pool, lease: Lease, code: str, message: str) -> None:
     """Gives the chunk up until somebody resumes the job; the other chunks go on."""
-    async with tenant_transaction(pool, lease.tenant_id) as cursor:
+    async with tenant_transaction(pool, lease.tenant_id, "fail") as cursor:
         if not await _let_go(cursor, lease, "failed", code=code, message=message, failed=True):
             return
         await cursor.execute(
@@ -223,17 +251,19 @@ async def fail(pool: Pool, lease: Lease, code: str, message: str) -> None:
         await _settle(cursor, lease.job_id)
 
 
+@retried
 async def restart_window(pool: Pool, lease: Lease, window: Window) -> None:
     """The page cursor is dead: the chunk goes on from its committed position, with no cursor. Counts as a failed attempt."""
-    async with tenant_transaction(pool, lease.tenant_id) as cursor:
+    async with tenant_transaction(pool, lease.tenant_id, "restart") as cursor:
         if await _let_go(cursor, lease, "pending", failed=True):
             await cursor.execute("UPDATE historical_sync_syncchunk SET cursor = NULL WHERE id = %s", [lease.chunk_id])
             await _settle(cursor, lease.job_id)
 
 
+@retried
 async def split(pool: Pool, lease: Lease, at: datetime) -> None:
     """Replaces the chunk by two halves that meet at `at`; what it stored stays and is met again as unchanged."""
-    async with tenant_transaction(pool, lease.tenant_id) as cursor:
+    async with tenant_transaction(pool, lease.tenant_id, "split") as cursor:
         if not await _let_go(cursor, lease, "split"):
             return
         await cursor.execute(
@@ -254,6 +284,7 @@ async def split(pool: Pool, lease: Lease, at: datetime) -> None:
             [lease.job_id],
         )
         await _note(cursor, lease, "split", f"{lease.stream}: the window holds more than the provider lists at once")
+        await _settle(cursor, lease.job_id)
 
 
 async def attempts(pool: Pool, lease: Lease) -> int:
@@ -264,32 +295,39 @@ async def attempts(pool: Pool, lease: Lease) -> int:
         return row[0] if row else 0
 
 
+@retried
 async def pause_job(pool: Pool, job_id: str, tenant_id: str, reason: str, code: str, message: str) -> None:
     """Stops the job until a person or a reconnect resumes it, taking every chunk from its worker: their pages are refused."""
-    async with tenant_transaction(pool, tenant_id) as cursor:
+    async with tenant_transaction(pool, tenant_id, "pause") as cursor:
         await cursor.execute("SELECT FROM historical_sync_historicalsyncjob WHERE id = %s FOR UPDATE", [job_id])
         await _pause(cursor, job_id, reason, code, message)
 
 
+@retried
 async def fail_job(pool: Pool, job_id: str, tenant_id: str, code: str, message: str) -> None:
-    """Planning is not possible: the job fails as a whole."""
-    async with tenant_transaction(pool, tenant_id) as cursor:
+    """The job can't be worked on: it fails as a whole, or is cancelled if that was asked for; workers lose its chunks."""
+    async with tenant_transaction(pool, tenant_id, "fail_job") as cursor:
+        await cursor.execute("SELECT FROM historical_sync_historicalsyncjob WHERE id = %s FOR UPDATE", [job_id])
+        await _take_chunks(cursor, job_id)
         await cursor.execute(
             """
             UPDATE historical_sync_historicalsyncjob
-            SET status = 'failed', control = 'none', control_at = NULL, completed_at = clock_timestamp(), waiting_until = NULL,
+            SET status = CASE WHEN control = 'cancel' THEN 'cancelled' ELSE 'failed' END,
+                control = 'none', control_at = NULL, completed_at = clock_timestamp(), waiting_until = NULL,
                 last_error_code = %s, last_error_message = %s, revision = revision + 1
             WHERE id = %s AND status IN ('pending', 'running')
+            RETURNING status
             """,
             [code, message, job_id],
         )
-        if cursor.rowcount:
-            await _job_note(cursor, job_id, tenant_id, "failed", message)
+        if (row := await cursor.fetchone()) is not None:
+            await _job_note(cursor, job_id, tenant_id, row[0], message)
 
 
+@retried
 async def planning_waits(pool: Pool, job_id: str, tenant_id: str, until: datetime, code: str, message: str) -> None:
     """Planning is tried again at `until`."""
-    async with tenant_transaction(pool, tenant_id) as cursor:
+    async with tenant_transaction(pool, tenant_id, "planning_waits") as cursor:
         await cursor.execute(
             """
             UPDATE historical_sync_historicalsyncjob
@@ -300,6 +338,7 @@ async def planning_waits(pool: Pool, job_id: str, tenant_id: str, until: datetim
         )
 
 
+@retried
 async def prolong(pool: Pool, leases: Sequence[Lease]) -> set[str]:
     """Keeps the worker's leases alive; the tokens of those that are still its own."""
     if not leases:
@@ -310,7 +349,7 @@ async def prolong(pool: Pool, leases: Sequence[Lease]) -> set[str]:
             UPDATE historical_sync_syncchunk SET lease_until = clock_timestamp() + make_interval(secs => %s)
             WHERE id = ANY(%s::uuid[]) AND lease = ANY(%s::uuid[]) AND status = 'running' RETURNING lease::text
             """,
-            [LEASE_SECONDS, [lease.chunk_id for lease in leases], [lease.token for lease in leases]],
+            [settings.LEASE_SECONDS, [lease.chunk_id for lease in leases], [lease.token for lease in leases]],
         )
         return {row[0] for row in await cursor.fetchall()}
 
@@ -330,6 +369,7 @@ async def requests_to_stop(pool: Pool, job_ids: Sequence[str]) -> set[str]:
         return {row[0] for row in await cursor.fetchall()}
 
 
+@retried
 async def reap(pool: Pool) -> list[tuple[str, str]]:
     """Takes chunks from workers that are gone or don't listen, settles what is due: (job, tenant) of the jobs that changed."""
     async with system_transaction(pool, "the reaper looks after every tenant's jobs") as cursor:
@@ -371,20 +411,81 @@ async def reap(pool: Pool) -> list[tuple[str, str]]:
     return changed
 
 
-async def starving(pool: Pool, task: str) -> list[tuple[str, str]]:
-    """(job, tenant) of workable jobs that no queue entry and no live lease stands for: their entries died with a worker."""
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """A workable job and what stands for it. ready: chunks to take up now; running: chunks being worked on.
+
+    due: queue entries that no worker has taken yet; doing: entries in the hands of live workers; later: scheduled entries.
+    jobs: the tenant's jobs that have work.
+    """
+
+    job_id: str
+    tenant_id: str
+    plan: str
+    provider: str
+    planned: bool
+    ready: int
+    running: int
+    due: int
+    doing: int
+    later: int
+    jobs: int
+
+    def missing(self, room: Room) -> int:
+        """Queue entries to add, so that the job gets on as it may.
+
+        An entry too many ends as soon as a worker takes it; one too few slows the job down, and none leaves it standing.
+        What a worker has in hand between two chunks looks like nothing here, so planned jobs may get some too many.
+        """
+        if not self.planned:
+            return 0 if self.due or self.doing or self.later else 1
+        wanted = max(0, min(room.share(self.jobs) - self.running, self.ready)) - self.due
+        if self.ready == self.running == 0 and not (self.due or self.doing or self.later):
+            return 1  # to end it, or to wait for its chunks that must
+        return max(0, wanted)
+
+
+async def lanes(pool: Pool, task: str) -> list[Lanes]:
+    """Every workable job with its queue entries, for whoever replaces those that died with a worker."""
     async with system_transaction(pool, "the reaper looks after every tenant's jobs") as cursor:
         await cursor.execute(
             """
-            SELECT job.id::text, job.tenant_id::text FROM historical_sync_historicalsyncjob job
-            WHERE job.status IN ('pending', 'running') AND job.created_at < clock_timestamp() - interval '5 seconds'
-              AND NOT EXISTS (SELECT FROM procrastinate_jobs q
-                              WHERE q.task_name = %s AND q.status IN ('todo', 'doing') AND q.args->>'job_id' = job.id::text)
-              AND NOT EXISTS (SELECT FROM historical_sync_syncchunk c WHERE c.job_id = job.id AND c.status = 'running')
+            WITH entries AS (
+                SELECT q.args->>'job_id' AS job_id,
+                       count(*) FILTER (WHERE q.status = 'todo' AND (q.scheduled_at IS NULL OR q.scheduled_at <= now())) AS due,
+                       count(*) FILTER (WHERE q.status = 'todo' AND q.scheduled_at > now()) AS later,
+                       count(*) FILTER (WHERE q.status = 'doing'
+                                        AND w.last_heartbeat > now() - make_interval(secs => %(stalled)s)) AS doing
+                FROM procrastinate_jobs q LEFT JOIN procrastinate_workers w ON w.id = q.worker_id
+                WHERE q.task_name = %(task)s AND q.status IN ('todo', 'doing') GROUP BY 1
+            ), chunks AS (
+                SELECT c.job_id, count(*) FILTER (WHERE c.status = 'running') AS running,
+                       count(*) FILTER (WHERE c.status = 'pending' AND (c.not_before IS NULL OR c.not_before <= now())) AS ready
+                FROM historical_sync_syncchunk c WHERE c.status IN ('pending', 'running') GROUP BY 1
+            )
+            SELECT job.id::text, job.tenant_id::text, tenant.plan, connection.provider, job.planned,
+                   COALESCE(chunks.ready, 0), COALESCE(chunks.running, 0),
+                   COALESCE(entries.due, 0), COALESCE(entries.doing, 0), COALESCE(entries.later, 0),
+                   count(*) OVER (PARTITION BY job.tenant_id)
+            FROM historical_sync_historicalsyncjob job
+            JOIN atom_tenant tenant ON tenant.id = job.tenant_id
+            JOIN integrations_connection connection ON connection.id = job.connection_id
+            LEFT JOIN entries ON entries.job_id = job.id::text
+            LEFT JOIN chunks ON chunks.job_id = job.id
+            WHERE job.status IN ('pending', 'running')
             """,
-            [task],
+            {"task": task, "stalled": settings.LEASE_SECONDS},
         )
-        return [(row[0], row[1]) for row in await cursor.fetchall()]
+        return [Lanes(*row) for row in await cursor.fetchall()]
+
+
+@asynccontextmanager
+async def only_reaper(pool: Pool) -> AsyncIterator[bool]:
+    """Whether this worker is the one that reaps just now; none else is until the block ends."""
+    async with system_transaction(pool, "the reaper looks after every tenant's jobs") as cursor:
+        await cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended('reaper', 0))")
+        row = await cursor.fetchone()
+        yield bool(row and row[0])
 
 
 async def _set_running(cursor: AsyncCursor[Any], job_id: str, status: str) -> None:
@@ -433,14 +534,20 @@ async def _let_go(
     return cursor.rowcount == 1
 
 
-async def _pause(cursor: AsyncCursor[Any], job_id: str, reason: str, code: str, message: str) -> None:
+async def _take_chunks(cursor: AsyncCursor[Any], job_id: str) -> None:
+    """Ends every lease on the job's chunks: only a job that is being worked on has any. The caller holds the job's row."""
     await cursor.execute(
         """
-        UPDATE historical_sync_syncchunk SET status = 'pending', lease = NULL, lease_until = NULL
-        WHERE job_id = %s AND status = 'running'
+        UPDATE historical_sync_syncchunk c SET status = 'pending', lease = NULL, lease_until = NULL
+        FROM historical_sync_historicalsyncjob job
+        WHERE job.id = %s AND job.status IN ('pending', 'running') AND c.job_id = job.id AND c.status = 'running'
         """,
         [job_id],
     )
+
+
+async def _pause(cursor: AsyncCursor[Any], job_id: str, reason: str, code: str, message: str) -> None:
+    await _take_chunks(cursor, job_id)
     await cursor.execute(
         """
         UPDATE historical_sync_historicalsyncjob

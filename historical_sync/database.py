@@ -5,18 +5,25 @@ Django's async ORM shares one thread a process; twenty chunks that commit pages 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from django.db import connections
 from procrastinate.contrib.django.utils import connector_params
-from psycopg import AsyncConnection, AsyncCursor
+from psycopg import AsyncConnection, AsyncCursor, errors
 from psycopg_pool import AsyncConnectionPool
 
 from atom.tenancy import SYSTEM_ROLE
+from historical_sync import faultpoints
 
 Pool = AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]]
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
+
+TRIES = 5  # of a transaction that PostgreSQL refused for reasons of concurrency
 
 
 def connect_arguments() -> dict[str, Any]:
@@ -41,11 +48,16 @@ def make_pool(size: int) -> Pool:
 
 
 @asynccontextmanager
-async def tenant_transaction(pool: Pool, tenant_id: str) -> AsyncIterator[AsyncCursor[tuple[Any, ...]]]:
-    """One transaction that sees and writes the tenant's rows only."""
-    async with pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
-        await cursor.execute("SELECT set_config('atom.tenant', %s, true)", [tenant_id])
-        yield cursor
+async def tenant_transaction(
+    pool: Pool, tenant_id: str, place: str = "other"
+) -> AsyncIterator[AsyncCursor[tuple[Any, ...]]]:
+    """One transaction that sees and writes the tenant's rows only. `place` names its commit for `faultpoints`."""
+    async with pool.connection() as connection:
+        async with connection.transaction(), connection.cursor() as cursor:
+            await cursor.execute("SELECT set_config('atom.tenant', %s, true)", [tenant_id])
+            yield cursor
+            faultpoints.reached("before", place)
+        faultpoints.reached("after", place)
 
 
 @asynccontextmanager
@@ -55,3 +67,23 @@ async def system_transaction(pool: Pool, reason: str) -> AsyncIterator[AsyncCurs
     async with pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
         await cursor.execute(f"SET LOCAL ROLE {SYSTEM_ROLE}")
         yield cursor
+
+
+def retried(transaction: Callable[Arguments, Awaitable[Answer]]) -> Callable[Arguments, Awaitable[Answer]]:
+    """The transaction again when PostgreSQL chose it to give way (a deadlock): it left no trace.
+
+    A page's save locks its chunk and then the job; who stops a job locks the job and then its chunks.
+    """
+
+    @wraps(transaction)
+    async def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
+        for attempt in range(TRIES):
+            try:
+                return await transaction(*args, **kwargs)
+            except (errors.DeadlockDetected, errors.SerializationFailure):
+                if attempt == TRIES - 1:
+                    raise
+                await asyncio.sleep(0.01 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    return run

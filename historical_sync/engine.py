@@ -12,18 +12,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import weakref
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from channels.db import database_sync_to_async
+from django.db import DatabaseError
 from psycopg import InterfaceError, OperationalError
 
 from atom.tenancy import tenant_scope
 from historical_sync import broadcast, claims, planning, tasks
 from historical_sync.budget import ConnectionBudget
-from historical_sync.claims import Claim, Nothing, ToPlan
+from historical_sync.claims import Claim, Nothing, Room, ToPlan
 from historical_sync.database import Pool
 from historical_sync.extraction import Rejected
 from historical_sync.models import Coverage, HistoricalSyncJob
@@ -60,12 +62,15 @@ COUNT_TIMEOUT = 15.0  # seconds for all of them
 
 @dataclass(slots=True)
 class JobRun:
-    """A job as this worker works on it: shared by its chunks, so that they share the token, the budget and the stop."""
+    """A job as this worker works on it: shared by its chunks, so that they share the token, the budget and the stop.
+
+    Once stopped it is used no more: whoever resumes the job opens it anew.
+    """
 
     job: HistoricalSyncJob
     api: Api
     budget: ConnectionBudget
-    parallel: int
+    room: Room
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     users: int = 0
 
@@ -75,14 +80,15 @@ class TooManyRejected(Exception):
 
 
 class Engine:
-    """One worker's engine. `name` is for the log."""
+    """One worker's engine. `abandoned`: leases to give back as soon as the database can be reached again."""
 
-    def __init__(self, pool: Pool, defer: tasks.Defer) -> None:
+    def __init__(self, pool: Pool, defer: tasks.Defer, abandoned: list[Lease] | None = None) -> None:
         self.pool = pool
         self.defer = defer
         self.memory = Memory()
         self.runs: dict[str, JobRun] = {}
-        self.opening = asyncio.Lock()
+        self.abandoned = abandoned if abandoned is not None else []
+        self.opening: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self.leases: dict[str, tuple[Lease, asyncio.Event]] = {}
         self.closing = asyncio.Event()
 
@@ -97,8 +103,9 @@ class Engine:
                     if self.closing.is_set() or await self.defer.others_wait():
                         await self.defer(job_id, tenant_id)
                         return
-            except (OperationalError, InterfaceError):
-                # Leases run out and the reaper puts entries back: nothing is lost, and there is nothing to write it to.
+            except (OperationalError, InterfaceError, DatabaseError):
+                # Leases are given back or run out, and the reaper puts entries back: nothing is lost, and there is nothing to
+                # write it to.
                 log.warning("database unavailable while working on job %s", job_id, exc_info=True)
             except Exception:
                 log.exception("unexpected failure while working on job %s", job_id)
@@ -109,7 +116,15 @@ class Engine:
         if run is None:
             return False
         try:
-            claimed = await claims.claim(self.pool, job_id, tenant_id, run.parallel)
+            if self.closing.is_set():
+                return True
+            claimed = await claims.claim(self.pool, job_id, tenant_id, run.room)
+            if isinstance(claimed, ToPlan):
+                await broadcast.job_changed(job_id, tenant_id)
+                if not await self._plan(run):
+                    return False
+                # The first chunk follows at once: who waits for it has waited for the plan.
+                claimed = await claims.claim(self.pool, job_id, tenant_id, run.room)
             if isinstance(claimed, Nothing):
                 if claimed.again_at is not None:
                     await self.defer(job_id, tenant_id, at=claimed.again_at)
@@ -117,15 +132,15 @@ class Engine:
                     await broadcast.job_changed(job_id, tenant_id)
                 return False
             await broadcast.job_changed(job_id, tenant_id)
-            if isinstance(claimed, ToPlan):
-                return await self._plan(run)
-            return await self._chunk(run, claimed)
+            return True if isinstance(claimed, ToPlan) else await self._chunk(run, claimed)
         finally:
             await self._close(run)
 
     async def _open(self, job_id: str, tenant_id: str) -> JobRun | None:
         """The job's shared run; None when there is no work on it."""
-        async with self.opening:
+        # One job's slow token must not hold up the others.
+        lock = self.opening.setdefault(job_id, asyncio.Lock())
+        async with lock:
             run = self.runs.get(job_id)
             if run is None:
                 job = await database_sync_to_async(_load_job)(job_id, tenant_id)
@@ -141,14 +156,17 @@ class Engine:
                     await claims.fail_job(self.pool, job_id, tenant_id, error.code, str(error))
                     await broadcast.job_changed(job_id, tenant_id)
                     return None
-                run = self.runs[job_id] = JobRun(job, api, budget, tasks.parallel_chunks(job))
+                run = self.runs[job_id] = JobRun(
+                    job, api, budget, tasks.room(job.tenant.limits, job.connection.provider)
+                )
             run.users += 1
             return run
 
     async def _close(self, run: JobRun) -> None:
         run.users -= 1
-        if run.users == 0:
-            self.runs.pop(str(run.job.id), None)
+        job_id = str(run.job.id)
+        if run.users == 0 and self.runs.get(job_id) is run:
+            del self.runs[job_id]
 
     # -- planning -----------------------------------------------------------------------------------------------------------
 
@@ -162,7 +180,7 @@ class Engine:
             chunks = planning.plan(targets)
             records, quality = planning.total(targets)
             if await claims.store_plan(self.pool, job_id, tenant_id, chunks, records, quality):
-                for _ in range(min(run.parallel, len(chunks)) - 1):
+                for _ in range(min(run.room.job, len(chunks)) - 1):
                     await self.defer(job_id, tenant_id)
             await broadcast.job_changed(job_id, tenant_id)
             return bool(chunks)
@@ -191,17 +209,17 @@ class Engine:
         """Works on the claimed chunk until it is done, given back or given up. True: the job may have more chunks."""
         lease = claim.lease
         job_id, tenant_id = lease.job_id, lease.tenant_id
-        self.leases[lease.token] = (lease, run.stop)
+        stop = asyncio.Event()
+        self.leases[lease.token] = (lease, stop)
+        if run.stop.is_set():
+            stop.set()
         more = True
         try:
-            stopped = await self._import(run, claim)
-            if stopped:
+            if await self._import(run, claim, stop):
                 await claims.release(self.pool, lease)
-                more = self.closing.is_set()
         except LeaseLost:
             log.info("lease on chunk %s lost", lease.chunk_id)
             self.memory.forget(tenant_id)
-            more = False
         except Throttled as error:
             at = await self._throttled(run, error)
             await claims.release(self.pool, lease, not_before=at, waiting=str(error))
@@ -225,7 +243,8 @@ class Engine:
             await claims.fail(self.pool, lease, getattr(error, "code", "too_many_quarantined"), str(error))
         except (RetryLater, ProviderError) as error:
             more = await self._failed(claim, error.code, str(error), getattr(error, "retry_at", None))
-        except (OperationalError, InterfaceError):
+        except (OperationalError, InterfaceError, DatabaseError):
+            self.abandoned.append(lease)
             raise
         except Exception:
             log.exception("unexpected failure on chunk %s", lease.chunk_id)
@@ -246,8 +265,8 @@ class Engine:
         await self.defer(lease.job_id, lease.tenant_id, at=at)
         return False
 
-    async def _import(self, run: JobRun, claim: Claim) -> bool:
-        """Fetches and stores the chunk's pages. True: stopped before the end (the lease is still ours)."""
+    async def _import(self, run: JobRun, claim: Claim, stop: asyncio.Event) -> bool:
+        """Fetches and stores the chunk's pages. True: stopped before the end (the lease may still be ours)."""
         lease, stream = claim.lease, run.job.connection.provider.stream(claim.lease.stream)
         context = Context(run.api.namespace, claim.partition)
         window = _remaining(stream, claim)
@@ -257,7 +276,7 @@ class Engine:
         meter = Meter(stream, claim)
         queue: asyncio.Queue[Page | None] = asyncio.Queue(PAGES_AHEAD)
         fetcher = asyncio.create_task(_fetch_pages(run.api, stream, claim, window, queue))
-        stopper = asyncio.create_task(run.stop.wait())
+        stopper = asyncio.create_task(stop.wait())
         try:
             while True:
                 pages, done = await _arrived(queue, fetcher, stopper)
@@ -273,7 +292,7 @@ class Engine:
                 meter.check(saved)
                 if done:
                     return False
-                if saved.control != "none" or saved.exhausted or run.stop.is_set():
+                if saved.control != "none" or saved.exhausted or stop.is_set():
                     return True
         finally:
             for task in (fetcher, stopper):
@@ -314,6 +333,9 @@ class Engine:
 
     async def keep_alive(self) -> None:
         """Prolongs this worker's leases; stops the work on those that are not its own any more."""
+        while self.abandoned:
+            await claims.release(self.pool, self.abandoned[-1])
+            self.abandoned.pop()
         leases = [lease for lease, _ in self.leases.values()]
         alive = await claims.prolong(self.pool, leases)
         for lease in leases:
@@ -323,19 +345,23 @@ class Engine:
     async def obey(self) -> None:
         """Stops the work on jobs that somebody asked to pause or cancel."""
         for job_id in await claims.requests_to_stop(self.pool, list(self.runs)):
-            if job_id in self.runs:
-                self.runs[job_id].stop.set()
+            self.asked_to_stop(job_id)
 
     def asked_to_stop(self, job_id: str) -> None:
         """The same for one job, told by a notification."""
-        if job_id in self.runs:
-            self.runs[job_id].stop.set()
+        run = self.runs.pop(job_id, None)
+        if run is None:
+            return
+        run.stop.set()
+        for lease, stop in self.leases.values():
+            if lease.job_id == job_id:
+                stop.set()
 
     def close(self) -> None:
         """Lets go of every chunk at its next page boundary and takes no more."""
         self.closing.set()
-        for run in self.runs.values():
-            run.stop.set()
+        for job_id in list(self.runs):
+            self.asked_to_stop(job_id)
 
 
 class Meter:
@@ -476,7 +502,7 @@ async def count_targets(api: Api, targets: Sequence[planning.Target]) -> list[pl
     if not wanted or len(wanted) > COUNTS_AT_MOST:
         return counted
 
-    gate = asyncio.Semaphore(COUNTS_AT_ONCE)
+    gate = asyncio.Semaphore(min(COUNTS_AT_ONCE, api.provider.budget.concurrency))
 
     async def probe(target: planning.Target) -> Estimate | None:
         assert target.stream.count is not None

@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+from django.conf import settings
 from psycopg import AsyncCursor, errors
 from psycopg.types.json import Jsonb
 
@@ -27,7 +28,6 @@ from historical_sync.settling import SETTLE
 from integrations.crypto import encrypt
 from integrations.providers.base import JSON, Context, Extract, Record
 
-LEASE_SECONDS = 30
 PACE_SECONDS = 8  # between the two points that speed is measured by
 RETRIES = 5  # of a transaction that PostgreSQL refused for reasons of concurrency
 
@@ -148,7 +148,7 @@ async def _save(
     new_entities = [e for e in graph.entities.values() if e.as_of is not None or e.id not in mentioned]
     new_aliases = {pair: what for pair, what in graph.aliases.items() if pair not in merged}
 
-    async with tenant_transaction(pool, lease.tenant_id) as cursor:
+    async with tenant_transaction(pool, lease.tenant_id, "done" if batch.done else "save") as cursor:
         before = await _hold(cursor, lease)
         entities: Counter[str] = Counter()
         relationships: Counter[str] = Counter()
@@ -448,7 +448,7 @@ async def _advance(
         "connection": lease.connection_id,
         "stream": lease.stream,
         "partition": lease.partition,
-        "lease_seconds": LEASE_SECONDS,
+        "lease_seconds": settings.LEASE_SECONDS,
         "cursor": None if batch.cursor is None else Jsonb(batch.cursor),
         "position": batch.position,
         "pages": batch.pages,

@@ -12,16 +12,22 @@ from typing import TYPE_CHECKING
 from procrastinate import App
 from procrastinate.contrib.django import app as django_app
 
+from historical_sync import faultpoints
+from historical_sync.claims import Room
+
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from atom.plans import Plan
     from historical_sync.models import HistoricalSyncJob
+    from integrations.providers.base import Provider
 
 QUEUE = "history"
+TASK = "historical_sync.work"
 app: App = django_app
 
 
-@django_app.task(queue=QUEUE, name="historical_sync.work", pass_context=False)
+@django_app.task(queue=QUEUE, name=TASK, pass_context=False)
 async def work(job_id: str, tenant_id: str) -> None:
     """Works on one chunk of the job. Never fails: what goes wrong is in the job's and the chunk's own state."""
     from historical_sync.worker import current
@@ -30,9 +36,13 @@ async def work(job_id: str, tenant_id: str) -> None:
 
 
 def enqueue(job: HistoricalSyncJob, entries: int) -> None:
-    """Puts entries for the job into the queue, in the caller's transaction."""
-    for _ in range(entries):
-        work.defer(job_id=str(job.id), tenant_id=str(job.tenant_id))
+    """Puts entries for the job into the queue, in the caller's transaction.
+
+    The first goes before what waits: whoever starts an import sees something after one chunk's time at most, however much others
+    have to do. A tenant's few active jobs bound how often that happens.
+    """
+    for number in range(entries):
+        work.configure(priority=int(number == 0)).defer(job_id=str(job.id), tenant_id=str(job.tenant_id))
 
 
 class Defer:
@@ -43,8 +53,10 @@ class Defer:
 
     async def __call__(self, job_id: str, tenant_id: str, at: datetime | None = None) -> None:
         """One entry for the job; `at`: not before that time."""
-        deferrer = self.app.configure_task("historical_sync.work", queue=QUEUE, schedule_at=at)
+        faultpoints.reached("before", "defer")
+        deferrer = self.app.configure_task(TASK, queue=QUEUE, schedule_at=at)
         await deferrer.defer_async(job_id=job_id, tenant_id=tenant_id)
+        faultpoints.reached("after", "defer")
 
     async def others_wait(self) -> bool:
         """Whether an entry is due that no worker has taken."""
@@ -60,4 +72,9 @@ class Defer:
 
 def parallel_chunks(job: HistoricalSyncJob) -> int:
     """How many chunks of the job may be worked on at once: by plan and provider."""
-    return min(job.tenant.limits.parallel_chunks, job.connection.provider.budget.concurrency)
+    return room(job.tenant.limits, job.connection.provider).job
+
+
+def room(plan: Plan, provider: Provider) -> Room:
+    """How many chunks may be worked on at once on this plan at this provider."""
+    return Room(min(plan.parallel_chunks, provider.budget.concurrency), plan.chunks_at_once)

@@ -16,23 +16,25 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import psycopg
+from django.conf import settings
 from procrastinate import App
 from procrastinate.contrib.django import app as django_app
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Status
 
+from atom.plans import PLANS
 from historical_sync import broadcast, claims, tasks
 from historical_sync.database import connect_arguments, make_pool
 from historical_sync.engine import Engine
+from historical_sync.storage import Lease
+from integrations import gateway, providers
 
 log = logging.getLogger(__name__)
 
-KEEP_ALIVE_SECONDS = 5.0
 OBEY_SECONDS = 1.0
-REAP_SECONDS = 3.0
 POLL_SECONDS = 0.2  # Procrastinate misses a notification now and then; this bounds the wait
 RECONNECT_SECONDS = 1.0
-STALLED_SECONDS = 30.0
+KEEP_ALIVE_SHARE, REAP_SHARE = 1 / 6, 1 / 10  # of the time after which a worker is taken for dead
 
 _engine: Engine | None = None
 
@@ -56,9 +58,10 @@ async def run_worker(
     Survives a database that is away, at start as later. `once`: returns True when there is nothing left to wait for (for work on
     one job in the caller's process).
     """
+    abandoned: list[Lease] = []
     while not stop.is_set():
         try:
-            await _run(concurrency, list(queues or [tasks.QUEUE]), stop, once)
+            await _run(concurrency, list(queues or [tasks.QUEUE]), stop, once, abandoned)
             return
         except (psycopg.OperationalError, psycopg.errors.InterfaceError, ConnectorException, OSError) as error:
             log.warning("the database is away, trying again: %s", error)
@@ -66,16 +69,21 @@ async def run_worker(
 
 
 async def _run(
-    concurrency: int, queues: list[str], stop: asyncio.Event, once: Callable[[], Awaitable[bool]] | None
+    concurrency: int,
+    queues: list[str],
+    stop: asyncio.Event,
+    once: Callable[[], Awaitable[bool]] | None,
+    abandoned: list[Lease],
 ) -> None:
     global _engine
+    lease = settings.LEASE_SECONDS
     pool = make_pool(size=max(4, min(concurrency, 10) + 2))
     await pool.open(wait=True, timeout=10)
     try:
         connector: Any = django_app.connector
         worker_app: App = django_app.with_connector(connector.get_worker_connector())
         async with worker_app.open_async():
-            engine = _engine = Engine(pool, tasks.Defer(worker_app))
+            engine = _engine = Engine(pool, tasks.Defer(worker_app), abandoned)
             loop = asyncio.create_task(
                 worker_app.run_worker_async(
                     concurrency=concurrency,
@@ -84,16 +92,17 @@ async def _run(
                     fetch_job_polling_interval=POLL_SECONDS,
                     delete_jobs="always",
                     install_signal_handlers=False,
-                    update_heartbeat_interval=5,
-                    stalled_worker_timeout=STALLED_SECONDS,
+                    update_heartbeat_interval=lease * KEEP_ALIVE_SHARE,
+                    stalled_worker_timeout=lease,
+                    shutdown_graceful_timeout=settings.SHUTDOWN_SECONDS,
                 ),
                 name="queue",
             )
             beside = [
-                asyncio.create_task(_every(KEEP_ALIVE_SECONDS, engine.keep_alive), name="keep alive"),
+                asyncio.create_task(_every(lease * KEEP_ALIVE_SHARE, engine.keep_alive), name="keep alive"),
                 asyncio.create_task(_every(OBEY_SECONDS, engine.obey), name="obey"),
                 asyncio.create_task(_listen(engine), name="listen"),
-                asyncio.create_task(_every(REAP_SECONDS, lambda: _reap(engine, worker_app)), name="reap"),
+                asyncio.create_task(_every(lease * REAP_SHARE, lambda: _reap(engine, worker_app)), name="reap"),
             ]
             stopper = asyncio.create_task(_until(stop, once))
             try:
@@ -110,6 +119,8 @@ async def _run(
                 for task in [*beside, stopper]:
                     task.cancel()
                 await asyncio.gather(*beside, stopper, return_exceptions=True)
+                await broadcast.flush()
+                await gateway.close_clients()
     finally:
         _engine = None
         await pool.close()
@@ -146,15 +157,20 @@ async def _listen(engine: Engine) -> None:
 
 
 async def _reap(engine: Engine, worker_app: App) -> None:
-    for job_id, tenant_id in await claims.reap(engine.pool):
-        await engine.defer(job_id, tenant_id)
-        await broadcast.job_changed(job_id, tenant_id)
-    # Entries that a dead worker had in hand are not handed out again but replaced, where none is left.
-    for job in await worker_app.job_manager.get_stalled_jobs(seconds_since_heartbeat=STALLED_SECONDS):
-        if job.id is not None:
-            await worker_app.job_manager.finish_job_by_id_async(job.id, status=Status.FAILED, delete_job=True)
-    for job_id, tenant_id in await claims.starving(engine.pool, "historical_sync.work"):
-        await engine.defer(job_id, tenant_id)
+    async with claims.only_reaper(engine.pool) as only:
+        if not only:
+            return
+        for job_id, tenant_id in await claims.reap(engine.pool):
+            await broadcast.job_changed(job_id, tenant_id)
+        # Entries that a dead worker had in hand are not handed out again but replaced, where they are missed.
+        for entry in await worker_app.job_manager.get_stalled_jobs(seconds_since_heartbeat=settings.LEASE_SECONDS):
+            if entry.id is not None:
+                await worker_app.job_manager.finish_job_by_id_async(entry.id, status=Status.FAILED, delete_job=True)
+        for lanes in await claims.lanes(engine.pool, tasks.TASK):
+            if lanes.provider in providers.PROVIDERS:
+                room = tasks.room(PLANS[lanes.plan], providers.get(lanes.provider))
+                for _ in range(lanes.missing(room)):
+                    await engine.defer(lanes.job_id, lanes.tenant_id)
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

@@ -1,0 +1,1 @@
+"""Faults as reality has them: real worker processes, real PostgreSQL, the sandbox over real HTTP."""
