@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -46,16 +46,27 @@ class Rejected(NamedTuple):
 
 
 @dataclass(slots=True)
+class Statements:
+    """Rows of the relationship table, as columns: each is one record's statement that `source` is `kind` to `target`."""
+
+    records: list[bytes] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    sources: list[bytes] = field(default_factory=list)
+    targets: list[bytes] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class GraphRows:
     """What a batch adds to the graph.
 
-    statements: (record, kind, source, target). aliases: (alias id, id of the entity that has it) -> (alias key, kind, proof):
-    with proof both are one thing, without it the alias only leads there.
-    subjects: record id -> id of the entity that the record is about.
+    added: statements of records that are new; revised: those of records that were stored before, perhaps with other statements.
+    aliases: (alias id, id of the entity that has it) -> (alias key, kind, proof): with proof both are one thing, without it the
+    alias only leads there. subjects: record id -> id of the entity that the record is about.
     """
 
     entities: dict[bytes, EntityRow] = field(default_factory=dict)
-    statements: set[tuple[bytes, str, bytes, bytes]] = field(default_factory=set)
+    added: Statements = field(default_factory=Statements)
+    revised: Statements = field(default_factory=Statements)
     aliases: dict[tuple[bytes, bytes], tuple[str, str, bool]] = field(default_factory=dict)
     subjects: dict[bytes, bytes] = field(default_factory=dict)
     rejected: list[tuple[RecordRow, str]] = field(default_factory=list)
@@ -74,28 +85,37 @@ def record_rows(records: Iterable[Record], connection: bytes, stream: str) -> di
     return rows
 
 
-class Ids:
-    """Entity ids of one tenant, remembered: the same people, labels and repositories come up again and again."""
+class Ids(dict[str, bytes]):
+    """Entity ids of one tenant by key, remembered: the same people, labels and repositories come up again and again."""
 
     LIMIT = 100_000
 
     def __init__(self, tenant: bytes) -> None:
         self.tenant = tenant
-        self.known: dict[str, bytes] = {}
 
-    def __call__(self, key: str) -> bytes:
-        found = self.known.get(key)
-        if found is None:
-            if len(self.known) >= self.LIMIT:
-                self.known.clear()
-            found = self.known[key] = entity_id(self.tenant, key)
+    def __missing__(self, key: str) -> bytes:
+        if len(self) >= self.LIMIT:
+            self.clear()
+        found = self[key] = entity_id(self.tenant, key)
         return found
 
 
-def graph_rows(rows: Iterable[RecordRow], extract: Extract, context: Context, ids: Ids) -> GraphRows:
-    """What `rows` say. A record that extract can't map is in `rejected`, and nothing of it elsewhere."""
+def graph_rows(
+    rows: Iterable[RecordRow],
+    extract: Extract,
+    context: Context,
+    ids: Ids,
+    *,
+    stored: Container[bytes] = (),
+    mentioned: Container[bytes] = (),
+    merged: Container[tuple[bytes, bytes]] = (),
+) -> GraphRows:
+    """What `rows` say. A record that extract can't map is in `rejected`, and nothing of it elsewhere.
+
+    stored: ids of records that have been stored before. mentioned, merged: entities and aliases that need not be told again.
+    """
     graph = GraphRows()
-    entities, statements = graph.entities, graph.statements
+    entities, aliases = graph.entities, graph.aliases
     for row in rows:
         try:
             said = extract(row.record.payload, context)
@@ -106,23 +126,25 @@ def graph_rows(rows: Iterable[RecordRow], extract: Extract, context: Context, id
             graph.rejected.append((row, f"unexpected shape: {type(error).__name__}: {error}"))
             continue
         record = row.id
-        first = True
+        graph.subjects[record] = ids[said.entities[0].key]
         for entity in said.entities:
-            key = ids(entity.key)
-            if first:
-                graph.subjects[record] = key
-                first = False
-            if entity.properties is None:
-                if key not in entities:
-                    entities[key] = EntityRow(key, entity.kind, entity.key, entity.name, b"{}", None, None)
-            else:
+            key = ids[entity.key]
+            if entity.properties is not None:
                 _keep_newest(entities, key, entity, row)
+            elif key not in mentioned and key not in entities:
+                entities[key] = EntityRow(key, entity.kind, entity.key, entity.name, b"{}", None, None)
             for alias in entity.aliases:
-                graph.aliases[ids(alias), key] = (alias, entity.kind, True)
+                if (pair := (ids[alias], key)) not in merged:
+                    aliases[pair] = (alias, entity.kind, True)
             for handle in entity.handles:
-                graph.aliases[ids(handle), key] = (handle, entity.kind, False)
-        for kind, source, target in said.relationships:
-            statements.add((record, kind, ids(source), ids(target)))
+                if (pair := (ids[handle], key)) not in merged:
+                    aliases[pair] = (handle, entity.kind, False)
+        statements = graph.revised if record in stored else graph.added
+        for kind, source, target in dict.fromkeys(said.relationships):
+            statements.records.append(record)
+            statements.kinds.append(kind)
+            statements.sources.append(ids[source])
+            statements.targets.append(ids[target])
     return graph
 
 

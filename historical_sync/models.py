@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from atom.models import Tenant, User
 from historical_sync import states
-from historical_sync.fields import TimestamptzMultirangeField
+from historical_sync.fields import JsonTextField, TimestamptzMultirangeField
 from integrations.models import Connection
 
 
@@ -228,12 +228,16 @@ class SyncRecord(models.Model):
     external_id = models.CharField(max_length=512)
     occurred_at = models.DateTimeField()
     entity_id = models.UUIDField(null=True)
-    payload = models.JSONField()
+    payload = JsonTextField()
     content_hash = models.UUIDField(editable=False)
     stored_at = models.DateTimeField(db_default=Now())
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["connection", "stream", "external_id"], name="record_once")]
+        # No second unique key: the id is made from (connection, stream, external_id), so its own says the same.
+        indexes = [
+            models.Index(fields=["connection", "stream"], name="record_of_connection"),
+            models.Index(fields=["entity_id"], name="record_of_entity"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.stream} {self.external_id}"
@@ -259,7 +263,6 @@ class Entity(models.Model):
     class Meta:
         verbose_name_plural = "entities"
         indexes = [models.Index(fields=["merged_into"], condition=Q(merged_into__isnull=False), name="entity_merged")]
-        constraints = [models.UniqueConstraint(fields=["tenant", "kind", "key"], name="entity_once")]
 
     def __str__(self) -> str:
         return self.name
@@ -268,10 +271,11 @@ class Entity(models.Model):
 class Relationship(models.Model):
     """A statement of one record: `source` `kind` `target`. Its key includes the record, so it says where it comes from.
 
-    Either end may be an entity that has not arrived yet, or a key that was merged into another.
+    One end is what the record is about (`SyncRecord.entity_id` as it was when the statement was stored): that is how a record's
+    statements are found. Either end may be an entity that has not arrived yet, or a key that was merged into another.
     """
 
-    pk = models.CompositePrimaryKey("record_id", "kind", "source_id", "target_id")
+    pk = models.CompositePrimaryKey("source_id", "target_id", "kind", "record_id")
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False)
     record_id = models.UUIDField()
     kind = models.CharField(max_length=40)
@@ -279,10 +283,7 @@ class Relationship(models.Model):
     target_id = models.UUIDField()
 
     class Meta:
-        indexes = [
-            models.Index(fields=["source_id"], name="relationship_source"),
-            models.Index(fields=["target_id"], name="relationship_target"),
-        ]
+        indexes = [models.Index(fields=["target_id"], name="relationship_target")]
 
     def __str__(self) -> str:
         return f"{self.source_id} {self.kind} {self.target_id}"

@@ -22,7 +22,7 @@ _NULL = _LENGTH.pack(-1)
 _SIXTEEN = _LENGTH.pack(16)
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
-_TEXT, _JSONB, _TIMESTAMPTZ, _UUID = 25, 3802, 1184, 2950
+_TEXT, _JSON, _JSONB, _TIMESTAMPTZ, _UUID = 25, 114, 3802, 1184, 2950
 
 
 class BinaryArray(bytes):
@@ -41,6 +41,10 @@ class TimestamptzArray(BinaryArray):
     oid = 1185
 
 
+class JsonArray(BinaryArray):
+    oid = 199
+
+
 class JsonbArray(BinaryArray):
     oid = 3807
 
@@ -56,7 +60,7 @@ def _dumper(kind: type[BinaryArray], array_oid: int) -> type[Dumper]:
     return ArrayDumper
 
 
-for _kind in (UuidArray, TextArray, TimestamptzArray, JsonbArray):
+for _kind in (UuidArray, TextArray, TimestamptzArray, JsonArray, JsonbArray):
     adapters.register_dumper(_kind, _dumper(_kind, _kind.oid))
 
 
@@ -94,6 +98,14 @@ def texts(values: Iterable[str]) -> TextArray:
     return TextArray(_header(len(parts) // 2, _TEXT) + b"".join(parts))
 
 
+def words(values: Sequence[str]) -> TextArray:
+    """text[] of a few different values, each encoded once."""
+    if not values:
+        return texts(())
+    encoded = {value: _LENGTH.pack(len(data := value.encode())) + data for value in set(values)}
+    return TextArray(_header(len(values), _TEXT) + b"".join([encoded[value] for value in values]))
+
+
 def timestamps(values: Sequence[datetime | None]) -> TimestamptzArray:
     """timestamptz[] of aware datetimes or None."""
     if not values:
@@ -106,6 +118,15 @@ def timestamps(values: Sequence[datetime | None]) -> TimestamptzArray:
             delta = value - _EPOCH
             parts.append(_TIMESTAMP.pack(8, (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds))
     return TimestamptzArray(_header(len(values), _TIMESTAMPTZ, None in values) + b"".join(parts))
+
+
+def jsons(values: Sequence[bytes]) -> JsonArray:
+    """json[] of encoded JSON documents, kept to the letter."""
+    if not values:
+        return JsonArray(struct.pack("!iiI", 0, 0, _JSON))
+    return JsonArray(
+        _header(len(values), _JSON) + b"".join([part for value in values for part in (_LENGTH.pack(len(value)), value)])
+    )
 
 
 def jsonbs(values: Sequence[bytes]) -> JsonbArray:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -22,7 +22,7 @@ from psycopg.types.json import Jsonb
 
 from historical_sync import pgarrays as pg
 from historical_sync.database import Pool, tenant_transaction
-from historical_sync.extraction import GraphRows, Ids, RecordRow, Rejected, graph_rows, record_rows
+from historical_sync.extraction import GraphRows, Ids, RecordRow, Rejected, Statements, graph_rows, record_rows
 from historical_sync.identity import content_hash, key_rank
 from historical_sync.settling import SETTLE
 from integrations.crypto import encrypt
@@ -82,6 +82,15 @@ class Saved:
     exhausted: bool
 
 
+class Seen(NamedTuple):
+    """A record that is stored already. current: nothing to write, its content is the same or newer than ours. own: this job
+    wrote it. subject: the entity that it was about."""
+
+    current: bool
+    own: bool
+    subject: UUID | None
+
+
 class Memory:
     """What this worker knows to be stored already, so that it need not be sent again: mentioned entities and aliases of a tenant.
 
@@ -134,59 +143,54 @@ async def _save(
     memory: Memory,
     phase: str,
 ) -> Saved:
-    changed, seen = rows, {}
-    if rows:
-        async with tenant_transaction(pool, lease.tenant_id) as cursor:
-            seen = await _stored_already(cursor, lease, rows)
-        changed = {key: row for key, row in rows.items() if not (key in seen and seen[key][0])}
     ids, mentioned, merged = memory.of(lease.tenant_id)
-    graph = graph_rows(changed.values(), extract, context, ids)
-    for row, _ in graph.rejected:
-        del changed[row.id]
-    rejected = batch.rejected + [Rejected(row.external_id, row.record.payload, why) for row, why in graph.rejected]
-
-    new_entities = [e for e in graph.entities.values() if e.as_of is not None or e.id not in mentioned]
-    new_aliases = {pair: what for pair, what in graph.aliases.items() if pair not in merged}
-
     async with tenant_transaction(pool, lease.tenant_id, "done" if batch.done else "save") as cursor:
-        before = await _hold(cursor, lease)
+        # Both in one round trip; reading the answers sends them.
+        await _hold(cursor, lease)
+        async with cursor.connection.cursor(binary=True) as lookup:
+            await _look_up(lookup, lease, rows)
+            before = await _held(cursor)
+            seen = {key.bytes: Seen(*facts) for key, *facts in await lookup.fetchall()}
+        changed = {key: row for key, row in rows.items() if not (key in seen and seen[key].current)}
+        graph = graph_rows(changed.values(), extract, context, ids, stored=seen, mentioned=mentioned, merged=merged)
+        for row, _ in graph.rejected:
+            del changed[row.id]
+        rejected = batch.rejected + [Rejected(row.external_id, row.record.payload, why) for row, why in graph.rejected]
         entities: Counter[str] = Counter()
         relationships: Counter[str] = Counter()
         quarantined = 0
         if changed:
             await _write_records(cursor, lease, list(changed.values()), graph)
-        if new_aliases:
+        if graph.aliases:
             # Before any entity row is locked: whoever merges holds the tenant's merge lock first.
             await cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('merge ' || %s, 0))", [lease.tenant_id])
+        new_entities = sorted(graph.entities.values())
         if new_entities:
-            new_entities.sort()
             entities += await _write_entities(cursor, lease, new_entities)
-        if new_aliases:
-            entities.subtract(await _merge(cursor, lease, new_aliases))
+        if graph.aliases:
+            entities.subtract(await _merge(cursor, lease, graph.aliases))
         if changed:
-            updated = [key for key in changed if key in seen]
-            relationships += await _write_relationships(cursor, lease, graph, updated)
+            revised = {key: seen[key].subject for key in changed if key in seen}
+            relationships += await _write_statements(cursor, lease, graph, revised)
         if rejected:
             quarantined = await _quarantine(cursor, lease, rejected)
-        stored = sum(1 for key in changed if not (key in seen and seen[key][1]))
-        unchanged = sum(1 for same, own in seen.values() if same and not own)
+        stored = sum(1 for key in changed if not (key in seen and seen[key].own))
+        unchanged = sum(1 for found in seen.values() if found.current and not found.own)
         saved = await _advance(
             cursor, lease, batch, before, stored, unchanged, quarantined, entities, relationships, phase
         )
         if batch.done:
             await cursor.execute(SETTLE, {"job": lease.job_id})
-    mentioned.update(e.id for e in new_entities if e.as_of is None)
-    merged.update(new_aliases)
+    mentioned.update(entity.id for entity in new_entities if entity.as_of is None)
+    merged.update(graph.aliases)
     return saved
 
 
-async def _stored_already(
-    cursor: AsyncCursor[Any], lease: Lease, rows: dict[bytes, RecordRow]
-) -> dict[bytes, tuple[bool, bool]]:
-    """id -> (nothing to write: same content, or newer than ours; this job wrote it) of the rows that exist."""
+async def _look_up(cursor: AsyncCursor[Any], lease: Lease, rows: dict[bytes, RecordRow]) -> None:
+    """Asks for the id and the fields of `Seen` of the rows that exist."""
     await cursor.execute(
         """
-        SELECT r.id, r.content_hash = u.hash OR r.occurred_at > u.occurred_at, r.job_id = %(job)s
+        SELECT r.id, r.content_hash = u.hash OR r.occurred_at > u.occurred_at, r.job_id = %(job)s, r.entity_id
         FROM unnest(%(ids)s, %(hashes)s, %(times)s) AS u(id, hash, occurred_at)
         JOIN historical_sync_syncrecord r ON r.id = u.id
         """,
@@ -196,13 +200,11 @@ async def _stored_already(
             "hashes": pg.uuids([row.hash for row in rows.values()]),
             "times": pg.timestamps([row.occurred_at for row in rows.values()]),
         },
-        binary=True,
     )
-    return {key.bytes: (same, own) for key, same, own in await cursor.fetchall()}
 
 
-async def _hold(cursor: AsyncCursor[Any], lease: Lease) -> tuple[float, float]:
-    """Locks the chunk if the lease is still ours: (its progress, its weight)."""
+async def _hold(cursor: AsyncCursor[Any], lease: Lease) -> None:
+    """Locks the chunk if the lease is still ours."""
     await cursor.execute(
         """
         SELECT progress, weight FROM historical_sync_syncchunk
@@ -210,6 +212,10 @@ async def _hold(cursor: AsyncCursor[Any], lease: Lease) -> tuple[float, float]:
         """,
         [lease.chunk_id, lease.token],
     )
+
+
+async def _held(cursor: AsyncCursor[Any]) -> tuple[float, float]:
+    """(progress, weight) of the chunk that `_hold` locked. Raises LeaseLost when it did not."""
     row = await cursor.fetchone()
     if row is None:
         raise LeaseLost
@@ -240,7 +246,7 @@ async def _write_records(cursor: AsyncCursor[Any], lease: Lease, rows: Sequence[
             "external_ids": pg.texts([r.external_id for r in rows]),
             "times": pg.timestamps([r.occurred_at for r in rows]),
             "entities": pg.nullable_uuids([graph.subjects.get(r.id) for r in rows]),
-            "payloads": pg.jsonbs([r.document for r in rows]),
+            "payloads": pg.jsons([r.document for r in rows]),
             "hashes": pg.uuids([r.hash for r in rows]),
         },
     )
@@ -272,7 +278,7 @@ async def _write_entities(cursor: AsyncCursor[Any], lease: Lease, rows: Sequence
         {
             "tenant": lease.tenant_id,
             "ids": pg.uuids([e.id for e in rows]),
-            "kinds": pg.texts([e.kind for e in rows]),
+            "kinds": pg.words([e.kind for e in rows]),
             "keys": pg.texts([e.key for e in rows]),
             "names": pg.texts([e.name for e in rows]),
             "properties": pg.jsonbs([e.properties for e in rows]),
@@ -360,37 +366,49 @@ async def _merge(
     return counts
 
 
-async def _write_relationships(
-    cursor: AsyncCursor[Any], lease: Lease, graph: GraphRows, updated: Sequence[bytes]
+async def _write_statements(
+    cursor: AsyncCursor[Any], lease: Lease, graph: GraphRows, revised: Mapping[bytes, UUID | None]
 ) -> Counter[str]:
-    """Writes what the records say and takes back what updated records no longer say; returns the new statements by kind."""
-    rows = sorted(graph.statements)
-    columns = {
-        "tenant": lease.tenant_id,
-        "records": pg.uuids([r[0] for r in rows]),
-        "kinds": pg.texts([r[1] for r in rows]),
-        "sources": pg.uuids([r[2] for r in rows]),
-        "targets": pg.uuids([r[3] for r in rows]),
-    }
-    if updated:
+    """Writes what the records say and takes back what updated records no longer say; returns the new statements by kind.
+
+    revised: the records among them that were stored before, with the entity that they were about then. A new record's statements can't be there yet, so they are written without asking. Should another chunk store the same record
+    at the same moment, the key refuses the second one's, and its transaction is made again.
+    """
+    counts = Counter(graph.added.kinds)
+    if graph.added.records:
         await cursor.execute(
             """
+            INSERT INTO historical_sync_relationship (tenant_id, record_id, kind, source_id, target_id)
+            SELECT %(tenant)s, * FROM unnest(%(records)s, %(kinds)s, %(sources)s, %(targets)s)
+            """,
+            _columns(lease, graph.added),
+        )
+    if not revised:
+        return counts
+    columns = _columns(lease, graph.revised)
+    # Every statement of a record has the record's subject at one end, and there an index finds it.
+    known = [(key, subject.bytes) for key, subject in revised.items() if subject is not None]
+    for end in ("source_id", "target_id"):
+        await cursor.execute(
+            f"""
             DELETE FROM historical_sync_relationship r
-            WHERE r.record_id = ANY(%(updated)s) AND NOT EXISTS (
+            USING unnest(%(revised)s, %(subjects)s) AS s(record_id, subject_id)
+            WHERE r.{end} = s.subject_id AND r.record_id = s.record_id AND NOT EXISTS (
                 SELECT FROM unnest(%(records)s, %(kinds)s, %(sources)s, %(targets)s) AS u(record_id, kind, source_id, target_id)
                 WHERE (u.record_id, u.kind, u.source_id, u.target_id) = (r.record_id, r.kind, r.source_id, r.target_id)
             )
-            """,
-            {**columns, "updated": pg.uuids(updated)},
+            """,  # noqa: S608 - one of two names of this function's own
+            {
+                **columns,
+                "revised": pg.uuids([key for key, _ in known]),
+                "subjects": pg.uuids([key for _, key in known]),
+            },
         )
-    if not rows:
-        return Counter()
     await cursor.execute(
         """
         WITH written AS (
             INSERT INTO historical_sync_relationship (tenant_id, record_id, kind, source_id, target_id)
-            SELECT %(tenant)s, u.record_id, u.kind, u.source_id, u.target_id
-            FROM unnest(%(records)s, %(kinds)s, %(sources)s, %(targets)s) AS u(record_id, kind, source_id, target_id)
+            SELECT %(tenant)s, * FROM unnest(%(records)s, %(kinds)s, %(sources)s, %(targets)s)
             ON CONFLICT DO NOTHING
             RETURNING kind
         )
@@ -398,7 +416,18 @@ async def _write_relationships(
         """,
         columns,
     )
-    return Counter(dict(await cursor.fetchall()))
+    counts.update(dict(await cursor.fetchall()))
+    return counts
+
+
+def _columns(lease: Lease, statements: Statements) -> dict[str, Any]:
+    return {
+        "tenant": lease.tenant_id,
+        "records": pg.uuids(statements.records),
+        "kinds": pg.words(statements.kinds),
+        "sources": pg.uuids(statements.sources),
+        "targets": pg.uuids(statements.targets),
+    }
 
 
 async def _quarantine(cursor: AsyncCursor[Any], lease: Lease, rejected: Sequence[Rejected]) -> int:
@@ -410,7 +439,7 @@ async def _quarantine(cursor: AsyncCursor[Any], lease: Lease, rejected: Sequence
             """
             INSERT INTO historical_sync_quarantinedrecord
                 (id, tenant_id, job_id, chunk_id, stream, external_id, reason, fingerprint, sealed_payload)
-            VALUES (gen_random_uuid(), %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING
+            VALUES (gen_random_uuid(), %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1
             """,
             [
                 lease.tenant_id,
@@ -423,7 +452,7 @@ async def _quarantine(cursor: AsyncCursor[Any], lease: Lease, rejected: Sequence
                 encrypt(row.payload if isinstance(row.payload, (dict, list, str)) else str(row.payload)),
             ],
         )
-        kept += cursor.rowcount
+        kept += len(await cursor.fetchall())
     return kept
 
 
