@@ -231,7 +231,7 @@ class Engine:
             else:
                 await claims.restart_window(self.pool, lease, claim.window)
         except WindowTooLarge as error:
-            middle = _middle(claim.window)
+            middle = planning.middle(run.job.connection.provider.stream(lease.stream), claim.window)
             if middle is None:
                 await claims.fail(self.pool, lease, error.code, str(error))
             else:
@@ -466,12 +466,6 @@ def _remaining(stream: Stream, claim: Claim) -> Window | None:
     # The row at the position itself may share its moment with rows not read yet.
     until = min(claim.position + timedelta(seconds=1), window.until)
     return Window(window.since, until) if window.since < until else None
-
-
-def _middle(window: Window) -> datetime | None:
-    """Where to split; None when the window is too narrow for providers that count in seconds."""
-    seconds = int((window.until - window.since).total_seconds())
-    return window.since + timedelta(seconds=seconds // 2) if seconds >= 2 else None
 
 
 async def gather_targets(api: Api, job: HistoricalSyncJob) -> list[planning.Target]:

@@ -90,10 +90,25 @@ def _windows(target: Target, partitions: int) -> list[tuple[Window, float | None
         share = None if known is None else known * seconds / whole
         count = _count(seconds, share, partitions)
         edges = [gap.since + timedelta(seconds=math.floor(seconds * i / count)) for i in range(count)] + [gap.until]
+        if target.stream.window is WindowKind.DAY:
+            edges[1:-1] = [max(_midnight(edge), gap.since) for edge in edges[1:-1]]
         for since, until in itertools.pairwise(edges):
             if since < until:
                 cut.append((Window(since, until), None if share is None else share / count))
     return cut
+
+
+def middle(stream: Stream, window: Window) -> datetime | None:
+    """Where a window that is too large is split; None when it is too narrow for what the provider can tell apart."""
+    seconds = int((window.until - window.since).total_seconds())
+    if stream.window is WindowKind.DAY:
+        edge = _midnight(window.since + timedelta(seconds=seconds // 2))
+        return edge if window.since < edge else None
+    return window.since + timedelta(seconds=seconds // 2) if seconds >= 2 else None
+
+
+def _midnight(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def _count(seconds: float, records: float | None, partitions: int) -> int:

@@ -5,40 +5,35 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import httpx2
-import orjson
 from asgiref.sync import sync_to_async
-from authlib.common.encoding import to_native
-from authlib.integrations.base_client.errors import OAuthError
-from authlib.integrations.httpx_client import OAuth2Client
-from authlib.oauth2.auth import ClientAuth
 from django.conf import settings
 from django.db import connection as database
 from django.db import transaction
 
 from atom.home import running_address
 from atom.tenancy import tenant_scope
+from integrations import grants
 from integrations.errors import Misconfigured, ReauthRequired, Unavailable
 from integrations.http import USER_AGENT, Api, Limiter, make_client
 from integrations.models import Connection, ConnectionStatus
-from integrations.providers.base import OAuth, Provider
+from integrations.providers.base import Provider
 
 TOKEN_TIMEOUT = 30.0  # seconds for the token endpoint
 REFRESH_AHEAD = timedelta(minutes=2)  # before the known expiry
 SANDBOX_SECRET = "sandbox-secret"
-# Token endpoint errors that only a person can mend; the rest of OAuth's errors mean that the client itself is wrong.
-_GRANT_IS_GONE = {"invalid_grant", "bad_refresh_token", "bad_verification_code", "access_denied", "unauthorized_client"}
+MOST_TOKEN_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderConfig:
-    """This deployment's access to a provider. sandbox: the built-in stand-in answers. token_url: of the token endpoint."""
+    """This deployment's access to a provider. sandbox: the built-in stand-in answers. token_url: the token endpoint."""
 
     api_url: str
     auth_url: str
@@ -67,20 +62,24 @@ def sandbox_root() -> str:
     return f"{address}/sandbox" if address else ""
 
 
-def configured(provider: Provider) -> ProviderConfig | None:
-    """The provider's OAuth set-up in this deployment; None when it has none and nothing stands in."""
-    if provider.oauth is None:
+def configured(provider: Provider, facts: Mapping[str, Any] | None = None) -> ProviderConfig | None:
+    """The provider's OAuth set-up in this deployment; None when it has none and nothing stands in.
+
+    facts: the answers to `provider.asks`, on which the address may depend; without them the addresses may not be usable.
+    """
+    oauth = provider.oauth
+    if oauth is None:
         return None
     client_id, client_secret = (os.environ.get(name, "") for name in needed_variables(provider))
     if client_id and client_secret:
         given = os.environ.get(_variable(provider, "AUTH_URL"), "").rstrip("/")
-        auth_url = given or provider.auth_url
-        token_url = (given or provider.oauth.token_root or auth_url) + provider.oauth.token_path
+        auth_url = given or provider.auth_root(provider.auth_url, facts or {}).rstrip("/")
+        token_url = (given or oauth.token_root.rstrip("/") or auth_url) + oauth.token_path
         return ProviderConfig(_api_url(provider), auth_url, token_url, client_id, client_secret, sandbox=False)
     root = sandbox_root()
     if root:
         url = f"{root}/{provider.slug}"
-        token_url = url + provider.oauth.token_path
+        token_url = url + oauth.token_path
         return ProviderConfig(url, url, token_url, f"sandbox-{provider.slug}", SANDBOX_SECRET, sandbox=True)
     return None
 
@@ -181,7 +180,7 @@ def refresh_token(connection: Connection, old: str) -> str:
     The provider may take back the old refresh token at once, so the new one is stored before anybody uses the new token.
     """
     with tenant_scope(connection.tenant_id):
-        gone: OAuthError | None = None
+        gone: ReauthRequired | None = None
         with transaction.atomic():
             row = Connection.objects.select_for_update().get(tenant_id=connection.tenant_id, id=connection.id)
             if row.status != ConnectionStatus.CONNECTED:
@@ -189,8 +188,7 @@ def refresh_token(connection: Connection, old: str) -> str:
             credentials = row.credentials
             if credentials["access_token"] != old:
                 return credentials["access_token"]
-            config = configured(row.provider)
-            assert row.provider.oauth is not None
+            config = configured(row.provider, row.facts)
             if config is None:
                 raise Misconfigured(
                     f"{row.provider_name} is not configured: set {' and '.join(needed_variables(row.provider))}."
@@ -199,14 +197,10 @@ def refresh_token(connection: Connection, old: str) -> str:
                 token = _token_request(
                     config, row.provider, "refresh_token", refresh_token=credentials["refresh_token"]
                 )
-            except OAuthError as error:
-                if error.error not in _GRANT_IS_GONE:
-                    raise Misconfigured(
-                        f"{row.provider_name} refuses this deployment's client credentials ({error.error})."
-                    ) from None
+            except ReauthRequired as error:
                 gone = error
                 row.status = ConnectionStatus.REAUTH_REQUIRED
-                row.last_error = f"{row.provider_name} no longer accepts this connection's grant."
+                row.last_error = str(error)
                 row.save(update_fields=["status", "last_error", "updated_at"])
             else:
                 row.set_credentials(
@@ -214,68 +208,39 @@ def refresh_token(connection: Connection, old: str) -> str:
                 )
                 row.save(update_fields=["sealed_credentials", "token_expires_at", "updated_at"])
         if gone is not None:
-            raise ReauthRequired(f"{connection.provider_name} no longer accepts this connection's grant.")
+            raise gone
         return str(token["access_token"])
 
 
 def exchange_code(
     config: ProviderConfig, provider: Provider, *, code: str, verifier: str, redirect_uri: str
 ) -> Mapping[str, Any]:
-    """The token response for an authorization code. Raises ReauthRequired (bad code), Misconfigured or Unavailable."""
-    try:
-        return _token_request(
-            config, provider, "authorization_code", code=code, code_verifier=verifier, redirect_uri=redirect_uri
-        )
-    except OAuthError as error:
-        if error.error in _GRANT_IS_GONE:
-            raise ReauthRequired(f"{provider.name} did not accept the sign-in. Try again.") from None
-        raise Misconfigured(f"{provider.name} refuses this deployment's client credentials ({error.error}).") from None
-
-
-def _token_request(config: ProviderConfig, provider: Provider, grant_type: str, **arguments: str) -> Mapping[str, Any]:
+    """The token response for an authorization code. Raises ReauthRequired (bad code), Misconfigured, Throttled or Unavailable."""
     assert provider.oauth is not None
-    url = config.token_url
+    proof = {"code_verifier": verifier} if provider.oauth.pkce else {}
     try:
-        with OAuth2Client(
-            config.client_id,
-            config.client_secret,
-            token_endpoint_auth_method=_client_auth(provider.oauth),
-            timeout=TOKEN_TIMEOUT,
-            headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
-        ) as client:
-            if grant_type == "refresh_token":
-                token = client.refresh_token(url, refresh_token=arguments["refresh_token"])
-            else:
-                token = client.fetch_token(url, grant_type=grant_type, **arguments)
-    except OAuthError as error:
-        if error.error in provider.oauth.client_errors:
-            raise Misconfigured(
-                f"{provider.name} refuses this deployment's client credentials ({error.error})."
-            ) from None
-        raise
-    except (httpx2.HTTPError, ValueError):
+        return _token_request(config, provider, "authorization_code", code=code, redirect_uri=redirect_uri, **proof)
+    except ReauthRequired:
+        raise ReauthRequired(f"{provider.name} did not accept the sign-in. Try again.") from None
+
+
+def _token_request(config: ProviderConfig, provider: Provider, grant_type: str, **arguments: str) -> dict[str, Any]:
+    fields = {"grant_type": grant_type, **arguments}
+    headers, content = grants.token_request(provider, config.client_id, config.client_secret, fields)
+    headers["User-Agent"] = USER_AGENT
+    body = b""
+    try:
+        with (
+            httpx2.Client(timeout=TOKEN_TIMEOUT, follow_redirects=False) as client,
+            client.stream("POST", config.token_url, headers=headers, content=content) as reply,
+        ):
+            for part in reply.iter_bytes():
+                body += part
+                if len(body) > MOST_TOKEN_BYTES:
+                    raise Unavailable(f"{provider.name}'s sign-in service does not answer properly.")
+    except (httpx2.HTTPError, httpx2.InvalidURL):
         raise Unavailable(f"{provider.name}'s sign-in service does not answer properly.") from None
-    if not token or not token.get("access_token"):
-        # Some vendors answer in the format of their API's errors instead of OAuth's.
-        code = str((token or {}).get("status") or (token or {}).get("code") or "").lower()
-        if code in _GRANT_IS_GONE:
-            raise OAuthError(code)
-        raise Unavailable(f"{provider.name}'s sign-in service answered without a token.")
-    return dict(token)
-
-
-def _client_auth(oauth: OAuth) -> str | Callable[..., tuple[str, Any, Any]]:
-    """How the token endpoint is told who the client is, in Authlib's terms: a name or a function that rewrites the request."""
-    method = "client_secret_basic" if oauth.client_basic else "client_secret_post"
-    if not oauth.token_json:
-        return method
-
-    def as_json(client: Any, verb: str, uri: str, headers: Any, body: Any) -> tuple[str, Any, Any]:
-        uri, headers, body = ClientAuth.DEFAULT_AUTH_METHODS[method](client, verb, uri, headers, to_native(body))
-        headers["Content-Type"] = "application/json"
-        return uri, headers, orjson.dumps(dict(parse_qsl(body)))
-
-    return as_json
+    return grants.read_token(provider, reply.status_code, reply.headers, body)
 
 
 def expiry(token: Mapping[str, Any]) -> datetime | None:

@@ -47,18 +47,20 @@ def begin(request: HttpRequest, provider: Provider, config: ProviderConfig) -> s
         }
     )
     request.session[_SESSION_KEY] = trips[-MOST_TRIPS:]
+    query = authorize_query(provider, config.client_id, redirect_uri(request, provider), state, verifier)
+    return f"{config.auth_url}{provider.oauth.authorize_path}?{urlencode(query)}"
+
+
+def authorize_query(provider: Provider, client_id: str, redirect_uri: str, state: str, verifier: str) -> dict[str, str]:
+    """What the provider's page of consent is asked."""
     oauth = provider.oauth
-    query = {
-        "response_type": "code",
-        "client_id": config.client_id,
-        "redirect_uri": redirect_uri(request, provider),
-        "scope": oauth.scope_separator.join(oauth.scopes),
-        "state": state,
-        "code_challenge": create_s256_code_challenge(verifier),
-        "code_challenge_method": "S256",
-        **oauth.extra_authorize,
-    }
-    return f"{config.auth_url}{oauth.authorize_path}?{urlencode(query)}"
+    assert oauth is not None
+    query = {"response_type": "code", "client_id": client_id, "redirect_uri": redirect_uri, "state": state}
+    if oauth.scopes:
+        query["scope"] = oauth.scope_separator.join(oauth.scopes)
+    if oauth.pkce:
+        query |= {"code_challenge": create_s256_code_challenge(verifier), "code_challenge_method": "S256"}
+    return {**query, **oauth.extra_authorize}
 
 
 def finish(request: HttpRequest, provider: Provider) -> tuple[str, str]:

@@ -36,8 +36,19 @@ class WindowKind(StrEnum):
 
     EXACT = "exact"  # both bounds on the server: any number of windows
     LOWER_BOUND = "lower_bound"  # only `since`, rows ascending: any number of windows, each stops at its `until`
+    DAY = (
+        "day"  # both bounds, but only as whole days of UTC: as EXACT, cut at midnights so that no row is fetched twice
+    )
     SCAN = "scan"  # no filter, rows newest first: one chunk for the whole range, stops at its `since`
     SNAPSHOT = "snapshot"  # no time at all: everything, once a job; records are not filtered by time
+
+
+class Clock(StrEnum):
+    """Which time of a row a stream's window is on, and so what a later import of the same span would miss."""
+
+    UPDATED = "updated"  # the last change: an incremental import brings what changed
+    CREATED = "created"  # when it came to be: later changes of a row are seen only by importing its span again
+    EVENT = "event"  # when it takes place (a meeting), which may be in the future
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +144,34 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who a grant belongs to, as `identify` found it. `external_id` is stable; `scopes` None when the provider does not say."""
+    """Who a grant belongs to, as `identify` found it.
+
+    external_id: stable. scopes: None when the provider does not say (then the token endpoint's word counts).
+    facts: what requests need to know of the account (a cloud id, a region's host); goes to `Api.facts` and `api_root`.
+    expires_at: when access ends unless somebody renews it, if the provider tells (a personal token's end).
+    """
 
     external_id: str
     label: str
     scopes: tuple[str, ...] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A fact that must be known before connecting (a subdomain). The answer is in `facts` under `name` from then on.
+
+    pattern: a regular expression that the whole answer matches; it goes into a host name or path, so keep it narrow.
+    default: the answer of who gives none; None: there must be one.
+    """
+
+    name: str
+    label: str
+    help: str
+    pattern: str
+    default: str | None = None
+    placeholder: str = ""
 
 
 Fetch = Callable[["Api", Partition, Window, "JSON | None"], Awaitable[Page]]
@@ -152,8 +185,10 @@ class Stream:
 
     ascending: rows come oldest first within a window (decides what `Page.position` means).
     partitioned: fetched once per partition of `Provider.partitions`.
-    needs: scopes or permissions in the provider's words, to explain an AccessDenied.
+    needs: scopes or permissions in the provider's words, to explain an AccessDenied and to tell what a connection lacks. An
+        entry "a|b" is met by either.
     page_size: records a full page holds, for the estimate of provider calls.
+    clock: which time of a row the window is on.
     """
 
     name: str
@@ -166,6 +201,7 @@ class Stream:
     partitioned: bool = False
     needs: tuple[str, ...] = ()
     page_size: int = 100
+    clock: Clock = Clock.UPDATED
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +214,11 @@ class OAuth:
     client_errors: codes by which this token endpoint means the client's own credentials, though others mean the grant by them.
     revoke: (Api-less) coroutine that revokes a grant at the provider; None when it has no revocation.
     token_facts: picks what a token response says besides tokens (Salesforce's instance_url) for `Connection.facts`.
+    pkce: whether a challenge and verifier are sent.
+    extra_token: goes into every token request (a wanted lifetime).
+    token_reply: the token endpoint's JSON in RFC 6749's names: `error` (a word) if it refused, whatever the status;
+        `access_token`, `refresh_token`, `expires_in`, `scope` (a text or a list) otherwise. Needed only where the vendor differs.
+    grant_errors: error words, besides the usual ones, that mean that the grant is gone and a person must reconnect.
     """
 
     authorize_path: str
@@ -191,6 +232,10 @@ class OAuth:
     token_json: bool = False
     client_basic: bool = False
     client_errors: frozenset[str] = frozenset()
+    pkce: bool = True
+    extra_token: Mapping[str, str] = field(default_factory=dict)
+    token_reply: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda answer: answer
+    grant_errors: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +283,9 @@ class Provider:
     partitions: everything the partitioned streams are listed by; None when no stream is.
     token_help: words for the form where a personal or service token can be pasted; None: OAuth only.
     settle: how far behind now the newest window ends, because the provider's lists lag.
+    partition_label: what the partitions are called, in the plural ("Repositories"), for the choice of what to import.
+    asks: facts that are asked before connecting, by OAuth or token.
+    auth_root: (default_auth_url, facts) -> root of the OAuth paths, where it depends on an answer.
     ids_by_account: ids are unique within one account only, so that keys carry the account's id besides the slug.
     """
 
@@ -263,6 +311,9 @@ class Provider:
     partitions: Callable[[Api], Awaitable[list[Partition]]] | None = None
     settle: timedelta = timedelta(0)
     ids_by_account: bool = False
+    partition_label: str = ""
+    asks: tuple[Question, ...] = ()
+    auth_root: Callable[[str, Mapping[str, Any]], str] = lambda auth_url, facts: auth_url
 
     def stream(self, name: str) -> Stream:
         """The stream of that name; KeyError if there is none."""

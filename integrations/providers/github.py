@@ -452,6 +452,7 @@ GITHUB = Provider(
     headers={"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"},
     identify=_identify,
     partitions=_partitions,
+    partition_label="Repositories",
     classify=_classify,
     rate_state=_rate_state,
     budget=RateBudget(requests=5000, seconds=3600, concurrency=8),

@@ -9,12 +9,15 @@ from typing import Any
 
 import httpx2
 
-from integrations.errors import CursorExpired, ReauthRequired, WindowTooLarge
+from integrations.errors import CursorExpired, WindowTooLarge
+from integrations.gateway import namespace
+from integrations.grants import read_token, token_request
 from integrations.http import Api
 from integrations.providers import PROVIDERS
 from integrations.providers.base import (
     JSON,
     WHOLE,
+    Account,
     Context,
     Graph,
     Page,
@@ -43,16 +46,22 @@ class Stage:
         self.stand_in: StandIn = self.app.providers[slug]
         self.client = httpx2.AsyncClient(transport=httpx2.ASGITransport(self.app), follow_redirects=False)
         self.refreshed = 0
-        self.use(account or next(iter(self.stand_in.accounts)))
+        self.account = account or next(iter(self.stand_in.accounts))
 
-    def use(self, account: str) -> None:
+    async def use(self, account: str) -> Account:
         """Connects as this account."""
         self.account = account
+        self.facts: dict[str, Any] = {ask.name: ask.default or "example" for ask in self.provider.asks}
+        self.namespace = self.provider.slug
         make = self.app.tokens.make
         slug, grant = self.provider.slug, f"grant-{account}"
         self.token = make(self.stand_in.prefix, slug, account, "access", grant)
         prefix = self.stand_in.refresh_prefix
         self.refresh_token = make(prefix, slug, account, "refresh", grant) if prefix else ""
+        found = await self.provider.identify(self.api())
+        self.facts |= found.facts
+        self.namespace = namespace(self.provider, "", found.external_id)
+        return found
 
     async def control(self, **settings: Any) -> None:
         reply = await self.client.post(f"{ROOT}/__control", json=settings)
@@ -65,24 +74,19 @@ class Stage:
             self.client,
             self.token,
             self._refresh if self.refresh_token else None,
-            namespace=self.provider.slug,
+            facts=self.facts,
+            namespace=self.namespace,
         )
 
     async def _refresh(self, old: str) -> str:
         assert old == self.token
-        grants = self.stand_in.grants
-        body = {"grant_type": "refresh_token", "refresh_token": self.refresh_token}
-        who = (f"sandbox-{self.provider.slug}", "sandbox-secret")
-        if not grants.basic:
-            body |= {"client_id": who[0], "client_secret": who[1]}
-        reply = await self.client.post(
-            f"{ROOT}/{self.provider.slug}{grants.token}",
-            auth=who if grants.basic else None,
-            **({"json": body} if grants.json else {"data": body}),
-        )
-        answer = reply.json()
-        if "access_token" not in answer:
-            raise ReauthRequired(str(answer))
+        slug = self.provider.slug
+        fields = {"grant_type": "refresh_token", "refresh_token": self.refresh_token}
+        headers, content = token_request(self.provider, f"sandbox-{slug}", "sandbox-secret", fields)
+        assert self.provider.oauth is not None
+        url = f"{ROOT}/{slug}{self.provider.oauth.token_path}"
+        reply = await self.client.post(url, headers=headers, content=content)
+        answer = read_token(self.provider, reply.status_code, reply.headers, reply.content)
         self.refreshed += 1
         self.token, self.refresh_token = answer["access_token"], answer.get("refresh_token") or self.refresh_token
         return self.token

@@ -7,14 +7,18 @@ import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from integrations.errors import AccessDenied, ProviderError, ReauthRequired, Throttled, Unavailable
+from integrations.errors import AccessDenied, Misconfigured, ProviderError, ReauthRequired, Throttled, Unavailable
+from integrations.grants import granted_scopes, read_token, token_request
+from integrations.http import Api
+from integrations.oauth import authorize_query
 from integrations.providers import PROVIDERS
-from integrations.providers.base import Stream, Window, WindowKind
+from integrations.providers.base import Revocation, Stream, Window, WindowKind
 from integrations.sandbox.app import STAND_INS
-from tests.contract.stage import ALL, Stage
+from tests.contract.stage import ALL, ROOT, Stage
 
 SLUGS = list(PROVIDERS)
 CASES = [(slug, stream.name) for slug, provider in PROVIDERS.items() for stream in provider.streams]
@@ -28,6 +32,7 @@ SECOND = timedelta(seconds=1)
 async def stage(slug: str) -> AsyncIterator[Stage]:
     stage = Stage(slug)
     async with stage.client:
+        await stage.use(stage.account)
         yield stage
 
 
@@ -73,13 +78,60 @@ def test_a_provider_says_who_it_is(slug: str) -> None:
 async def test_an_account_is_told_from_another_and_is_the_same_again(slug: str, stage: Stage) -> None:
     seen = []
     for account in stage.stand_in.accounts:
-        stage.use(account)
-        first, second = await stage.provider.identify(stage.api()), await stage.provider.identify(stage.api())
+        first, second = await stage.use(account), await stage.provider.identify(stage.api())
         assert first.external_id == second.external_id
         assert first.label
         assert json.loads(json.dumps(dict(first.facts))) == dict(first.facts)
         seen.append(first.external_id)
     assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize("slug", [slug for slug in SLUGS if PROVIDERS[slug].oauth is not None])
+async def test_the_trip_to_the_consent_page_ends_with_a_token(slug: str, stage: Stage) -> None:
+    provider, oauth = stage.provider, stage.provider.oauth
+    assert oauth is not None
+    back, verifier, root = "https://atom.test/back", "v" * 64, f"{ROOT}/{slug}"
+    asked = authorize_query(provider, f"sandbox-{slug}", back, "some-state", verifier)
+    reply = await stage.client.post(
+        root + oauth.authorize_path, params=asked, data={"answer": "allow", "account": stage.account}
+    )
+    assert reply.status_code == 302, reply.text
+    code = dict(parse_qsl(urlsplit(reply.headers["location"]).query))["code"]
+
+    async def exchange(code: str, secret: str = "sandbox-secret") -> dict[str, Any]:
+        fields = {"grant_type": "authorization_code", "code": code, "redirect_uri": back}
+        fields |= {"code_verifier": verifier} if oauth.pkce else {}
+        headers, content = token_request(provider, f"sandbox-{slug}", secret, fields)
+        reply = await stage.client.post(root + oauth.token_path, headers=headers, content=content)
+        return read_token(provider, reply.status_code, reply.headers, reply.content)
+
+    token = await exchange(code)
+    assert bool(token.get("refresh_token")) == stage.stand_in.grants.refreshes == bool(stage.stand_in.refresh_prefix)
+    if (scopes := granted_scopes(token)) is not None:
+        assert set(scopes) >= set(oauth.scopes) - {"offline_access"}
+    facts = {**stage.facts, **(oauth.token_facts(token) if oauth.token_facts else {})}
+    api = Api(provider, root, stage.client, token["access_token"], facts=facts)
+    assert (await provider.identify(api)).external_id
+    with pytest.raises(ReauthRequired):
+        await exchange(code)  # which has served
+    with pytest.raises(Misconfigured):
+        await exchange("another", "wrong")
+
+
+@pytest.mark.parametrize("slug", [slug for slug in SLUGS if PROVIDERS[slug].oauth is not None])
+async def test_a_grant_that_is_given_up_is_gone_at_the_vendor(slug: str, stage: Stage) -> None:
+    provider, oauth = stage.provider, stage.provider.oauth
+    assert oauth is not None
+    if oauth.revoke is None:
+        assert not stage.stand_in.grants.revoke, "the vendor could revoke"
+        return
+    root = f"{ROOT}/{slug}"
+    bare = Api(provider, root, stage.client, facts=stage.facts)
+    await oauth.revoke(
+        Revocation(bare, root, root, f"sandbox-{slug}", "sandbox-secret", stage.token, stage.refresh_token)
+    )
+    with pytest.raises(ReauthRequired):
+        await provider.identify(stage.api())
 
 
 # -- windows and pages ----------------------------------------------------------------------------------------------------
@@ -147,13 +199,13 @@ async def test_deleted_rows_are_told_as_such_or_gone(stage: Stage, stream: Strea
     found = await stage.read(stream)
     assert found.ids == stage.truth(stream, ALL)
     assert found.ids <= before
-    told = [graph for graph in found.graphs(stage.provider.slug) if (graph.entities[0].properties or {}).get("deleted")]
+    told = [graph for graph in found.graphs(stage.namespace) if (graph.entities[0].properties or {}).get("deleted")]
     assert found.ids < before or told or stream.window is WindowKind.SNAPSHOT
 
 
 @pytest.mark.parametrize(("slug", "name"), CASES)
 async def test_an_empty_account_is_read_to_its_end(stage: Stage, stream: Stream) -> None:
-    stage.use(list(stage.stand_in.accounts)[-1])
+    await stage.use(list(stage.stand_in.accounts)[-1])
     found = await stage.read(stream)
     assert found.ids == stage.truth(stream, ALL) == set()
     for partition in await stage.partitions(stream):
@@ -258,7 +310,7 @@ async def test_another_providers_token_is_no_account(slug: str, stage: Stage) ->
 
 @pytest.mark.parametrize(("slug", "name"), CASES)
 async def test_every_row_tells_its_part_of_the_graph(stage: Stage, stream: Stream) -> None:
-    slug = stage.provider.slug
+    prefixes = (*SHARED, f"{stage.namespace}:")
     found = await stage.read(stream)
     for record, _ in found.rows.values():
         assert isinstance(record.external_id, str)
@@ -266,7 +318,7 @@ async def test_every_row_tells_its_part_of_the_graph(stage: Stage, stream: Strea
         assert record.occurred_at.utcoffset() == timedelta(0)
         assert json.loads(json.dumps(record.payload)) == record.payload
     own_keys = set()
-    for graph in found.graphs(slug):
+    for graph in found.graphs(stage.namespace):
         own = graph.entities[0]
         assert own.properties is not None, "a record's own entity comes first, with its properties"
         assert json.loads(json.dumps(own.properties)) == own.properties
@@ -275,14 +327,14 @@ async def test_every_row_tells_its_part_of_the_graph(stage: Stage, stream: Strea
             assert re.fullmatch(r"[a-z][a-z_]*", entity.kind)
             assert entity.name.strip()
             for key in (entity.key, *entity.aliases, *entity.handles):
-                assert key.startswith((*SHARED, f"{slug}:")), key
+                assert key.startswith(prefixes), key
                 assert key == key.strip()
                 assert not key.endswith((":", ":None")), key
         for relationship in graph.relationships:
             assert re.fullmatch(r"[a-z][a-z_]*", relationship.kind)
             assert relationship.source != relationship.target
             for key in (relationship.source, relationship.target):
-                assert key.startswith((*SHARED, f"{slug}:")), key
+                assert key.startswith(prefixes), key
                 assert not key.endswith((":", ":None")), key
     assert len(own_keys) > len(found.rows) / 2, "records share their own entities"
 
@@ -293,7 +345,7 @@ async def test_the_rows_are_as_odd_as_real_ones_and_know_the_same_people(slug: s
     for stream in stage.provider.streams:
         found = await stage.read(stream)
         text += json.dumps([record.payload for record, _ in found.rows.values()], ensure_ascii=False)
-        for graph in found.graphs(slug):
+        for graph in found.graphs(stage.namespace):
             for entity in graph.entities:
                 keys |= {entity.key, *entity.aliases}
     assert "null" in text, "no row lacks anything"

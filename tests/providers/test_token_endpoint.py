@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 import orjson
 import pytest
 
-from integrations.errors import Misconfigured, ReauthRequired, Unavailable
+from integrations.errors import Misconfigured, ReauthRequired, Throttled, Unavailable
 from integrations.gateway import configured, exchange_code
 from integrations.providers.base import OAuth, Provider
 from integrations.providers.salesforce import SALESFORCE
@@ -123,7 +123,7 @@ def test_the_client_can_say_who_it_is_in_the_header(endpoint: Endpoint) -> None:
         (400, {"status": "BAD_REFRESH_TOKEN", "message": "missing or invalid refresh token"}, ReauthRequired),
         (401, {"error": "invalid_client"}, Misconfigured),
         (401, {"error": "access_denied"}, Misconfigured),
-        (429, {"message": "slow down"}, Unavailable),
+        (429, {"message": "slow down"}, Throttled),
         (503, {"error": "invalid_grant"}, Unavailable),
     ],
 )
