@@ -204,6 +204,16 @@ def connected(tenant: Any, provider: str, root: str, *, account: str = "1", by_o
     return connection
 
 
+def sandbox_token(grant: str = "grant") -> str:
+    """A token that GitHub's stand-in takes, of its first account."""
+    from integrations.sandbox.app import make_app
+    from integrations.sandbox.github import GitHub
+    from integrations.sandbox.tokens import Tokens
+
+    account = next(iter(make_app(records=50).providers["github"].accounts))
+    return Tokens().make(GitHub.prefix, "github", account, "access", grant)
+
+
 # -- work -----------------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,153 @@
+"""`manage.py up`: everything in one process, from nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+
+from tests.conftest import free_port, sandbox_token, wait_for
+from tests.processes import Running, Up, manage
+
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("up")]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ATOM_HOME that the tests of `up` share, so that only the first start makes it."""
+    return tmp_path_factory.mktemp("home") / ".atom"
+
+
+@pytest.fixture
+def up(home: Path) -> Iterator[Up]:
+    running = Up(home, free_port())
+    yield running
+    running.stop()
+
+
+def test_up_serves_from_nothing_says_where_and_stops_cleanly(up: Up) -> None:
+    assert up.address.startswith("http://127.0.0.1:")
+    assert "alice@acme.test" in up.output
+    assert "'demo'" in up.output
+    assert httpx2.get(f"{up.address}/healthz").status_code == 200
+    ready = httpx2.get(f"{up.address}/readyz")
+    assert (ready.status_code, ready.text.splitlines()) == (200, ["database: ok", "queue: ok", "channel layer: ok"])
+    page = httpx2.get(f"{up.address}/", follow_redirects=True)
+    assert "Sign in" in page.text
+    assert httpx2.get(f"{up.address}/sandbox/__control").json()["records"] == 2000
+    up.signal(signal.SIGINT)
+    assert up.ends() == 0
+    assert up.lines[-1] == "Stopped."
+    assert "Traceback" not in up.output
+
+
+def test_the_second_start_is_quick_and_keeps_what_was_there(home: Path) -> None:
+    before = manage("create_tenant", "Initech", "--slug", "initech", "--plan", "solo", "--owner", "bill@initech.test", ATOM_HOME=str(home))  # fmt: skip
+    assert before.returncode == 0, before.stderr
+    began = time.monotonic()
+    running = Up(home, free_port())
+    took = time.monotonic() - began
+    try:
+        assert took < 15, "5 s on a machine that does nothing else"
+        again = running.manage("create_tenant", "Initech", "--slug", "initech", "--plan", "solo", "--owner", "bill@initech.test")  # fmt: skip
+        assert again.returncode == 2
+        assert "already exists" in again.stderr
+    finally:
+        running.stop()
+
+
+def test_a_second_one_on_the_same_home_says_so_and_exits_1(up: Up) -> None:
+    second = Running("manage.py", "up", ATOM_HOME=str(up.home), PORT=str(free_port()))
+    assert second.ends() == 1
+    assert "already running" in second.output
+    assert "Traceback" not in second.output
+    assert httpx2.get(f"{up.address}/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "nine"])
+def test_a_port_that_is_none_is_bad_input(settings: Any, tmp_path: Path, monkeypatch: Any, port: str) -> None:
+    settings.ATOM_HOME = tmp_path
+    monkeypatch.setenv("PORT", port)
+    with pytest.raises(CommandError, match="must be a number from 1 to 65535") as refused:
+        call_command("up")
+    assert refused.value.returncode == 2
+
+
+def test_a_port_in_use_is_told_in_words(settings: Any, tmp_path: Path) -> None:
+    settings.ATOM_HOME = tmp_path
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(CommandError, match="is in use: choose another with --port or PORT") as refused:
+            call_command("up", port=other.getsockname()[1])
+    assert refused.value.returncode == 1
+
+
+def test_sigterm_in_the_middle_of_an_import_stops_cleanly_and_the_next_start_goes_on(home: Path) -> None:
+    running = Up(home, free_port())
+    try:
+        running.sandbox(latency_ms=120)
+        connection = running.manage(
+            "connect", "github", "--tenant", "acme", "--token", sandbox_token(), "--base-url", f"{running.address}/sandbox/github"
+        )  # fmt: skip
+        assert connection.returncode == 0, connection.stderr
+        started = running.manage("sync_history", connection.stdout.strip(), "--json")
+        job = json.loads(started.stdout)
+        key = running.manage("create_api_key", "--tenant", "acme", "--role", "member", "--name", "test").stdout.strip()
+
+        def now() -> dict[str, Any]:
+            reply = httpx2.get(
+                f"{running.address}/api/integrations/historical-sync/jobs/{job['id']}",
+                headers={"Authorization": f"Api-Key {key}"},
+            )
+            return dict(reply.json())
+
+        wait_for(lambda: now()["records_processed"] > 0)
+        running.signal(signal.SIGTERM)
+        assert running.ends() == 0
+        assert "Traceback" not in running.output
+        # The stand-in's address is part of the connection, so the next start takes the same port.
+        running = Up(home, int(running.address.rsplit(":", 1)[1]))
+        wait_for(lambda: now()["status"] == "completed", seconds=60)
+        assert now()["failed_chunks"] == 0
+    finally:
+        running.stop()
+
+
+def test_no_demo_leaves_the_database_empty(tmp_path: Path) -> None:
+    running = Up(tmp_path / "bare", free_port(), "--no-demo")
+    try:
+        assert "alice@acme.test" not in running.output
+        refused = running.manage("create_api_key", "--tenant", "acme", "--role", "owner", "--name", "k")
+        assert refused.returncode == 2
+        assert "There is no tenant 'acme'" in refused.stderr
+    finally:
+        running.stop()
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"ATOM_ENV": "production"}, "ATOM_SECRET_KEY"),
+        ({"ATOM_ENV": "staging"}, "ATOM_ENV"),
+        ({"DATABASE_URL": "mysql://somewhere"}, "DATABASE_URL"),
+        ({"ATOM_DEBUG": "perhaps"}, "ATOM_DEBUG"),
+        ({"ATOM_DATABASE_POOL": "many"}, "ATOM_DATABASE_POOL"),
+    ],
+)
+def test_a_variable_that_is_missing_or_malformed_is_named_at_the_start(
+    home: Path, variables: dict[str, str], named: str
+) -> None:
+    ended = manage("check", **{"ATOM_HOME": str(home), **variables})
+    assert ended.returncode != 0
+    assert named in ended.stderr
+    assert "Traceback" not in ended.stderr
