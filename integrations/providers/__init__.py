@@ -5,11 +5,13 @@ from __future__ import annotations
 from integrations.providers.base import Provider
 from integrations.providers.github import GITHUB
 from integrations.providers.salesforce import SALESFORCE
+from integrations.providers.slack import SLACK
 
 # In the order of the integrations page. One a line.
 PROVIDERS: dict[str, Provider] = {
     "github": GITHUB,
     "salesforce": SALESFORCE,
+    "slack": SLACK,
 }
 
 

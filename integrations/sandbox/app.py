@@ -15,6 +15,7 @@ from integrations.sandbox.consent import STYLE
 from integrations.sandbox.faults import Control
 from integrations.sandbox.github import GitHub
 from integrations.sandbox.salesforce import Salesforce
+from integrations.sandbox.slack import Slack
 from integrations.sandbox.stand_in import StandIn
 from integrations.sandbox.tokens import Tokens
 from integrations.sandbox.wire import MAX_BODY, Request, Response
@@ -24,6 +25,7 @@ from integrations.sandbox.world import World, present, seconds_of
 STAND_INS: tuple[type[StandIn], ...] = (
     GitHub,
     Salesforce,
+    Slack,
 )
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]

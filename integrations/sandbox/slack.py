@@ -78,7 +78,9 @@ class Slack(StandIn):
             return Table(own.files, own.file_id, own.file)
         if stream == "replies":
             times = [reply.at / 10**6 for reply in own.replies]
-            return Table(times, lambda place: self._id(own, own.replies[place].parent, own.replies[place].at), own.reply)
+            return Table(
+                times, lambda place: self._id(own, own.replies[place].parent, own.replies[place].at), own.reply
+            )
         # Of a deleted message that began a thread a tombstone stays.
         listed = [place for place in range(len(own.messages)) if self._is_listed(own, place)]
         return Table(
@@ -122,7 +124,7 @@ class Slack(StandIn):
         given = self.token_of(request)
         if not given:
             return _failed("not_authed")
-        if self.is_stale(given):
+        if self.tokens.read(self.prefix, given, stale=True) is not None:
             return _failed("token_expired")
         return _failed("token_revoked" if given.startswith(self.prefix) else "invalid_auth")
 
@@ -142,7 +144,11 @@ class Slack(StandIn):
 
     def answer(self, request: Request, account: str) -> Response:
         method = request.path.removeprefix("/api/")
-        asked = {**request.query, **request.form} if request.media_type != "application/json" else {**request.query, **(request.json or {})}
+        asked = (
+            {**request.query, **request.form}
+            if request.media_type != "application/json"
+            else {**request.query, **(request.json or {})}
+        )
         asked = {name: str(value) for name, value in asked.items() if value is not None}
         own = self.workspaces[account]
         if method == "auth.test":
@@ -157,14 +163,18 @@ class Slack(StandIn):
 
     def _listing(self, asked: JSON, name: str, rows: Sequence[int], row: Callable[[int], Any]) -> Response:
         """A page of a list that goes on by a cursor, which names the row that the next page begins with."""
-        start = 0
+        start: int | None = 0
         if asked.get("cursor"):
             start = _cursor(asked["cursor"], "place")
             if start is None or start >= len(rows):
                 return _failed("invalid_cursor")
         end = start + self.page_size(asked.get("limit"), 100, 1000)
         following = _made("place", end) if end < len(rows) else ""
-        body = {"ok": True, name: [row(place) for place in rows[start:end]], "response_metadata": {"next_cursor": following}}
+        body = {
+            "ok": True,
+            name: [row(place) for place in rows[start:end]],
+            "response_metadata": {"next_cursor": following},
+        }
         return Response(200, body)
 
     def _users_list(self, own: Workspace, asked: JSON) -> Response:
@@ -174,7 +184,11 @@ class Slack(StandIn):
         types = asked.get("types", "public_channel").split(",")
         for kind in types:
             if NEEDED.get(kind) not in SCOPES:
-                return _failed("missing_scope" if kind in NEEDED else "invalid_types", needed=NEEDED.get(kind), provided=",".join(SCOPES))
+                return _failed(
+                    "missing_scope" if kind in NEEDED else "invalid_types",
+                    needed=NEEDED.get(kind),
+                    provided=",".join(SCOPES),
+                )
         row = self.table(own.account, "channels").row
         kinds = {False: "public_channel" in types, True: "private_channel" in types}
         rows = [place for place in own.channels if kinds[CHANNELS[place][2]]]
@@ -196,7 +210,11 @@ class Slack(StandIn):
         channel = self._channel(own, asked)
         if channel is None:
             return _failed("channel_not_found")
-        rows = [place for place in reversed(own.places[channel]) if self._is_listed(own, place) and _inside(own.messages[place], asked)]
+        rows = [
+            place
+            for place in reversed(own.places[channel])
+            if self._is_listed(own, place) and _inside(own.messages[place], asked)
+        ]
         if asked.get("cursor"):
             after = _cursor(asked["cursor"], "next_ts")
             if after is None:
@@ -215,10 +233,17 @@ class Slack(StandIn):
         if channel is None:
             return _failed("channel_not_found")
         wanted = _micros(asked.get("ts"))
-        parent = next((place for place in own.places[channel] if own.messages[place] == wanted and self._is_listed(own, place)), None)
+        parent = next(
+            (place for place in own.places[channel] if own.messages[place] == wanted and self._is_listed(own, place)),
+            None,
+        )
         if parent is None:
             return _failed("thread_not_found")
-        rows = [place for place in own.threads.get(parent, ()) if not self.is_deleted(place) and _inside(own.replies[place].at, asked)]
+        rows = [
+            place
+            for place in own.threads.get(parent, ())
+            if not self.is_deleted(place) and _inside(own.replies[place].at, asked)
+        ]
         if asked.get("cursor"):
             after = _cursor(asked["cursor"], "next_ts")
             if after is None:
@@ -235,7 +260,9 @@ class Slack(StandIn):
 
     def _files_list(self, own: Workspace, asked: JSON) -> Response:
         table = self.table(own.account, "files")
-        since, until = (int(asked[name]) if str(asked.get(name, "")).isdigit() else None for name in ("ts_from", "ts_to"))
+        since, until = (
+            int(asked[name]) if str(asked.get(name, "")).isdigit() else None for name in ("ts_from", "ts_to")
+        )
         rows = self.rows(table, table.within(since, until, through=True))[::-1]
         size, page = self.page_size(asked.get("count"), 100, 1000), whole(asked.get("page"), 1, 1, 10**6)
         paging = {"count": size, "total": len(rows), "page": page, "pages": -(-len(rows) // size)}

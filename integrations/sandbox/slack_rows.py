@@ -83,12 +83,20 @@ class Workspace:
 
     def members(self, channel: int) -> list[str]:
         """Everybody is in #general; elsewhere about half of the staff."""
-        chosen = [i for i in range(len(self.cast)) if channel == 0 or (i < STAFF and self._chance("in", channel, i) < 0.5)]
+        chosen = [
+            i for i in range(len(self.cast)) if channel == 0 or (i < STAFF and self._chance("in", channel, i) < 0.5)
+        ]
         return [self.user_id(self.cast[i].index) for i in chosen or [0]]
 
     def user(self, place: int, deleted: bool) -> dict[str, Any]:
         if place == len(self.cast):
-            profile = {"real_name": "Deploy Bot", "display_name": "", "bot_id": BOT, "api_app_id": "A0SBDEPLOY", "title": ""}
+            profile = {
+                "real_name": "Deploy Bot",
+                "display_name": "",
+                "bot_id": BOT,
+                "api_app_id": "A0SBDEPLOY",
+                "title": "",
+            }
             row = {"id": f"U0SB{self.number}BOT", "name": "deploybot", "is_bot": True, "is_email_confirmed": False}
         else:
             person = self.cast[place]
@@ -216,7 +224,9 @@ class Workspace:
     def file(self, place: int) -> dict[str, Any]:
         who = self.cast[int(self._chance("uploader", place) * STAFF)]
         name = ("Quarterly plan.pdf", "Screenshot 1.png", "Übersicht.xlsx")[place % 3]
-        kind = ("application/pdf", "image/png", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet")[place % 3]
+        kind = ("application/pdf", "image/png", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet")[
+            place % 3
+        ]
         return {
             "id": self.file_id(place), "created": self.files[place], "timestamp": self.files[place], "name": name, "title": name,
             "mimetype": kind, "filetype": name.rpartition(".")[2], "user": self.user_id(who.index), "user_team": self.account,

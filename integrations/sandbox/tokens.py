@@ -53,8 +53,8 @@ class Tokens:
         signature = hmac.digest(_KEY, text.encode(), "sha256")[:12]
         return prefix + base64.urlsafe_b64encode(text.encode() + signature).decode().rstrip("=")
 
-    def read(self, prefix: str, token: str, kind: str = "access") -> Token | None:
-        """The token if it is one of ours and still good."""
+    def read(self, prefix: str, token: str, kind: str = "access", *, stale: bool = False) -> Token | None:
+        """The token if it is one of ours and still good. stale: it may have expired, for vendors that say so by name."""
         if not token.startswith(prefix) or not token.isascii():
             return None
         body = token[len(prefix) :]
@@ -68,9 +68,9 @@ class Tokens:
             return None
         found = Token(provider, account, found_kind, grant, int(issued))
         gone = max(self.revoked_grants.get(grant, 0), self.revoked_before.get(provider, 0))
-        if kind == "access":
+        if kind == "access" and not stale:
             gone = max(gone, self.refreshed_grants.get(grant, 0), self.expired_before.get(provider, 0))
-        else:
+        elif kind == "refresh":
             gone = max(gone, self.rotated_grants.get(grant, 0))
         return found if found.kind == kind and found.issued > gone else None
 
