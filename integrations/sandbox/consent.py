@@ -31,6 +31,14 @@ SCOPES_IN_WORDS = {
     "refresh_token": "Stay connected while you are away",
     "openid": "Know who you are",
     "email": "Read your e-mail address",
+    "channels:read": "See public channels and who is in them",
+    "channels:history": "Read messages in public channels",
+    "groups:read": "See your private channels",
+    "groups:history": "Read messages in your private channels",
+    "users:read": "See the people of the workspace",
+    "users:read.email": "See their e-mail addresses",
+    "team:read": "See the workspace's name",
+    "files:read": "See files",
 }
 
 

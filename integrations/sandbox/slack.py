@@ -6,7 +6,9 @@ import base64
 import binascii
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
+from urllib.parse import urlencode
 
 from integrations.sandbox.slack_rows import ACCOUNTS, CHANNELS, Workspace, ts
 from integrations.sandbox.stand_in import JSON, Grants, StandIn, Table
@@ -98,6 +100,15 @@ class Slack(StandIn):
 
     # -- tokens -------------------------------------------------------------------------------------------------------------
 
+    def oauth(self, request: Request) -> Response | None:
+        """The client may say who it is by Basic authentication or in the form; what a person is asked for is `user_scope`."""
+        if request.path == self.grants.token and request.basic[0]:
+            client = dict(zip(("client_id", "client_secret"), request.basic, strict=True))
+            request = replace(request, body=urlencode({**request.form, **client}).encode())
+        if request.path == self.grants.authorize:
+            request = replace(request, query={**request.query, "scope": request.query.get("user_scope", "")})
+        return super().oauth(request)
+
     def token_granted(self, request: Request, answer: JSON, account: str) -> Response:
         user = {**answer, "token_type": "user"}
         team = {"id": account, "name": ACCOUNTS[account]}
@@ -140,15 +151,12 @@ class Slack(StandIn):
         return Response(429, {"ok": False, "error": "ratelimited"}, retry)
 
     def finished(self, request: Request, account: str, response: Response) -> Response:
-        return response.with_headers({"X-OAuth-Scopes": ",".join(SCOPES), "X-Slack-Req-Id": secrets.token_hex(16)})
+        return response.with_headers({"x-oauth-scopes": ",".join(SCOPES), "x-slack-req-id": secrets.token_hex(16)})
 
     def answer(self, request: Request, account: str) -> Response:
         method = request.path.removeprefix("/api/")
-        asked = (
-            {**request.query, **request.form}
-            if request.media_type != "application/json"
-            else {**request.query, **(request.json or {})}
-        )
+        body = request.json if request.media_type == "application/json" else request.form
+        asked = {**request.query, **(body if isinstance(body, dict) else {})}
         asked = {name: str(value) for name, value in asked.items() if value is not None}
         own = self.workspaces[account]
         if method == "auth.test":
@@ -163,11 +171,9 @@ class Slack(StandIn):
 
     def _listing(self, asked: JSON, name: str, rows: Sequence[int], row: Callable[[int], Any]) -> Response:
         """A page of a list that goes on by a cursor, which names the row that the next page begins with."""
-        start: int | None = 0
-        if asked.get("cursor"):
-            start = _cursor(asked["cursor"], "place")
-            if start is None or start >= len(rows):
-                return _failed("invalid_cursor")
+        start = _cursor(asked["cursor"], "place") if asked.get("cursor") else 0
+        if start is None or start > max(len(rows) - 1, 0):
+            return _failed("invalid_cursor")
         end = start + self.page_size(asked.get("limit"), 100, 1000)
         following = _made("place", end) if end < len(rows) else ""
         body = {

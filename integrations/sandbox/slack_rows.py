@@ -89,6 +89,7 @@ class Workspace:
         return [self.user_id(self.cast[i].index) for i in chosen or [0]]
 
     def user(self, place: int, deleted: bool) -> dict[str, Any]:
+        profile: dict[str, Any]
         if place == len(self.cast):
             profile = {
                 "real_name": "Deploy Bot",

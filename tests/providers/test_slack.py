@@ -1,0 +1,186 @@
+"""What only Slack has: errors with status 200, times with six decimals, threads, its own markup."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+import pytest
+
+from integrations.errors import AccessDenied, CursorExpired, ReauthRequired, RequestRejected, Throttled, Unavailable
+from integrations.http import Api, Reply
+from integrations.providers import slack
+from integrations.providers.base import Context, Partition, Window
+from integrations.providers.slack import SLACK
+from tests.contract.stage import Stage
+
+NS = "slack@T1"
+GENERAL = Partition("C1", "#general", {"url": "https://acme.slack.com/", "created": 1735689600})
+TS = "1735812345.000200"
+
+
+def reply(error: str, status: int = 200, **more: Any) -> Reply:
+    return Reply(status, {}, {"ok": False, "error": error, **more}, "", "")
+
+
+def message(**row: Any) -> Any:
+    return slack._extract_message(
+        {"type": "message", "ts": TS, "user": "U1", "text": "Hi", **row}, Context(NS, GENERAL)
+    )
+
+
+def said(graph: Any) -> set[tuple[str, str, str]]:
+    return {tuple(relationship) for relationship in graph.relationships}
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ("token_revoked", ReauthRequired),
+        ("token_expired", ReauthRequired),
+        ("account_inactive", ReauthRequired),
+        ("invalid_auth", ReauthRequired),
+        ("missing_scope", AccessDenied),
+        ("not_in_channel", AccessDenied),
+        ("channel_not_found", AccessDenied),
+        ("org_login_required", AccessDenied),
+        ("invalid_cursor", CursorExpired),
+        ("ratelimited", Throttled),
+        ("internal_error", Unavailable),
+        ("team_added_to_org", Unavailable),
+        ("invalid_arguments", RequestRejected),
+        ("something_new", RequestRejected),
+    ],
+)
+def test_an_error_is_read_from_the_body_not_the_status(error: str, kind: type[Exception]):
+    found = SLACK.classify(reply(error))
+    assert type(found) is kind
+    assert "Slack" in str(found)
+
+
+def test_a_missing_scope_is_named():
+    assert "channels:history" in str(SLACK.classify(reply("missing_scope", needed="channels:history")))
+
+
+def test_only_an_expired_token_is_worth_a_refresh():
+    assert SLACK.expired(reply("token_expired"))
+    assert not SLACK.expired(reply("token_revoked"))
+    assert not SLACK.expired(Reply(200, {}, {"ok": True}, "", ""))
+
+
+def test_a_limit_waits_as_long_as_it_says_or_a_minute():
+    named = Reply(429, httpx2.Headers({"Retry-After": "30"}), {"ok": False, "error": "ratelimited"}, "", "")
+    for found, seconds in ((SLACK.classify(named), 30), (SLACK.classify(Reply(429, {}, None, "", "")), 60)):
+        assert isinstance(found, Throttled)
+        assert found.retry_at is not None
+        assert abs(found.retry_at - datetime.now(UTC) - timedelta(seconds=seconds)) < timedelta(seconds=20)
+
+
+@pytest.mark.parametrize("text", ["1735812345.000200", "1735812345.999999", "1735812345.000000"])
+def test_a_ts_survives_to_its_last_digit(text: str):
+    assert slack._ts(slack._time(text)) == text
+
+
+def test_seconds_and_short_fractions_are_times_too():
+    assert slack._time(1735812345) == slack._time("1735812345.0") == datetime(2025, 1, 2, 10, 5, 45, tzinfo=UTC)
+
+
+def test_mentions_of_people_channels_messages_and_addresses_are_found():
+    text = (
+        "<@U2> and <@W3|jane> see <#C9|support>, <mailto:Jane@Acme.com|Jane@Acme.com> and "
+        "<https://acme.slack.com/archives/C9/p1735812000000100|this>"
+    )
+    mentions = {target for kind, _, target in said(message(text=text)) if kind == "mentions"}
+    assert mentions == {
+        f"{NS}:user:U2",
+        f"{NS}:user:W3",
+        f"{NS}:channel:C9",
+        f"{NS}:message:C9:1735812000.000100",
+        "person:email:jane@acme.com",
+    }
+
+
+def test_a_message_reads_as_people_see_it():
+    own = message(
+        text="<!here> 1 &lt; 2 &amp; <https://acme.com/x|the plan>\nmore", edited={"user": "U1", "ts": TS}
+    ).entities[0]
+    assert own.name == "!here 1 < 2 & the plan"
+    assert own.properties["url"] == "https://acme.slack.com/archives/C1/p1735812345000200"
+    assert own.properties["edited_at"].startswith("2025-01-02T10:05:45")
+
+
+def test_a_reply_points_to_what_began_its_thread_and_a_parent_to_nothing():
+    parent = "1735800000.000100"
+    assert ("replied_to", f"{NS}:message:C1:{TS}", f"{NS}:message:C1:{parent}") in said(message(thread_ts=parent))
+    assert not any(kind == "replied_to" for kind, *_ in said(message(thread_ts=TS, reply_count=2)))
+
+
+def test_bots_joins_and_tombstones_are_told_apart_from_what_people_say():
+    bot = message(bot_id="B1", username="Deploys", user=None, subtype="bot_message")
+    assert ("authored", f"{NS}:bot:B1", f"{NS}:message:C1:{TS}") in said(bot)
+    assert message(subtype="channel_join").entities[0].kind == "event"
+    assert message(subtype="thread_broadcast").entities[0].kind == "message"
+    gone = message(subtype="tombstone", text=None)
+    assert gone.entities[0].properties["deleted"] is True
+    assert gone.entities[0].name == "(no text)"
+
+
+def test_a_person_is_known_by_a_confirmed_address_only():
+    row = {"id": "U1", "name": "jane", "profile": {"real_name": "Jane", "email": "Jane@Acme.com"}}
+    own = slack._extract_user({**row, "is_email_confirmed": True}, Context(NS)).entities[0]
+    assert (own.key, own.aliases) == ("person:email:jane@acme.com", (f"{NS}:user:U1",))
+    assert slack._extract_user({**row, "is_email_confirmed": False}, Context(NS)).entities[0].key == f"{NS}:user:U1"
+    bot = slack._extract_user({"id": "U2", "is_bot": True, "profile": {"bot_id": "B1"}}, Context(NS)).entities[0]
+    assert (bot.kind, bot.aliases) == ("bot", (f"{NS}:bot:B1",))
+
+
+async def test_a_bot_is_asked_only_for_channels_it_is_in_and_a_token_only_for_what_it_may_list():
+    asked = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request)
+        if request.url.path.endswith("auth.test"):
+            return httpx2.Response(200, json={"ok": True, "bot_id": "B1", "url": "https://acme.slack.com/"})
+        rows = [{"id": "C1", "name": "in", "is_member": True}, {"id": "C2", "name": "out", "is_member": False}]
+        return httpx2.Response(200, json={"ok": True, "channels": rows, "response_metadata": {"next_cursor": ""}})
+
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
+        api = Api(SLACK, "https://slack.com", client, "xoxb-1", facts={"scopes": ["channels:read", "im:read"]})
+        assert [partition.key for partition in await slack._partitions(api)] == ["C1"]
+    assert dict(asked[1].url.params)["types"] == "public_channel,im"
+
+
+async def test_a_page_may_be_empty_before_the_end():
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, json={"ok": True, "messages": [], "response_metadata": {"next_cursor": "on"}})
+
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
+        window = Window(datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 2, 1, tzinfo=UTC))
+        api = Api(SLACK, "https://slack.com", client, "xoxp-1")
+        assert (await slack._fetch_messages(api, GENERAL, window, None)).next_cursor == {"cursor": "on"}
+
+
+async def test_replies_to_what_was_said_before_the_window_are_found():
+    stage = Stage("slack")
+    async with stage.client:
+        own = stage.stand_in.workspaces["T0SBNORTH"]
+        late = next(r for r in own.replies if r.at - own.messages[r.parent] > 3600 * 10**6)
+        since = slack._EPOCH + timedelta(microseconds=own.messages[late.parent] + 1)
+        window = Window(since, since + timedelta(days=6))
+        found = await stage.read(SLACK.stream("replies"), window)
+        assert found.ids == stage.truth(SLACK.stream("replies"), window)
+        assert any(
+            record.payload["thread_ts"] == slack._ts(since - timedelta(microseconds=1))
+            for record, _ in found.rows.values()
+        )
+
+
+async def test_a_thread_that_is_gone_meanwhile_ends_nothing():
+    stage = Stage("slack")
+    async with stage.client:
+        partition = (await stage.partitions(SLACK.stream("replies")))[0]
+        window = Window(datetime(2020, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC))
+        cursor = {"history": None, "threads": ["1.000001", "2.000002"]}
+        page = await SLACK.stream("replies").fetch(stage.api(), partition, window, cursor)
+        assert (list(page.records), page.next_cursor) == ([], {"history": None, "threads": ["2.000002"]})
