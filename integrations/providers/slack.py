@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,6 +21,7 @@ from integrations.http import Api, Reply
 from integrations.providers.base import (
     JSON,
     Account,
+    Clock,
     Context,
     Entity,
     Estimate,
@@ -45,6 +46,7 @@ _SECOND = timedelta(seconds=1)
 _TICK = timedelta(microseconds=1)  # a ts has six decimals
 # What a token may list: conversation type -> the scope it takes. Direct messages come only to tokens that were made for them.
 _TYPES = {"public_channel": "channels:read", "private_channel": "groups:read", "mpim": "mpim:read", "im": "im:read"}
+SCOPES = ("channels:read", "channels:history", "groups:read", "groups:history", "users:read", "users:read.email", "team:read", "files:read")  # fmt: skip
 _HISTORY = ("channels:history", "groups:history")
 _EVENTS = re.compile(r"(?:channel|group)_|bot_(?:add|remove)|(?:un)?pinned_item|reminder_add|tombstone|huddle_thread")
 _USER = re.compile(r"<@([UW][A-Z0-9]+)(?:\|[^>]*)?>")
@@ -62,6 +64,7 @@ _DENIED = {
 }
 _DENIES = ("access_denied", "no_permission", "not_allowed_token_type", "ekm_access_denied", "team_access_not_granted",
            "org_login_required", "method_not_supported_for_channel_type", "enterprise_is_restricted")  # fmt: skip
+_GRANT_ERRORS = frozenset({"invalid_code", "code_already_used", "code_expired", "invalid_refresh_token", *_GONE})
 _PASSING = ("internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org")
 
 
@@ -368,6 +371,15 @@ async def _identify(api: Api) -> Account:
     return Account(str(who["team_id"]), str(who.get("team") or who["team_id"]), scopes, facts)
 
 
+def _token_reply(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The person's tokens stand apart from the app's, except when they are refreshed; errors come with status 200."""
+    if not answer.get("ok"):
+        return {"error": answer.get("error") or "unknown_error"}
+    token = answer.get("authed_user") or {}
+    token = token if token.get("access_token") else answer
+    return {**token, "scope": [scope for scope in str(token.get("scope") or "").split(",") if scope]}
+
+
 async def _revoke(grant: Revocation) -> None:
     await grant.api.request("POST", "/api/auth.revoke", headers={"Authorization": f"Bearer {grant.access_token}"})
 
@@ -388,14 +400,15 @@ SLACK = Provider(
     auth_url="https://slack.com",
     identify=_identify,
     partitions=_partitions,
+    partition_label="Channels",
     classify=_classify,
     expired=lambda reply: _error(reply) == "token_expired",
     # Each method has its own limit (history and replies 50 a minute, lists 20), and bursts are let through.
     budget=RateBudget(requests=100, seconds=60, concurrency=3),
+    # A person's token: an app's own would see only the channels that somebody invites it to.
     oauth=OAuth(
-        "/oauth/v2/authorize", "/api/oauth.v2.access",
-        ("channels:read", "channels:history", "groups:read", "groups:history", "users:read", "users:read.email", "team:read", "files:read"),
-        scope_separator=",", revoke=_revoke,
+        "/oauth/v2/authorize", "/api/oauth.v2.access", (), extra_authorize={"user_scope": ",".join(SCOPES)}, pkce=False,
+        token_reply=_token_reply, grant_errors=_GRANT_ERRORS, revoke=_revoke,
     ),
     token_help="A user token (xoxp-...) with the scopes channels:read, channels:history, groups:read, groups:history, users:read, "
     "users:read.email and files:read; a bot token (xoxb-...) reads only the channels that the bot was invited to.",
@@ -406,9 +419,9 @@ SLACK = Provider(
         _stream("channels", "Channels", WindowKind.SNAPSHOT, _fetch_channels, _extract_channel, ("channels:read", "groups:read"), page_size=200),
         _stream("members", "Channel members", WindowKind.SNAPSHOT, _fetch_members, _extract_members, ("channels:read", "groups:read"),
             partitioned=True, page_size=200),
-        _stream("messages", "Messages", WindowKind.EXACT, _fetch_messages, _extract_message, _HISTORY, partitioned=True, page_size=999),
+        _stream("messages", "Messages", WindowKind.EXACT, _fetch_messages, _extract_message, _HISTORY, partitioned=True, page_size=999, clock=Clock.CREATED),
         # Read in one go: a thread's replies may come long after what they reply to.
-        _stream("replies", "Thread replies", WindowKind.SCAN, _fetch_replies, _extract_message, _HISTORY, partitioned=True, page_size=10),
-        _stream("files", "Files", WindowKind.EXACT, _fetch_files, _extract_file, ("files:read",), count=_count_files),
+        _stream("replies", "Thread replies", WindowKind.SCAN, _fetch_replies, _extract_message, _HISTORY, partitioned=True, page_size=10, clock=Clock.CREATED),
+        _stream("files", "Files", WindowKind.EXACT, _fetch_files, _extract_file, ("files:read",), count=_count_files, clock=Clock.CREATED),
     ),
 )  # fmt: skip

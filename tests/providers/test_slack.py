@@ -164,6 +164,7 @@ async def test_a_page_may_be_empty_before_the_end():
 async def test_replies_to_what_was_said_before_the_window_are_found():
     stage = Stage("slack")
     async with stage.client:
+        await stage.use("T0SBNORTH")
         own = stage.stand_in.workspaces["T0SBNORTH"]
         late = next(r for r in own.replies if r.at - own.messages[r.parent] > 3600 * 10**6)
         since = slack._EPOCH + timedelta(microseconds=own.messages[late.parent] + 1)
@@ -179,6 +180,7 @@ async def test_replies_to_what_was_said_before_the_window_are_found():
 async def test_a_thread_that_is_gone_meanwhile_ends_nothing():
     stage = Stage("slack")
     async with stage.client:
+        await stage.use("T0SBNORTH")
         partition = (await stage.partitions(SLACK.stream("replies")))[0]
         window = Window(datetime(2020, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC))
         cursor = {"history": None, "threads": ["1.000001", "2.000002"]}
