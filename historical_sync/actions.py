@@ -27,6 +27,8 @@ from integrations.models import Connection, ConnectionStatus
 DEFAULT_MONTHS = 3
 # Someone who asks for "three months" on a plan that has three months is not off by the hours of a day.
 DEPTH_GRACE = timedelta(days=1)
+# Clocks, ours and the provider's, may be this far apart without a change being missed.
+CLOCKS_APART = timedelta(minutes=5)
 RETRY_TOO_MANY = 60  # seconds; when one of three jobs may be done
 
 
@@ -93,6 +95,7 @@ def start_sync(
             end_date=until,
             full=full,
             records_allowance=allowance,
+            watermark=now - max(connection.provider.settle, CLOCKS_APART),
             idempotency_key=idempotency_key,
             created_by=actor.user,
             created_by_label=actor.label,
@@ -195,16 +198,18 @@ def _reopen(job: HistoricalSyncJob, who: str, allowance: int | None) -> None:
     retried = 0
     if job.status == states.FAILED:
         retried = SyncChunk.objects.filter(tenant_id=job.tenant_id, job=job, status=states.CHUNK_FAILED).update(
-            status=states.CHUNK_PENDING, attempts=0, not_before=None, error_code="", error_message="", completed_at=None
-        )
+            status=states.CHUNK_PENDING, error_code="", error_message="", completed_at=None,
+            quarantine_forgiven=F("records_quarantined"),
+        )  # fmt: skip
     SyncChunk.objects.filter(tenant_id=job.tenant_id, job=job, status=states.CHUNK_PENDING).update(
-        not_before=None, attempts=0
+        not_before=None, attempts=0, restarts=0
     )
     changed = HistoricalSyncJob.objects.filter(id=job.id, status__in=states.sources(states.PENDING)).update(
         status=states.PENDING,
         pause_reason="",
         completed_at=None,
         failed_chunks=0,
+        attempts=0,
         waiting_until=None,
         last_error_code="",
         last_error_message="",

@@ -7,6 +7,7 @@ most requests cost no query; the provider's own headers correct the row downward
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,8 @@ class ConnectionBudget:
         state = self.provider.rate_state(reply)
         if state is None:
             return
+        if state.reset_at is not None:
+            state = replace(state, reset_at=reply.by_our_clock(state.reset_at))
         now = datetime.now(UTC)
         news = self.seen is None or state.limit != self.seen.limit or state.remaining == 0
         if news or (now - self.corrected_at).total_seconds() >= 1:

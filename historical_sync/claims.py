@@ -19,10 +19,12 @@ from psycopg.types.json import Jsonb
 
 from historical_sync.database import Pool, retried, system_transaction, tenant_transaction
 from historical_sync.planning import PlannedChunk
-from historical_sync.settling import SETTLE
+from historical_sync.settling import settle
 from historical_sync.storage import Lease
+from integrations.crypto import decrypt
 from integrations.providers.base import JSON, Partition, Window
 
+MOST_CHUNKS = 20_000  # of one job; more means that a provider finds every window too large
 STOP_GRACE_SECONDS = 8  # a worker that has not honoured a request to stop by then is not listening
 ROOM_AGAIN = timedelta(seconds=0.5)  # until another look for room, when all of the tenant's is taken
 
@@ -37,7 +39,6 @@ class Claim:
     cursor: JSON | None
     position: datetime | None
     progress: float
-    attempts: int
     estimate: int | None
     records_seen: int
 
@@ -85,7 +86,7 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | 
             return Nothing()
         status, control, planned, connection_id, exhausted = job
         if control != "none":
-            await cursor.execute(SETTLE, {"job": job_id})
+            await settle(cursor, job_id)
             return Nothing()
         if not planned:
             await _set_running(cursor, job_id, status)
@@ -111,7 +112,7 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | 
         running, not_before, pending, running_of_all, jobs = row
         if pending == 0:
             await _set_running(cursor, job_id, status)
-            await cursor.execute(SETTLE, {"job": job_id})
+            await settle(cursor, job_id)
             return Nothing()
         if running >= room.share(jobs):
             return Nothing()
@@ -130,12 +131,14 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | 
                 ORDER BY ordinal LIMIT 1 FOR UPDATE
             )
             RETURNING id::text, stream, partition, partition_label, partition_facts, since, until, cursor, position, progress,
-                      attempts, estimate, records_processed + records_skipped
+                      estimate, records_processed + records_skipped
             """,
             {"token": token, "seconds": settings.LEASE_SECONDS, "job": job_id},
         )
         chunk = await cursor.fetchone()
         if chunk is None:
+            if running == 0:
+                await _set_waiting(cursor, job_id, not_before)
             return Nothing(not_before)
         await _set_running(cursor, job_id, status)
         lease = Lease(chunk[0], token, job_id, tenant_id, connection_id, chunk[1], chunk[2])
@@ -148,7 +151,6 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | 
             chunk[9],
             chunk[10],
             chunk[11],
-            chunk[12],
         )
 
 
@@ -161,7 +163,7 @@ async def store_plan(
         await cursor.execute(
             """
             UPDATE historical_sync_historicalsyncjob
-            SET planned = true, total_chunks = %s, total_records_estimate = %s, estimate_quality = %s, progress_total = %s,
+            SET planned = true, attempts = 0, total_chunks = %s, total_records_estimate = %s, estimate_quality = %s, progress_total = %s,
                 pace_at = NULL, earlier_pace_at = NULL, waiting_until = NULL, revision = revision + 1
             WHERE id = %s AND NOT planned AND status IN ('pending', 'running', 'paused')
             """,
@@ -169,31 +171,8 @@ async def store_plan(
         )
         if cursor.rowcount == 0:
             return False
-        await cursor.executemany(
-            """
-            INSERT INTO historical_sync_syncchunk
-                (id, tenant_id, job_id, ordinal, stream, partition, partition_label, partition_facts, since, until, estimate, weight,
-                 status, attempts, progress, pages, records_processed, records_skipped, records_quarantined, error_code, error_message)
-            VALUES (gen_random_uuid(), %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 'pending', 0, 0, 0, 0, 0, 0, '', '')
-            """,
-            [
-                (
-                    tenant_id,
-                    job_id,
-                    ordinal,
-                    c.stream,
-                    c.partition.key,
-                    c.partition.label[:255],
-                    Jsonb(dict(c.partition.facts)),
-                    c.window.since,
-                    c.window.until,
-                    c.estimate,
-                    c.weight,
-                )
-                for ordinal, c in enumerate(chunks)
-            ],
-        )
-        await cursor.execute(SETTLE, {"job": job_id})
+        await _insert_chunks(cursor, job_id, tenant_id, chunks, 0)
+        await settle(cursor, job_id)
         return True
 
 
@@ -213,7 +192,7 @@ async def release(pool: Pool, lease: Lease, *, not_before: datetime | None = Non
                 """,
                 [not_before, waiting, lease.job_id],
             )
-        await _settle(cursor, lease.job_id)
+        await settle(cursor, lease.job_id)
 
 
 @retried
@@ -230,7 +209,7 @@ async def retry_later(pool: Pool, lease: Lease, code: str, message: str, not_bef
             [code, message, lease.job_id],
         )
         await _note(cursor, lease, "retry", f"{lease.stream}: {message}")
-        await _settle(cursor, lease.job_id)
+        await settle(cursor, lease.job_id)
 
 
 @retried
@@ -248,24 +227,37 @@ async def fail(pool: Pool, lease: Lease, code: str, message: str) -> None:
             [code, message, lease.job_id],
         )
         await _note(cursor, lease, "chunk_failed", f"{lease.stream}: {message}")
-        await _settle(cursor, lease.job_id)
+        await settle(cursor, lease.job_id)
 
 
 @retried
-async def restart_window(pool: Pool, lease: Lease, window: Window) -> None:
-    """The page cursor is dead: the chunk goes on from its committed position, with no cursor. Counts as a failed attempt."""
+async def restart_window(pool: Pool, lease: Lease, code: str, message: str, not_before: datetime) -> None:
+    """The page cursor is dead: at `not_before` the chunk goes on from its committed position, with no cursor."""
     async with tenant_transaction(pool, lease.tenant_id, "restart") as cursor:
-        if await _let_go(cursor, lease, "pending", failed=True):
-            await cursor.execute("UPDATE historical_sync_syncchunk SET cursor = NULL WHERE id = %s", [lease.chunk_id])
-            await _settle(cursor, lease.job_id)
+        if await _let_go(cursor, lease, "pending", not_before=not_before, code=code, message=message):
+            await cursor.execute(
+                "UPDATE historical_sync_syncchunk SET cursor = NULL, restarts = restarts + 1 WHERE id = %s",
+                [lease.chunk_id],
+            )
+            await _note(cursor, lease, "restarted", f"{lease.stream}: {message}")
+            await settle(cursor, lease.job_id)
 
 
 @retried
-async def split(pool: Pool, lease: Lease, at: datetime) -> None:
-    """Replaces the chunk by two halves that meet at `at`; what it stored stays and is met again as unchanged."""
+async def split(pool: Pool, lease: Lease, at: datetime) -> bool:
+    """Replaces the chunk by two halves that meet at `at`; what it stored stays and is met again as unchanged.
+
+    False: the job has too many chunks already.
+    """
     async with tenant_transaction(pool, lease.tenant_id, "split") as cursor:
+        await cursor.execute(
+            "SELECT total_chunks FROM historical_sync_historicalsyncjob WHERE id = %s FOR UPDATE", [lease.job_id]
+        )
+        row = await cursor.fetchone()
+        if row is not None and row[0] >= MOST_CHUNKS:
+            return False
         if not await _let_go(cursor, lease, "split"):
-            return
+            return True
         await cursor.execute(
             """
             INSERT INTO historical_sync_syncchunk
@@ -284,15 +276,84 @@ async def split(pool: Pool, lease: Lease, at: datetime) -> None:
             [lease.job_id],
         )
         await _note(cursor, lease, "split", f"{lease.stream}: the window holds more than the provider lists at once")
-        await _settle(cursor, lease.job_id)
+        await settle(cursor, lease.job_id)
+        return True
 
 
-async def attempts(pool: Pool, lease: Lease) -> int:
-    """The chunk's failures since its last progress."""
+@retried
+async def replace(pool: Pool, lease: Lease, chunks: Sequence[PlannedChunk]) -> None:
+    """Replaces a chunk of a whole stream by those of its partitions, which could not be listed when the job was planned."""
+    async with tenant_transaction(pool, lease.tenant_id, "replace") as cursor:
+        if not await _let_go(cursor, lease, "split"):
+            return
+        await cursor.execute("SELECT ordinal FROM historical_sync_syncchunk WHERE id = %s", [lease.chunk_id])
+        row = await cursor.fetchone()
+        await _insert_chunks(cursor, lease.job_id, lease.tenant_id, chunks, row[0] if row else 0)
+        await cursor.execute(
+            """
+            UPDATE historical_sync_historicalsyncjob
+            SET total_chunks = total_chunks + %(more)s,
+                progress_total = progress_total + %(weight)s
+                    - (SELECT weight FROM historical_sync_syncchunk WHERE id = %(chunk)s),
+                revision = revision + 1
+            WHERE id = %(job)s
+            """,
+            {
+                "more": len(chunks) - 1,
+                "weight": sum(c.weight for c in chunks),
+                "chunk": lease.chunk_id,
+                "job": lease.job_id,
+            },
+        )
+        await settle(cursor, lease.job_id)
+
+
+async def failures(pool: Pool, lease: Lease) -> tuple[int, int]:
+    """The chunk's failures since its last progress, and restarts since its last page with something new."""
     async with tenant_transaction(pool, lease.tenant_id) as cursor:
-        await cursor.execute("SELECT attempts FROM historical_sync_syncchunk WHERE id = %s", [lease.chunk_id])
+        await cursor.execute("SELECT attempts, restarts FROM historical_sync_syncchunk WHERE id = %s", [lease.chunk_id])
+        row = await cursor.fetchone()
+        return (row[0], row[1]) if row else (0, 0)
+
+
+async def job_failures(pool: Pool, job_id: str, tenant_id: str) -> int:
+    """How often the job could not be planned, or its provider not be reached at all, since its last progress."""
+    async with tenant_transaction(pool, tenant_id) as cursor:
+        await cursor.execute("SELECT attempts FROM historical_sync_historicalsyncjob WHERE id = %s", [job_id])
         row = await cursor.fetchone()
         return row[0] if row else 0
+
+
+@retried
+async def lost_access(pool: Pool, job_id: str, tenant_id: str, token: str, message: str) -> bool:
+    """The provider no longer takes `token`: marks the connection and pauses its work until a person reconnects.
+
+    False when the connection has another token by now: somebody has reconnected, and nothing is lost. Decided under the
+    connection's row lock, which a reconnect takes too, so that no job pauses after the reconnect that should resume it.
+    """
+    async with tenant_transaction(pool, tenant_id, "lost_access") as cursor:
+        await cursor.execute(
+            """
+            SELECT id, status, credentials FROM integrations_connection
+            WHERE id = (SELECT connection_id FROM historical_sync_historicalsyncjob WHERE id = %s) FOR UPDATE
+            """,
+            [job_id],
+        )
+        row = await cursor.fetchone()
+        if row is None:
+            return True
+        if row[1] == "connected":
+            if decrypt(row[2])["access_token"] != token:
+                return False
+            await cursor.execute(
+                """
+                UPDATE integrations_connection SET status = 'reauth_required', last_error = %s, updated_at = now() WHERE id = %s
+                """,
+                [message, row[0]],
+            )
+        await cursor.execute("SELECT FROM historical_sync_historicalsyncjob WHERE id = %s FOR UPDATE", [job_id])
+        await _pause(cursor, job_id, "reauth_required", "connection_reauth_required", message)
+        return True
 
 
 @retried
@@ -325,16 +386,19 @@ async def fail_job(pool: Pool, job_id: str, tenant_id: str, code: str, message: 
 
 
 @retried
-async def planning_waits(pool: Pool, job_id: str, tenant_id: str, until: datetime, code: str, message: str) -> None:
-    """Planning is tried again at `until`."""
+async def planning_waits(
+    pool: Pool, job_id: str, tenant_id: str, until: datetime, code: str, message: str, *, failed: bool
+) -> None:
+    """Planning is tried again at `until`. `failed`: that spends a retry."""
     async with tenant_transaction(pool, tenant_id, "planning_waits") as cursor:
         await cursor.execute(
             """
             UPDATE historical_sync_historicalsyncjob
-            SET waiting_until = %s, last_error_code = %s, last_error_message = %s, revision = revision + 1
+            SET waiting_until = %s, last_error_code = %s, last_error_message = %s, attempts = attempts + %s,
+                revision = revision + 1
             WHERE id = %s AND status IN ('pending', 'running')
             """,
-            [until, code, message, job_id],
+            [until, code, message, int(failed), job_id],
         )
 
 
@@ -406,7 +470,7 @@ async def reap(pool: Pool) -> list[tuple[str, str]]:
                 await _job_note(
                     cursor, job_id, tenant_id, "worker_lost", f"{cursor.rowcount} parts are taken up by another worker"
                 )
-            await cursor.execute(SETTLE, {"job": job_id})
+            await settle(cursor, job_id)
             changed.append((str(job_id), str(tenant_id)))
     return changed
 
@@ -488,6 +552,46 @@ async def only_reaper(pool: Pool) -> AsyncIterator[bool]:
         yield bool(row and row[0])
 
 
+async def _insert_chunks(
+    cursor: AsyncCursor[Any], job_id: str, tenant_id: str, chunks: Sequence[PlannedChunk], ordinal: int
+) -> None:
+    await cursor.executemany(
+        """
+        INSERT INTO historical_sync_syncchunk
+            (id, tenant_id, job_id, ordinal, stream, partition, partition_label, partition_facts, since, until, estimate, weight,
+             status, attempts, progress, pages, records_processed, records_skipped, records_quarantined, error_code, error_message)
+        VALUES (gen_random_uuid(), %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 'pending', 0, 0, 0, 0, 0, 0, '', '')
+        """,
+        [
+            (
+                tenant_id,
+                job_id,
+                number,
+                c.stream,
+                c.partition.key,
+                c.partition.label[:255],
+                Jsonb(dict(c.partition.facts)),
+                c.window.since,
+                c.window.until,
+                c.estimate,
+                c.weight,
+            )
+            for number, c in enumerate(chunks, ordinal)
+        ],
+    )
+
+
+async def _set_waiting(cursor: AsyncCursor[Any], job_id: str, until: datetime | None) -> None:
+    """All that is left of the job waits until then: people see for how long."""
+    await cursor.execute(
+        """
+        UPDATE historical_sync_historicalsyncjob SET waiting_until = %(until)s, revision = revision + 1
+        WHERE id = %(job)s AND waiting_until IS DISTINCT FROM %(until)s
+        """,
+        {"until": until, "job": job_id},
+    )
+
+
 async def _set_running(cursor: AsyncCursor[Any], job_id: str, status: str) -> None:
     if status == "running":
         return
@@ -566,10 +670,6 @@ async def _pause(cursor: AsyncCursor[Any], job_id: str, reason: str, code: str, 
         await _job_note(cursor, job_id, row[0], row[1], message)
 
 
-async def _settle(cursor: AsyncCursor[Any], job_id: str) -> None:
-    await cursor.execute(SETTLE, {"job": job_id})
-
-
 async def _note(cursor: AsyncCursor[Any], lease: Lease, kind: str, detail: str) -> None:
     await _job_note(cursor, lease.job_id, lease.tenant_id, kind, detail)
 
@@ -582,8 +682,3 @@ async def _job_note(cursor: AsyncCursor[Any], job_id: Any, tenant_id: Any, kind:
         """,
         [tenant_id, job_id, kind, detail],
     )
-
-
-def back_off(attempts: int, jitter: float) -> timedelta:
-    """Time before attempt number `attempts` + 1: 1 s doubling to 5 minutes, times 0.5 to 1.5 by `jitter` in [0, 1)."""
-    return timedelta(seconds=min(300.0, 2.0 ** min(attempts, 9)) * (0.5 + jitter))

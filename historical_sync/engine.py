@@ -18,46 +18,29 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 from channels.db import database_sync_to_async
 from django.db import DatabaseError
 from psycopg import InterfaceError, OperationalError
 
 from atom.tenancy import tenant_scope
-from historical_sync import broadcast, claims, planning, tasks
+from historical_sync import broadcast, claims, planning, targeting, tasks
 from historical_sync.budget import ConnectionBudget
 from historical_sync.claims import Claim, Nothing, Room, ToPlan
 from historical_sync.database import Pool
 from historical_sync.extraction import Rejected
-from historical_sync.models import Coverage, HistoricalSyncJob
-from historical_sync.storage import Lease, LeaseLost, Memory, Pages, Saved, save_pages
+from historical_sync.models import HistoricalSyncJob
+from historical_sync.retrying import Action, decide
+from historical_sync.storage import Lease, LeaseLost, Memory, Pages, save_pages
 from integrations import gateway
-from integrations.errors import (
-    AccessDenied,
-    CursorExpired,
-    Misconfigured,
-    ProviderError,
-    ReauthRequired,
-    RequestRejected,
-    RetryLater,
-    Throttled,
-    WindowTooLarge,
-)
+from integrations.errors import CursorExpired, ProviderError
 from integrations.http import Api
-from integrations.models import Connection, ConnectionStatus
-from integrations.providers.base import WHOLE, Context, Estimate, Page, Partition, Stream, Window, WindowKind
+from integrations.providers.base import JSON, Context, Page, Stream, Window, WindowKind
 
 log = logging.getLogger(__name__)
 
 PAGES_AHEAD = 4  # pages fetched and not stored yet, per chunk
 RECORDS_A_COMMIT = 1_000
-MAX_ATTEMPTS = 8  # failures of a chunk since its last progress
-THROTTLE_DEFAULT = timedelta(seconds=60)  # a limit without a time
-DAILY_QUOTA_DEFAULT = timedelta(hours=1)
-QUARANTINE_SHARE = 0.2  # of a chunk's records; more means that we, not the records, are wrong
-QUARANTINE_FLOOR = 20  # records before the share says anything
-COUNTS_AT_MOST = 60  # count probes of one plan
-COUNTS_AT_ONCE = 8
-COUNT_TIMEOUT = 15.0  # seconds for all of them
 
 
 @dataclass(slots=True)
@@ -77,6 +60,8 @@ class JobRun:
 
 class TooManyRejected(Exception):
     """More of a chunk's records went into quarantine than can be the records' fault."""
+
+    code = "too_many_quarantined"
 
 
 class Engine:
@@ -128,8 +113,7 @@ class Engine:
             if isinstance(claimed, Nothing):
                 if claimed.again_at is not None:
                     await self.defer(job_id, tenant_id, at=claimed.again_at)
-                else:
-                    await broadcast.job_changed(job_id, tenant_id)
+                await broadcast.job_changed(job_id, tenant_id)
                 return False
             await broadcast.job_changed(job_id, tenant_id)
             return True if isinstance(claimed, ToPlan) else await self._chunk(run, claimed)
@@ -149,18 +133,33 @@ class Engine:
                 budget = ConnectionBudget(self.pool, tenant_id, str(job.connection_id), job.connection.provider)
                 try:
                     api = await gateway.open_api(job.connection, limiter=budget)
-                except ReauthRequired as error:
-                    await self._lost_access(job, str(error))
-                    return None
-                except ProviderError as error:
-                    await claims.fail_job(self.pool, job_id, tenant_id, error.code, str(error))
-                    await broadcast.job_changed(job_id, tenant_id)
+                except Exception as error:
+                    if not isinstance(error, ProviderError):
+                        log.exception("unexpected failure while opening the way to %s's provider", job.connection_id)
+                    await self._not_opened(job, error)
                     return None
                 run = self.runs[job_id] = JobRun(
                     job, api, budget, tasks.room(job.tenant.limits, job.connection.provider)
                 )
             run.users += 1
             return run
+
+    async def _not_opened(self, job: HistoricalSyncJob, error: Exception) -> None:
+        """The way to the provider is barred: its sign-in service is away, the grant is gone, or the set-up is wrong."""
+        job_id, tenant_id = str(job.id), str(job.tenant_id)
+        attempts = await claims.job_failures(self.pool, job_id, tenant_id)
+        decision = decide(error, now=datetime.now(UTC), jitter=_jitter(), attempts=attempts)
+        if decision.action is Action.RECONNECT:
+            if await self._lost_access(job, job.connection.credentials["access_token"], str(error)):
+                await self.defer(job_id, tenant_id)
+        elif decision.action in (Action.WAIT, Action.RETRY) and decision.at is not None:
+            await claims.planning_waits(
+                self.pool, job_id, tenant_id, decision.at, decision.code, decision.message, failed=True
+            )
+            await self.defer(job_id, tenant_id, at=decision.at)
+        else:
+            await claims.fail_job(self.pool, job_id, tenant_id, decision.code, decision.message)
+        await broadcast.job_changed(job_id, tenant_id)
 
     async def _close(self, run: JobRun) -> None:
         run.users -= 1
@@ -174,7 +173,7 @@ class Engine:
         job = run.job
         job_id, tenant_id = str(job.id), str(job.tenant_id)
         try:
-            targets = await self._until_stopped(run, gather_targets(run.api, job))
+            targets = await self._until_stopped(run, targeting.gather_targets(run.api, job))
             if targets is None:
                 return True  # the next claim settles the stop
             chunks = planning.plan(targets)
@@ -184,24 +183,26 @@ class Engine:
                     await self.defer(job_id, tenant_id)
             await broadcast.job_changed(job_id, tenant_id)
             return bool(chunks)
-        except Throttled as error:
-            at = await self._throttled(run, error)
-            await claims.planning_waits(self.pool, job_id, tenant_id, at, error.code, str(error))
-            await self.defer(job_id, tenant_id, at=at)
-        except RetryLater as error:
-            attempts = job.plan_attempts = getattr(job, "plan_attempts", 0) + 1  # type: ignore[attr-defined]
-            if attempts >= MAX_ATTEMPTS:
-                await claims.fail_job(self.pool, job_id, tenant_id, error.code, str(error))
-            else:
-                at = error.retry_at or datetime.now(UTC) + claims.back_off(attempts, random.random())  # noqa: S311
-                await claims.planning_waits(self.pool, job_id, tenant_id, at, error.code, str(error))
-                await self.defer(job_id, tenant_id, at=at)
-        except ReauthRequired as error:
-            await self._lost_access(job, str(error))
-        except ProviderError as error:
-            await claims.fail_job(self.pool, job_id, tenant_id, error.code, str(error))
+        except (OperationalError, InterfaceError, DatabaseError):
+            raise
+        except Exception as error:
+            if not isinstance(error, ProviderError):
+                log.exception("unexpected failure while planning job %s", job_id)
+            attempts = await claims.job_failures(self.pool, job_id, tenant_id)
+            decision = decide(error, now=datetime.now(UTC), jitter=_jitter(), attempts=attempts)
+        code, message, again = decision.code, decision.message, False
+        if decision.action is Action.RECONNECT:
+            again = await self._lost_access(run.job, run.api.token or "", message)
+        elif decision.action in (Action.WAIT, Action.RETRY) and decision.at is not None:
+            if decision.action is Action.WAIT:
+                await run.budget.block(decision.at)
+            failed = decision.action is Action.RETRY
+            await claims.planning_waits(self.pool, job_id, tenant_id, decision.at, code, message, failed=failed)
+            await self.defer(job_id, tenant_id, at=decision.at)
+        else:
+            await claims.fail_job(self.pool, job_id, tenant_id, code, message)
         await broadcast.job_changed(job_id, tenant_id)
-        return False
+        return again
 
     # -- a chunk ------------------------------------------------------------------------------------------------------------
 
@@ -220,54 +221,58 @@ class Engine:
         except LeaseLost:
             log.info("lease on chunk %s lost", lease.chunk_id)
             self.memory.forget(tenant_id)
-        except Throttled as error:
-            at = await self._throttled(run, error)
-            await claims.release(self.pool, lease, not_before=at, waiting=str(error))
-            await self.defer(job_id, tenant_id, at=at)
-            more = False
-        except CursorExpired as error:
-            if claim.attempts + 1 >= MAX_ATTEMPTS:
-                await claims.fail(self.pool, lease, error.code, str(error))
-            else:
-                await claims.restart_window(self.pool, lease, claim.window)
-        except WindowTooLarge as error:
-            middle = planning.middle(run.job.connection.provider.stream(lease.stream), claim.window)
-            if middle is None:
-                await claims.fail(self.pool, lease, error.code, str(error))
-            else:
-                await claims.split(self.pool, lease, middle)
-        except ReauthRequired as error:
-            await self._lost_access(run.job, str(error))
-            more = False
-        except (AccessDenied, Misconfigured, RequestRejected, TooManyRejected) as error:
-            await claims.fail(self.pool, lease, getattr(error, "code", "too_many_quarantined"), str(error))
-        except (RetryLater, ProviderError) as error:
-            more = await self._failed(claim, error.code, str(error), getattr(error, "retry_at", None))
         except (OperationalError, InterfaceError, DatabaseError):
             self.abandoned.append(lease)
             raise
-        except Exception:
-            log.exception("unexpected failure on chunk %s", lease.chunk_id)
-            more = await self._failed(claim, "internal_error", "An unexpected error; the log has the details.", None)
+        except Exception as error:
+            if not isinstance(error, (ProviderError, TooManyRejected)):
+                log.exception("unexpected failure on chunk %s", lease.chunk_id)
+            more = await self._went_wrong(run, claim, error)
         finally:
             self.leases.pop(lease.token, None)
         await broadcast.job_changed(job_id, tenant_id)
         return more
 
-    async def _failed(self, claim: Claim, code: str, message: str, retry_at: datetime | None) -> bool:
+    async def _went_wrong(self, run: JobRun, claim: Claim, error: Exception) -> bool:
+        """Gives the chunk back or up, as the error's class says. True: the job may have more chunks for this entry."""
         lease = claim.lease
-        attempts = await claims.attempts(self.pool, lease)
-        if attempts + 1 >= MAX_ATTEMPTS:
-            await claims.fail(self.pool, lease, code, message)
+        if isinstance(error, TooManyRejected):
+            await claims.fail(self.pool, lease, TooManyRejected.code, str(error))
             return True
-        at = retry_at or datetime.now(UTC) + claims.back_off(attempts, random.random())  # noqa: S311
-        await claims.retry_later(self.pool, lease, code, message, at)
-        await self.defer(lease.job_id, lease.tenant_id, at=at)
-        return False
+        stream = run.job.connection.provider.stream(lease.stream)
+        attempts, restarts = await claims.failures(self.pool, lease)
+        decision = decide(
+            error,
+            now=datetime.now(UTC),
+            jitter=_jitter(),
+            attempts=attempts,
+            restarts=restarts,
+            stream=stream,
+            window=claim.window,
+        )
+        code, message, at = decision.code, decision.message, decision.at
+        if decision.action is Action.RECONNECT:
+            if not await self._lost_access(run.job, run.api.token or "", message):
+                return False
+            await claims.release(self.pool, lease)
+        elif decision.action is Action.WAIT and at is not None:
+            await run.budget.block(at)
+            await claims.release(self.pool, lease, not_before=at, waiting=message)
+            await self.defer(lease.job_id, lease.tenant_id, at=at)
+            return False
+        elif decision.action is Action.RETRY and at is not None:
+            await claims.retry_later(self.pool, lease, code, message, at)
+        elif decision.action is Action.RESTART and at is not None:
+            await claims.restart_window(self.pool, lease, code, message, at)
+        elif decision.action is not Action.SPLIT or at is None or not await claims.split(self.pool, lease, at):
+            await claims.fail(self.pool, lease, code, message)
+        return True
 
     async def _import(self, run: JobRun, claim: Claim, stop: asyncio.Event) -> bool:
         """Fetches and stores the chunk's pages. True: stopped before the end (the lease may still be ours)."""
         lease, stream = claim.lease, run.job.connection.provider.stream(claim.lease.stream)
+        if stream.partitioned and not claim.partition.key:
+            return await self._list(run, claim, stream)
         context = Context(run.api.namespace, claim.partition)
         window = _remaining(stream, claim)
         phase = f"{stream.label.lower()} of {planning.words(claim.window)}"
@@ -289,7 +294,8 @@ class Engine:
                     )
                 )
                 await broadcast.job_changed(lease.job_id, lease.tenant_id)
-                meter.check(saved)
+                if saved.too_many:
+                    raise TooManyRejected(saved.too_many)
                 if done:
                     return False
                 if saved.control != "none" or saved.exhausted or stop.is_set():
@@ -299,26 +305,32 @@ class Engine:
                 task.cancel()
             await asyncio.gather(fetcher, stopper, return_exceptions=True)
 
+    async def _list(self, run: JobRun, claim: Claim, stream: Stream) -> bool:
+        """Replaces a chunk whose partitions could not be listed at planning by chunks of the partitions. As `_import`."""
+        targets = await self._until_stopped(run, targeting.listed_targets(run.api, run.job, stream, claim.window))
+        if targets is None:
+            return True
+        await claims.replace(self.pool, claim.lease, planning.plan(targets))
+        return False
+
     # -- shared decisions ---------------------------------------------------------------------------------------------------
 
-    async def _throttled(self, run: JobRun, error: Throttled) -> datetime:
-        """When to go on; nobody asks this connection's provider before."""
-        now = datetime.now(UTC)
-        at = error.retry_at or now + (DAILY_QUOTA_DEFAULT if error.daily else THROTTLE_DEFAULT)
-        at = max(at, now + timedelta(milliseconds=200)) + timedelta(milliseconds=random.randrange(200))  # noqa: S311
-        await run.budget.block(at)
-        return at
+    async def _lost_access(self, job: HistoricalSyncJob, token: str, message: str) -> bool:
+        """Pauses the connection's work until a person reconnects. True: somebody has reconnected already, so go on anew.
 
-    async def _lost_access(self, job: HistoricalSyncJob, message: str) -> None:
-        await database_sync_to_async(_mark_reauth)(job, message)
-        await claims.pause_job(
-            self.pool, str(job.id), str(job.tenant_id), "reauth_required", "connection_reauth_required", message
-        )
+        token: the one that the provider did not take.
+        """
+        if not await claims.lost_access(self.pool, str(job.id), str(job.tenant_id), token, message):
+            self.runs.pop(str(job.id), None)  # whoever comes next opens the API anew, with the new token
+            return True
+        self.asked_to_stop(str(job.id))
         await broadcast.job_changed(job.id, job.tenant_id)
+        return False
 
     async def _until_stopped(
         self, run: JobRun, work: Coroutine[Any, Any, list[planning.Target]]
     ) -> list[planning.Target] | None:
+        """What `work` returns; None when the job was told to stop first."""
         task = asyncio.create_task(work)
         stopper = asyncio.create_task(run.stop.wait())
         try:
@@ -371,11 +383,10 @@ class Meter:
         self.stream = stream
         self.claim = claim
         self.seen = claim.records_seen
-        self.quarantined = 0
 
     def batch(self, pages: Sequence[Page], done: bool) -> Pages:
         window = self.claim.window
-        batch = Pages(done=done, pages=len(pages))
+        batch = Pages(done=done, pages=len(pages), whole=self.stream.window is WindowKind.SNAPSHOT)
         for page in pages:
             records = page.records
             if self.stream.window is not WindowKind.SNAPSHOT:
@@ -400,26 +411,26 @@ class Meter:
             shares.append(passed / (window.until - window.since))
         return max(shares)
 
-    def check(self, saved: Saved) -> None:
-        self.quarantined += saved.quarantined
-        if self.quarantined > QUARANTINE_FLOOR and self.quarantined > QUARANTINE_SHARE * max(self.seen, 1):
-            raise TooManyRejected(
-                f"{self.quarantined} of {self.seen} records could not be mapped; they are in quarantine"
-            )
-
 
 async def _fetch_pages(
     api: Api, stream: Stream, claim: Claim, window: Window | None, queue: asyncio.Queue[Page | None]
 ) -> None:
     """Puts the window's pages into the queue, then None. What goes wrong is raised here, after the pages before it."""
-    cursor = claim.cursor
+    cursor, been = claim.cursor, set()
     while window is not None:
+        been.add(_place(cursor))
         page = await stream.fetch(api, claim.partition, window, cursor)
+        if page.next_cursor is not None and _place(page.next_cursor) in been:
+            raise CursorExpired(f"{api.provider.name} sends the same pages again and again.")
         await queue.put(page)
         cursor = page.next_cursor
         if cursor is None:
             break
     await queue.put(None)
+
+
+def _place(cursor: JSON | None) -> int:
+    return hash(orjson.dumps(cursor, option=orjson.OPT_SORT_KEYS))
 
 
 async def _arrived(
@@ -468,70 +479,10 @@ def _remaining(stream: Stream, claim: Claim) -> Window | None:
     return Window(window.since, until) if window.since < until else None
 
 
-async def gather_targets(api: Api, job: HistoricalSyncJob) -> list[planning.Target]:
-    """What the job has to bring: its streams in their partitions, minus what is covered, with counts where they are cheap."""
-    provider = job.connection.provider
-    streams = [stream for stream in provider.streams if stream.name in job.streams]
-    partitions: list[Partition] = []
-    if provider.partitions is not None and any(stream.partitioned for stream in streams):
-        partitions = await provider.partitions(api)
-    covered = {} if job.full else await database_sync_to_async(_load_coverage)(job.connection)
-    until = min(job.end_date, job.created_at - provider.settle)
-    targets: list[planning.Target] = []
-    for stream in streams:
-        for partition in partitions if stream.partitioned else [WHOLE]:
-            missing: tuple[Window, ...] = ()
-            if job.start_date < until:
-                missing = planning.subtract(
-                    Window(job.start_date, until), covered.get((stream.name, partition.key), ())
-                )
-            targets.append(planning.Target(stream, partition, missing))
-    return await count_targets(api, targets)
-
-
-async def count_targets(api: Api, targets: Sequence[planning.Target]) -> list[planning.Target]:
-    """The targets with the provider's counts, as far as a few probes go; a probe that fails leaves its target uncounted."""
-    wanted = [i for i, t in enumerate(targets) if t.stream.count is not None and t.missing]
-    counted = list(targets)
-    if not wanted or len(wanted) > COUNTS_AT_MOST:
-        return counted
-
-    gate = asyncio.Semaphore(min(COUNTS_AT_ONCE, api.provider.budget.concurrency))
-
-    async def probe(target: planning.Target) -> Estimate | None:
-        assert target.stream.count is not None
-        async with gate:
-            return await target.stream.count(
-                api, target.partition, Window(target.missing[0].since, target.missing[-1].until)
-            )
-
-    probes = {i: asyncio.ensure_future(probe(targets[i])) for i in wanted}
-    try:
-        await asyncio.wait(probes.values(), timeout=COUNT_TIMEOUT)
-    finally:
-        for task in probes.values():
-            task.cancel()
-        found = await asyncio.gather(*probes.values(), return_exceptions=True)
-    for i, estimate in zip(probes, found, strict=True):
-        if isinstance(estimate, ReauthRequired):
-            raise estimate
-        if isinstance(estimate, Estimate):
-            target = targets[i]
-            counted[i] = planning.Target(target.stream, target.partition, target.missing, estimate)
-    return counted
+def _jitter() -> float:
+    return random.random()  # noqa: S311
 
 
 def _load_job(job_id: str, tenant_id: str) -> HistoricalSyncJob | None:
     jobs = HistoricalSyncJob.objects.filter(tenant_id=tenant_id, id=job_id, status__in=("pending", "running"))
     return jobs.select_related("connection", "tenant").first()
-
-
-def _load_coverage(connection: Connection) -> dict[tuple[str, str], list[tuple[datetime, datetime]]]:
-    rows = Coverage.objects.filter(tenant_id=connection.tenant_id, connection=connection)
-    return {(row.stream, row.partition): [(span.lower, span.upper) for span in row.ranges] for row in rows}
-
-
-def _mark_reauth(job: HistoricalSyncJob, message: str) -> None:
-    Connection.objects.filter(tenant_id=job.tenant_id, id=job.connection_id, status=ConnectionStatus.CONNECTED).update(
-        status=ConnectionStatus.REAUTH_REQUIRED, last_error=message
-    )

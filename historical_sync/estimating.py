@@ -14,8 +14,8 @@ from django.utils import timezone
 from atom.access import Actor
 from atom.errors import Refused
 from historical_sync import actions, planning
-from historical_sync.engine import gather_targets
 from historical_sync.models import HistoricalSyncJob
+from historical_sync.targeting import gather_targets
 from historical_sync.tasks import parallel_chunks
 from integrations import gateway
 from integrations.errors import ProviderError

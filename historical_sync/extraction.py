@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,6 +13,9 @@ import orjson
 from historical_sync.identity import content_hash, entity_id, record_id
 from integrations.errors import RecordRejected
 from integrations.providers.base import Context, Entity, Extract, Record
+
+LONGEST_EXTERNAL_ID = 512  # characters; the columns' sizes
+LONGEST_KEY = 600
 
 
 class RecordRow(NamedTuple):
@@ -43,6 +47,7 @@ class Rejected(NamedTuple):
     external_id: str
     payload: object
     reason: str
+    occurred_at: datetime | None = None  # None: could not be read
 
 
 @dataclass(slots=True)
@@ -83,6 +88,52 @@ def record_rows(records: Iterable[Record], connection: bytes, stream: str) -> di
         if earlier is None or earlier.occurred_at <= row.occurred_at:
             rows[key] = row
     return rows
+
+
+def sound(records: Iterable[Record], extract: Extract, context: Context) -> tuple[list[Record], list[Rejected]]:
+    """The records that can be stored, and those that can't, with the reason. Slow: for a batch that was refused as a whole."""
+    good: list[Record] = []
+    bad: list[Rejected] = []
+    for record in records:
+        reason = _unsound(record, extract, context)
+        if reason:
+            bad.append(Rejected(str(record.external_id), record.payload, reason, record.occurred_at))
+        else:
+            good.append(record)
+    return good, bad
+
+
+def _unsound(record: Record, extract: Extract, context: Context) -> str:
+    if not record.external_id or len(record.external_id) > LONGEST_EXTERNAL_ID:
+        return f"its id is empty or longer than {LONGEST_EXTERNAL_ID} characters"
+    try:
+        orjson.dumps(record.payload)
+        said = extract(record.payload, context)
+        for entity in said.entities:
+            orjson.dumps(entity.properties)
+    except RecordRejected as error:
+        return str(error)
+    except Exception as error:
+        return f"unexpected shape: {type(error).__name__}: {error}"
+    keys = [key for e in said.entities for key in (e.key, *e.aliases, *e.handles)]
+    keys += [key for _, source, target in said.relationships for key in (source, target)]
+    if any(not isinstance(key, str) or len(key) > LONGEST_KEY for key in keys):
+        return f"it names a thing by a key of more than {LONGEST_KEY} characters"
+    if any(not isinstance(e.name, str) for e in said.entities):
+        return "it names a thing by something that is no text"
+    return ""
+
+
+def any_document(payload: object) -> bytes:
+    """JSON of whatever a provider sent, as near as JSON comes to it."""
+    try:
+        return orjson.dumps(payload, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        pass
+    try:
+        return json.dumps(payload, default=str).encode()  # whole numbers of any size, deeper nesting
+    except (TypeError, ValueError, RecursionError):
+        return orjson.dumps("(nested too deeply to be kept)")
 
 
 class Ids(dict[str, bytes]):

@@ -67,6 +67,18 @@ class HistoricalSyncJob(models.Model):
         null=True, blank=True, editable=False, help_text="When the request to stop was made."
     )
     planned = models.BooleanField(default=False)
+    attempts = models.PositiveIntegerField(
+        db_default=0,
+        default=0,
+        editable=False,
+        help_text="How often planning failed, or the provider could not be reached at all, since the last progress.",
+    )
+    watermark = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="What is older had settled at the provider when the job started: coverage grows up to here.",
+    )
     phase_detail = models.CharField(max_length=200, blank=True, help_text="What is being imported, in words.")
     records_allowance = models.PositiveBigIntegerField(
         null=True,
@@ -176,6 +188,9 @@ class SyncChunk(models.Model):
     lease = models.UUIDField(null=True, blank=True, editable=False)
     lease_until = models.DateTimeField(null=True, blank=True)
     attempts = models.PositiveIntegerField(default=0, help_text="Failures since the last progress.")
+    restarts = models.PositiveIntegerField(
+        db_default=0, default=0, help_text="Dead cursors since the last page with something new."
+    )
     not_before = models.DateTimeField(null=True, blank=True)
     estimate = models.PositiveBigIntegerField(null=True, blank=True)
     weight = models.FloatField(default=1)
@@ -184,6 +199,12 @@ class SyncChunk(models.Model):
     records_processed = models.PositiveBigIntegerField(default=0)
     records_skipped = models.PositiveBigIntegerField(default=0)
     records_quarantined = models.PositiveBigIntegerField(default=0)
+    quarantine_forgiven = models.PositiveBigIntegerField(
+        db_default=0,
+        default=0,
+        editable=False,
+        help_text="Quarantined records that somebody knew of and tried the chunk again.",
+    )
     error_code = models.CharField(max_length=60, blank=True)
     error_message = models.TextField(blank=True)
     started_at = models.DateTimeField(null=True, blank=True)
@@ -298,6 +319,9 @@ class QuarantinedRecord(models.Model):
     chunk = models.ForeignKey(SyncChunk, on_delete=models.CASCADE, related_name="quarantine")
     stream = models.CharField(max_length=60)
     external_id = models.CharField(max_length=512, blank=True)
+    occurred_at = models.DateTimeField(
+        null=True, blank=True, help_text="None: the record's own time could not be read."
+    )
     reason = models.TextField()
     fingerprint = models.UUIDField(help_text="Hash of what was received: the same row twice is kept once.")
     sealed_payload = models.BinaryField(editable=False)

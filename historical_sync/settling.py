@@ -6,9 +6,15 @@ that lock and then sees what the first one did, so the last chunk out always tur
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 from django.db import connection as database
+from psycopg import AsyncCursor
+
+from historical_sync.planning import words
+from integrations.providers.base import Window
 
 # $1 = %(job)s. One statement: the decision and the conditional update can't come apart.
 SETTLE = """
@@ -48,9 +54,59 @@ SELECT status FROM settled
 """
 
 
+# What a failed job lacks: its failed chunks, one line a stream, place and reason.
+MISSING = """
+SELECT stream, partition_label, error_code, error_message, min(since), max(until)
+FROM historical_sync_syncchunk WHERE job_id = %(job)s AND status = 'failed'
+GROUP BY stream, partition_label, error_code, error_message ORDER BY min(ordinal), partition_label
+"""
+SAY = """
+UPDATE historical_sync_historicalsyncjob SET last_error_code = %(code)s, last_error_message = %(message)s
+WHERE id = %(job)s AND status = 'failed'
+RETURNING tenant_id
+"""
+MOST_SAID = 5  # streams and reasons in the words for what is missing
+
+
+async def settle(cursor: AsyncCursor[Any], job_id: UUID | str) -> str | None:
+    """The job's new status, None when nothing was due. The caller holds the job's row lock."""
+    await cursor.execute(SETTLE, {"job": job_id})
+    row = await cursor.fetchone()
+    if row is None:
+        return None
+    if row[0] == "failed":
+        await cursor.execute(MISSING, {"job": job_id})
+        if missing := await cursor.fetchall():
+            await cursor.execute(SAY, {"job": job_id, "code": missing[0][2], "message": missing_words(missing)})
+    return str(row[0])
+
+
 def settle_sync(job_id: UUID) -> str | None:
-    """For actions: the job's new status, None when nothing was due. The caller holds the job's row lock."""
+    """The same for actions."""
     with database.cursor() as cursor:
         cursor.execute(SETTLE, {"job": job_id})
         row = cursor.fetchone()
+        if row is not None and row[0] == "failed":
+            cursor.execute(MISSING, {"job": job_id})
+            if missing := cursor.fetchall():
+                cursor.execute(SAY, {"job": job_id, "code": missing[0][2], "message": missing_words(missing)})
     return row[0] if row else None
+
+
+def missing_words(rows: Sequence[tuple[Any, ...]]) -> str:
+    """What `MISSING` found, for people: "Not imported: issues of 1–30 Sep 2026 in acme/web (GitHub does not allow it)"."""
+    parts: dict[tuple[str, str], tuple[list[str], Window]] = {}
+    for stream, place, _, reason, since, until in rows:
+        places, window = parts.get((stream, reason), ([], Window(since, until)))
+        if place:
+            places.append(place)
+        parts[stream, reason] = places, Window(min(window.since, since), max(window.until, until))
+    said = []
+    for (stream, reason), (places, window) in list(parts.items())[:MOST_SAID]:
+        where = f" in {places[0]}" if places else ""
+        if len(places) > 1:
+            where += f" and {len(places) - 1} more" if len(places) > 2 else f" and {places[1]}"
+        said.append(f"{stream.replace('_', ' ')} of {words(window)}{where} ({reason.rstrip('.')})")
+    if len(parts) > MOST_SAID:
+        said.append(f"and {len(parts) - MOST_SAID} more")
+    return f"Not imported: {'; '.join(said)}."

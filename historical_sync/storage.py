@@ -10,25 +10,36 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import orjson
 from django.conf import settings
 from psycopg import AsyncCursor, errors
 from psycopg.types.json import Jsonb
 
 from historical_sync import pgarrays as pg
 from historical_sync.database import Pool, tenant_transaction
-from historical_sync.extraction import GraphRows, Ids, RecordRow, Rejected, Statements, graph_rows, record_rows
+from historical_sync.extraction import (
+    GraphRows,
+    Ids,
+    RecordRow,
+    Rejected,
+    Statements,
+    any_document,
+    graph_rows,
+    record_rows,
+    sound,
+)
 from historical_sync.identity import content_hash, key_rank
-from historical_sync.settling import SETTLE
-from integrations.crypto import encrypt
+from historical_sync.settling import settle
+from integrations.crypto import encrypt_document
 from integrations.providers.base import JSON, Context, Extract, Record
 
 PACE_SECONDS = 8  # between the two points that speed is measured by
+QUARANTINE_SHARE = 0.2  # of a chunk's records; more means that we, not the records, are wrong
+QUARANTINE_FLOOR = 20  # records in quarantine before the share says anything
 RETRIES = 5  # of a transaction that PostgreSQL refused for reasons of concurrency
 
 
@@ -59,7 +70,10 @@ class Lease:
 
 @dataclass(slots=True)
 class Pages:
-    """One or more pages of a chunk, in order, to be stored together. `done`: the window has been read to its end."""
+    """One or more pages of a chunk, in order, to be stored together.
+
+    done: the window has been read to its end. whole: of a stream that is read whole, whatever the window.
+    """
 
     records: list[Record] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
@@ -68,11 +82,27 @@ class Pages:
     position: datetime | None = None
     progress: float = 0.0
     done: bool = False
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The chunk as it was when its row was locked. seen: records of it that are stored or in quarantine."""
+
+    progress: float
+    weight: float
+    seen: int
+    quarantined: int
+    forgiven: int
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What a save did. control: the job's open request, for the worker to honour."""
+    """What a save did. control: the job's open request, for the worker to honour.
+
+    too_many: words, when more of the chunk's records are in quarantine than can be the records' fault. All is stored then, but
+    the chunk has not moved on, nor is it done.
+    """
 
     stored: int
     unchanged: int
@@ -80,6 +110,7 @@ class Saved:
     control: str
     job_status: str
     exhausted: bool
+    too_many: str = ""
 
 
 class Seen(NamedTuple):
@@ -122,10 +153,18 @@ async def save_pages(
     Records that are stored already with the same content are counted as skipped (by another job's work) or not at all (this
     job's own: a page read twice); their graph is there already.
     """
-    rows = record_rows(batch.records, lease.connection_bytes, lease.stream)
+    checked = False
     for attempt in range(RETRIES):
         try:
+            rows = record_rows(batch.records, lease.connection_bytes, lease.stream)
             return await _save(pool, lease, batch, rows, extract, context, memory, phase)
+        except (TypeError, ValueError, AttributeError, IndexError, RecursionError, errors.DataError):
+            # A record that can't be stored must not keep the others out.
+            if checked:
+                raise
+            checked = True
+            good, bad = sound(batch.records, extract, context)
+            batch = replace(batch, records=good, rejected=[*batch.rejected, *bad])
         except (errors.DeadlockDetected, errors.SerializationFailure, errors.UniqueViolation):
             if attempt == RETRIES - 1:
                 raise
@@ -149,13 +188,15 @@ async def _save(
         await _hold(cursor, lease)
         async with cursor.connection.cursor(binary=True) as lookup:
             await _look_up(lookup, lease, rows)
-            before = await _held(cursor)
+            held = await _held(cursor)
             seen = {key.bytes: Seen(*facts) for key, *facts in await lookup.fetchall()}
         changed = {key: row for key, row in rows.items() if not (key in seen and seen[key].current)}
         graph = graph_rows(changed.values(), extract, context, ids, stored=seen, mentioned=mentioned, merged=merged)
         for row, _ in graph.rejected:
             del changed[row.id]
-        rejected = batch.rejected + [Rejected(row.external_id, row.record.payload, why) for row, why in graph.rejected]
+        rejected = batch.rejected + [
+            Rejected(row.external_id, row.record.payload, why, row.occurred_at) for row, why in graph.rejected
+        ]
         entities: Counter[str] = Counter()
         relationships: Counter[str] = Counter()
         quarantined = 0
@@ -176,11 +217,12 @@ async def _save(
             quarantined = await _quarantine(cursor, lease, rejected)
         stored = sum(1 for key in changed if not (key in seen and seen[key].own))
         unchanged = sum(1 for found in seen.values() if found.current and not found.own)
+        too_many = _too_many(held, stored + unchanged, quarantined)
         saved = await _advance(
-            cursor, lease, batch, before, stored, unchanged, quarantined, entities, relationships, phase
+            cursor, lease, batch, held, stored, unchanged, quarantined, entities, relationships, phase, too_many
         )
-        if batch.done:
-            await cursor.execute(SETTLE, {"job": lease.job_id})
+        if batch.done and not too_many:
+            await settle(cursor, lease.job_id)
     mentioned.update(entity.id for entity in new_entities if entity.as_of is None)
     merged.update(graph.aliases)
     return saved
@@ -207,19 +249,28 @@ async def _hold(cursor: AsyncCursor[Any], lease: Lease) -> None:
     """Locks the chunk if the lease is still ours."""
     await cursor.execute(
         """
-        SELECT progress, weight FROM historical_sync_syncchunk
-        WHERE id = %s AND lease = %s AND status = 'running' FOR UPDATE
+        SELECT progress, weight, records_processed + records_skipped + records_quarantined, records_quarantined, quarantine_forgiven
+        FROM historical_sync_syncchunk WHERE id = %s AND lease = %s AND status = 'running' FOR UPDATE
         """,
         [lease.chunk_id, lease.token],
     )
 
 
-async def _held(cursor: AsyncCursor[Any]) -> tuple[float, float]:
-    """(progress, weight) of the chunk that `_hold` locked. Raises LeaseLost when it did not."""
+async def _held(cursor: AsyncCursor[Any]) -> Held:
+    """The chunk that `_hold` locked. Raises LeaseLost when it did not."""
     row = await cursor.fetchone()
     if row is None:
         raise LeaseLost
-    return row[0], row[1]
+    return Held(*row)
+
+
+def _too_many(held: Held, mapped: int, quarantined: int) -> str:
+    """Why the chunk must fail, in words; "" when its records' shape is as expected."""
+    bad = held.quarantined + quarantined - held.forgiven
+    seen = held.seen + mapped + quarantined - held.forgiven
+    if bad <= QUARANTINE_FLOOR or bad <= QUARANTINE_SHARE * seen:
+        return ""
+    return f"{bad:,} of {seen:,} records could not be mapped; they are in quarantine"
 
 
 async def _write_records(cursor: AsyncCursor[Any], lease: Lease, rows: Sequence[RecordRow], graph: GraphRows) -> None:
@@ -434,12 +485,12 @@ async def _quarantine(cursor: AsyncCursor[Any], lease: Lease, rejected: Sequence
     """Keeps what could not be mapped, once a job; returns how many are new."""
     kept = 0
     for row in rejected:
-        document = orjson.dumps(row.payload, default=str, option=orjson.OPT_NON_STR_KEYS)
+        document = any_document(row.payload)
         await cursor.execute(
             """
             INSERT INTO historical_sync_quarantinedrecord
-                (id, tenant_id, job_id, chunk_id, stream, external_id, reason, fingerprint, sealed_payload)
-            VALUES (gen_random_uuid(), %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1
+                (id, tenant_id, job_id, chunk_id, stream, external_id, reason, fingerprint, sealed_payload, occurred_at)
+            VALUES (gen_random_uuid(), %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1
             """,
             [
                 lease.tenant_id,
@@ -449,7 +500,8 @@ async def _quarantine(cursor: AsyncCursor[Any], lease: Lease, rejected: Sequence
                 row.external_id[:512].replace("\0", "\ufffd"),
                 row.reason[:2000].replace("\0", "\ufffd"),
                 UUID(bytes=content_hash(document)),
-                encrypt(row.payload if isinstance(row.payload, (dict, list, str)) else str(row.payload)),
+                encrypt_document(document),
+                row.occurred_at,
             ],
         )
         kept += len(await cursor.fetchall())
@@ -460,16 +512,18 @@ async def _advance(
     cursor: AsyncCursor[Any],
     lease: Lease,
     batch: Pages,
-    before: tuple[float, float],
+    held: Held,
     stored: int,
     unchanged: int,
     quarantined: int,
     entities: Counter[str],
     relationships: Counter[str],
     phase: str,
+    too_many: str,
 ) -> Saved:
     """Moves the chunk's cursor and every counter; last in the transaction, as it locks the job's row."""
-    progress = 1.0 if batch.done else max(before[0], min(batch.progress, 0.99))
+    done = batch.done and not too_many
+    progress = held.progress if too_many else 1.0 if done else max(held.progress, min(batch.progress, 0.99))
     values = {
         "chunk": lease.chunk_id,
         "job": lease.job_id,
@@ -482,7 +536,7 @@ async def _advance(
         "position": batch.position,
         "pages": batch.pages,
         "progress": progress,
-        "work": (progress - before[0]) * before[1],
+        "work": (progress - held.progress) * held.weight,
         "stored": stored,
         "unchanged": unchanged,
         "quarantined": quarantined,
@@ -491,13 +545,19 @@ async def _advance(
         "entities_by_kind": Jsonb({k: n for k, n in entities.items() if n}),
         "relationships_by_kind": Jsonb({k: n for k, n in relationships.items() if n}),
         "phase": phase[:200],
-        "done": batch.done,
+        "done": done,
+        "stay": bool(too_many),
+        "new": stored + unchanged + quarantined > 0,
+        "whole": batch.whole,
         "pace_seconds": PACE_SECONDS,
     }
     await cursor.execute(
         """
         UPDATE historical_sync_syncchunk
-        SET cursor = %(cursor)s, position = COALESCE(%(position)s, position), pages = pages + %(pages)s, progress = %(progress)s,
+        SET cursor = CASE WHEN %(stay)s THEN cursor ELSE %(cursor)s END,
+            position = CASE WHEN %(stay)s THEN position ELSE COALESCE(%(position)s, position) END,
+            pages = pages + %(pages)s, progress = %(progress)s,
+            restarts = CASE WHEN %(new)s THEN 0 ELSE restarts END,
             records_processed = records_processed + %(stored)s, records_skipped = records_skipped + %(unchanged)s,
             records_quarantined = records_quarantined + %(quarantined)s, attempts = 0, error_code = '', error_message = '',
             status = CASE WHEN %(done)s THEN 'completed' ELSE status END,
@@ -508,12 +568,20 @@ async def _advance(
         """,
         values,
     )
-    if batch.done:
+    if done:
+        # Up to the watermark of the job's start only; what was read whole has no beginning (see `coverage.py`).
         await cursor.execute(
             """
             INSERT INTO historical_sync_coverage AS c (id, tenant_id, connection_id, stream, partition, ranges)
-            SELECT gen_random_uuid(), %(tenant)s, %(connection)s, %(stream)s, %(partition)s, tstzmultirange(tstzrange(since, until))
-            FROM historical_sync_syncchunk WHERE id = %(chunk)s
+            SELECT gen_random_uuid(), %(tenant)s, %(connection)s, %(stream)s, %(partition)s,
+                   tstzmultirange(tstzrange(CASE WHEN NOT %(whole)s THEN chunk.since END, span.until))
+            FROM historical_sync_syncchunk chunk
+            JOIN historical_sync_historicalsyncjob job ON job.id = chunk.job_id
+            CROSS JOIN LATERAL (SELECT COALESCE(job.watermark, job.created_at) AS mark) AS settled
+            CROSS JOIN LATERAL (
+                SELECT CASE WHEN %(whole)s THEN mark ELSE LEAST(chunk.until, mark) END AS until
+            ) AS span
+            WHERE chunk.id = %(chunk)s AND (%(whole)s OR chunk.since < span.until)
             ON CONFLICT (connection_id, stream, partition) DO UPDATE SET ranges = c.ranges + excluded.ranges
             """,
             values,
@@ -530,7 +598,7 @@ async def _advance(
             relationships_by_kind = CASE WHEN %(relationships_by_kind)s = '{}'::jsonb THEN relationships_by_kind
                 ELSE atom_add_counts(relationships_by_kind, %(relationships_by_kind)s) END,
             completed_chunks = completed_chunks + CASE WHEN %(done)s THEN 1 ELSE 0 END,
-            progress = progress + %(work)s, revision = revision + 1, waiting_until = NULL, phase_detail = %(phase)s,
+            progress = progress + %(work)s, revision = revision + 1, attempts = 0, waiting_until = NULL, phase_detail = %(phase)s,
             last_page_at = clock_timestamp(),
             earlier_pace_at = CASE WHEN pace_at IS NULL THEN clock_timestamp()
                 WHEN pace_at < clock_timestamp() - make_interval(secs => %(pace_seconds)s) THEN pace_at ELSE earlier_pace_at END,
@@ -554,4 +622,5 @@ async def _advance(
     row = await cursor.fetchone()
     if row is None:
         raise LeaseLost
-    return Saved(stored, unchanged, quarantined, *row)
+    control, status, exhausted = row
+    return Saved(stored, unchanged, quarantined, control, status, exhausted, too_many)

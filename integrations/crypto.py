@@ -31,7 +31,12 @@ def box() -> MultiFernet:
 
 def encrypt(value: Any) -> bytes:
     """JSON `value`, encrypted with the newest key."""
-    return box().encrypt(orjson.dumps(value))
+    return encrypt_document(orjson.dumps(value))
+
+
+def encrypt_document(document: bytes) -> bytes:
+    """JSON that is encoded already, encrypted with the newest key."""
+    return box().encrypt(document)
 
 
 def decrypt(data: bytes | memoryview) -> Any:

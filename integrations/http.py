@@ -38,6 +38,7 @@ TOTAL_TIMEOUT = 120.0  # seconds for a whole reply, however slowly it drips
 MAX_BODY = 64 * 1024 * 1024  # bytes, decoded
 MAX_REDIRECTS = 3
 MAX_CONNECTIONS = 100
+CLOCKS_AGREE = timedelta(seconds=5)  # of two clocks that are as one
 USER_AGENT = "Atom/1 (history import)"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _REDIRECTS = (301, 302, 307, 308)
@@ -62,12 +63,30 @@ class Reply:
     url: str
 
     def retry_at(self, now: datetime | None = None) -> datetime | None:
-        """The time that Retry-After names (seconds or an HTTP date), None when it names none."""
-        return retry_after(self.headers.get("retry-after"), now)
+        """The time that Retry-After names, by our clock; None when it names none."""
+        now = now or datetime.now(UTC)
+        return retry_after(self.headers.get("retry-after"), now, self._clock_ahead(now))
+
+    def by_our_clock(self, moment: datetime) -> datetime:
+        """A time that the provider named by its own clock (a reset header), as our clock will show it."""
+        return moment - self._clock_ahead(datetime.now(UTC))
+
+    def _clock_ahead(self, now: datetime) -> timedelta:
+        """How far the provider's clock, as its Date header tells, is ahead of ours; what a slow answer explains is nothing."""
+        try:
+            ahead = _http_date(self.headers["date"]) - now
+        except (KeyError, ValueError):
+            return timedelta(0)
+        return ahead if CLOCKS_AGREE < abs(ahead) < timedelta(days=1) else timedelta(0)
 
 
-def retry_after(value: str | None, now: datetime | None = None) -> datetime | None:
-    """Retry-After as an aware UTC time: from seconds, an HTTP date, or epoch seconds or milliseconds."""
+def retry_after(
+    value: str | None, now: datetime | None = None, clock_ahead: timedelta = timedelta(0)
+) -> datetime | None:
+    """Retry-After as an aware UTC time: from seconds, an HTTP date, or epoch seconds or milliseconds.
+
+    clock_ahead: how far the clock that made a date or an epoch is ahead of ours.
+    """
     if not value:
         return None
     now = now or datetime.now(UTC)
@@ -76,21 +95,26 @@ def retry_after(value: str | None, now: datetime | None = None) -> datetime | No
         number = float(value)
     except ValueError:
         try:
-            moment = email.utils.parsedate_to_datetime(value)
+            moment = _http_date(value) - clock_ahead
         except ValueError:
             return None
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     else:
         if not 0 <= number < 1e14:
             return None
         if number > 1e11:
-            moment = datetime.fromtimestamp(number / 1000, UTC)
+            moment = datetime.fromtimestamp(number / 1000, UTC) - clock_ahead
         elif number > 1e9:
-            moment = datetime.fromtimestamp(number, UTC)
+            moment = datetime.fromtimestamp(number, UTC) - clock_ahead
         else:
             moment = now + timedelta(seconds=number)
-    # A provider whose clock is off must not park a job for a week.
+    # Whatever a provider says must not park a job for a week.
     return min(max(moment, now), now + timedelta(days=1))
+
+
+def _http_date(value: str) -> datetime:
+    """Aware UTC; ValueError for what is no date."""
+    moment = email.utils.parsedate_to_datetime(value)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def clean_json(value: Any) -> Any:
@@ -211,6 +235,7 @@ class Api:
     limiter: Limiter | None = field(default=None, repr=False)
     facts: Mapping[str, Any] = field(default_factory=dict)
     namespace: str = ""
+    refreshing: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     async def get(
         self, path: str, params: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
@@ -241,9 +266,10 @@ class Api:
                 self.limiter.after(reply)
             if self.refresh is not None and token is not None and not refreshed and self.provider.expired(reply):
                 refreshed = True
-                # Another chunk may have refreshed it while this request was on its way.
-                if self.token == token:
-                    self.token = await self.refresh(token)
+                # Others may have met the same end of the token: the first refreshes it, the rest wait for that.
+                async with self.refreshing:
+                    if self.token == token:
+                        self.token = await self.refresh(token)
                 continue
             if (error := self._error(reply)) is not None:
                 raise error

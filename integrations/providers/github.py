@@ -63,7 +63,8 @@ def _classify(reply: Reply) -> ProviderError | None:
             return Throttled("GitHub's rate limit is used up.", at)
         if reply.headers.get("x-ratelimit-remaining") == "0":
             state = _rate_state(reply)
-            return Throttled("GitHub's rate limit is used up.", state.reset_at if state else None)
+            at = reply.by_our_clock(state.reset_at) if state and state.reset_at else None
+            return Throttled("GitHub's rate limit is used up.", at)
         if "rate limit" in message.lower() or status == 429:
             return Throttled("GitHub asks to slow down.", datetime.now(UTC) + timedelta(seconds=60))
         if "required" in reply.headers.get("x-github-sso", ""):

@@ -1,0 +1,121 @@
+"""What a job has to bring: its streams in their partitions, minus what the ledger says is here, with the provider's counts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from channels.db import database_sync_to_async
+
+from historical_sync import coverage, planning
+from historical_sync.coverage import Spans
+from historical_sync.models import HistoricalSyncJob
+from integrations.errors import AccessDenied, ReauthRequired
+from integrations.http import Api
+from integrations.providers.base import WHOLE, Estimate, Partition, Stream, Window, WindowKind
+
+COUNTS_AT_MOST = 60  # count probes of one plan
+COUNTS_AT_ONCE = 8
+COUNT_TIMEOUT = 15.0  # seconds for all of them
+
+
+async def gather_targets(api: Api, job: HistoricalSyncJob) -> list[planning.Target]:
+    """The job's targets, with counts where they are cheap.
+
+    When the provider does not let us list what the partitioned streams are listed by, these become one target each, without a
+    partition: the chunk made of it lists them again, and fails in words while the other streams finish.
+    """
+    provider = job.connection.provider
+    streams = [stream for stream in provider.streams if stream.name in job.streams]
+    partitions: Sequence[Partition] = ()
+    if provider.partitions is not None and any(stream.partitioned for stream in streams):
+        try:
+            partitions = await provider.partitions(api)
+        except AccessDenied:
+            partitions = (WHOLE,)
+    covered = await _covered(job)
+    targets = [
+        planning.Target(stream, partition, _missing(job, stream, partition, covered))
+        for stream in streams
+        for partition in (partitions if stream.partitioned else (WHOLE,))
+    ]
+    return await count_targets(api, targets)
+
+
+async def listed_targets(api: Api, job: HistoricalSyncJob, stream: Stream, window: Window) -> list[planning.Target]:
+    """The targets of a partitioned stream that could not be listed when the job was planned."""
+    assert job.connection.provider.partitions is not None
+    partitions = await job.connection.provider.partitions(api)
+    covered = await _covered(job)
+    return await count_targets(
+        api,
+        [
+            planning.Target(stream, partition, planning.subtract(window, covered.get((stream.name, partition.key), ())))
+            for partition in partitions
+        ],
+    )
+
+
+def _missing(
+    job: HistoricalSyncJob, stream: Stream, partition: Partition, covered: Mapping[tuple[str, str], Spans]
+) -> tuple[Window, ...]:
+    """What the job has to read of the stream in the partition.
+
+    An incremental sync goes on where each of them ended, also where that is before the job's own beginning (its chunk failed
+    last time); what appeared since the first import is read as far back as that went.
+    """
+    spans = covered.get((stream.name, partition.key), ())
+    since = job.start_date
+    if job.kind == "incremental" and stream.window is not WindowKind.SNAPSHOT:
+        if spans:
+            since = min(since, spans[-1][1])
+        elif earliest := _earliest(
+            span for (name, _), found in covered.items() if name == stream.name for span in found
+        ):
+            since = min(since, earliest)
+    return planning.subtract(Window(since, job.end_date), spans) if since < job.end_date else ()
+
+
+def _earliest(spans: Iterable[tuple[datetime, datetime]]) -> datetime | None:
+    return min((since for since, _ in spans), default=None)
+
+
+async def _covered(job: HistoricalSyncJob) -> Mapping[tuple[str, str], Spans]:
+    return {} if job.full else await database_sync_to_async(coverage.ledger)(job.connection)
+
+
+async def count_targets(api: Api, targets: Sequence[planning.Target]) -> list[planning.Target]:
+    """The targets with the provider's counts, as far as a few probes go; a probe that fails leaves its target uncounted."""
+    wanted = [
+        i
+        for i, t in enumerate(targets)
+        if t.stream.count is not None and t.missing and not (t.stream.partitioned and t.partition == WHOLE)
+    ]
+    counted = list(targets)
+    if not wanted or len(wanted) > COUNTS_AT_MOST:
+        return counted
+
+    gate = asyncio.Semaphore(min(COUNTS_AT_ONCE, api.provider.budget.concurrency))
+
+    async def probe(target: planning.Target) -> Estimate | None:
+        assert target.stream.count is not None
+        async with gate:
+            return await target.stream.count(
+                api, target.partition, Window(target.missing[0].since, target.missing[-1].until)
+            )
+
+    probes = {i: asyncio.ensure_future(probe(targets[i])) for i in wanted}
+    try:
+        await asyncio.wait(probes.values(), timeout=COUNT_TIMEOUT)
+    finally:
+        for task in probes.values():
+            task.cancel()
+        found = await asyncio.gather(*probes.values(), return_exceptions=True)
+    for i, estimate in zip(probes, found, strict=True):
+        if isinstance(estimate, ReauthRequired):
+            raise estimate
+        if isinstance(estimate, Estimate):
+            target = targets[i]
+            counted[i] = planning.Target(target.stream, target.partition, target.missing, estimate)
+    return counted
