@@ -209,10 +209,10 @@ def test_nothing_is_lost_or_doubled_by_faults(
 ) -> None:
     from datetime import timedelta
 
-    from historical_sync import claims
+    from historical_sync import retrying
 
     # The waits between retries are tested elsewhere; here they would only take time.
-    monkeypatch.setattr(claims, "back_off", lambda attempts, jitter: timedelta(milliseconds=100))
+    monkeypatch.setattr(retrying, "back_off", lambda attempts, jitter: timedelta(milliseconds=100))
     connection = connect(replay)
     replay.control(reset=True, **faults)
     job = sync(connection, *EVERYTHING)
