@@ -180,7 +180,11 @@ ROWS = {
     "quarantine": """
         SELECT stream, external_id, reason, fingerprint::text FROM historical_sync_quarantinedrecord WHERE tenant_id = %s
         """,
-    "coverage": "SELECT stream, partition, ranges::text FROM historical_sync_coverage WHERE tenant_id = %s",
+    # What is read whole is covered up to the job's start, which is another one each time.
+    "coverage": """
+        SELECT stream, partition, CASE WHEN lower_inf(ranges) THEN 'whole' ELSE ranges::text END
+        FROM historical_sync_coverage WHERE tenant_id = %s
+        """,
     "chunks": """
         SELECT stream, partition, since::text, until::text, status, pages, records_processed, records_skipped, records_quarantined,
                progress, lease
