@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from integrations.providers.base import Provider
 from integrations.providers.github import GITHUB
+from integrations.providers.hubspot import HUBSPOT
 from integrations.providers.salesforce import SALESFORCE
 from integrations.providers.slack import SLACK
 
@@ -12,6 +13,7 @@ PROVIDERS: dict[str, Provider] = {
     "github": GITHUB,
     "salesforce": SALESFORCE,
     "slack": SLACK,
+    "hubspot": HUBSPOT,
 }
 
 
