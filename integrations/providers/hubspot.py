@@ -74,7 +74,7 @@ _TYPES = {
         {"companies": "for_account", "contacts": "with"},
     ),
     "tickets": _Type(
-        "ticket", "case", ("subject",), ("hs_pipeline_stage", "hs_ticket_priority", "closed_date"), ("subject", "content"),
+        "ticket", "ticket", ("subject",), ("hs_pipeline_stage", "hs_ticket_priority", "closed_date"), ("subject", "content"),
         {"contacts": "raised_by", "companies": "for_account"}, "assigned_to",
     ),
     "calls": _Type("call", "event", ("hs_call_title",), ("hs_timestamp", "hs_call_direction"), ("hs_call_body",), _ABOUT),
@@ -217,25 +217,21 @@ def _count(name: str) -> Callable[..., Any]:
 
 async def _fetch_archived(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     """The bin, type after type: searches never show what is archived, and its list has no dates to filter by."""
-    name, after, denied = (cursor["type"], cursor["after"], cursor["denied"]) if cursor else (_NAMES[0], None, 0)
+    name, after = (cursor["type"], cursor["after"]) if cursor else (_NAMES[0], None)
     what = _TYPES[name]
     properties = ("hubspot_owner_id", *what.title, *what.facts, *what.more)
     params = {"archived": "true", "limit": 100, "properties": ",".join(properties)}
     try:
         data = (await api.get(f"{OBJECTS}/{name}", {**params, "after": after} if after else params)).data
     except AccessDenied:
-        denied += 1
-        if denied == len(_NAMES):
+        if cursor is None:  # contacts may always be read; other types as the portal's plan has it
             raise
         data = {"results": []}
     records, rejected = _records(data["results"], lambda row: row["archivedAt"], f"{name}:", objectType=name)
-    more, following = data.get("paging"), _NAMES.index(name) + 1
-    if more:
-        cursor = {"type": name, "after": more["next"]["after"], "denied": denied}
-    elif following < len(_NAMES):
-        cursor = {"type": _NAMES[following], "after": None, "denied": denied}
-    else:
-        cursor = None
+    if more := data.get("paging"):
+        return Page(records, {"type": name, "after": more["next"]["after"]}, None, rejected)
+    following = _NAMES.index(name) + 1
+    cursor = {"type": _NAMES[following], "after": None} if following < len(_NAMES) else None
     return Page(records, cursor, None, rejected)
 
 
@@ -304,7 +300,7 @@ def _object(name: str, row: JSON, ns: str) -> Graph:
     for address in _listed(properties.get("hs_email_from_email")):
         person(address, "authored", False)
     for address in _listed(properties.get("hs_email_to_email")) + _listed(properties.get("hs_email_cc_email")):
-        person(address, "sent_to", True)
+        person(address, "with", True)
     mentioned = dict.fromkeys(m for field in what.texts for m in mentioned_emails(_plain(properties.get(field))))
     said.extend(Relationship("mentions", key, m) for m in mentioned if m != key)
     return Graph(entities, said)

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 from integrations.sandbox.consent import STYLE
 from integrations.sandbox.faults import Control
 from integrations.sandbox.github import GitHub
+from integrations.sandbox.hubspot import HubSpot
 from integrations.sandbox.salesforce import Salesforce
 from integrations.sandbox.slack import Slack
 from integrations.sandbox.stand_in import StandIn
@@ -26,6 +27,7 @@ STAND_INS: tuple[type[StandIn], ...] = (
     GitHub,
     Salesforce,
     Slack,
+    HubSpot,
 )
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
