@@ -376,7 +376,7 @@ HUBSPOT = Provider(
         "/oauth/authorize", TOKEN, ("oauth", _SCOPES["contacts"], _SCOPES["companies"], _SCOPES["deals"], "crm.objects.owners.read"),
         # What a portal's plan may lack would block the whole installation if it were required.
         extra_authorize={"optional_scope": "tickets sales-email-read"},
-        revoke=_revoke, token_root="https://api.hubapi.com",
+        revoke=_revoke, token_root="https://api.hubapi.com", token_reply=lambda answer: {**answer, "scope": answer.get("scopes")},
     ),
     token_help="The access token of a private app with read access to contacts, companies, deals, owners, tickets and e-mails.",
     settle=timedelta(minutes=5),
