@@ -85,9 +85,7 @@ class HubSpot(StandIn):
     def token_granted(self, request: Request, answer: JSON, account: str) -> Response:
         scopes = [
             "oauth",
-            "crm.objects.contacts.read",
-            "crm.objects.companies.read",
-            "crm.objects.deals.read",
+            *(f"crm.objects.{name}.read" for name in ("contacts", "companies", "deals", "owners")),
             "tickets",
         ]
         about = {"hub_id": int(account), "scopes": scopes, "user_id": 51_000, "token_use": "access_token"}
@@ -156,13 +154,13 @@ class HubSpot(StandIn):
         )
 
     def _owners(self, request: Request, account: str) -> Response:
-        portal, archived = self.portals[account], request.query.get("archived") == "true"
+        portal, archived = self.portals[account], request.query.get("archived", "").lower() == "true"
         table = self.table(account, "owners")
         places = [p for p in self.rows(table, range(portal.owner_count)) if portal.has_left(p) == archived]
         return self._slice(request, places, table.row, 500)
 
     def _list(self, request: Request, account: str, name: str) -> Response:
-        portal, archived = self.portals[account], request.query.get("archived") == "true"
+        portal, archived = self.portals[account], request.query.get("archived", "").lower() == "true"
         if self.denies("archived" if archived else name):
             return self.forbidden(request, name)
         wanted = request.query.get("properties", "").split(",")

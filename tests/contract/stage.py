@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -147,6 +149,15 @@ class Stage:
             assert json.loads(text) == page.next_cursor, "the cursor does not survive JSON"
             assert text != json.dumps(cursor), "the cursor stands still"
             cursor = json.loads(text)
+
+
+@asynccontextmanager
+async def staged(slug: str, records: int = 240) -> AsyncIterator[Stage]:
+    """A stage for a provider's own tests, connected as the first account."""
+    stage = Stage(slug, records)
+    async with stage.client:
+        await stage.use(stage.account)
+        yield stage
 
 
 @dataclass

@@ -11,7 +11,7 @@ from integrations.errors import AccessDenied, ProviderError, Throttled, Unavaila
 from integrations.http import Reply
 from integrations.providers.base import Context, Graph, Window
 from integrations.providers.hubspot import HUBSPOT
-from tests.contract.stage import ALL, Stage
+from tests.contract.stage import ALL, staged
 
 CONTEXT = Context("hubspot@7700001")
 
@@ -96,8 +96,7 @@ def test_budget_headers_are_read_and_searches_have_none() -> None:
 
 
 async def test_a_bulk_edit_of_more_rows_than_a_search_lists_is_read_whole() -> None:
-    stage = Stage("hubspot", records=400)
-    async with stage.client:
+    async with staged("hubspot", records=400) as stage:
         times = stage.stand_in.table(stage.account, "contacts").times
         moment = max(times, key=times.count)
         assert times.count(moment) > 5
@@ -110,8 +109,7 @@ async def test_a_bulk_edit_of_more_rows_than_a_search_lists_is_read_whole() -> N
 
 
 async def test_associations_are_read_to_their_last_page() -> None:
-    stage = Stage("hubspot")
-    async with stage.client:
+    async with staged("hubspot") as stage:
         whole = await stage.read(HUBSPOT.stream("deals"))
         await stage.control(page_size=2)
         paged = await stage.read(HUBSPOT.stream("deals"))
@@ -121,8 +119,7 @@ async def test_associations_are_read_to_their_last_page() -> None:
 
 
 async def test_objects_come_in_though_what_they_are_associated_with_is_denied() -> None:
-    stage = Stage("hubspot")
-    async with stage.client:
+    async with staged("hubspot") as stage:
         await stage.control(deny=["hubspot.companies"])
         found = await stage.read(HUBSPOT.stream("deals"))
         assert found.ids == stage.truth(HUBSPOT.stream("deals"), ALL)
@@ -130,8 +127,7 @@ async def test_objects_come_in_though_what_they_are_associated_with_is_denied() 
 
 
 async def test_the_bin_is_read_as_far_as_the_portals_plan_goes() -> None:
-    stage = Stage("hubspot")
-    async with stage.client:
+    async with staged("hubspot") as stage:
         found = await stage.read(HUBSPOT.stream("archived"))
         kinds = {graph.entities[0].kind for graph in found.graphs("hubspot")}
         assert {"person", "organization", "deal", "ticket", "event", "message", "document", "task"} == kinds
