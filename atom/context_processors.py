@@ -8,6 +8,13 @@ from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
 from atom.access import Right, tenants_of
+from atom.views import APPEARANCE, APPEARANCES
+
+
+def appearance(request: HttpRequest) -> dict[str, Any]:
+    """light or dark, where somebody chose; "" follows the system."""
+    chosen = request.COOKIES.get(APPEARANCE, "")
+    return {"appearance": chosen if chosen in APPEARANCES else "", "appearances": APPEARANCES}
 
 
 def tenant(request: HttpRequest) -> dict[str, Any]:

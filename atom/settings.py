@@ -118,9 +118,11 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "atom.context_processors.appearance",
                 "atom.context_processors.tenant",
                 "historical_sync.pages.frame.running",
             ],
+            "builtins": ["atom.templatetags.pictures"],
         },
     },
 ]

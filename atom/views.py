@@ -25,6 +25,9 @@ from atom.middleware import actor_of
 
 View = Callable[..., HttpResponse]
 
+APPEARANCE = "appearance"  # the cookie; it has to be there before the first paint, so it is no row of a table
+APPEARANCES = {"": "System", "light": "Light", "dark": "Dark"}
+
 # Failed sign-ins: of one account from one address, of one account from anywhere, from one address to any account.
 SIGN_IN_WINDOW = 300  # seconds
 SIGN_IN_LIMITS = {"pair": 5, "account": 30, "address": 50}
@@ -145,6 +148,23 @@ def switch_tenant(request: HttpRequest) -> HttpResponse:
         raise Http404
     request.session[SESSION_TENANT] = wanted
     return redirect(settings.LOGIN_REDIRECT_URL)
+
+
+@require_POST
+def appearance(request: HttpRequest) -> HttpResponse:
+    """Light, dark, or as the system has it, in this browser."""
+    chosen = request.POST.get("appearance", "")
+    back = request.headers.get("Referer", "")
+    if not url_has_allowed_host_and_scheme(back, {request.get_host()}, require_https=request.is_secure()):
+        back = settings.LOGIN_REDIRECT_URL
+    response = redirect(back)
+    if chosen and chosen in APPEARANCES:
+        response.set_cookie(
+            APPEARANCE, chosen, max_age=365 * 86_400, secure=request.is_secure(), httponly=True, samesite="Lax"
+        )
+    else:
+        response.delete_cookie(APPEARANCE)
+    return response
 
 
 @never_cache

@@ -1,6 +1,7 @@
 """'Job N changed', from whoever committed to whoever watches. At most five a second a job, the last one always.
 
-Messages carry no state: the consumer re-reads the job. A channel layer that is down costs live pages their liveness (they poll)
+Messages carry no state: the consumer re-reads the job. The exception is what a slow provider is being asked right now, which is
+nowhere written down. A channel layer that is down costs live pages their liveness (they poll)
 and jobs nothing.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from datetime import datetime
 from secrets import token_hex
 from typing import Any
 from uuid import UUID
@@ -66,17 +68,27 @@ async def flush() -> None:
     await asyncio.gather(*list(_trailing.values()), return_exceptions=True)
 
 
+async def job_asking(job_id: UUID | str, tenant_id: UUID | str, words: str, since: datetime) -> None:
+    """Tells the watchers of one job what its provider has not answered since `since`. Never raises."""
+    message = {"type": "job.asking", "tenant_id": str(tenant_id), "words": words, "since": since.isoformat()}
+    await _send_to([job_group(job_id)], message)
+
+
 async def _send(job_id: str, tenant_id: str) -> None:
+    # The mark lets the sockets of one process share one reading of the job per message.
+    message = {"type": "job.changed", "job_id": job_id, "tenant_id": tenant_id, "mark": token_hex(8)}
+    await _send_to([job_group(job_id), tenant_group(tenant_id)], message)
+
+
+async def _send_to(groups: list[str], message: dict[str, str]) -> None:
     global _complained_at
     layer: Any = get_channel_layer()
     if layer is None:
         return
-    # The mark lets the sockets of one process share one reading of the job per message.
-    message = {"type": "job.changed", "job_id": job_id, "tenant_id": tenant_id, "mark": token_hex(8)}
     try:
         async with asyncio.timeout(SEND_TIMEOUT):
-            await layer.group_send(job_group(job_id), message)
-            await layer.group_send(tenant_group(tenant_id), message)
+            for group in groups:
+                await layer.group_send(group, message)
     except Exception as error:
         if time.monotonic() > _complained_at + COMPLAIN_EVERY:
             _complained_at = time.monotonic()

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import orjson
 from channels.generic.websocket import AsyncWebsocketConsumer
+from django.template.loader import render_to_string
 
 from atom.access import Actor
 from atom.sockets import actor_of_scope
@@ -66,6 +67,9 @@ class TenantConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         if message["tenant_id"] == self.tenant_id:
             self._changed[message["job_id"]] = message.get("mark", "")
             self._wake.set()
+
+    async def job_asking(self, message: dict[str, Any]) -> None:
+        """What a slow provider is being asked: only the job's page shows it."""
 
     async def _send_changes(self) -> None:
         while True:
@@ -190,6 +194,11 @@ class JobFragments(OneJob):
 
     async def changed(self, seen: LiveJob) -> None:
         await self.send(text_data=seen.html("historical_sync/_job_live.html", self.actor))
+
+    async def job_asking(self, message: dict[str, Any]) -> None:
+        if message["tenant_id"] == self.tenant_id:
+            context = {"asking": message["words"], "asking_since": datetime.fromisoformat(message["since"])}
+            await self.send(text_data=render_to_string("historical_sync/_pulse.html", context))
 
 
 def _statuses(tenant_id: str) -> dict[str, str]:

@@ -10,10 +10,11 @@ by the error's class (`integrations.errors`); nothing here knows a provider's na
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 
 PAGES_AHEAD = 4  # pages fetched and not stored yet, per chunk
 RECORDS_A_COMMIT = 1_000
+ASKING_AFTER = 1.0  # seconds without an answer after which watchers hear what is being asked
 
 
 @dataclass(slots=True)
@@ -48,6 +50,7 @@ class JobRun:
     """A job as this worker works on it: shared by its chunks, so that they share the token, the budget and the stop.
 
     Once stopped it is used no more: whoever resumes the job opens it anew.
+    asking: what each of its chunks waits for from the provider right now, in words, and since when.
     """
 
     job: HistoricalSyncJob
@@ -55,7 +58,17 @@ class JobRun:
     budget: ConnectionBudget
     room: Room
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    asking: dict[str, tuple[str, datetime]] = field(default_factory=dict)
     users: int = 0
+
+    @contextlib.contextmanager
+    def asks(self, who: str, words: str) -> Iterator[None]:
+        """While `who` waits for the provider's answer about `words`."""
+        self.asking[who] = (words, datetime.now(UTC))
+        try:
+            yield
+        finally:
+            self.asking.pop(who, None)
 
 
 class TooManyRejected(Exception):
@@ -173,7 +186,8 @@ class Engine:
         job = run.job
         job_id, tenant_id = str(job.id), str(job.tenant_id)
         try:
-            targets = await self._until_stopped(run, targeting.gather_targets(run.api, job))
+            with run.asks("plan", "what there is"):
+                targets = await self._until_stopped(run, targeting.gather_targets(run.api, job))
             if targets is None:
                 return True  # the next claim settles the stop
             chunks = planning.plan(targets)
@@ -280,7 +294,7 @@ class Engine:
             phase += f" in {claim.partition.label}"
         meter = Meter(stream, claim)
         queue: asyncio.Queue[Page | None] = asyncio.Queue(PAGES_AHEAD)
-        fetcher = asyncio.create_task(_fetch_pages(run.api, stream, claim, window, queue))
+        fetcher = asyncio.create_task(_fetch_pages(run, stream, claim, window, queue, phase))
         stopper = asyncio.create_task(stop.wait())
         try:
             while True:
@@ -369,6 +383,17 @@ class Engine:
             if lease.job_id == job_id:
                 stop.set()
 
+    async def say_what_is_asked(self) -> None:
+        """Tells the watchers of slow jobs what the provider has been asked and has not answered yet."""
+        slow = datetime.now(UTC) - timedelta(seconds=ASKING_AFTER)
+        for job_id, run in list(self.runs.items()):
+            asked = sorted((since, words) for words, since in run.asking.values())
+            # A request that is younger than that means that answers do come in.
+            if asked and asked[-1][0] < slow:
+                since, words = asked[0]
+                words = f"Asking {run.job.connection.provider_name} {words}"
+                await broadcast.job_asking(job_id, run.job.tenant_id, words, since)
+
     def close(self) -> None:
         """Lets go of every chunk at its next page boundary and takes no more."""
         self.closing.set()
@@ -413,15 +438,16 @@ class Meter:
 
 
 async def _fetch_pages(
-    api: Api, stream: Stream, claim: Claim, window: Window | None, queue: asyncio.Queue[Page | None]
+    run: JobRun, stream: Stream, claim: Claim, window: Window | None, queue: asyncio.Queue[Page | None], phase: str
 ) -> None:
     """Puts the window's pages into the queue, then None. What goes wrong is raised here, after the pages before it."""
     cursor, been = claim.cursor, set()
     while window is not None:
         been.add(_place(cursor))
-        page = await stream.fetch(api, claim.partition, window, cursor)
+        with run.asks(claim.lease.token, f"for {phase}"):
+            page = await stream.fetch(run.api, claim.partition, window, cursor)
         if page.next_cursor is not None and _place(page.next_cursor) in been:
-            raise CursorExpired(f"{api.provider.name} sends the same pages again and again.")
+            raise CursorExpired(f"{run.api.provider.name} sends the same pages again and again.")
         await queue.put(page)
         cursor = page.next_cursor
         if cursor is None:

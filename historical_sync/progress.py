@@ -32,6 +32,7 @@ class JobNumbers(Protocol):
     total_chunks: int
     failed_chunks: int
     waiting_until: datetime | None
+    last_error_code: str
     last_page_at: datetime | None
     earlier_pace_at: datetime | None
     earlier_pace_progress: float
@@ -106,7 +107,9 @@ def _phase(job: JobNumbers, waiting: datetime | None) -> str:
         return "Waiting for a worker"
     if job.status == states.RUNNING:
         if waiting is not None:
-            return f"Waiting for the provider's limit until {waiting:%H:%M} UTC"
+            if job.last_error_code == "provider_throttled":
+                return f"Waiting for the provider's limit until {waiting:%H:%M} UTC"
+            return f"The provider had a problem; trying again at {waiting:%H:%M:%S} UTC"
         if not job.planned:
             return "Planning"
         return f"Importing {job.phase_detail}" if job.phase_detail else "Importing"

@@ -33,6 +33,7 @@ from integrations import gateway, providers
 log = logging.getLogger(__name__)
 
 OBEY_SECONDS = 1.0
+SAY_SECONDS = 0.8
 POLL_SECONDS = 0.2  # Procrastinate misses a notification now and then; this bounds the wait
 RECONNECT_SECONDS = 1.0
 KEEP_ALIVE_SHARE, REAP_SHARE = 1 / 6, 1 / 10  # of the time after which a worker is taken for dead
@@ -111,6 +112,7 @@ async def _run(
             beside = [
                 asyncio.create_task(_every(lease * KEEP_ALIVE_SHARE, engine.keep_alive), name="keep alive"),
                 asyncio.create_task(_every(OBEY_SECONDS, engine.obey), name="obey"),
+                asyncio.create_task(_every(SAY_SECONDS, engine.say_what_is_asked), name="say"),
                 asyncio.create_task(_listen(engine), name="listen"),
                 asyncio.create_task(_every(lease * REAP_SHARE, lambda: _reap(engine, worker_app)), name="reap"),
             ]

@@ -23,6 +23,7 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "home": ("get", 302, 302, 302),
     "sign-in": ("get", 302, 302, 200),
     "sign-out": ("post", 302, 302, 302),
+    "appearance": ("post", 302, 302, 302),
     "healthz": ("get", 200, 200, 200),
     "readyz": ("get", 200, 200, 200),
     "api-schema": ("get", 200, 200, 200),

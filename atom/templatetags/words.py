@@ -1,4 +1,7 @@
-"""Numbers, times and states in a person's words."""
+"""Numbers, times and states in a person's words.
+
+Times are written in UTC and say so; `static/atom/times.js` rewrites them in the viewer's zone, by their `data-as`.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +9,37 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django import template
-from django.templatetags.static import static
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from atom.templatetags.pictures import icon
+
 register = template.Library()
 
+# status -> word, icon, tone
 STATUS_WORDS = {
-    "pending": ("Waiting", "clock", "neutral"),
-    "running": ("Running", "refresh", "active"),
-    "paused": ("Paused", "pause", "warn"),
-    "completed": ("Completed", "check", "good"),
-    "failed": ("Failed", "alert", "bad"),
-    "cancelled": ("Cancelled", "x", "neutral"),
+    "pending": ("Queued", "pending", "neutral"),
+    "running": ("Running", "running", "active"),
+    "paused": ("Paused", "paused", "warn"),
+    "completed": ("Completed", "completed", "good"),
+    "failed": ("Failed", "failed", "bad"),
+    "cancelled": ("Cancelled", "cancelled", "neutral"),
 }
+# kind of event -> words, tone
 EVENT_WORDS = {
-    "started": "started the import",
-    "pause_requested": "asked for a pause",
-    "cancel_requested": "asked to cancel",
-    "paused": "paused",
-    "resumed": "resumed",
-    "cancelled": "cancelled",
-    "completed": "completed",
-    "failed": "failed",
-    "retry": "will try again",
-    "chunk_failed": "gave up on a part",
-    "split": "split a part in two",
-    "reaped": "took over from a worker that went away",
+    "started": ("started the import", "neutral"),
+    "pause_requested": ("asked for a pause", "neutral"),
+    "cancel_requested": ("asked to cancel", "neutral"),
+    "paused": ("paused", "warn"),
+    "resumed": ("resumed", "active"),
+    "cancelled": ("cancelled", "neutral"),
+    "completed": ("completed", "good"),
+    "failed": ("failed", "bad"),
+    "retry": ("will try a part again", "warn"),
+    "chunk_failed": ("gave up on a part", "bad"),
+    "split": ("split a part in two", "neutral"),
+    "reaped": ("took over from a worker that went away", "warn"),
 }
 
 
@@ -88,7 +94,7 @@ def took(job: Any) -> str:
 
 @register.simple_tag
 def ago(moment: datetime | None) -> SafeString | str:
-    """A moment in words, exact on hover."""
+    """A moment in words, exact on hover: just now, 12 min ago, 3 h ago, 16 Nov."""
     if moment is None:
         return "never"
     seconds = (timezone.now() - moment).total_seconds()
@@ -99,11 +105,43 @@ def ago(moment: datetime | None) -> SafeString | str:
     elif seconds < 86_400:
         words = f"{int(seconds / 3600)} h ago"
     else:
-        words = _day(moment)
+        words = _day(moment.astimezone(UTC))
+    return _time(moment, "ago", words)
+
+
+@register.simple_tag
+def clock(moment: datetime | None) -> SafeString | str:
+    """A time of day near now: 14:05 UTC, or 16 Nov, 14:05 UTC on another day."""
+    if moment is None:
+        return "–"
+    there = moment.astimezone(UTC)
+    words = f"{there:%H:%M} UTC"
+    return _time(
+        moment, "clock", words if there.date() == timezone.now().date() else f"{there.day} {there:%b}, {words}"
+    )
+
+
+@register.simple_tag
+def moment(value: datetime | None) -> SafeString | str:
+    """A moment in full: 16 Nov 2026, 14:05 UTC."""
+    if value is None:
+        return "–"
+    there = value.astimezone(UTC)
+    return _time(value, "moment", f"{there.day} {there:%b %Y}, {there:%H:%M} UTC")
+
+
+@register.simple_tag
+def elapsed(since: datetime) -> SafeString:
+    """How long since, counting on while the page is open: 4 s."""
+    return _time(since, "elapsed", duration((timezone.now() - since).total_seconds()))
+
+
+def _time(moment: datetime, shown_as: str, words: str) -> SafeString:
     exact = moment.astimezone(UTC)
     return format_html(
-        '<time datetime="{}" title="{}">{}</time>', exact.isoformat(), f"{exact:%d %b %Y %H:%M:%S} UTC", words
-    )
+        '<time datetime="{}" title="{} UTC" data-as="{}">{}</time>',
+        exact.isoformat(timespec="seconds"), f"{exact.day} {exact:%b %Y %H:%M:%S}", shown_as, words,
+    )  # fmt: skip
 
 
 @register.simple_tag
@@ -123,6 +161,12 @@ def days(since: datetime, until: datetime) -> SafeString:
     )
 
 
+@register.simple_tag
+def day(moment: datetime) -> str:
+    """A day of a range, which is cut at UTC midnights: 16 Nov, 16 Nov 2025."""
+    return _day(moment.astimezone(UTC))
+
+
 def _day(moment: datetime) -> str:
     this_year = moment.year == timezone.now().year
     return f"{moment.day} {moment:%b}" if this_year else f"{moment.day} {moment:%b %Y}"
@@ -135,21 +179,51 @@ def kind(value: str) -> str:
 
 
 @register.filter
+def kind_of(value: str, count: int) -> str:
+    """A kind for so many: pull_request and 2 -> pull requests."""
+    one = kind(value)
+    if count == 1:
+        return one
+    if one == "person":
+        return "people"
+    if one.endswith("y") and one[-2:-1] not in "aeiou":
+        return f"{one[:-1]}ies"
+    return one if one.endswith("s") else f"{one}s"
+
+
+@register.filter
 def event(value: str) -> str:
-    return EVENT_WORDS.get(value, value.replace("_", " "))
+    return EVENT_WORDS.get(value, (value.replace("_", " "), ""))[0]
 
 
 @register.simple_tag
-def icon(name: str, extra: str = "") -> SafeString:
-    """An icon of static/atom/icons.svg, hidden from screen readers: words stand beside it."""
-    return format_html(
-        '<svg class="icon {}" aria-hidden="true"><use href="{}#{}"/></svg>', extra, static("atom/icons.svg"), name
-    )
+def event_dot(value: str) -> SafeString:
+    """The icon of a kind of event, in its tone."""
+    known = value in EVENT_WORDS
+    tone = EVENT_WORDS[value][1] if known else "neutral"
+    return format_html('<span class="dot {}">{}</span>', tone, icon(value if known else "dot"))
+
+
+@register.filter
+def plural(count: Any, words: str) -> str:
+    """3|plural:"record,records" -> 3 records"""
+    one, many = words.split(",")
+    return f"{number(count)} {one if count == 1 else many}"
+
+
+@register.filter
+def span(value: timedelta) -> str:
+    """A plan's depth in words: 92 days -> 3 months, 1098 days -> 3 years."""
+    if value.days >= 365:
+        years = round(value.days / 365.25)
+        return "1 year" if years == 1 else f"{years} years"
+    months = round(value.days / 30.5)
+    return f"{months} months" if months > 1 else f"{value.days} days"
 
 
 @register.simple_tag
-def badge(job: Any) -> SafeString:
-    """The status by colour, icon and word."""
+def badge(job: Any, extra: str = "") -> SafeString:
+    """The status by colour, icon and word. `extra`: "pill" where it stands alone."""
     words, name, tone = STATUS_WORDS[job.status]
     if job.control == "pause":
         words = "Pausing"
@@ -158,11 +232,42 @@ def badge(job: Any) -> SafeString:
     elif job.status == "paused" and job.pause_reason == "reauth_required":
         words, name, tone = "Needs reconnect", "plug", "bad"
     return format_html(
-        '<span class="badge {}">{}{}</span>', tone, icon(name, "spin" if job.status == "running" else ""), words
+        '<span class="badge {} {}">{}{}</span>',
+        tone,
+        extra,
+        icon(name, "spin" if job.status == "running" else ""),
+        words,
     )
 
 
-@register.simple_tag
-def tile(provider: Any) -> SafeString:
-    """A provider's mark."""
-    return format_html('<span class="tile tile-{}" aria-hidden="true">{}</span>', provider.slug, provider.name[:1])
+# What a list shows of an entity beside its name, the first that it has.
+DETAILS = ("email", "state", "status", "stage", "domain", "title", "description")
+
+
+@register.filter
+def detail(properties: dict[str, Any]) -> str:
+    """The one property that says most in a list; "" when there is none."""
+    return next((str(properties[name]) for name in DETAILS if properties.get(name)), "")
+
+
+@register.filter
+def length_of(value: Any) -> int:
+    """How many characters it takes to show."""
+    return len(str(value))
+
+
+@register.filter
+def state_word(status: str) -> str:
+    return STATUS_WORDS[status][0]
+
+
+@register.filter
+def sentence(text: str) -> str:
+    """With a full stop, if it has none."""
+    return text if not text or text.endswith((".", "!", "?")) else f"{text}."
+
+
+@register.filter
+def bar_tone(job: Any) -> str:
+    """The class of a job's progress bar."""
+    return {"completed": "good", "failed": "bad", "paused": "warn", "cancelled": "neutral"}.get(job.status, "")

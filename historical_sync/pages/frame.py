@@ -21,15 +21,21 @@ from historical_sync.live import job_context
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.progress import describe
 
+# The header's links: (words, URL name, names of the pages that belong to it).
+NAVIGATION = (
+    ("Integrations", "integrations", ("integrations", "import")),
+    ("Imports", "jobs", ("jobs", "job", "job-cancel")),
+    ("Explorer", "entities", ("entities", "entity")),
+)
 RECENT = timedelta(seconds=30)  # how far back a page that polls is told of what ended
 
 
 def running(request: HttpRequest) -> dict[str, Any]:
-    """Context processor: the small running indicator of the header."""
+    """Context processor: the header's links and its small running indicator."""
     actor = getattr(request, "actor", None)
     if actor is None:
         return {}
-    return {"running_jobs": SimpleLazyObject(lambda: _running(actor.tenant.id))}
+    return {"navigation": NAVIGATION, "running_jobs": SimpleLazyObject(lambda: _running(actor.tenant.id))}
 
 
 def indicator(tenant_id: UUID | str) -> str:

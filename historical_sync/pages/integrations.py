@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from django.contrib import messages
-from django.db.models import Max, Q, Sum
+from django.db.models import Max, OuterRef, Q, Subquery, Sum
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -21,10 +21,12 @@ from atom.access import Actor, Right
 from atom.errors import InvalidInput, Refused
 from atom.middleware import actor_of
 from atom.plans import PLANS
+from atom.templatetags.words import span
 from atom.views import tenant_required
 from historical_sync import actions, states
 from historical_sync.estimating import estimate
 from historical_sync.live import job_context
+from historical_sync.models import HistoricalSyncJob
 from historical_sync.moments import moment
 from integrations import gateway
 from integrations.connect import connections_of, get_connection
@@ -32,17 +34,18 @@ from integrations.models import Connection, ConnectionStatus
 from integrations.providers import PROVIDERS
 from integrations.providers.base import Provider
 
+NOT_ON_CARDS = (states.COMPLETED, states.CANCELLED)
 PRESETS = ((1, "1 month"), (3, "3 months"), (6, "6 months"), (12, "12 months"), (0, "All"))
 
 
 @dataclass
 class Account:
-    """One connection on a card."""
+    """One connection on a card. `shown`: its latest job, when that runs or failed."""
 
     connection: Connection
     records: int = 0
     last_sync: datetime | None = None
-    active: dict[str, Any] | None = None
+    shown: dict[str, Any] | None = None
 
 
 @dataclass
@@ -108,13 +111,18 @@ def _cards(actor: Actor) -> list[Card]:
         .values("connection")
         .annotate(records=Sum("records_processed"), last=Max("completed_at", filter=done))
     }
-    active = {job.connection_id: job for job in jobs.active().with_names()}
-    for connection in connections_of(actor.tenant).live():
+    newest = HistoricalSyncJob.objects.filter(connection=OuterRef("pk")).order_by("-created_at").values("pk")[:1]
+    connections = list(connections_of(actor.tenant).live().annotate(newest_job=Subquery(newest)))
+    wanted = [connection.newest_job for connection in connections]
+    latest = {
+        job.connection_id: job for job in jobs.with_names().filter(id__in=wanted) if job.status not in NOT_ON_CARDS
+    }
+    for connection in connections:
         card = cards.get(connection.provider_slug)
         if card is None:
             continue
         row = sums.get(connection.id, {})
-        job = active.get(connection.id)
+        job = latest.get(connection.id)
         shown = job_context(job, actor.may(Right.OPERATE)) if job is not None else None
         card.accounts.append(Account(connection, row.get("records") or 0, row.get("last"), shown))
     return list(cards.values())
@@ -181,13 +189,26 @@ def _prompt(
         "end": given.get("end") or now.date().isoformat(),
         "today": now.date().isoformat(),
         "streams": [(stream, stream.name in chosen) for stream in connection.provider.streams],
-        "plan": actor.tenant.limits,
+        "locked": _locked_words(actor, presets),
         "errors": errors,
         "prompt": given.get("prompt", ""),
     }
     template = "historical_sync/_prompt.html" if getattr(request, "htmx", False) else "historical_sync/prompt.html"
     # htmx swaps the answer to a refused form in place, so the dialog stays with what was typed.
     return render(request, template, context, status=200 if status < 400 or getattr(request, "htmx", False) else status)
+
+
+def _locked_words(actor: Actor, presets: list[dict[str, Any]]) -> str:
+    """What the plan locks of the presets and which plan does not; "" when it locks nothing."""
+    plan = actor.tenant.limits
+    locked = [preset for preset in presets if preset["locked"]]
+    if plan.history is None or not locked:
+        return ""
+    ways_on: dict[str, list[str]] = {}
+    for preset in locked:
+        ways_on.setdefault(preset["plan"], []).append(preset["label"])
+    offers = "; ".join(f"{' and '.join(labels)} with the {name} plan" for name, labels in ways_on.items() if name)
+    return f"Your {plan.name} plan reaches {span(plan.history)} back." + (f" {offers}." if offers else "")
 
 
 def _choice(request: HttpRequest) -> tuple[datetime | None, datetime | None, list[str] | None]:

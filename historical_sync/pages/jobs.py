@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -23,12 +22,12 @@ from atom.views import refusal, tenant_required
 from historical_sync import actions, states
 from historical_sync.live import job_context
 from historical_sync.models import HistoricalSyncJob, SyncChunk
+from historical_sync.pages.chunkmap import FIELDS, ChunkFacts, chunk_map
 from integrations.connect import connections_of
 from integrations.providers import PROVIDERS
 
 PAGE = 25
 SORTS = {"newest": "-created_at", "oldest": "created_at", "records": "-records_processed", "status": "status"}
-MOST_CELLS = 600  # chunks that the map draws
 MOST_EVENTS = 100
 MOST_QUARANTINED = 50
 
@@ -73,14 +72,6 @@ def _one_of(request: HttpRequest, name: str, choices: Sequence[str]) -> str:
     return value if value in choices else ""
 
 
-@dataclass
-class MapRow:
-    """A stream's chunks, oldest first, as cells of the map; `left` and `width` in percent of the job's range."""
-
-    label: str
-    cells: list[dict[str, Any]]
-
-
 @never_cache
 @require_GET
 @tenant_required()
@@ -88,7 +79,7 @@ def job(request: HttpRequest, job_id: UUID) -> HttpResponse:
     """The monitor, the map of chunks, the timeline, and what went into quarantine."""
     actor = actor_of(request)
     found = _job(actor, job_id)
-    context = job_context(found, actor.may(Right.OPERATE)) | job_details(found)
+    context = job_context(found, actor.may(Right.OPERATE)) | job_details(found, request.GET.getlist("open"))
     return render(request, "historical_sync/job.html", context)
 
 
@@ -105,43 +96,27 @@ def job_live(request: HttpRequest, job_id: UUID) -> HttpResponse:
 @require_GET
 @tenant_required()
 def job_detail(request: HttpRequest, job_id: UUID) -> HttpResponse:
-    """Map, timeline and quarantine: asked for again while the job runs."""
+    """Map, timeline and quarantine: asked for again when the job changed. `?open=`: streams whose partitions show."""
     actor = actor_of(request)
     found = _job(actor, job_id)
-    return render(
-        request, "historical_sync/_job_details.html", job_context(found, actor.may(Right.OPERATE)) | job_details(found)
-    )
+    context = job_context(found, actor.may(Right.OPERATE)) | job_details(found, request.GET.getlist("open"))
+    return render(request, "historical_sync/_job_details.html", context)
 
 
-def job_details(job: HistoricalSyncJob) -> dict[str, Any]:
-    """What the job's page shows below the monitor."""
+def job_details(job: HistoricalSyncJob, opened: Sequence[str] = ()) -> dict[str, Any]:
+    """What the job's page shows below the monitor. `opened`: streams whose partitions show on the map."""
     events = list(job.events.filter(tenant_id=job.tenant_id).order_by("-at")[:MOST_EVENTS])
-    quarantine = list(job.quarantine.filter(tenant_id=job.tenant_id)[:MOST_QUARANTINED])
-    return {"map": _map(job), "events": events, "quarantine": quarantine, "finished": job.status in states.FINISHED}
-
-
-def _map(job: HistoricalSyncJob) -> list[MapRow]:
+    quarantine = list(job.quarantine.filter(tenant_id=job.tenant_id, replayed_at=None)[:MOST_QUARANTINED])
     chunks = SyncChunk.objects.filter(tenant_id=job.tenant_id, job=job).exclude(status=states.CHUNK_SPLIT)
-    whole = (job.end_date - job.start_date).total_seconds()
-    names = {stream.name: stream.label for stream in job.connection.provider.streams}
-    rows: dict[tuple[str, str], MapRow] = {}
-    for chunk in chunks.order_by("stream", "partition_label", "since")[:MOST_CELLS]:
-        label = names.get(chunk.stream, chunk.stream)
-        if chunk.partition_label:
-            label = f"{label} · {chunk.partition_label}"
-        row = rows.setdefault((chunk.stream, chunk.partition), MapRow(label, []))
-        start = max((chunk.since - job.start_date).total_seconds() / whole * 100, 0)
-        row.cells.append(
-            {
-                "chunk": chunk,
-                "x": round(start, 2),
-                "width": round(max((chunk.until - chunk.since).total_seconds() / whole * 100 - 0.25, 0.6), 2),
-                "records": chunk.records_processed + chunk.records_skipped,
-                "status": "waiting" if chunk.status == states.CHUNK_PENDING and chunk.not_before else chunk.status,
-            }
-        )
-    order = {stream.name: i for i, stream in enumerate(job.connection.provider.streams)}
-    return [row for _, row in sorted(rows.items(), key=lambda item: (order.get(item[0][0], 99), item[0][1]))]
+    labels = {stream.name: stream.label for stream in job.connection.provider.streams}
+    facts = map(ChunkFacts._make, chunks.order_by("since").values_list(*FIELDS))
+    return {
+        "map": chunk_map(facts, job.start_date, job.end_date, labels, opened),
+        "events": events,
+        "quarantine": quarantine,
+        "streams": labels,
+        "finished": job.status in states.FINISHED,
+    }
 
 
 @require_http_methods(["GET", "POST"])

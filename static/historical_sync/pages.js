@@ -1,11 +1,16 @@
-// What is live on Atom's pages: fragments that arrive by socket or poll, dialogs, toasts.
+// What is live on Atom's pages: fragments that arrive by socket or poll, times, dialogs, toasts.
 
+import { localise, serverTime } from "../atom/times.js";
 import { openSocket } from "./client.js";
 
 const TOAST_SECONDS = 12;
+const REFRESH_EVERY = 1500; // ms between two askings for what the socket does not carry
 const toasts = document.getElementById("toasts");
 const modal = document.getElementById("modal");
 const shown = new Set();
+
+serverTime(document.body.dataset.now);
+localise();
 
 // -- fragments ------------------------------------------------------------------------------------------------------------
 
@@ -13,6 +18,7 @@ const shown = new Set();
 function apply(html) {
   const parsed = document.createElement("template");
   parsed.innerHTML = html;
+  localise(parsed.content);
   for (const fresh of [...parsed.content.children]) {
     if (fresh.dataset.toast) {
       toast(fresh);
@@ -20,18 +26,23 @@ function apply(html) {
     }
     const present = fresh.id && document.getElementById(fresh.id);
     if (present) {
-      if (!present.isEqualNode(fresh)) {
-        morph(present, fresh);
-        htmx.process(present);
-      }
+      if (present.isEqualNode(fresh)) continue;
+      const before = present.dataset.revision;
+      morph(present, fresh);
+      htmx.process(present);
+      if (fresh.dataset.title) document.title = fresh.dataset.title;
+      if (before !== fresh.dataset.revision) refreshSoon(document.getElementById(fresh.id));
     } else if (fresh.dataset.newTo) {
-      document.getElementById(fresh.dataset.newTo)?.prepend(fresh);
-      if (fresh.isConnected) htmx.process(fresh);
+      const body = document.getElementById(fresh.dataset.newTo);
+      if (!body) continue;
+      fresh.classList.add("fresh");
+      body.prepend(fresh);
+      htmx.process(fresh);
     }
   }
 }
 
-/** Makes `old` like `fresh`, keeping the elements that stay: focus and a bar's motion survive. */
+/** Makes `old` like `fresh`, keeping the elements that stay: focus, a bar's motion, what is folded open. */
 function morph(old, fresh) {
   if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName || old.id !== fresh.id) {
     old.replaceWith(fresh);
@@ -41,12 +52,21 @@ function morph(old, fresh) {
     if (old.nodeValue !== fresh.nodeValue) old.nodeValue = fresh.nodeValue;
     return;
   }
-  for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
-  for (const { name, value } of [...fresh.attributes]) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
-  const before = [...old.childNodes];
+  const folds = old.nodeName === "DETAILS";
+  for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name) && !(folds && name === "open")) old.removeAttribute(name);
+  for (const { name, value } of [...fresh.attributes]) if (old.getAttribute(name) !== value && !(folds && name === "open")) old.setAttribute(name, value);
   const after = [...fresh.childNodes];
-  after.forEach((child, i) => (before[i] ? morph(before[i], child) : old.append(child)));
-  before.slice(after.length).forEach((child) => child.remove());
+  // What has an id and is there already stays the same element, wherever it moved.
+  after.forEach((child, i) => {
+    const at = old.childNodes[i];
+    const same = child.id && at?.id !== child.id && [...old.children].find((other) => other.id === child.id);
+    if (same) old.insertBefore(same, at ?? null);
+    const now = old.childNodes[i];
+    if (!now) old.append(child);
+    else if (child.id && now.id !== child.id) old.insertBefore(child, now);
+    else morph(now, child);
+  });
+  while (old.childNodes.length > after.length) old.lastChild.remove();
 }
 
 async function fetchFragments(path) {
@@ -54,7 +74,31 @@ async function fetchFragments(path) {
   const target = reply.headers.get("HX-Redirect");
   if (target) location.assign(target);
   else if (reply.ok) apply(await reply.text());
+  else throw new Error(`${path}: ${reply.status}`);
 }
+
+// What is too much to send with every change (a job's map and timeline) is asked for after changes, now and then.
+let refreshTimer = null;
+let refreshedAt = 0;
+
+function refreshSoon(element, wait = REFRESH_EVERY) {
+  const place = element?.closest("[data-refresh]");
+  if (!place || refreshTimer !== null) return;
+  refreshTimer = setTimeout(async () => {
+    const opened = [...document.querySelectorAll("details[data-stream][open]")].map((row) => `open=${encodeURIComponent(row.dataset.stream)}`);
+    try {
+      await fetchFragments(`${place.dataset.refresh}?${opened.join("&")}`);
+    } catch {
+      // The next change asks again.
+    } finally {
+      refreshedAt = Date.now();
+      refreshTimer = null;
+    }
+  }, Math.max(0, refreshedAt + wait - Date.now()));
+}
+document.addEventListener("toggle", (event) => {
+  if (event.target.matches?.("details[data-stream][open]")) refreshSoon(document.querySelector("[data-refresh]"), 0);
+}, true);
 
 // -- toasts ---------------------------------------------------------------------------------------------------------------
 
@@ -66,12 +110,22 @@ function toast(element) {
   }
   const close = document.createElement("button");
   close.type = "button";
+  close.className = "close";
   close.textContent = "×";
   close.setAttribute("aria-label", "Dismiss");
-  close.addEventListener("click", () => element.remove());
+  const remove = () => {
+    element.remove();
+    if (!toasts.querySelector(".toast") && toasts.matches(":popover-open")) toasts.hidePopover();
+  };
+  close.addEventListener("click", remove);
   element.append(close);
   toasts.append(element);
-  setTimeout(() => element.matches(":hover, :focus-within") || element.remove(), TOAST_SECONDS * 1000);
+  // Shown anew, so that it lies above a dialog that was opened after it.
+  if (toasts.matches(":popover-open") && modal.open) toasts.hidePopover();
+  if (!toasts.matches(":popover-open")) toasts.showPopover();
+  document.getElementById("said").textContent = element.querySelector("p").innerText;
+  const later = () => setTimeout(() => (element.matches(":hover, :focus-within") ? later() : remove()), TOAST_SECONDS * 1000);
+  later();
 }
 
 function say(words) {
@@ -93,7 +147,6 @@ function connection(name) {
   return (live) => {
     live ? down.delete(name) : down.add(name);
     linkState.hidden = down.size === 0;
-    linkState.textContent = "Updates every 5 s";
     document.body.dataset.link = down.size ? "poll" : "socket";
   };
 }
@@ -112,9 +165,10 @@ addEventListener("pageshow", (event) => event.persisted && location.reload());
 // -- dialogs --------------------------------------------------------------------------------------------------------------
 
 document.body.addEventListener("htmx:afterSwap", (event) => {
+  localise(event.detail.target);
   if (event.detail.target !== modal) return;
   if (!modal.open) modal.showModal();
-  (modal.querySelector("[autofocus], [aria-invalid], .button.primary, .button.danger") ?? modal).focus();
+  (modal.querySelector("[aria-invalid]") ?? modal.querySelector("[autofocus]") ?? modal.querySelector("input:not([type=hidden]), .button"))?.focus();
 });
 modal.addEventListener("close", () => modal.replaceChildren());
 document.addEventListener("click", (event) => {
@@ -132,15 +186,18 @@ document.addEventListener("click", (event) => {
     form.elements.end.value = form.elements.end.max;
     form.elements.start.dispatchEvent(new Event("change", { bubbles: true }));
   }
-  for (const menu of document.querySelectorAll("details.menu[open]")) if (!menu.contains(event.target)) menu.open = false;
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") for (const menu of document.querySelectorAll("details.menu[open]")) menu.open = false;
+  // A link that says it is a button answers to the space bar like one.
+  if (event.key === " " && event.target.matches?.("a[role=button]")) {
+    event.preventDefault();
+    event.target.click();
+  }
 });
 document.addEventListener("change", (event) => {
   const { start, end } = event.target.form?.elements ?? {};
   if (!start || !end) return;
-  for (const chip of event.target.form.querySelectorAll("[data-since]")) {
+  for (const chip of event.target.form.querySelectorAll("[data-since]:not(:disabled)")) {
     chip.setAttribute("aria-pressed", String(chip.dataset.since === start.value && end.value === end.max));
   }
 });

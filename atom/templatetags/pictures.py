@@ -1,0 +1,92 @@
+"""Icons and providers' marks as inline SVG. Every template has these tags (`TEMPLATES` in the settings)."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from django import template
+from django.conf import settings
+from django.utils.html import escape, format_html
+from django.utils.safestring import SafeString, mark_safe
+from lucide.templatetags.lucide import lucide
+
+register = template.Library()
+
+# What a picture means on our pages -> the icon of https://lucide.dev that says so. Any other name is Lucide's own.
+ICONS = {
+    "logo": "atom",
+    "alert": "triangle-alert",
+    "bolt": "zap",
+    "cancelled": "circle-slash",
+    "completed": "circle-check",
+    "failed": "circle-x",
+    "graph": "waypoints",
+    "key": "key-round",
+    "more": "ellipsis",
+    "paused": "circle-pause",
+    "pending": "circle-dashed",
+    "refresh": "refresh-cw",
+    "running": "loader-circle",
+    "waiting": "hourglass",
+    # the timeline
+    "started": "circle-play",
+    "pause_requested": "pause",
+    "cancel_requested": "x",
+    "resumed": "play",
+    "retry": "rotate-ccw",
+    "chunk_failed": "circle-x",
+    "reaped": "heart-pulse",
+}
+# kind of entity -> icon; any other is a box
+KINDS = {
+    "account": "building-2", "call": "phone", "channel": "hash", "comment": "message-square", "commit": "git-commit-horizontal",
+    "company": "building-2", "contact": "user-round", "conversation": "messages-square", "customer": "user-round",
+    "cycle": "refresh-cw", "database": "database", "deal": "handshake", "document": "file-text", "email": "mail",
+    "event": "calendar", "file": "file", "invoice": "receipt", "issue": "circle-dot", "label": "tag", "meeting": "calendar",
+    "message": "message-square", "milestone": "flag", "opportunity": "handshake", "organization": "building-2",
+    "page": "file-text", "payment": "credit-card", "person": "user-round", "product": "package", "project": "folder-kanban",
+    "pull_request": "git-pull-request", "repository": "book-marked", "sprint": "refresh-cw", "subscription": "repeat",
+    "tag": "tag", "task": "square-check", "team": "users-round", "ticket": "life-buoy", "workspace": "layout-grid",
+}  # fmt: skip
+# Slug -> mark, where they differ.
+MARKS = {"google_calendar": "googlecalendar"}
+
+
+@register.simple_tag
+def icon(name: str, extra: str = "") -> SafeString:
+    """An icon, hidden from screen readers: words stand beside it. `extra`: more classes ("spin")."""
+    return _icon(name + "", extra + "")
+
+
+@lru_cache(maxsize=256)
+def _icon(name: str, extra: str) -> SafeString:
+    drawn = lucide(ICONS.get(name, name), size=16, **{"class": escape(f"icon {extra}".strip()), "aria-hidden": "true"})
+    return mark_safe(re.sub(r"\s*\n\s*", "", drawn))  # noqa: S308
+
+
+@register.simple_tag
+def kind_icon(kind: str, extra: str = "") -> SafeString:
+    """The icon of a kind of entity."""
+    return _icon(KINDS.get(kind, "box"), extra + "")
+
+
+@register.simple_tag
+def tile(provider: Any, size: str = "") -> SafeString:
+    """A provider's mark, or the first letter of its name where the set has none. `size`: "small", "" or "large"."""
+    path = _marks().get(MARKS.get(provider.slug, provider.slug))
+    if path is None:
+        return format_html(
+            '<span class="tile letter mark-{} {}" aria-hidden="true">{}</span>', provider.slug, size, provider.name[:1]
+        )
+    return format_html(
+        '<span class="tile mark-{} {}" aria-hidden="true"><svg viewBox="0 0 24 24"><path d="{}"/></svg></span>',
+        provider.slug, size, path,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _marks() -> dict[str, str]:
+    text = (settings.BASE_DIR / "static" / "atom" / "marks.svg").read_text()
+    return dict(re.findall(r'<symbol id="([^"]+)"[^>]*><path d="([^"]+)"/>', text))
