@@ -19,7 +19,8 @@ from psycopg_pool import AsyncConnectionPool
 from atom.tenancy import SYSTEM_ROLE
 from historical_sync import faultpoints
 
-Pool = AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]]
+Connection = AsyncConnection[tuple[Any, ...]]
+Pool = AsyncConnectionPool[Connection]
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
 
@@ -56,6 +57,20 @@ async def tenant_transaction(
         async with connection.transaction(), connection.cursor() as cursor:
             await cursor.execute("SELECT set_config('atom.tenant', %s, true)", [tenant_id])
             yield cursor
+            faultpoints.reached("before", place)
+        faultpoints.reached("after", place)
+
+
+@asynccontextmanager
+async def pipelined_transaction(pool: Pool, tenant_id: str, place: str = "other") -> AsyncIterator[Connection]:
+    """The same, but statements wait to be sent until an answer is asked for: many of them in one round trip.
+
+    What a statement did wrong is raised where an answer is asked for, at the latest at the end.
+    """
+    async with pool.connection() as connection:
+        async with connection.pipeline(), connection.transaction():
+            await connection.execute("SELECT set_config('atom.tenant', %s, true)", [tenant_id])
+            yield connection
             faultpoints.reached("before", place)
         faultpoints.reached("after", place)
 

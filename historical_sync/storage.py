@@ -20,7 +20,7 @@ from psycopg import AsyncCursor, errors
 from psycopg.types.json import Jsonb
 
 from historical_sync import pgarrays as pg
-from historical_sync.database import Pool, tenant_transaction
+from historical_sync.database import Connection, Pool, pipelined_transaction
 from historical_sync.extraction import (
     GraphRows,
     Ids,
@@ -183,13 +183,10 @@ async def _save(
     phase: str,
 ) -> Saved:
     ids, mentioned, merged = memory.of(lease.tenant_id)
-    async with tenant_transaction(pool, lease.tenant_id, "done" if batch.done else "save") as cursor:
-        # Both in one round trip; reading the answers sends them.
-        await _hold(cursor, lease)
-        async with cursor.connection.cursor(binary=True) as lookup:
-            await _look_up(lookup, lease, rows)
-            held = await _held(cursor)
-            seen = {key.bytes: Seen(*facts) for key, *facts in await lookup.fetchall()}
+    async with pipelined_transaction(pool, lease.tenant_id, "done" if batch.done else "save") as db:
+        chunk, stored_before = await _hold(db, lease), await _look_up(db, lease, rows)
+        held = await _held(chunk)
+        seen = {key.bytes: Seen(*facts) for key, *facts in await stored_before.fetchall()}
         changed = {key: row for key, row in rows.items() if not (key in seen and seen[key].current)}
         graph = graph_rows(changed.values(), extract, context, ids, stored=seen, mentioned=mentioned, merged=merged)
         for row, _ in graph.rejected:
@@ -201,36 +198,36 @@ async def _save(
         relationships: Counter[str] = Counter()
         quarantined = 0
         if changed:
-            await _write_records(cursor, lease, list(changed.values()), graph)
+            await _write_records(db, lease, list(changed.values()), graph)
         if graph.aliases:
             # Before any entity row is locked: whoever merges holds the tenant's merge lock first.
-            await cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('merge ' || %s, 0))", [lease.tenant_id])
+            await db.execute("SELECT pg_advisory_xact_lock(hashtextextended('merge ' || %s, 0))", [lease.tenant_id])
         new_entities = sorted(graph.entities.values())
         if new_entities:
-            entities += await _write_entities(cursor, lease, new_entities)
+            entities += await _write_entities(db, lease, new_entities)
         if graph.aliases:
-            entities.subtract(await _merge(cursor, lease, graph.aliases))
+            entities.subtract(await _merge(db, lease, graph.aliases))
         if changed:
             revised = {key: seen[key].subject for key in changed if key in seen}
-            relationships += await _write_statements(cursor, lease, graph, revised)
+            relationships += await _write_statements(db, lease, graph, revised)
         if rejected:
-            quarantined = await _quarantine(cursor, lease, rejected)
+            quarantined = await _quarantine(db, lease, rejected)
         stored = sum(1 for key in changed if not (key in seen and seen[key].own))
         unchanged = sum(1 for found in seen.values() if found.current and not found.own)
         too_many = _too_many(held, stored + unchanged, quarantined)
         saved = await _advance(
-            cursor, lease, batch, held, stored, unchanged, quarantined, entities, relationships, phase, too_many
+            db, lease, batch, held, stored, unchanged, quarantined, entities, relationships, phase, too_many
         )
         if batch.done and not too_many:
-            await settle(cursor, lease.job_id)
+            await settle(db.cursor(), lease.job_id)
     mentioned.update(entity.id for entity in new_entities if entity.as_of is None)
     merged.update(graph.aliases)
     return saved
 
 
-async def _look_up(cursor: AsyncCursor[Any], lease: Lease, rows: dict[bytes, RecordRow]) -> None:
+async def _look_up(db: Connection, lease: Lease, rows: dict[bytes, RecordRow]) -> AsyncCursor[tuple[Any, ...]]:
     """Asks for the id and the fields of `Seen` of the rows that exist."""
-    await cursor.execute(
+    return await db.execute(
         """
         SELECT r.id, r.content_hash = u.hash OR r.occurred_at > u.occurred_at, r.job_id = %(job)s, r.entity_id
         FROM unnest(%(ids)s, %(hashes)s, %(times)s) AS u(id, hash, occurred_at)
@@ -242,12 +239,13 @@ async def _look_up(cursor: AsyncCursor[Any], lease: Lease, rows: dict[bytes, Rec
             "hashes": pg.uuids([row.hash for row in rows.values()]),
             "times": pg.timestamps([row.occurred_at for row in rows.values()]),
         },
+        binary=True,
     )
 
 
-async def _hold(cursor: AsyncCursor[Any], lease: Lease) -> None:
-    """Locks the chunk if the lease is still ours."""
-    await cursor.execute(
+async def _hold(db: Connection, lease: Lease) -> AsyncCursor[tuple[Any, ...]]:
+    """Locks the chunk if the lease is still ours, and asks for the fields of `Held`."""
+    return await db.execute(
         """
         SELECT progress, weight, records_processed + records_skipped + records_quarantined, records_quarantined, quarantine_forgiven
         FROM historical_sync_syncchunk WHERE id = %s AND lease = %s AND status = 'running' FOR UPDATE
@@ -273,8 +271,8 @@ def _too_many(held: Held, mapped: int, quarantined: int) -> str:
     return f"{bad:,} of {seen:,} records could not be mapped; they are in quarantine"
 
 
-async def _write_records(cursor: AsyncCursor[Any], lease: Lease, rows: Sequence[RecordRow], graph: GraphRows) -> None:
-    await cursor.execute(
+async def _write_records(db: Connection, lease: Lease, rows: Sequence[RecordRow], graph: GraphRows) -> None:
+    await db.execute(
         """
         INSERT INTO historical_sync_syncrecord AS r
             (id, tenant_id, connection_id, job_id, stream, partition, external_id, occurred_at, entity_id, payload, content_hash)
@@ -303,13 +301,13 @@ async def _write_records(cursor: AsyncCursor[Any], lease: Lease, rows: Sequence[
     )
 
 
-async def _write_entities(cursor: AsyncCursor[Any], lease: Lease, rows: Sequence[Any]) -> Counter[str]:
+async def _write_entities(db: Connection, lease: Lease, rows: Sequence[Any]) -> Counter[str]:
     """Writes entities in the order of their ids (no deadlocks); returns how many are new, by kind.
 
     A mention never changes what is there. A record of the entity's own does when it is newer; equal times are decided by the
     record's id, so that any order of pages ends in the same graph.
     """
-    await cursor.execute(
+    answer = await db.execute(
         """
         WITH written AS (
             INSERT INTO historical_sync_entity AS e (id, tenant_id, kind, key, name, properties, as_of, record_id)
@@ -337,11 +335,11 @@ async def _write_entities(cursor: AsyncCursor[Any], lease: Lease, rows: Sequence
             "records": pg.nullable_uuids([e.record for e in rows]),
         },
     )
-    return Counter(dict(await cursor.fetchall()))
+    return Counter(dict(await answer.fetchall()))
 
 
 async def _merge(
-    cursor: AsyncCursor[Any], lease: Lease, aliases: dict[tuple[bytes, bytes], tuple[str, str, bool]]
+    db: Connection, lease: Lease, aliases: dict[tuple[bytes, bytes], tuple[str, str, bool]]
 ) -> Counter[str]:
     """Makes the given keys mean the same thing; returns how many entities stopped standing for themselves, by kind.
 
@@ -350,7 +348,7 @@ async def _merge(
     The caller holds the tenant's merge lock.
     """
     nodes = {node for pair in aliases for node in pair}
-    await cursor.execute(
+    answer = await db.execute(
         """
         SELECT e.id, e.kind, e.key, e.merged_into FROM historical_sync_entity e
         WHERE e.id = ANY(%(ids)s)
@@ -358,7 +356,7 @@ async def _merge(
         """,
         {"ids": pg.uuids(list(nodes))},
     )
-    known = {key.bytes: (kind, text, into.bytes if into else None) for key, kind, text, into in await cursor.fetchall()}
+    known = {key.bytes: (kind, text, into.bytes if into else None) for key, kind, text, into in await answer.fetchall()}
     keys = {node: text for node, (_, text, _) in known.items()}
     kinds = {node: kind for node, (kind, _, _) in known.items()}
     parent = {node: into or node for node, (_, _, into) in known.items()}
@@ -387,7 +385,7 @@ async def _merge(
     counts: Counter[str] = Counter()
     if missing:
         order = sorted(missing)
-        await cursor.execute(
+        await db.execute(
             """
             INSERT INTO historical_sync_entity (id, tenant_id, kind, key, name, properties, merged_into)
             SELECT u.id, %(tenant)s, u.kind, u.key, u.key, '{}', NULLIF(u.merged_into, u.id)
@@ -405,7 +403,7 @@ async def _merge(
         counts.subtract(Counter(kind for node, (_, kind) in missing.items() if root(node) == node))
     changed = sorted(node for node, (_, _, into) in known.items() if root(node) != (into or node))
     if changed:
-        await cursor.execute(
+        await db.execute(
             """
             UPDATE historical_sync_entity e SET merged_into = u.root
             FROM unnest(%(changed)s, %(roots)s) AS u(id, root)
@@ -418,7 +416,7 @@ async def _merge(
 
 
 async def _write_statements(
-    cursor: AsyncCursor[Any], lease: Lease, graph: GraphRows, revised: Mapping[bytes, UUID | None]
+    db: Connection, lease: Lease, graph: GraphRows, revised: Mapping[bytes, UUID | None]
 ) -> Counter[str]:
     """Writes what the records say and takes back what updated records no longer say; returns the new statements by kind.
 
@@ -427,7 +425,7 @@ async def _write_statements(
     """
     counts = Counter(graph.added.kinds)
     if graph.added.records:
-        await cursor.execute(
+        await db.execute(
             """
             INSERT INTO historical_sync_relationship (tenant_id, record_id, kind, source_id, target_id)
             SELECT %(tenant)s, * FROM unnest(%(records)s, %(kinds)s, %(sources)s, %(targets)s)
@@ -440,7 +438,7 @@ async def _write_statements(
     # Every statement of a record has the record's subject at one end, and there an index finds it.
     known = [(key, subject.bytes) for key, subject in revised.items() if subject is not None]
     for end in ("source_id", "target_id"):
-        await cursor.execute(
+        await db.execute(
             f"""
             DELETE FROM historical_sync_relationship r
             USING unnest(%(revised)s, %(subjects)s) AS s(record_id, subject_id)
@@ -455,7 +453,7 @@ async def _write_statements(
                 "subjects": pg.uuids([key for _, key in known]),
             },
         )
-    await cursor.execute(
+    answer = await db.execute(
         """
         WITH written AS (
             INSERT INTO historical_sync_relationship (tenant_id, record_id, kind, source_id, target_id)
@@ -467,7 +465,7 @@ async def _write_statements(
         """,
         columns,
     )
-    counts.update(dict(await cursor.fetchall()))
+    counts.update(dict(await answer.fetchall()))
     return counts
 
 
@@ -481,12 +479,12 @@ def _columns(lease: Lease, statements: Statements) -> dict[str, Any]:
     }
 
 
-async def _quarantine(cursor: AsyncCursor[Any], lease: Lease, rejected: Sequence[Rejected]) -> int:
+async def _quarantine(db: Connection, lease: Lease, rejected: Sequence[Rejected]) -> int:
     """Keeps what could not be mapped, once a job; returns how many are new."""
     kept = 0
     for row in rejected:
         document = any_document(row.payload)
-        await cursor.execute(
+        answer = await db.execute(
             """
             INSERT INTO historical_sync_quarantinedrecord
                 (id, tenant_id, job_id, chunk_id, stream, external_id, reason, fingerprint, sealed_payload, occurred_at)
@@ -504,12 +502,12 @@ async def _quarantine(cursor: AsyncCursor[Any], lease: Lease, rejected: Sequence
                 row.occurred_at,
             ],
         )
-        kept += len(await cursor.fetchall())
+        kept += len(await answer.fetchall())
     return kept
 
 
 async def _advance(
-    cursor: AsyncCursor[Any],
+    db: Connection,
     lease: Lease,
     batch: Pages,
     held: Held,
@@ -551,7 +549,7 @@ async def _advance(
         "whole": batch.whole,
         "pace_seconds": PACE_SECONDS,
     }
-    await cursor.execute(
+    await db.execute(
         """
         UPDATE historical_sync_syncchunk
         SET cursor = CASE WHEN %(stay)s THEN cursor ELSE %(cursor)s END,
@@ -570,7 +568,7 @@ async def _advance(
     )
     if done:
         # Up to the watermark of the job's start only; what was read whole has no beginning (see `coverage.py`).
-        await cursor.execute(
+        await db.execute(
             """
             INSERT INTO historical_sync_coverage AS c (id, tenant_id, connection_id, stream, partition, ranges)
             SELECT gen_random_uuid(), %(tenant)s, %(connection)s, %(stream)s, %(partition)s,
@@ -586,7 +584,7 @@ async def _advance(
             """,
             values,
         )
-    await cursor.execute(
+    answer = await db.execute(
         """
         UPDATE historical_sync_historicalsyncjob
         SET records_processed = records_processed + %(stored)s, records_skipped = records_skipped + %(unchanged)s,
@@ -619,7 +617,7 @@ async def _advance(
         """,
         values,
     )
-    row = await cursor.fetchone()
+    row = await answer.fetchone()
     if row is None:
         raise LeaseLost
     control, status, exhausted = row
