@@ -1,6 +1,6 @@
 """The engine: claim a chunk, fetch its pages, store them, go on until it is done or somebody says stop.
 
-    claims.claim -> _fetch_pages (one page ahead of the store) -> storage.save_pages -> broadcast.job_changed
+    claims.claim -> Arrivals (fetches ahead of the store) -> storage.save_pages -> broadcast.job_changed
 
 The fetcher and the storer of a chunk run side by side: while pages are stored the next ones arrive, and all that has arrived is
 stored in one transaction, so small quick pages share commits and slow ones are stored as they come. What goes wrong is decided
@@ -26,6 +26,7 @@ from psycopg import InterfaceError, OperationalError
 
 from atom.tenancy import tenant_scope
 from historical_sync import broadcast, claims, planning, targeting, tasks
+from historical_sync.arrivals import Arrivals, InHand
 from historical_sync.budget import ConnectionBudget
 from historical_sync.claims import Claim, Nothing, Room, ToPlan
 from historical_sync.database import Pool
@@ -40,8 +41,6 @@ from integrations.providers.base import JSON, Context, Page, Stream, Window, Win
 
 log = logging.getLogger(__name__)
 
-PAGES_AHEAD = 4  # pages fetched and not stored yet, per chunk
-RECORDS_A_COMMIT = 1_000
 ASKING_AFTER = 1.0  # seconds without an answer after which watchers hear what is being asked
 
 
@@ -84,6 +83,7 @@ class Engine:
         self.pool = pool
         self.defer = defer
         self.memory = Memory()
+        self.in_hand = InHand()
         self.runs: dict[str, JobRun] = {}
         self.abandoned = abandoned if abandoned is not None else []
         self.opening: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
@@ -293,15 +293,26 @@ class Engine:
         if claim.partition.label:
             phase += f" in {claim.partition.label}"
         meter = Meter(stream, claim)
-        queue: asyncio.Queue[Page | None] = asyncio.Queue(PAGES_AHEAD)
-        fetcher = asyncio.create_task(_fetch_pages(run, stream, claim, window, queue, phase))
-        stopper = asyncio.create_task(stop.wait())
-        try:
+        if window is None:
+            await save_pages(self.pool, lease, Pages(done=True), stream.extract, context, self.memory, phase=phase)
+            return False
+        been: set[int] = set()
+
+        async def fetch(cursor: JSON | None) -> Page:
+            been.add(_place(cursor))
+            with run.asks(lease.token, f"for {phase}"):
+                page = await stream.fetch(run.api, claim.partition, window, cursor)
+            if page.next_cursor is not None and _place(page.next_cursor) in been:
+                raise CursorExpired(f"{run.api.provider.name} sends the same pages again and again.")
+            return page
+
+        async with Arrivals(fetch, claim.cursor, stop, self.in_hand) as arrivals:
             while True:
-                pages, done = await _arrived(queue, fetcher, stopper)
+                pages, done = await arrivals.batch()
                 if not pages and not done:
                     return True
                 batch = meter.batch(pages, done)
+                # A save under way is finished, whatever happens to this task.
                 saved = await asyncio.shield(
                     asyncio.ensure_future(
                         save_pages(self.pool, lease, batch, stream.extract, context, self.memory, phase=phase)
@@ -314,10 +325,6 @@ class Engine:
                     return False
                 if saved.control != "none" or saved.exhausted or stop.is_set():
                     return True
-        finally:
-            for task in (fetcher, stopper):
-                task.cancel()
-            await asyncio.gather(fetcher, stopper, return_exceptions=True)
 
     async def _list(self, run: JobRun, claim: Claim, stream: Stream) -> bool:
         """Replaces a chunk whose partitions could not be listed at planning by chunks of the partitions. As `_import`."""
@@ -437,60 +444,8 @@ class Meter:
         return max(shares)
 
 
-async def _fetch_pages(
-    run: JobRun, stream: Stream, claim: Claim, window: Window | None, queue: asyncio.Queue[Page | None], phase: str
-) -> None:
-    """Puts the window's pages into the queue, then None. What goes wrong is raised here, after the pages before it."""
-    cursor, been = claim.cursor, set()
-    while window is not None:
-        been.add(_place(cursor))
-        with run.asks(claim.lease.token, f"for {phase}"):
-            page = await stream.fetch(run.api, claim.partition, window, cursor)
-        if page.next_cursor is not None and _place(page.next_cursor) in been:
-            raise CursorExpired(f"{run.api.provider.name} sends the same pages again and again.")
-        await queue.put(page)
-        cursor = page.next_cursor
-        if cursor is None:
-            break
-    await queue.put(None)
-
-
 def _place(cursor: JSON | None) -> int:
     return hash(orjson.dumps(cursor, option=orjson.OPT_SORT_KEYS))
-
-
-async def _arrived(
-    queue: asyncio.Queue[Page | None], fetcher: asyncio.Task[None], stopper: asyncio.Task[bool]
-) -> tuple[list[Page], bool]:
-    """All pages that are there (at least one), up to a commit's worth, and whether the window ends with them.
-
-    ([], False): told to stop. Raises the fetcher's error once the pages before it are taken.
-    """
-    getter = asyncio.create_task(queue.get())
-    try:
-        await asyncio.wait({getter, fetcher, stopper}, return_when=asyncio.FIRST_COMPLETED)
-        if stopper.done():
-            return [], False
-        if not getter.done():
-            # The fetcher ended, by an error or just after its last put.
-            if queue.empty():
-                fetcher.result()
-            await asyncio.wait({getter})
-    finally:
-        if not getter.done():
-            getter.cancel()
-    item = getter.result()
-    if item is None:
-        return [], True
-    pages, records = [item], len(item.records)
-    while records < RECORDS_A_COMMIT and not queue.empty():
-        item = queue.get_nowait()
-        if item is None:
-            return pages, True
-        pages.append(item)
-        records += len(item.records)
-        await asyncio.sleep(0)  # lets the fetcher fill the place that just became free
-    return pages, False
 
 
 def _remaining(stream: Stream, claim: Claim) -> Window | None:

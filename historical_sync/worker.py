@@ -36,6 +36,7 @@ OBEY_SECONDS = 1.0
 SAY_SECONDS = 0.8
 POLL_SECONDS = 0.2  # Procrastinate misses a notification now and then; this bounds the wait
 RECONNECT_SECONDS = 1.0
+POOL_SIZE = 6  # connections: more would not make PostgreSQL quicker, and each keeps the room of its largest page
 KEEP_ALIVE_SHARE, REAP_SHARE = 1 / 6, 1 / 10  # of the time after which a worker is taken for dead
 
 _engine: Engine | None = None
@@ -88,7 +89,7 @@ async def _run(
 ) -> None:
     global _engine
     lease = settings.LEASE_SECONDS
-    pool = make_pool(size=max(4, min(concurrency, 10) + 2))
+    pool = make_pool(POOL_SIZE)
     await pool.open(wait=True, timeout=10)
     try:
         connector: Any = django_app.connector

@@ -456,7 +456,7 @@ GITHUB = Provider(
     partition_label="Repositories",
     classify=_classify,
     rate_state=_rate_state,
-    budget=RateBudget(requests=5000, seconds=3600, concurrency=8),
+    budget=RateBudget(requests=5000, seconds=3600, concurrency=16),
     oauth=OAuth("/login/oauth/authorize", "/login/oauth/access_token", ("repo", "read:org", "read:user", "user:email"), revoke=_revoke),
     token_help="A personal access token with the scopes repo, read:org, read:user and user:email "
     "(or a fine-grained one with read access to contents, issues, metadata and pull requests).",
