@@ -21,6 +21,8 @@ _GRANT_IS_GONE = {
     "unauthorized_client",
     "interaction_required",
 }
+# Errors of the moment, which some vendors send with a status of the 400s.
+_TRY_AGAIN = {"server_error", "temporarily_unavailable", "slow_down"}
 
 
 def token_request(
@@ -69,6 +71,8 @@ def read_token(provider: Provider, status: int, headers: Mapping[str, str], body
         return answer
     # Some vendors answer in the format of their API's errors instead of OAuth's.
     error = str(answer.get("error") or answer.get("status") or answer.get("code") or status)[:100].lower()
+    if error in _TRY_AGAIN:
+        raise Unavailable(f"{name}'s sign-in service asks to come back later.")
     if error in oauth.client_errors:
         raise Misconfigured(f"{name} refuses this deployment's client credentials ({error}).")
     if error in _GRANT_IS_GONE or error in oauth.grant_errors:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 
-from tests.conftest import Sandbox, until
+from historical_sync import retrying
+from integrations import http
+from integrations.providers import PROVIDERS
+from tests.conftest import Sandbox, Worker, until
+from tests.faults import toy as toys
 from tests.faults.stage import Picture, Stage, picture, stage
+from tests.faults.toy_stage import ToyStage
 
 TENANTS = 2
 RECORDS = 1500  # of the sandbox: chunks of several pages
@@ -26,8 +33,6 @@ def theatre(undisturbed: list[Picture], sandbox: Sandbox) -> Iterator[Stage]:
 @pytest.fixture
 def undisturbed(transactional_db: None, sandbox: Sandbox) -> list[Picture]:
     """What the imports of tenants 0, 1, ... look like when nothing goes wrong; made once a session."""
-    from django.core.management import call_command
-
     sandbox.control(records=RECORDS)
     if sandbox.root not in _undisturbed:
         with stage(sandbox) as calm:
@@ -42,3 +47,45 @@ def undisturbed(transactional_db: None, sandbox: Sandbox) -> list[Picture]:
 def describe(workers: list[Any]) -> str:
     """The workers' logs, for a failure."""
     return "\n".join(worker.words() for worker in workers)
+
+
+# -- the toy: a provider of the tests' own ------------------------------------------------------------------------------------
+
+_calm: list[Picture] = []
+
+
+@pytest.fixture(scope="session")
+def toy_server() -> Iterator[toys.Server]:
+    with toys.serving() as server:
+        yield server
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits and time-outs of a test's length."""
+    monkeypatch.setattr(retrying, "BACK_OFF", 0.02)
+    monkeypatch.setattr(retrying, "THROTTLE_DEFAULT", timedelta(seconds=0.3))
+    monkeypatch.setattr(retrying, "DAILY_QUOTA_DEFAULT", timedelta(seconds=0.6))
+    monkeypatch.setattr(http, "READ_TIMEOUT", 0.6)
+    monkeypatch.setattr(http, "TOTAL_TIMEOUT", 1.2)
+
+
+@pytest.fixture
+def toy(
+    transactional_db: None, toy_server: toys.Server, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ToyStage]:
+    """The toy's server in order, the toy registered, a tenant with a connection to it, and the picture of a calm import."""
+    monkeypatch.setitem(PROVIDERS, "toy", toys.provider(toy_server.root))
+    monkeypatch.setenv("ATOM_PROVIDER_TOY_CLIENT_ID", "toy")
+    monkeypatch.setenv("ATOM_PROVIDER_TOY_CLIENT_SECRET", "secret")
+    toy_server.reset()
+    if not _calm:
+        running = Worker()
+        calm = ToyStage(toy_server)
+        calm.done(calm.job())
+        running.stop()
+        _calm.append(picture(calm.tenant))
+        call_command("flush", verbosity=0, interactive=False)
+    toy_server.reset()
+    yield ToyStage(toy_server, _calm[0])
+    toy_server.reset()

@@ -1,0 +1,88 @@
+"""Whatever a provider does to us: once it stops, the import is what it would have been on a good day.
+
+Each fault strikes every third page of an import, six times; then all is well again. Compared are rows, entities, relationships,
+quarantine, coverage and every counter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import Worker
+from tests.faults import toy as toys
+from tests.faults.toy_stage import ToyStage
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LIMITS = {
+    "429 with Retry-After in seconds": toys.throttled("seconds"),
+    "429 with Retry-After as a date": toys.throttled("date"),
+    "429 with Retry-After in epoch seconds": toys.throttled("epoch"),
+    "429 with Retry-After in epoch milliseconds": toys.throttled("epoch_ms"),
+    "429 without Retry-After": toys.throttled("none"),
+    "403 that means quota": toys.says(403, {"error": "quota"}),
+    "daily quota used up": toys.says(403, {"error": "daily quota"}),
+}
+HICCUPS = {
+    "500": toys.says(500, {"error": "oops"}),
+    "502 with a web page": toys.says(502, b"<html>Bad gateway</html>", Content_Type="text/html"),
+    "503 with Retry-After 0": toys.says(503, b"", Retry_After="0"),
+    "504": toys.says(504, b""),
+    "connection reset": toys.reset,
+    "slow drip": toys.drip,
+    "hang": toys.hang,
+    "connection closed in mid-answer": toys.cut_off,
+    "truncated JSON": toys.half_json,
+    "invalid JSON": toys.says(200, b'{"rows": [}'),
+    "empty answer": toys.says(200, b""),
+    "HTML instead of JSON": toys.says(200, b"<html>We are back soon.</html>", Content_Type="text/html"),
+    "JSON of another shape": toys.says(200, {"message": "hello"}),
+    "a list instead of an object": toys.says(200, []),
+}
+
+
+def test_the_engine_imports_a_provider_it_has_never_heard_of(toy: ToyStage, worker: Worker) -> None:
+    job = toy.done(toy.job())
+    assert not toy.damage()
+    assert job.records_processed == 130 + 50 + 90 + 70 + 30
+    assert (job.records_quarantined, job.failed_chunks) == (0, 0)
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_limit_costs_time_and_no_retry(toy: ToyStage, worker: Worker, name: str) -> None:
+    toy.server.inject(LIMITS[name], times=2 if "in" in name.split() or "date" in name else 6)
+    job = toy.done(toy.job())
+    assert toy.server.hits >= 2
+    assert not toy.damage()
+    assert toy.events(job, "retry") == []
+    assert not toy.chunks(job, attempts__gt=0)
+
+
+@pytest.mark.parametrize("name", HICCUPS)
+def test_a_hiccup_leaves_no_trace_in_the_data(toy: ToyStage, worker: Worker, name: str) -> None:
+    toy.server.inject(HICCUPS[name], times=4 if name in ("hang", "slow drip") else 6)
+    job = toy.done(toy.job())
+    assert toy.server.hits >= 4
+    assert not toy.damage()
+    assert toy.events(job, "retry"), "each of them was noted"
+
+
+def test_an_outage_in_planning_is_waited_out(toy: ToyStage, worker: Worker) -> None:
+    toy.server.inject(toys.says(502), every=1, times=3, path="/boxes")
+    toy.done(toy.job())
+    assert toy.server.hits == 3
+    assert not toy.damage()
+
+
+def test_a_limit_in_planning_is_waited_out_however_often(toy: ToyStage, worker: Worker, monkeypatch: Any) -> None:
+    from datetime import timedelta
+
+    from historical_sync import retrying
+
+    monkeypatch.setattr(retrying, "THROTTLE_DEFAULT", timedelta(milliseconds=10))
+    monkeypatch.setattr(retrying, "MAX_ATTEMPTS", 2)
+    toy.server.inject(toys.throttled("none"), every=1, times=4, path="/boxes")
+    toy.done(toy.job())
+    assert not toy.damage()
