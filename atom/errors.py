@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from django.core.exceptions import RequestDataTooBig
 from rest_framework import status
 from rest_framework.exceptions import APIException, ValidationError
 from rest_framework.response import Response
@@ -34,6 +35,14 @@ class Refused(Exception):
         self.retry_after = retry_after
 
 
+class BodyTooLarge(APIException):
+    """More than the settings allow to be sent at once."""
+
+    status_code = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
+    default_code = "too_large"
+    default_detail = "The body is too large."
+
+
 class InvalidInput(Refused):
     """The input is off; `attr` names the field."""
 
@@ -46,6 +55,8 @@ def exception_handler(error: Exception, context: Any) -> Response | None:
     # The library imports DRF's views, which import this module by way of the settings.
     from drf_standardized_errors.handler import exception_handler as standard_handler
 
+    if isinstance(error, RequestDataTooBig):
+        return standard_handler(BodyTooLarge(), context)
     if isinstance(error, Refused):
         translated: APIException
         if error.attr is not None and error.status_code == 400:
@@ -55,5 +66,9 @@ def exception_handler(error: Exception, context: Any) -> Response | None:
             translated.status_code = error.status_code
             if error.retry_after is not None:
                 translated.wait = math.ceil(error.retry_after)  # type: ignore[attr-defined]
-        return standard_handler(translated, context)
+        response = standard_handler(translated, context)
+        if response is not None and error.attr is not None:
+            # The library names fields of validation errors only; a plan's limit has its field as well.
+            response.data["errors"][0]["attr"] = error.attr
+        return response
     return standard_handler(error, context)

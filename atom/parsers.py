@@ -6,14 +6,10 @@ import io
 from typing import Any
 
 from django.conf import settings
-from rest_framework.exceptions import APIException, ParseError
+from rest_framework.exceptions import ParseError
 from rest_framework.parsers import JSONParser
 
-
-class BodyTooLarge(APIException):
-    status_code = 413
-    default_code = "too_large"
-    default_detail = "The body is too large."
+from atom.errors import BodyTooLarge
 
 
 class LimitedJSONParser(JSONParser):

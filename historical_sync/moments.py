@@ -14,13 +14,14 @@ def moment(value: str, *, end: bool = False) -> datetime:
     """
     value = value.strip()
     found = parse_datetime(value) if len(value) > 10 else None
+    later = timedelta()
     if found is None:
         day = parse_date(value) if len(value) == 10 else None
         if day is None:
             raise ValueError(value)
         found = datetime(day.year, day.month, day.day, tzinfo=UTC)
-        return found + timedelta(days=1) if end else found
+        later = timedelta(days=1) if end else later
     try:
-        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+        return (found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)) + later
     except OverflowError:
         raise ValueError(value) from None
