@@ -260,7 +260,7 @@ REST_FRAMEWORK = {
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_THROTTLE_CLASSES": ["atom.api_auth.TenantRateThrottle"],
     "DEFAULT_THROTTLE_RATES": {"tenant": env.str("ATOM_API_RATE", "6000/min")},
-    "DEFAULT_SCHEMA_CLASS": "drf_standardized_errors.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "atom.openapi.ApiSchema",
     "EXCEPTION_HANDLER": "atom.errors.exception_handler",
     "PAGE_SIZE": 25,
 }

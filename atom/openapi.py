@@ -1,0 +1,39 @@
+"""The API's published schema: every operation with the answers that it may give, refusals included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.openapi import AutoSchema
+from rest_framework import serializers
+
+# status: why. Whatever the operation, and for operations that change something.
+REFUSALS = {"401": "No session or key.", "403": "The role or the plan does not allow it.", "404": "There is none, or it is another tenant's.", "429": "Too much; Retry-After says when."}  # fmt: skip
+REFUSED_CHANGES = {"400": "The input is off.", "409": "Not in this state.", "413": "The body is too large.", "415": "The body is no JSON."}  # fmt: skip
+
+
+class ErrorSerializer(serializers.Serializer):  # type: ignore[type-arg]
+    code = serializers.CharField(help_text="Stable and machine-readable.")
+    detail = serializers.CharField(help_text="For people.")
+    attr = serializers.CharField(allow_null=True, help_text="The field at fault, if one is.")
+
+
+class ErrorsSerializer(serializers.Serializer):  # type: ignore[type-arg]
+    """The one shape of every refusal."""
+
+    type = serializers.ChoiceField(("client_error", "validation_error", "server_error"))
+    errors = ErrorSerializer(many=True)  # type: ignore[assignment]
+
+
+class ApiSchema(AutoSchema):
+    """Adds the refusals to what an operation says of its success."""
+
+    def _get_response_bodies(self, direction: str = "response") -> Any:
+        bodies = dict(super()._get_response_bodies(direction))  # type: ignore[arg-type]
+        refusals = REFUSALS | (REFUSED_CHANGES if self.method == "POST" else {})
+        if self._is_list_view():
+            refusals["400"] = REFUSED_CHANGES["400"]
+        for status, why in refusals.items():
+            body = self._get_response_for_code(ErrorsSerializer, status)  # type: ignore[no-untyped-call]
+            bodies.setdefault(status, {**body, "description": why})
+        return dict(sorted(bodies.items()))

@@ -1,0 +1,84 @@
+"""The API keeps what its published schema says, for requests that nobody thought of."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import schemathesis
+from django.core.wsgi import get_wsgi_application
+from django.test import Client
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from atom.models import ApiKey
+from atom.tenancy import tenant_scope
+from tests.graphs import make_connection, make_job
+
+CHECKS = (
+    schemathesis.checks.not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance,
+)  # fmt: skip
+EXAMPLES = 25
+OPERATIONS = {
+    "start_historical_sync", "list_historical_sync_jobs", "get_historical_sync_job", "cancel_historical_sync_job",
+    "pause_historical_sync_job", "resume_historical_sync_job",
+}  # fmt: skip
+
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def published(live_cast: SimpleNamespace) -> dict[str, Any]:
+    reply = Client().get("/api/schema", {"format": "json"})
+    assert reply.status_code == 200
+    return dict(reply.json())
+
+
+def test_the_schema_describes_the_contracts_operations(published: dict[str, Any]) -> None:
+    found = {op["operationId"]: op for path in published["paths"].values() for op in path.values()}
+    assert OPERATIONS <= set(found)
+    for name in OPERATIONS:
+        assert {"401", "403", "404", "429"} <= set(found[name]["responses"]), name
+
+
+def test_answers_are_as_published(live_cast: SimpleNamespace, published: dict[str, Any]) -> None:
+    with tenant_scope(live_cast.acme.id):
+        job = make_job(make_connection(live_cast.acme), status="running", total_chunks=3)
+        _, key = ApiKey.objects.create_key(tenant=live_cast.acme, role="member", name="schema")
+    schema = schemathesis.openapi.from_dict(published)
+    schema.app = get_wsgi_application()
+    tried: set[str] = set()
+
+    for operation in (found.ok() for found in schema.get_all_operations()):
+        name = operation.definition.raw["operationId"]
+        if name not in OPERATIONS:
+            continue
+
+        @seed(20)
+        @settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy(), real=st.booleans())
+        def holds(case: Any, real: bool) -> None:
+            # Half of the requests are about something that there is.
+            if real and "job_id" in case.path_parameters:
+                case.path_parameters["job_id"] = str(job.id)
+            elif real:
+                case.path_parameters["integration_id"] = str(job.connection_id)
+            response = case.call(headers={"Authorization": f"Api-Key {key}"})
+            tried.add(name)
+            case.validate_response(response, checks=CHECKS)
+
+        holds()
+    assert tried == OPERATIONS
