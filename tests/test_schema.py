@@ -43,7 +43,7 @@ def published(live_cast: SimpleNamespace) -> dict[str, Any]:
 
 def test_the_schema_describes_the_contracts_operations(published: dict[str, Any]) -> None:
     found = {op["operationId"]: op for path in published["paths"].values() for op in path.values()}
-    assert OPERATIONS <= set(found)
+    assert set(found) >= OPERATIONS
     for name in OPERATIONS:
         assert {"401", "403", "404", "429"} <= set(found[name]["responses"]), name
 
@@ -77,7 +77,7 @@ def test_answers_are_as_published(live_cast: SimpleNamespace, published: dict[st
             elif real:
                 case.path_parameters["integration_id"] = str(job.connection_id)
             response = case.call(headers={"Authorization": f"Api-Key {key}"})
-            tried.add(name)
+            tried.add(case.operation.definition.raw["operationId"])
             case.validate_response(response, checks=CHECKS)
 
         holds()
