@@ -17,6 +17,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("api/schema", SpectacularAPIView.as_view(), name="api-schema"),
     path("api/", include("historical_sync.api_urls")),
+    path("api/", include("integrations.api_urls")),
     path("", include("integrations.urls")),
     path("", include("historical_sync.urls")),
 ]

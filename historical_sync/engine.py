@@ -14,7 +14,7 @@ import contextlib
 import logging
 import random
 import weakref
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -292,7 +292,7 @@ class Engine:
         phase = f"{stream.label.lower()} of {planning.words(claim.window)}"
         if claim.partition.label:
             phase += f" in {claim.partition.label}"
-        meter = Meter(stream, claim)
+        meter = Meter(stream, claim, run.job.connection.only)
         if window is None:
             await save_pages(self.pool, lease, Pages(done=True), stream.extract, context, self.memory, phase=phase)
             return False
@@ -411,9 +411,10 @@ class Engine:
 class Meter:
     """Turns pages into batches: filters by the exact field, and says how far the chunk has come."""
 
-    def __init__(self, stream: Stream, claim: Claim) -> None:
+    def __init__(self, stream: Stream, claim: Claim, only: Collection[str] | None) -> None:
         self.stream = stream
         self.claim = claim
+        self.only = only if stream.names_partitions else None
         self.seen = claim.records_seen
 
     def batch(self, pages: Sequence[Page], done: bool) -> Pages:
@@ -424,6 +425,8 @@ class Meter:
             if self.stream.window is not WindowKind.SNAPSHOT:
                 since, until = window.since, window.until
                 records = [record for record in records if since <= record.occurred_at < until]
+            if self.only is not None:
+                records = [record for record in records if record.external_id in self.only]
             batch.records.extend(records)
             batch.rejected.extend(Rejected(*row) for row in page.rejected)
             batch.cursor = page.next_cursor

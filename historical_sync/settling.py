@@ -43,7 +43,12 @@ WITH chunks AS MATERIALIZED (
         revision = job.revision + 1
     FROM verdict
     WHERE job.id = %(job)s AND verdict.status IS NOT NULL AND job.status IN ('pending', 'running')
-    RETURNING job.id, job.tenant_id, job.status, job.failed_chunks
+    RETURNING job.id, job.tenant_id, job.connection_id, job.status, job.failed_chunks
+), succeeded AS (
+    UPDATE integrations_connection connection
+    SET last_success_at = clock_timestamp()
+    FROM settled
+    WHERE connection.tenant_id = settled.tenant_id AND connection.id = settled.connection_id AND settled.status = 'completed'
 ), noted AS (
     INSERT INTO historical_sync_jobevent (id, tenant_id, job_id, at, actor, kind, detail)
     SELECT gen_random_uuid(), tenant_id, id, clock_timestamp(), 'Atom', status,

@@ -11,6 +11,7 @@ from channels.db import database_sync_to_async
 from historical_sync import coverage, planning
 from historical_sync.coverage import Spans
 from historical_sync.models import HistoricalSyncJob
+from integrations import gateway
 from integrations.errors import AccessDenied, ReauthRequired
 from integrations.http import Api
 from integrations.providers.base import WHOLE, Estimate, Partition, Stream, Window, WindowKind
@@ -31,7 +32,7 @@ async def gather_targets(api: Api, job: HistoricalSyncJob) -> list[planning.Targ
     partitions: Sequence[Partition] = ()
     if provider.partitions is not None and any(stream.partitioned for stream in streams):
         try:
-            partitions = await provider.partitions(api)
+            partitions = await gateway.partitions_of(job.connection, api)
         except AccessDenied:
             partitions = (WHOLE,)
     covered = await _covered(job)
@@ -46,7 +47,7 @@ async def gather_targets(api: Api, job: HistoricalSyncJob) -> list[planning.Targ
 async def listed_targets(api: Api, job: HistoricalSyncJob, stream: Stream, window: Window) -> list[planning.Target]:
     """The targets of a partitioned stream that could not be listed when the job was planned."""
     assert job.connection.provider.partitions is not None
-    partitions = await job.connection.provider.partitions(api)
+    partitions = await gateway.partitions_of(job.connection, api)
     covered = await _covered(job)
     return await count_targets(
         api,

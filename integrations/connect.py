@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,9 +20,11 @@ from atom.models import Tenant
 from atom.plans import cheapest
 from integrations import gateway
 from integrations.errors import Misconfigured, ProviderError, ReauthRequired, RetryLater
+from integrations.grants import granted_scopes
 from integrations.http import Api, check_public_address, make_client
 from integrations.models import Connection, ConnectionQuerySet, ConnectionStatus
-from integrations.providers.base import Account, Provider, Revocation
+from integrations.narrowing import resolve
+from integrations.providers.base import Account, Partition, Provider, Revocation
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +54,13 @@ def connect_with_token(
     base_url: str = "",
     label: str = "",
     private_host_allowed: bool = False,
+    facts: Mapping[str, str] | None = None,
+    only: Sequence[str] | None = None,
 ) -> Connection:
     """A connection from a personal or service token, verified against the provider.
 
-    Raises InvalidInput (token, base_url) and Refused (plan).
+    facts: answers to what the provider asks before connecting. only: keys or labels of the partitions to import; None for all.
+    Raises InvalidInput (token, base_url, only, a question's name) and Refused (plan).
     """
     if provider.token_help is None:
         raise InvalidInput("invalid", f"{provider.name} is connected by signing in, not by a token.", "token")
@@ -62,12 +68,20 @@ def connect_with_token(
     if not token or len(token) > 4096 or not token.isascii() or any(c.isspace() for c in token):
         raise InvalidInput("invalid", "This is not a token: it must be one word of letters, digits and signs.", "token")
     base_url = _checked_base_url(provider, base_url, private_host_allowed)
+    answers = checked_answers(provider, facts or {})
     _check_plan(actor.tenant, provider, None)
     connection = Connection(
-        tenant=actor.tenant, provider_slug=provider.slug, base_url=base_url, private_host_allowed=private_host_allowed
+        tenant=actor.tenant,
+        provider_slug=provider.slug,
+        base_url=base_url,
+        private_host_allowed=private_host_allowed,
+        facts=answers,
     )
     try:
-        account = _identify(provider, token, gateway.api_root(connection), base_url, private_host_allowed)
+        root = gateway.api_root(connection)
+        account, parts = _identify(
+            provider, token, root, base_url, private_host_allowed, facts=answers, with_parts=only is not None
+        )
     except ReauthRequired:
         raise InvalidInput("invalid", f"{provider.name} does not accept this token.", "token") from None
     except Misconfigured as error:
@@ -78,21 +92,51 @@ def connect_with_token(
         )
         raise InvalidInput("invalid", reason, "base_url" if base_url else "token") from None
     return _store(
-        actor, provider, account, token, base_url=base_url, label=label, private_host_allowed=private_host_allowed
+        actor,
+        provider,
+        account,
+        token,
+        facts=answers,
+        base_url=base_url,
+        label=label,
+        private_host_allowed=private_host_allowed,
+        only=None if only is None else resolve(provider, parts, only),
     )[0]
 
 
+def checked_answers(provider: Provider, given: Mapping[str, Any]) -> dict[str, str]:
+    """What the provider asks before connecting, answered: each question's name -> answer. Raises InvalidInput (its name)."""
+    answers = {}
+    for question in provider.asks:
+        answer = str(given.get(question.name) or "").strip() or question.default
+        if answer is None:
+            raise InvalidInput("invalid", f"{provider.name} needs to know: {question.label}.", question.name)
+        if len(answer) > 200 or not re.fullmatch(question.pattern, answer, re.ASCII):
+            raise InvalidInput("invalid", f"{question.label}: {question.help}", question.name)
+        answers[question.name] = answer
+    return answers
+
+
 def finish_oauth(
-    actor: Actor, provider: Provider, *, code: str, verifier: str, redirect_uri: str
+    actor: Actor,
+    provider: Provider,
+    *,
+    code: str,
+    verifier: str,
+    redirect_uri: str,
+    answers: Mapping[str, str] | None = None,
 ) -> tuple[Connection, bool]:
-    """The connection that an authorization code stands for, and whether it is new. Raises ProviderError and Refused."""
-    config = gateway.configured(provider)
+    """The connection that an authorization code stands for, and whether it is new. Raises ProviderError and Refused.
+
+    answers: to what the provider asks before connecting, as checked when the trip began.
+    """
+    config = gateway.configured(provider, answers)
     if config is None or provider.oauth is None:
         raise Misconfigured(f"{provider.name} is not configured.")
     token = gateway.exchange_code(config, provider, code=code, verifier=verifier, redirect_uri=redirect_uri)
-    facts = provider.oauth.token_facts(token) if provider.oauth.token_facts else {}
+    facts = {**(answers or {}), **(provider.oauth.token_facts(token) if provider.oauth.token_facts else {})}
     root = config.api_url if config.sandbox else provider.api_root(config.api_url, facts)
-    account = _identify(provider, str(token["access_token"]), root, "", False)
+    account, _ = _identify(provider, str(token["access_token"]), root, "", False, facts=facts)
     return _store(
         actor, provider, account, str(token["access_token"]), token=token, facts=facts, sandbox=config.sandbox
     )
@@ -130,14 +174,29 @@ def _checked_base_url(provider: Provider, base_url: str, private_host_allowed: b
     return base_url
 
 
-def _identify(provider: Provider, token: str, root: str, base_url: str, private_host_allowed: bool) -> Account:
-    async def ask() -> Account:
+def _identify(
+    provider: Provider,
+    token: str,
+    root: str,
+    base_url: str,
+    private_host_allowed: bool,
+    *,
+    facts: Mapping[str, Any],
+    with_parts: bool = False,
+) -> tuple[Account, list[Partition]]:
+    """Whose token it is and, if asked for, the partitions that it reaches."""
+
+    async def ask() -> tuple[Account, list[Partition]]:
         allow_private = gateway.private_allowed(base_url=base_url, private_host_allowed=private_host_allowed)
         async with make_client(allow_private=allow_private) as client:
-            api = Api(provider, root, client, token)
+            api = Api(provider, root, client, token, facts=facts)
             for attempt in range(IDENTIFY_TRIES):
                 try:
-                    return await provider.identify(api)
+                    account = await provider.identify(api)
+                    if not with_parts or provider.partitions is None:
+                        return account, []
+                    api.facts = {**facts, **account.facts}
+                    return account, await provider.partitions(api)
                 except RetryLater as error:
                     wait = 0.2 * 2**attempt
                     if error.retry_at is not None:
@@ -163,6 +222,7 @@ def _store(
     base_url: str = "",
     label: str = "",
     private_host_allowed: bool = False,
+    only: Sequence[str] | None = None,
 ) -> tuple[Connection, bool]:
     external_id = f"{urlsplit(base_url).netloc}:{account.external_id}" if base_url else account.external_id
     with transaction.atomic():
@@ -184,10 +244,14 @@ def _store(
         row.status = ConnectionStatus.CONNECTED
         row.by_oauth = token is not None
         row.sandbox = sandbox
-        row.scopes = None if account.scopes is None else list(account.scopes)
+        scopes = account.scopes if account.scopes is not None else granted_scopes(token or {})
+        row.scopes = None if scopes is None else list(scopes)
+        row.grant_expires_at = account.expires_at or gateway.grant_expiry(token or {})
+        if only is not None:
+            row.only = list(only)
         row.base_url = base_url
         row.private_host_allowed = private_host_allowed
-        row.facts = {**account.facts, **(facts or {})}
+        row.facts = {**(facts or {}), **account.facts}
         row.last_error = ""
         row.blocked_until = None
         row.save()
@@ -212,7 +276,7 @@ def _check_plan(tenant: Tenant, provider: Provider, existing: Connection | None)
 
 def _revoke(connection: Connection) -> None:
     provider = connection.provider
-    config = gateway.configured(provider)
+    config = gateway.configured(provider, connection.facts)
     if provider.oauth is None or provider.oauth.revoke is None or config is None or not connection.by_oauth:
         return
     revoke, credentials = provider.oauth.revoke, connection.credentials
@@ -224,7 +288,8 @@ def _revoke(connection: Connection) -> None:
             root = config.auth_url if config.auth_url == config.api_url else gateway.api_root(connection)
             await revoke(
                 Revocation(
-                    Api(provider, root, client),
+                    Api(provider, root, client, facts=connection.facts),
+                    Api(provider, config.token_root, client, facts=connection.facts),
                     config.auth_url,
                     root,
                     config.client_id,

@@ -23,7 +23,7 @@ from integrations import grants
 from integrations.errors import Misconfigured, ReauthRequired, Unavailable
 from integrations.http import USER_AGENT, Api, Limiter, make_client
 from integrations.models import Connection, ConnectionStatus
-from integrations.providers.base import Provider
+from integrations.providers.base import Partition, Provider
 
 TOKEN_TIMEOUT = 30.0  # seconds for the token endpoint
 REFRESH_AHEAD = timedelta(minutes=2)  # before the known expiry
@@ -37,6 +37,7 @@ class ProviderConfig:
 
     api_url: str
     auth_url: str
+    token_root: str
     token_url: str
     client_id: str
     client_secret: str
@@ -74,13 +75,22 @@ def configured(provider: Provider, facts: Mapping[str, Any] | None = None) -> Pr
     if client_id and client_secret:
         given = os.environ.get(_variable(provider, "AUTH_URL"), "").rstrip("/")
         auth_url = given or provider.auth_root(provider.auth_url, facts or {}).rstrip("/")
-        token_url = (given or oauth.token_root.rstrip("/") or auth_url) + oauth.token_path
-        return ProviderConfig(_api_url(provider), auth_url, token_url, client_id, client_secret, sandbox=False)
+        token_root = given or oauth.token_root.rstrip("/") or auth_url
+        return ProviderConfig(
+            _api_url(provider),
+            auth_url,
+            token_root,
+            token_root + oauth.token_path,
+            client_id,
+            client_secret,
+            sandbox=False,
+        )
     root = sandbox_root()
     if root:
         url = f"{root}/{provider.slug}"
-        token_url = url + oauth.token_path
-        return ProviderConfig(url, url, token_url, f"sandbox-{provider.slug}", SANDBOX_SECRET, sandbox=True)
+        return ProviderConfig(
+            url, url, url, url + oauth.token_path, f"sandbox-{provider.slug}", SANDBOX_SECRET, sandbox=True
+        )
     return None
 
 
@@ -206,7 +216,8 @@ def refresh_token(connection: Connection, old: str) -> str:
                 row.set_credentials(
                     token["access_token"], token.get("refresh_token") or credentials["refresh_token"], expiry(token)
                 )
-                row.save(update_fields=["sealed_credentials", "token_expires_at", "updated_at"])
+                row.grant_expires_at = grant_expiry(token) or row.grant_expires_at
+                row.save(update_fields=["sealed_credentials", "token_expires_at", "grant_expires_at", "updated_at"])
         if gone is not None:
             raise gone
         return str(token["access_token"])
@@ -243,10 +254,28 @@ def _token_request(config: ProviderConfig, provider: Provider, grant_type: str, 
     return grants.read_token(provider, reply.status_code, reply.headers, body)
 
 
+async def partitions_of(connection: Connection, api: Api) -> list[Partition]:
+    """The partitions that the connection imports: the provider's, or those of them that it is narrowed to."""
+    if connection.provider.partitions is None:
+        return []
+    found = await connection.provider.partitions(api)
+    return found if connection.only is None else [part for part in found if part.key in connection.only]
+
+
 def expiry(token: Mapping[str, Any]) -> datetime | None:
     """When the access token ends, None when the provider does not say."""
-    seconds = token.get("expires_in")
+    return _in_seconds(token.get("expires_in"))
+
+
+def grant_expiry(token: Mapping[str, Any]) -> datetime | None:
+    """When the grant ends unless it is used, None when the provider does not say: it then lasts until somebody ends it."""
+    if not token.get("refresh_token"):
+        return expiry(token)
+    return _in_seconds(token.get("refresh_token_expires_in"))
+
+
+def _in_seconds(seconds: Any) -> datetime | None:
     try:
         return datetime.now(UTC) + timedelta(seconds=float(seconds)) if seconds else None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

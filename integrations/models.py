@@ -63,6 +63,15 @@ class Connection(models.Model):
         help_text="The base URL was given by an operator on the command line and may lead to a private network.",
     )
     facts = models.JSONField(default=dict, blank=True)
+    only = ArrayField(
+        models.TextField(),
+        null=True,
+        blank=True,
+        help_text="Keys of the partitions (repositories, channels) that are imported; empty for all.",
+    )
+    grant_expires_at = models.DateTimeField(
+        null=True, blank=True, help_text="When access ends unless somebody renews it, if the provider said."
+    )
     last_error = models.TextField(blank=True)
     last_success_at = models.DateTimeField(null=True, blank=True)
     prompted_at = models.DateTimeField(null=True, blank=True, help_text="When the offer to import history was shown.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import NamedTuple
 from urllib.parse import urlencode
 
 from authlib.common.security import generate_token
@@ -31,7 +33,17 @@ def redirect_uri(request: HttpRequest, provider: Provider) -> str:
     return settings.PUBLIC_URL + path if settings.PUBLIC_URL else request.build_absolute_uri(path)
 
 
-def begin(request: HttpRequest, provider: Provider, config: ProviderConfig) -> str:
+class Trip(NamedTuple):
+    """What a trip began with. answers: to what the provider asks before connecting."""
+
+    verifier: str
+    redirect_uri: str
+    answers: Mapping[str, str]
+
+
+def begin(
+    request: HttpRequest, provider: Provider, config: ProviderConfig, answers: Mapping[str, str] | None = None
+) -> str:
     """Begins a trip; returns the provider's address to send the browser to."""
     assert provider.oauth is not None
     state, verifier = generate_token(43), generate_token(64)
@@ -44,6 +56,7 @@ def begin(request: HttpRequest, provider: Provider, config: ProviderConfig) -> s
             "tenant": str(actor_of(request).tenant.id),
             "at": time.time(),
             "redirect_uri": redirect_uri(request, provider),
+            "answers": dict(answers or {}),
         }
     )
     request.session[_SESSION_KEY] = trips[-MOST_TRIPS:]
@@ -63,8 +76,8 @@ def authorize_query(provider: Provider, client_id: str, redirect_uri: str, state
     return {**query, **oauth.extra_authorize}
 
 
-def finish(request: HttpRequest, provider: Provider) -> tuple[str, str]:
-    """Ends the trip that the request's state names: (verifier, redirect_uri). Each state serves once. Raises BadState."""
+def finish(request: HttpRequest, provider: Provider) -> Trip:
+    """Ends the trip that the request's state names. Each state serves once. Raises BadState."""
     given = request.GET.get("state", "")
     trips = request.session.get(_SESSION_KEY, [])
     found = next((trip for trip in trips if given and constant_time_compare(trip["state"], given)), None)
@@ -77,4 +90,4 @@ def finish(request: HttpRequest, provider: Provider) -> tuple[str, str]:
         or found["at"] < time.time() - LIFETIME
     ):
         raise BadState
-    return found["verifier"], found["redirect_uri"]
+    return Trip(found["verifier"], found["redirect_uri"], found.get("answers", {}))

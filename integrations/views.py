@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +20,7 @@ from atom.errors import Refused
 from atom.middleware import actor_of
 from atom.views import refusal, tenant_required
 from integrations import gateway, oauth
-from integrations.connect import connect_with_token, disconnect, finish_oauth, get_connection
+from integrations.connect import checked_answers, connect_with_token, disconnect, finish_oauth, get_connection
 from integrations.errors import ProviderError
 from integrations.models import Connection, ConnectionStatus
 from integrations.providers import PROVIDERS
@@ -40,13 +41,33 @@ def _provider(slug: str) -> Provider:
 def connect_start(request: HttpRequest, slug: str) -> HttpResponse:
     """Sends the browser to the provider's page of consent."""
     provider = _provider(slug)
-    config = gateway.configured(provider)
-    if config is None or provider.oauth is None:
+    if provider.oauth is None or gateway.configured(provider) is None:
         names = " and ".join(gateway.needed_variables(provider))
         return refusal(
             request, f"{provider.name} is not configured", f"The operator of this deployment has to set {names}.", 409
         )
-    return HttpResponseRedirect(oauth.begin(request, provider, config))
+    try:
+        answers = checked_answers(provider, request.POST)
+    except Refused as error:
+        # Something must be known first; who comes from the card has not been asked yet.
+        was_asked = any(question.name in request.POST for question in provider.asks)
+        context = {
+            "provider": provider,
+            "questions": _questions(provider, request.POST),
+            "errors": {error.attr or "": error.detail} if was_asked else {},
+        }
+        return render(request, "integrations/questions.html", context, status=400 if was_asked else 200)
+    config = gateway.configured(provider, answers)
+    assert config is not None
+    return HttpResponseRedirect(oauth.begin(request, provider, config, answers))
+
+
+def _questions(provider: Provider, given: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What the provider asks before connecting, each with the answer so far."""
+    return [
+        {"asked": question, "answer": given.get(question.name, question.default or "")[:200]}
+        for question in provider.asks
+    ]
 
 
 @never_cache
@@ -56,7 +77,7 @@ def connect_callback(request: HttpRequest, slug: str) -> HttpResponse:
     """The browser's return from the provider. What does not belong to a trip of this session is refused, storing nothing."""
     provider = _provider(slug)
     try:
-        verifier, redirect_uri = oauth.finish(request, provider)
+        trip = oauth.finish(request, provider)
     except oauth.BadState:
         words = f"This return from {provider.name} does not belong to a sign-in that you began here, or was used already. Connect again."
         return refusal(request, "Not connected", words, 400)
@@ -68,7 +89,12 @@ def connect_callback(request: HttpRequest, slug: str) -> HttpResponse:
         return refusal(request, "Not connected", f"{provider.name} sent no usable code. Connect again.", 400)
     try:
         connection, _ = finish_oauth(
-            actor_of(request), provider, code=code, verifier=verifier, redirect_uri=redirect_uri
+            actor_of(request),
+            provider,
+            code=code,
+            verifier=trip.verifier,
+            redirect_uri=trip.redirect_uri,
+            answers=trip.answers,
         )
     except Refused as error:
         return refusal(request, "Not connected", error.detail, error.status_code)
@@ -88,13 +114,22 @@ def connect_token(request: HttpRequest, slug: str) -> HttpResponse:
     provider = _provider(slug)
     if provider.token_help is None:
         raise Http404
-    context: dict[str, Any] = {"provider": provider, "errors": {}}
+    context: dict[str, Any] = {
+        "provider": provider,
+        "errors": {},
+        "questions": _questions(provider, request.POST if request.method == "POST" else {}),
+    }
     if request.method == "POST":
         base_url, label = request.POST.get("base_url", ""), request.POST.get("label", "").strip()[:200]
         context |= {"base_url": base_url[:500], "label": label}
         try:
             connection = connect_with_token(
-                actor_of(request), provider, request.POST.get("token", ""), base_url=base_url, label=label
+                actor_of(request),
+                provider,
+                request.POST.get("token", ""),
+                base_url=base_url,
+                label=label,
+                facts=request.POST,
             )
         except Refused as error:
             context["errors"] = {error.attr or "": error.detail}

@@ -54,6 +54,7 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "api-cancel": ("post", 404, 403, 401),
     "api-pause": ("post", 404, 403, 401),
     "api-resume": ("post", 404, 403, 401),
+    "api-partitions": ("post", 404, 403, 401),
 }
 SOCKETS = {"ws/historical-sync/<str:job_id>", "ws/notifications", "ws/pages", "ws/pages/jobs/<str:job_id>"}
 TENANT_WIDE = {"ws/notifications", "ws/pages"}
@@ -83,7 +84,7 @@ def acme(cast: SimpleNamespace) -> SimpleNamespace:
 def address(route: str, acme: SimpleNamespace) -> str:
     for placeholder, value in {
         "<uuid:job_id>": acme.job.id, "<str:job_id>": acme.job.id, "<uuid:connection_id>": acme.connection.id,
-        "<str:integration_id>": acme.connection.id, "<uuid:entity_id>": acme.entity.id, "<slug:slug>": "github",
+        "<str:connection_id>": acme.connection.id,        "<str:integration_id>": acme.connection.id, "<uuid:entity_id>": acme.entity.id, "<slug:slug>": "github",
     }.items():  # fmt: skip
         route = route.replace(placeholder, str(value))
     assert "<" not in route, f"the walk does not know how to fill {route}"

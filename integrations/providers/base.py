@@ -189,6 +189,8 @@ class Stream:
         entry "a|b" is met by either.
     page_size: records a full page holds, for the estimate of provider calls.
     clock: which time of a row the window is on.
+    names_partitions: its records are the partitions themselves (external_id is the key), so a connection that is narrowed to
+        some of them brings only these.
     """
 
     name: str
@@ -202,6 +204,7 @@ class Stream:
     needs: tuple[str, ...] = ()
     page_size: int = 100
     clock: Clock = Clock.UPDATED
+    names_partitions: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,9 +243,10 @@ class OAuth:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """What `OAuth.revoke` gets: a bare gate client and the facts to revoke with."""
+    """What `OAuth.revoke` gets: a bare gate client of the API, one of the token endpoint's host, and the facts to revoke with."""
 
     api: Api
+    token_api: Api
     auth_url: str
     api_url: str
     client_id: str

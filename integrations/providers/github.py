@@ -462,7 +462,7 @@ GITHUB = Provider(
     "(or a fine-grained one with read access to contents, issues, metadata and pull requests).",
     self_hosted=True,
     streams=(
-        Stream("repositories", "Repositories", WindowKind.SNAPSHOT, _fetch_repositories, _extract_repository),
+        Stream("repositories", "Repositories", WindowKind.SNAPSHOT, _fetch_repositories, _extract_repository, names_partitions=True),
         Stream("issues", "Issues", WindowKind.LOWER_BOUND, _fetch_issues, _extract_issue, _count_since("/issues", {"state": "all"}), partitioned=True, needs=_ISSUE_ACCESS),
         Stream(
             "pull_requests", "Pull requests", WindowKind.SCAN, _fetch_pulls, _extract_pull, _count_pulls,

@@ -126,9 +126,9 @@ async def test_a_grant_that_is_given_up_is_gone_at_the_vendor(slug: str, stage: 
         assert not stage.stand_in.grants.revoke, "the vendor could revoke"
         return
     root = f"{ROOT}/{slug}"
-    bare = Api(provider, root, stage.client, facts=stage.facts)
+    bare, sign_in = (Api(provider, root, stage.client, facts=stage.facts) for _ in range(2))
     await oauth.revoke(
-        Revocation(bare, root, root, f"sandbox-{slug}", "sandbox-secret", stage.token, stage.refresh_token)
+        Revocation(bare, sign_in, root, root, f"sandbox-{slug}", "sandbox-secret", stage.token, stage.refresh_token)
     )
     if stage.refresh_token:
         # Some vendors let access tokens live out their minutes; no new one must come after them.

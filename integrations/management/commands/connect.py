@@ -31,6 +31,12 @@ class Command(BaseCommand):
         given.add_argument("--token-file", metavar="F", help="a file that holds the token; - for standard input")
         parser.add_argument("--base-url", default="", metavar="URL", help="API root of a self-hosted provider")
         parser.add_argument("--label", default="", help="a name for the account")
+        parser.add_argument(
+            "--only", metavar="A,B", help="import only these repositories, channels, projects (names or ids)"
+        )
+        parser.add_argument(
+            "--fact", action="append", default=[], metavar="NAME=VALUE", help="what the provider asks before connecting"
+        )
         parser.add_argument("--json", action="store_true", help="print the connection as JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -51,6 +57,8 @@ class Command(BaseCommand):
                     base_url=options["base_url"],
                     label=options["label"],
                     private_host_allowed=True,
+                    facts=_facts(options["fact"]),
+                    only=options["only"].split(",") if options["only"] is not None else None,
                 )
             except Refused as error:
                 at = f"{error.attr}: " if error.attr else ""
@@ -63,6 +71,7 @@ class Command(BaseCommand):
                 "status": connection.status,
                 "scopes": connection.scopes,
                 "base_url": connection.base_url,
+                "only": connection.only,
             }
             self.stdout.write(json.dumps(shown))
         else:
@@ -79,3 +88,13 @@ class Command(BaseCommand):
             except (OSError, UnicodeDecodeError) as error:
                 raise CommandError(f"The token file can't be read: {error}", returncode=2) from None
         raise CommandError("Give the token with --token, --token-file or - (standard input).", returncode=2)
+
+
+def _facts(given: list[str]) -> dict[str, str]:
+    facts = {}
+    for pair in given:
+        name, sign, value = pair.partition("=")
+        if not sign or not name:
+            raise CommandError(f"--fact takes NAME=VALUE, not {pair!r}.", returncode=2)
+        facts[name] = value
+    return facts

@@ -1,0 +1,13 @@
+"""Addresses of the REST API of connections, below /api/."""
+
+from django.urls import path
+
+from integrations.api import ConnectionViewSet
+
+urlpatterns = [
+    path(
+        "connections/<str:connection_id>/partitions",
+        ConnectionViewSet.as_view({"get": "partitions", "post": "narrow"}),
+        name="api-partitions",
+    ),
+]

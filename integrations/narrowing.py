@@ -1,0 +1,73 @@
+"""Which parts of an account are imported: all, or some of what the provider lists its streams by (repositories, channels)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from asgiref.sync import async_to_sync
+from django.db import transaction
+
+from atom.access import Actor
+from atom.errors import InvalidInput, Refused
+from integrations import gateway
+from integrations.errors import ProviderError
+from integrations.models import Connection
+from integrations.providers.base import Partition, Provider
+
+MOST_NAMES = 5000
+TIMEOUT = 30.0  # seconds to list an account's partitions while somebody waits
+
+
+def parts_of(connection: Connection) -> list[Partition]:
+    """All partitions of the connection's account, by name, whether they are imported or not; [] where there are none.
+
+    Asks the provider. Raises Refused when it does not answer, with the provider's error code.
+    """
+    provider = connection.provider
+    if provider.partitions is None:
+        return []
+    ask = provider.partitions
+
+    async def call() -> list[Partition]:
+        async with asyncio.timeout(TIMEOUT):
+            return await ask(await gateway.open_api(connection))
+
+    try:
+        found = async_to_sync(call)()
+    except ProviderError as error:
+        raise Refused(error.code, str(error)) from None
+    except TimeoutError:
+        raise Refused("provider_unavailable", f"{provider.name} takes too long to answer.") from None
+    return sorted(found, key=lambda part: part.label.lower())
+
+
+def resolve(provider: Provider, parts: Iterable[Partition], names: Sequence[str]) -> list[str]:
+    """Keys of the partitions that a person named, by key or label. Raises InvalidInput (only) for a name that is none."""
+    what = provider.partition_label.lower() or "parts"
+    if provider.partitions is None:
+        raise InvalidInput("invalid", f"{provider.name} can't be narrowed to parts.", "only")
+    if not names or len(names) > MOST_NAMES:
+        raise InvalidInput("invalid", f"Name between one and {MOST_NAMES} {what}.", "only")
+    known: dict[str, str] = {}
+    for part in parts:
+        known.setdefault(part.label.lower(), part.key)
+    known |= {part.key.lower(): part.key for part in parts}
+    unknown = [name for name in names if name.strip().lower() not in known]
+    if unknown:
+        shown = ", ".join(name[:100] for name in unknown[:5])
+        raise InvalidInput("invalid", f"{provider.name} has no such {what} that this account can read: {shown}", "only")
+    return list(dict.fromkeys(known[name.strip().lower()] for name in names))
+
+
+def narrow(actor: Actor, connection: Connection, names: Sequence[str] | None) -> Connection:
+    """Narrows the connection to these partitions (keys or labels), or to none in particular: None imports everything.
+
+    What was imported stays. Holds from the next import on. Raises InvalidInput (only) and Refused.
+    """
+    only = None if names is None else resolve(connection.provider, parts_of(connection), names)
+    with transaction.atomic():
+        row = Connection.objects.of(actor.tenant).select_for_update().get(id=connection.id)
+        row.only = only
+        row.save(update_fields=["only", "updated_at"])
+    return row

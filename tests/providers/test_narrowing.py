@@ -1,0 +1,97 @@
+"""A connection that is narrowed to some repositories: by the command line, by the API, and what an import then brings."""
+
+from __future__ import annotations
+
+import io
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from atom.access import system_actor
+from atom.errors import InvalidInput
+from atom.tenancy import across_tenants, tenant_scope
+from historical_sync.actions import start_sync
+from historical_sync.models import SyncChunk, SyncRecord
+from integrations.narrowing import narrow
+from tests.conftest import Sandbox, Worker, connected, until
+
+NAMES = ["northwind-dev/storefront", "northwind-dev/infra"]
+KEYS = ["70000000", "70000004"]
+
+
+def connect(root: str, *more: str) -> dict[str, Any]:
+    out = io.StringIO()
+    call_command(
+        "connect", "github", "--tenant", "acme", "--token", "ghp_sandbox", "--base-url", f"{root}/github", "--json",
+        *more, stdout=out,
+    )  # fmt: skip
+    return dict(json.loads(out.getvalue()))
+
+
+def test_connecting_takes_names_or_keys(live_cast: SimpleNamespace, sandbox: Sandbox) -> None:
+    assert connect(sandbox.root)["only"] is None
+    assert connect(sandbox.root, "--only", ",".join(NAMES))["only"] == KEYS
+    assert connect(sandbox.root, "--only", "70000004, Northwind-Dev/Storefront")["only"] == KEYS[::-1]
+    # A reconnect that says nothing of it leaves it as it was.
+    assert connect(sandbox.root)["only"] == KEYS[::-1]
+
+
+def test_a_name_that_is_none_connects_nothing(live_cast: SimpleNamespace, sandbox: Sandbox) -> None:
+    from integrations.models import Connection
+
+    with pytest.raises(CommandError) as caught:
+        connect(sandbox.root, "--only", "northwind-dev/storefront,contoso-labs/storefront")
+    assert caught.value.returncode == 2
+    assert "contoso-labs/storefront" in str(caught.value)
+    assert "repositories" in str(caught.value)
+    with across_tenants("looking"):
+        assert not Connection.objects.exists()
+
+
+def test_the_api_lists_and_chooses(live_cast: SimpleNamespace, sandbox: Sandbox, signed_in: Any) -> None:
+    connection = connected(live_cast.acme, "github", sandbox.root)
+    client, path = signed_in(live_cast.bob), f"/api/connections/{connection.id}/partitions"
+    body = client.get(path).json()
+    assert (body["label"], body["only"]) == ("Repositories", None)
+    assert {part["label"] for part in body["partitions"]} >= set(NAMES)
+    assert all(part["imported"] for part in body["partitions"])
+    body = client.post(path, {"only": NAMES}, content_type="application/json").json()
+    assert body["only"] == KEYS
+    assert [part["label"] for part in body["partitions"] if part["imported"]] == sorted(NAMES)
+    for wrong in ([], ["nowhere"], "storefront", [1, {}]):
+        reply = client.post(path, {"only": wrong}, content_type="application/json")
+        assert reply.status_code == 400
+        assert reply.json()["errors"][0]["attr"].startswith("only")
+    assert client.get(path).json()["only"] == KEYS
+    assert client.post(path, {"only": None}, content_type="application/json").json()["only"] is None
+    assert signed_in(live_cast.vera).get(path).status_code == 200
+    assert signed_in(live_cast.charlie).get(path).status_code == 404
+
+
+def test_a_provider_without_partitions_can_not_be_narrowed(live_cast: SimpleNamespace, sandbox: Sandbox) -> None:
+    connection = connected(live_cast.acme, "salesforce", sandbox.root)
+    with tenant_scope(live_cast.acme.id), pytest.raises(InvalidInput) as caught:
+        narrow(system_actor(live_cast.acme, "a test"), connection, ["x"])
+    assert "Salesforce" in caught.value.detail
+
+
+def test_an_import_brings_the_chosen_parts_only(live_cast: SimpleNamespace, sandbox: Sandbox, worker: Worker) -> None:
+    connection = connected(live_cast.acme, "github", sandbox.root)
+    actor = system_actor(live_cast.acme, "a test")
+    with tenant_scope(live_cast.acme.id):
+        connection = narrow(actor, connection, [NAMES[1]])
+        job = start_sync(actor, connection)
+    until(job, "completed")
+    with tenant_scope(live_cast.acme.id):
+        chunks = SyncChunk.objects.filter(job=job)
+        assert set(chunks.exclude(stream="repositories").values_list("partition", flat=True)) == {KEYS[1]}
+        rows = SyncRecord.objects.filter(connection=connection)
+        assert set(rows.filter(stream="repositories").values_list("external_id", flat=True)) == {KEYS[1]}
+        assert rows.filter(stream="issues").exists()
+        for payload in rows.filter(stream="issues").values_list("payload", flat=True)[:20]:
+            assert payload["repository_url"].endswith(NAMES[1])
+        connection.refresh_from_db()
+        assert connection.last_success_at is not None
