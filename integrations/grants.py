@@ -33,7 +33,9 @@ def token_request(
     assert oauth is not None
     headers = {"Accept": "application/json"}
     body = {**fields, **oauth.extra_token}
-    if oauth.client_basic:
+    if oauth.secret_as_user:
+        headers["Authorization"] = "Basic " + base64.b64encode(f"{client_secret}:".encode()).decode()
+    elif oauth.client_basic:
         # RFC 6749, 2.3.1: both parts are encoded before they are joined.
         pair = f"{quote(client_id, safe='')}:{quote(client_secret, safe='')}"
         headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()

@@ -7,6 +7,7 @@ from integrations.providers.github import GITHUB
 from integrations.providers.hubspot import HUBSPOT
 from integrations.providers.salesforce import SALESFORCE
 from integrations.providers.slack import SLACK
+from integrations.providers.stripe import STRIPE
 
 # In the order of the integrations page. One a line.
 PROVIDERS: dict[str, Provider] = {
@@ -14,6 +15,7 @@ PROVIDERS: dict[str, Provider] = {
     "salesforce": SALESFORCE,
     "slack": SLACK,
     "hubspot": HUBSPOT,
+    "stripe": STRIPE,
 }
 
 

@@ -217,6 +217,7 @@ class OAuth:
     client_errors: codes by which this token endpoint means the client's own credentials, though others mean the grant by them.
     revoke: (Api-less) coroutine that revokes a grant at the provider; None when it has no revocation.
     token_facts: picks what a token response says besides tokens (Salesforce's instance_url) for `Connection.facts`.
+    secret_as_user: the client's secret is the user name of HTTP Basic authentication, and says it all.
     pkce: whether a challenge and verifier are sent.
     extra_token: goes into every token request (a wanted lifetime).
     token_reply: the token endpoint's JSON in RFC 6749's names: `error` (a word) if it refused, whatever the status;
@@ -234,6 +235,7 @@ class OAuth:
     token_root: str = ""
     token_json: bool = False
     client_basic: bool = False
+    secret_as_user: bool = False
     client_errors: frozenset[str] = frozenset()
     pkce: bool = True
     extra_token: Mapping[str, str] = field(default_factory=dict)

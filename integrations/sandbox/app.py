@@ -18,6 +18,7 @@ from integrations.sandbox.hubspot import HubSpot
 from integrations.sandbox.salesforce import Salesforce
 from integrations.sandbox.slack import Slack
 from integrations.sandbox.stand_in import StandIn
+from integrations.sandbox.stripe import Stripe
 from integrations.sandbox.tokens import Tokens
 from integrations.sandbox.wire import MAX_BODY, Request, Response
 from integrations.sandbox.world import World, present, seconds_of
@@ -28,6 +29,7 @@ STAND_INS: tuple[type[StandIn], ...] = (
     Salesforce,
     Slack,
     HubSpot,
+    Stripe,
 )
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]

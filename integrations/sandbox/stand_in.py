@@ -24,7 +24,8 @@ class Grants:
 
     authorize, token, revoke: paths below the stand-in's root; revoke "" where the vendor has none.
     basic: the client says who it is by HTTP Basic authentication, otherwise in the body. json: the token endpoint takes a JSON
-        object, otherwise a form. pkce: a challenge is demanded (one that is sent is always held to).
+        object, otherwise a form. secret_as_user: by Basic authentication with the secret alone, as user name. pkce: a challenge is
+        demanded (one that is sent is always held to).
     refreshes: it hands out refresh tokens. rotates: each refresh token serves once. expires_in: seconds, None when it does not say.
     scopes: what it says was granted; `separator` joins them.
     """
@@ -33,6 +34,7 @@ class Grants:
     token: str
     revoke: str = ""
     basic: bool = False
+    secret_as_user: bool = False
     json: bool = False
     pkce: bool = True
     refreshes: bool = True
@@ -178,6 +180,8 @@ class StandIn:
         body = request.json if grants.json else request.form
         form = {name: value for name, value in body.items() if isinstance(value, str)} if isinstance(body, dict) else {}
         client = request.basic if grants.basic else (form.get("client_id", ""), form.get("client_secret", ""))
+        if grants.secret_as_user:
+            client = (f"sandbox-{self.slug}", request.basic[0] or request.token)
         if client[0] != f"sandbox-{self.slug}":
             return self.token_refused("invalid_client", "The client id is not known.", 401)
         if client[1] != "sandbox-secret":

@@ -1,0 +1,177 @@
+"""What Stripe's file knows beyond the contract: errors, money, who a customer is, changes, and the two modes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from integrations.errors import AccessDenied, CursorExpired, ReauthRequired, Throttled
+from integrations.grants import token_request
+from integrations.http import Reply
+from integrations.providers.base import Context, Window
+from integrations.providers.stripe import CHANGES, STRIPE, VERSION, money
+from tests.contract.stage import ALL, Stage
+
+CONTEXT = Context("stripe")
+
+
+def refused(status: int, **error: Any) -> Reply:
+    return Reply(status, {}, {"error": {"type": "invalid_request_error", **error}}, "", "https://api.stripe.com/v1/x")
+
+
+def graph(stream: str, row: dict[str, Any]) -> Any:
+    return STRIPE.stream(stream).extract(row, CONTEXT)
+
+
+def said(found: Any) -> set[tuple[str, str, str]]:
+    return {tuple(relationship) for relationship in found.relationships}
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (refused(429, code="rate_limit", message="slow"), Throttled),
+        (refused(429, code="lock_timeout", message="locked"), Throttled),
+        (refused(400, code="lock_timeout", message="locked"), Throttled),
+        (refused(401, message="Invalid API Key provided"), ReauthRequired),
+        (refused(401, code="api_key_expired", message="Expired API Key provided"), ReauthRequired),
+        (refused(403, code="account_invalid", message="does not have access"), ReauthRequired),
+        (refused(403, code="platform_account_required", message="only platforms"), ReauthRequired),
+        (refused(403, message="Having the 'rak_charge_read' permission would allow this"), AccessDenied),
+        (refused(400, code="resource_missing", param="starting_after", message="No such charge"), CursorExpired),
+        (refused(404, code="resource_missing", message="a similar object exists in test mode"), AccessDenied),
+    ],
+)
+def test_an_error_says_what_to_do(reply: Reply, error: type[Exception]):
+    assert type(STRIPE.classify(reply)) is error
+
+
+@pytest.mark.parametrize(
+    "reply", [refused(500, message="ours"), refused(400, code="parameter_unknown"), Reply(502, {}, None, "<html>", "")]
+)
+def test_the_rest_is_left_to_the_gate(reply: Reply):
+    assert STRIPE.classify(reply) is None
+
+
+def test_a_missing_permission_is_named():
+    assert "rak_charge_read" in str(STRIPE.classify(refused(403, message="Having the 'rak_charge_read' permission")))
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "words"),
+    [
+        (4900, "eur", "EUR 49.00"),
+        (500, "jpy", "JPY 500"),
+        (12345, "kwd", "KWD 12.345"),
+        (-150, "usd", "USD -1.50"),
+        (None, None, "0.00"),
+    ],
+)
+def test_amounts_are_in_the_currencys_own_unit(amount: Any, currency: Any, words: str):
+    assert money(amount, currency) == words
+
+
+def test_every_request_pins_the_version_of_the_api():
+    assert STRIPE.headers == {"Stripe-Version": VERSION}
+    assert len(CHANGES) == len(set(CHANGES)) <= 20  # that can be asked for at once
+
+
+def test_the_secret_alone_says_who_the_client_is():
+    headers, body = token_request(STRIPE, "ca_1", "sk_live_1", {"grant_type": "authorization_code", "code": "ac_1"})
+    assert headers["Authorization"] == "Basic c2tfbGl2ZV8xOg=="  # "sk_live_1:"
+    assert body == b"grant_type=authorization_code&code=ac_1"
+
+
+def test_a_customer_is_a_person_by_address_and_id():
+    own = graph("customers", {"id": "cus_1", "name": "Ana", "email": "Ana@acme.test", "description": None}).entities[0]
+    assert (own.kind, own.key, own.aliases) == ("person", "person:email:ana@acme.test", ("stripe:customer:cus_1",))
+    assert graph("customers", {"id": "cus_2", "email": None}).entities[0].key == "stripe:customer:cus_2"
+
+
+def test_a_business_is_an_organization_with_somebody_in_it():
+    found = graph("customers", {"id": "cus_1", "name": "Acme", "business_name": "Acme GmbH", "email": "pay@acme.test"})
+    assert (found.entities[0].kind, found.entities[0].key) == ("organization", "stripe:customer:cus_1")
+    assert said(found) == {("works_at", "person:email:pay@acme.test", "stripe:customer:cus_1")}
+
+
+def test_an_invoice_knows_its_subscription_in_old_and_new_versions_and_its_payments():
+    new = {"id": "in_1", "customer": "cus_1", "total": 100, "currency": "eur", "number": "A-1"}
+    new["parent"] = {"subscription_details": {"subscription": "sub_1"}}
+    new["payments"] = {"data": [{"payment": {"type": "payment_intent", "payment_intent": "pi_1"}}]}
+    found = said(graph("invoices", new))
+    assert found == {
+        ("for_account", "stripe:invoice:in_1", "stripe:customer:cus_1"),
+        ("part_of", "stripe:invoice:in_1", "stripe:subscription:sub_1"),
+        ("with", "stripe:invoice:in_1", "stripe:payment_intent:pi_1"),
+    }
+    old = said(graph("invoices", {"id": "in_1", "customer": {"id": "cus_1"}, "subscription": "sub_1"}))
+    assert old < found
+
+
+def test_a_guest_who_paid_is_known_by_address():
+    charge = {
+        "id": "ch_1",
+        "customer": None,
+        "billing_details": {"email": "g@x.test", "name": "G"},
+        "amount": 1,
+        "currency": "eur",
+    }
+    assert ("for_account", "stripe:charge:ch_1", "person:email:g@x.test") in said(graph("charges", charge))
+
+
+def test_a_change_speaks_for_its_object():
+    row = {"id": "sub_1", "object": "subscription", "status": "canceled", "customer": "cus_1"}
+    event = {"id": "evt_1", "type": "customer.subscription.deleted", "data": {"object": row}}
+    own = graph("events", event).entities[0]
+    assert (own.key, own.properties["status"]) == ("stripe:subscription:sub_1", "canceled")
+    assert "deleted" not in own.properties  # it ended; it is still there
+    gone = {"id": "cus_1", "object": "customer", "email": "ana@acme.test"}
+    own = graph("events", {"id": "evt_2", "type": "customer.deleted", "data": {"object": gone}}).entities[0]
+    assert own.properties["deleted"] is True
+
+
+async def test_a_test_key_is_another_connection_than_a_live_one():
+    stage = Stage("stripe")
+    async with stage.client:
+        api = (await stage.use(stage.account), stage.api())[1]
+        live = await STRIPE.identify(api)
+        stage.stand_in.pasted_prefix = "rk_"  # type: ignore[misc]
+        api.token = "rk_test_1"
+        test = await STRIPE.identify(api)
+    assert test.external_id == f"{live.external_id}:test"
+    assert test.label.endswith("(test mode)")
+
+
+async def test_a_window_within_a_second_is_rounded_so_that_nothing_is_lost():
+    stage = Stage("stripe")
+    async with stage.client:
+        await stage.use(stage.account)
+        stream = STRIPE.stream("charges")
+        first = (await stream.fetch(stage.api(), (await stage.partitions(stream))[0], ALL, None)).records[0]
+        narrow = Window(first.occurred_at - timedelta(microseconds=1), first.occurred_at + timedelta(microseconds=1))
+        found = await stage.read(stream, narrow)
+    assert first.external_id in found.ids
+
+
+async def test_a_row_without_a_time_is_kept_aside_and_the_rest_goes_on():
+    class Api:
+        async def get(self, path: str, params: Any = None) -> Reply:
+            rows = [{"id": "ch_2", "created": 1700000000}, {"id": "ch_1", "created": None}]
+            return Reply(200, {}, {"object": "list", "data": rows, "has_more": True}, "", "")
+
+    page = await STRIPE.stream("charges").fetch(Api(), None, ALL, None)  # type: ignore[arg-type]
+    assert [(r.external_id, r.occurred_at) for r in page.records] == [("ch_2", datetime.fromtimestamp(1700000000, UTC))]
+    assert [row[0] for row in page.rejected] == ["ch_1"]
+    assert page.next_cursor == {"after": "ch_1"}
+
+
+async def test_a_count_from_a_place_without_search_is_unknown():
+    stage = Stage("stripe")
+    async with stage.client:
+        await stage.use(stage.account)
+        await stage.control(deny=["stripe.charges"])
+        stream = STRIPE.stream("charges")
+        assert stream.count is not None
+        assert await stream.count(stage.api(), (await stage.partitions(stream))[0], ALL) is None
