@@ -8,6 +8,7 @@ from integrations.providers.hubspot import HUBSPOT
 from integrations.providers.salesforce import SALESFORCE
 from integrations.providers.slack import SLACK
 from integrations.providers.stripe import STRIPE
+from integrations.providers.zendesk import ZENDESK
 
 # In the order of the integrations page. One a line.
 PROVIDERS: dict[str, Provider] = {
@@ -16,6 +17,7 @@ PROVIDERS: dict[str, Provider] = {
     "slack": SLACK,
     "hubspot": HUBSPOT,
     "stripe": STRIPE,
+    "zendesk": ZENDESK,
 }
 
 

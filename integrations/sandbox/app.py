@@ -22,6 +22,7 @@ from integrations.sandbox.stripe import Stripe
 from integrations.sandbox.tokens import Tokens
 from integrations.sandbox.wire import MAX_BODY, Request, Response
 from integrations.sandbox.world import World, present, seconds_of
+from integrations.sandbox.zendesk import Zendesk
 
 # One a line.
 STAND_INS: tuple[type[StandIn], ...] = (
@@ -30,6 +31,7 @@ STAND_INS: tuple[type[StandIn], ...] = (
     Slack,
     HubSpot,
     Stripe,
+    Zendesk,
 )
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
