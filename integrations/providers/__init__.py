@@ -5,6 +5,7 @@ from __future__ import annotations
 from integrations.providers.base import Provider
 from integrations.providers.github import GITHUB
 from integrations.providers.hubspot import HUBSPOT
+from integrations.providers.jira import JIRA
 from integrations.providers.salesforce import SALESFORCE
 from integrations.providers.slack import SLACK
 from integrations.providers.stripe import STRIPE
@@ -18,6 +19,7 @@ PROVIDERS: dict[str, Provider] = {
     "hubspot": HUBSPOT,
     "stripe": STRIPE,
     "zendesk": ZENDESK,
+    "jira": JIRA,
 }
 
 

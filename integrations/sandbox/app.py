@@ -15,6 +15,7 @@ from integrations.sandbox.consent import STYLE
 from integrations.sandbox.faults import Control
 from integrations.sandbox.github import GitHub
 from integrations.sandbox.hubspot import HubSpot
+from integrations.sandbox.jira import Jira
 from integrations.sandbox.salesforce import Salesforce
 from integrations.sandbox.slack import Slack
 from integrations.sandbox.stand_in import StandIn
@@ -32,6 +33,7 @@ STAND_INS: tuple[type[StandIn], ...] = (
     HubSpot,
     Stripe,
     Zendesk,
+    Jira,
 )
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]

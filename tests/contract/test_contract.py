@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -238,7 +239,8 @@ async def test_a_limit_is_waited_for(stage: Stage, stream: Stream, switch: str) 
     await stage.control(**{switch: 1, "retry_after": 7})
     if switch == "daily_quota":
         await stage.control(daily_quota=1)
-        await stage.provider.identify(stage.api())  # which uses the day's one call up
+        with suppress(Throttled):
+            await stage.provider.identify(stage.api())  # which uses the day's one call up, and may need more
     with pytest.raises(Throttled) as caught:
         await ask()
     assert str(caught.value)
