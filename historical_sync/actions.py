@@ -21,7 +21,7 @@ from atom.models import Tenant
 from atom.plans import ACTIVE_JOBS, Plan, cheapest
 from historical_sync import broadcast, states, tasks
 from historical_sync.models import HistoricalSyncJob, JobEvent, JobQuerySet, SyncChunk
-from historical_sync.settling import settle_sync
+from historical_sync.settling import settle_sync, take_from_the_dead
 from integrations.models import Connection, ConnectionStatus
 
 DEFAULT_MONTHS = 3
@@ -127,13 +127,18 @@ def pause(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
             raise Refused("invalid_state", _not_from("paused", job))
         _request(job, states.CONTROL_PAUSE)
         record_event(job, actor.label, "pause_requested", "")
+        take_from_the_dead(job.id)
         settle_sync(job.id)
         _announce(job)
     return get_job(actor.tenant, job.id)
 
 
 def cancel(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
-    """Asks for the end of the job: at once when no worker is at it, else at the next page boundary. What came in is kept."""
+    """Asks for the end of the job: at once when no worker is at it, else at the next page boundary. What came in is kept.
+
+    Once this returned without a refusal the job ends cancelled, even if its last page is stored meanwhile: the request is written
+    under the job's row lock, which is held when a job is found to be complete (`settling`).
+    """
     with transaction.atomic():
         job = _locked(actor.tenant, job)
         if not states.can_cancel(job.status, job.control):
@@ -147,6 +152,7 @@ def cancel(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
             record_event(job, actor.label, "cancelled", "")
         else:
             _request(job, states.CONTROL_CANCEL)
+            take_from_the_dead(job.id)
             settle_sync(job.id)
         _announce(job)
     return get_job(actor.tenant, job.id)

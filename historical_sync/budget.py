@@ -1,14 +1,17 @@
 """A provider's rate limit, shared by every worker of a connection.
 
 The connection's row holds how many requests are left until the provider's window ends. A worker takes a few at a time, so that
-most requests cost no query; the provider's own headers correct the row downwards, and upwards when they name a larger limit.
+most requests cost no query, and brings back after a second what it has not used: then everybody knows of a block or a correction.
+The provider's own headers correct the row downwards, and upwards when they name a larger limit. A worker that dies takes what it
+had in hand with it, which errs on the side of asking too little.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from historical_sync.database import Pool, tenant_transaction
@@ -19,18 +22,29 @@ if TYPE_CHECKING:
     from integrations.http import Reply
 
 SHARE = 50  # of the limit that a worker takes at once
+FIRST = 5  # requests that a worker takes at once until headers have named the limit
+HELD = 1.0  # seconds that a worker keeps them
+HEADROOM = 0.1  # of the limit that a historical import leaves to incremental syncs
 LONGEST_WAIT_HERE = 2.0  # seconds; a longer wait gives the chunk back
+AFTER_RESET = timedelta(seconds=0.5)  # the provider's clock may be a little behind ours
 
 
 class ConnectionBudget:
-    """The gate's limiter for one connection in this process. Raises Throttled when the wait would be long."""
+    """The gate's limiter for one connection in this process. Raises Throttled when the wait would be long.
 
-    def __init__(self, pool: Pool, tenant_id: str, connection_id: str, provider: Provider) -> None:
+    kind: of the job that asks; a historical import stops where the head-room of the others begins.
+    """
+
+    def __init__(
+        self, pool: Pool, tenant_id: str, connection_id: str, provider: Provider, kind: str = "historical"
+    ) -> None:
         self.pool = pool
         self.tenant_id = tenant_id
         self.connection_id = connection_id
         self.provider = provider
+        self.headroom = HEADROOM if kind == "historical" else 0.0
         self.in_hand = 0
+        self.held_until = 0.0  # on the monotonic clock
         self.lock = asyncio.Lock()
         self.corrected_at = datetime.min.replace(tzinfo=UTC)
         self.seen: RateState | None = None
@@ -40,12 +54,14 @@ class ConnectionBudget:
         """Takes one request from the budget. How many run at once is bounded by how many chunks of a connection do."""
         while True:
             async with self.lock:
-                if self.in_hand > 0:
+                if self.in_hand > 0 and time.monotonic() < self.held_until:
                     self.in_hand -= 1
                     return
-                taken, wait_until = await self._withdraw()
+                unused, self.in_hand = self.in_hand, 0
+                taken, seconds_left, wait_until = await self._withdraw(unused)
                 if taken > 0:
                     self.in_hand = taken - 1
+                    self.held_until = time.monotonic() + min(HELD, seconds_left)
                     return
             wait = (wait_until - datetime.now(UTC)).total_seconds()
             if wait > LONGEST_WAIT_HERE:
@@ -57,12 +73,19 @@ class ConnectionBudget:
         state = self.provider.rate_state(reply)
         if state is None:
             return
-        if state.reset_at is not None:
-            state = replace(state, reset_at=reply.by_our_clock(state.reset_at))
         now = datetime.now(UTC)
-        news = self.seen is None or state.limit != self.seen.limit or state.remaining == 0
+        known = self.seen
+        if known is None or state.limit != known.limit:
+            self.in_hand = 0  # it was taken from a budget of another size
+        news = (
+            known is None
+            or (state.limit, state.reset_at) != (known.limit, known.reset_at)
+            or (state.remaining == 0 != known.remaining)
+        )
         if news or (now - self.corrected_at).total_seconds() >= 1:
             self.seen, self.corrected_at = state, now
+            if state.reset_at is not None:
+                state = replace(state, reset_at=reply.by_our_clock(state.reset_at))
             task = asyncio.get_running_loop().create_task(self._correct(state))
             self.correcting.add(task)
             task.add_done_callback(self._corrected)
@@ -73,32 +96,36 @@ class ConnectionBudget:
             task.exception()  # a missed correction is made by the next reply
 
     async def block(self, until: datetime) -> None:
-        """Nobody asks this connection's provider anything before `until`."""
+        """Nobody asks this connection's provider anything before `until`: workers that have requests in hand see it in a second."""
         self.in_hand = 0
-        async with tenant_transaction(self.pool, self.tenant_id) as cursor:
+        async with tenant_transaction(self.pool, self.tenant_id, "block") as cursor:
             await cursor.execute(
                 "UPDATE integrations_connection SET blocked_until = GREATEST(blocked_until, %s) WHERE id = %s",
                 [until, self.connection_id],
             )
 
-    async def _withdraw(self) -> tuple[int, datetime]:
-        """(requests taken, when to ask again if none)."""
+    async def _withdraw(self, unused: int) -> tuple[int, float, datetime]:
+        """Brings back `unused` requests and takes some: (how many, seconds until their window ends, when to ask again if none)."""
         budget = self.provider.budget
-        async with tenant_transaction(self.pool, self.tenant_id) as cursor:
+        async with tenant_transaction(self.pool, self.tenant_id, "withdraw") as cursor:
             await cursor.execute(
                 """
-                WITH opened AS (
-                    UPDATE integrations_connection
-                    SET budget_left = CASE WHEN budget_resets_at IS NULL OR budget_resets_at <= now()
-                                           THEN COALESCE(budget_limit, %(requests)s) ELSE budget_left END,
-                        budget_resets_at = CASE WHEN budget_resets_at IS NULL OR budget_resets_at <= now()
-                                                THEN now() + make_interval(secs => %(seconds)s) ELSE budget_resets_at END
-                    WHERE id = %(id)s
-                    RETURNING budget_left, budget_resets_at, blocked_until, COALESCE(budget_limit, %(requests)s) AS size
+                WITH held AS (
+                    SELECT budget_left, budget_resets_at, blocked_until, budget_limit, clock_timestamp() AS at,
+                           COALESCE(budget_limit, %(requests)s) AS size
+                    FROM integrations_connection WHERE id = %(id)s FOR UPDATE
+                ), opened AS (
+                    SELECT size, at, blocked_until, budget_limit, floor(size * %(headroom)s) AS kept,
+                           CASE WHEN budget_resets_at > at THEN budget_left + %(unused)s ELSE size END AS remaining,
+                           CASE WHEN budget_resets_at > at THEN budget_resets_at
+                                ELSE at + make_interval(secs => %(seconds)s) END AS resets_at
+                    FROM held
                 )
-                SELECT CASE WHEN blocked_until > now() THEN 0
-                            ELSE LEAST(floor(budget_left), GREATEST(1, floor(size / %(share)s)))::int END,
-                       GREATEST(CASE WHEN budget_left < 1 THEN budget_resets_at END, blocked_until, now())
+                SELECT CASE WHEN blocked_until > at THEN 0
+                            ELSE GREATEST(0, LEAST(floor(remaining - kept), GREATEST(1, floor(size / %(share)s)),
+                                                   CASE WHEN budget_limit IS NULL THEN %(first)s END)) END::int,
+                       extract(epoch FROM resets_at - at)::float,
+                       GREATEST(CASE WHEN remaining - kept < 1 THEN resets_at END, blocked_until, at), remaining, resets_at
                 FROM opened
                 """,
                 {
@@ -106,38 +133,44 @@ class ConnectionBudget:
                     "seconds": budget.seconds,
                     "id": self.connection_id,
                     "share": SHARE,
+                    "first": FIRST,
+                    "headroom": self.headroom,
+                    "unused": unused,
                 },
             )
             row = await cursor.fetchone()
             if row is None:
-                return 1, datetime.now(UTC)  # the connection was deleted; its lease will be refused
-            taken = int(row[0])
-            if taken > 0:
-                await cursor.execute(
-                    "UPDATE integrations_connection SET budget_left = budget_left - %s WHERE id = %s",
-                    [taken, self.connection_id],
-                )
-            return taken, row[1]
+                return 1, HELD, datetime.now(UTC)  # the connection was deleted; its lease will be refused
+            taken, seconds_left, again_at, remaining, resets_at = row
+            await cursor.execute(
+                "UPDATE integrations_connection SET budget_left = %s, budget_resets_at = %s WHERE id = %s",
+                [remaining - taken, resets_at, self.connection_id],
+            )
+            return taken, seconds_left, again_at
 
     async def _correct(self, state: RateState) -> None:
-        async with tenant_transaction(self.pool, self.tenant_id) as cursor:
+        """What remains is never more than the provider says; a window that is over by now says nothing about the next."""
+        over = state.reset_at is not None and state.reset_at <= datetime.now(UTC)
+        async with tenant_transaction(self.pool, self.tenant_id, "correct") as cursor:
             await cursor.execute(
                 """
                 UPDATE integrations_connection
                 SET budget_left = CASE
+                        WHEN %(over)s THEN budget_left
                         WHEN %(limit)s::float IS NOT NULL AND %(limit)s IS DISTINCT FROM COALESCE(budget_limit, %(requests)s)
                             THEN LEAST(%(remaining)s, budget_left + %(limit)s - COALESCE(budget_limit, %(requests)s))
                         ELSE LEAST(budget_left, %(remaining)s) END,
                     budget_limit = COALESCE(%(limit)s, budget_limit),
-                    budget_resets_at = COALESCE(%(resets_at)s, budget_resets_at)
+                    budget_resets_at = CASE WHEN %(over)s THEN budget_resets_at
+                                            ELSE COALESCE(%(resets_at)s, budget_resets_at) END
                 WHERE id = %(id)s
                 """,
                 {
+                    "over": over,
                     "limit": None if state.limit is None else float(state.limit),
                     "requests": float(self.provider.budget.requests),
                     "remaining": float(state.remaining),
-                    # A window that ends now, or did by a clock that is off, begins anew with the next withdrawal.
-                    "resets_at": state.reset_at and max(state.reset_at, datetime.now(UTC)),
+                    "resets_at": state.reset_at and state.reset_at + AFTER_RESET,
                     "id": self.connection_id,
                 },
             )

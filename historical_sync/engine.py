@@ -143,7 +143,9 @@ class Engine:
                 job = await database_sync_to_async(_load_job)(job_id, tenant_id)
                 if job is None:
                     return None
-                budget = ConnectionBudget(self.pool, tenant_id, str(job.connection_id), job.connection.provider)
+                budget = ConnectionBudget(
+                    self.pool, tenant_id, str(job.connection_id), job.connection.provider, job.kind
+                )
                 try:
                     api = await gateway.open_api(job.connection, limiter=budget)
                 except Exception as error:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.db import connection as database
 from psycopg import AsyncCursor
 
@@ -115,3 +116,24 @@ def missing_words(rows: Sequence[tuple[Any, ...]]) -> str:
     if len(parts) > MOST_SAID:
         said.append(f"and {len(parts) - MOST_SAID} more")
     return f"Not imported: {'; '.join(said)}."
+
+
+# A worker that can't answer can't honour a request to stop. Other workers notice (`claims.reap`), if there are any.
+TAKE_FROM_THE_DEAD = """
+UPDATE historical_sync_syncchunk SET status = 'pending', lease = NULL, lease_until = NULL
+WHERE id IN (
+    SELECT id FROM historical_sync_syncchunk
+    WHERE job_id = %(job)s AND status = 'running' AND (
+        lease_until < clock_timestamp()
+        OR NOT EXISTS (SELECT FROM procrastinate_workers
+                       WHERE last_heartbeat > clock_timestamp() - make_interval(secs => %(dead_after)s)))
+    -- Whoever is storing a page right now is not dead.
+    FOR UPDATE SKIP LOCKED
+)
+"""
+
+
+def take_from_the_dead(job_id: UUID) -> None:
+    """For actions: ends the leases of workers that are gone, so that the job can be settled. The caller holds the job's row lock."""
+    with database.cursor() as cursor:
+        cursor.execute(TAKE_FROM_THE_DEAD, {"job": job_id, "dead_after": settings.LEASE_SECONDS})

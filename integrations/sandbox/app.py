@@ -92,7 +92,10 @@ class Sandbox:
         answer = provider.oauth(request)
         if answer is not None:
             return answer
-        return await self._call(provider, request)
+        with self.control.counted(request.token):
+            response = await self._call(provider, request)
+        self.control.statuses[str(response.status)] += 1
+        return response
 
     async def _call(self, provider: StandIn, request: Request) -> Response:
         faults = self.control.faults

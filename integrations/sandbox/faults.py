@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -11,7 +13,7 @@ from typing import Any
 class Faults:
     """`*_every`: each n-th API call; 0 is never. retry_after: seconds. daily_quota: calls, from when it is set; 0 is none.
 
-    rate_limit: calls an hour that GitHub allows. page_size: rows that any page holds at most; 0 is the vendor's own.
+    rate_limit: calls that GitHub allows in rate_window seconds. page_size: rows that any page holds at most; 0 is the vendor's own.
     cap: results that one query can list, where the vendor caps them; 0 is the vendor's own. delete_every: each n-th row of every
     table is deleted; 0 is none. deny: "provider.stream" of what the token has no permission for.
     """
@@ -26,6 +28,7 @@ class Faults:
     drop_every: int = 0
     daily_quota: int = 0
     rate_limit: int = 5000
+    rate_window: int = 3600
     page_size: int = 0
     cap: int = 0
     delete_every: int = 0
@@ -42,6 +45,24 @@ class Control:
         self.faults = Faults(latency_ms=latency_ms)
         self.calls = self.quota_from = 0
         self.log: deque[dict[str, Any]] = deque(maxlen=200)
+        self._clear_counts()
+
+    def _clear_counts(self) -> None:
+        self.at_once: Counter[str] = Counter()
+        self.most_at_once: Counter[str] = Counter()
+        self.statuses: Counter[str] = Counter()
+
+    @contextmanager
+    def counted(self, token: str) -> Iterator[None]:
+        """Counts a call while it is being answered: of all, and of its token."""
+        for name in ("all", token):
+            self.at_once[name] += 1
+            self.most_at_once[name] = max(self.most_at_once[name], self.at_once[name])
+        try:
+            yield
+        finally:
+            for name in ("all", token):
+                self.at_once[name] -= 1
 
     def wrong(self, given: dict[str, Any]) -> str:
         """What is wrong with these settings, "" if nothing."""
@@ -69,6 +90,8 @@ class Control:
     def reset(self) -> None:
         self.faults = Faults()
         self.calls = self.quota_from = 0
+        self.most_at_once.clear()
+        self.statuses.clear()
 
     def next_fault(self) -> str:
         """What happens to the next API call: "", or the name of a fault."""
@@ -83,4 +106,6 @@ class Control:
         return ""
 
     def state(self) -> dict[str, Any]:
-        return {**asdict(self.faults), "calls": self.calls}
+        # Tokens are the sandbox's own; who asks comes from this machine.
+        counts = {"statuses": dict(self.statuses), "most_at_once": dict(self.most_at_once)}
+        return {**asdict(self.faults), "calls": self.calls, **counts}

@@ -15,7 +15,6 @@ from integrations.sandbox.wire import Request, Response, whole
 from integrations.sandbox.world import World, seconds_of
 
 SCOPES = ("read:org", "read:user", "repo", "user:email")
-HOUR = 3600
 MOST_FOUND = 1000  # that a search shows, however many it counts
 DOCS = "https://docs.github.com/rest"
 BAD_CREDENTIALS = Response(401, {"message": "Bad credentials", "documentation_url": DOCS, "status": "401"})
@@ -53,7 +52,7 @@ class GitHub(StandIn):
 
     def set_world(self, world: World) -> None:
         super().set_world(world)
-        self.used: dict[str, tuple[int, int]] = {}  # account -> (hour, calls in it)
+        self.used: dict[str, tuple[int, int]] = {}  # account -> (window, calls in it)
         self.repositories: dict[str, list[Repository]] = {
             account: []
             if self.is_empty(account)
@@ -122,19 +121,20 @@ class GitHub(StandIn):
         account = self.account_of(request)
         if account is None:
             return self.unauthorized(request)
-        limit, hour = self.control.faults.rate_limit, int(time.time()) // HOUR
-        at, used = self.used.get(account, (hour, 0))
-        used = used + 1 if at == hour else 1
+        limit, window = self.control.faults.rate_limit, max(1, self.control.faults.rate_window)
+        turn = int(time.time()) // window
+        at, used = self.used.get(account, (turn, 0))
+        used = used + 1 if at == turn else 1
         if used > limit:
-            return self._too_many((hour + 1) * HOUR)
-        self.used[account] = (hour, used)
+            return self._too_many((turn + 1) * window)
+        self.used[account] = (turn, used)
         response = self.answer(request, account) if request.method == "GET" else NOT_FOUND
         return response.with_headers(
             {
                 "X-RateLimit-Limit": str(limit),
                 "X-RateLimit-Remaining": str(limit - used),
                 "X-RateLimit-Used": str(used),
-                "X-RateLimit-Reset": str((hour + 1) * HOUR),
+                "X-RateLimit-Reset": str((turn + 1) * window),
                 "X-RateLimit-Resource": "core",
                 "X-OAuth-Scopes": ", ".join(SCOPES),
             }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -17,31 +17,36 @@ from tests.faults import toy as toys
 from tests.faults.stage import Picture, Stage, picture, stage
 from tests.faults.toy_stage import ToyStage
 
-TENANTS = 2
-RECORDS = 1500  # of the sandbox: chunks of several pages
-_undisturbed: dict[str, list[Picture]] = {}
+SANDBOX = {"records": 700, "page_size": 15}  # small pages, so that chunks have several
+_undisturbed: dict[tuple[str, int], Picture] = {}
 
 
 @pytest.fixture
-def theatre(undisturbed: list[Picture], sandbox: Sandbox) -> Iterator[Stage]:
+def theatre(undisturbed: Callable[[int], Picture], sandbox: Sandbox) -> Iterator[Stage]:
     """A stage with the sandbox in order, each of its answers a little late so that faults find work under way."""
-    sandbox.control(latency_ms=25)
+    sandbox.control(**SANDBOX, latency_ms=25)
     with stage(sandbox) as made:
         yield made
 
 
 @pytest.fixture
-def undisturbed(transactional_db: None, sandbox: Sandbox) -> list[Picture]:
-    """What the imports of tenants 0, 1, ... look like when nothing goes wrong; made once a session."""
-    sandbox.control(records=RECORDS)
-    if sandbox.root not in _undisturbed:
-        with stage(sandbox) as calm:
-            worker = calm.worker()
-            jobs = [until(calm.job(number), "completed", seconds=60) for number in range(TENANTS)]
-            assert worker.stop() == 0, worker.words()
-        _undisturbed[sandbox.root] = [picture(job.tenant) for job in jobs]
-        call_command("flush", verbosity=0, interactive=False)
-    return _undisturbed[sandbox.root]
+def undisturbed(transactional_db: None, sandbox: Sandbox) -> Callable[[int], Picture]:
+    """What the import of tenant `number` looks like when nothing goes wrong; made once a session."""
+
+    def look(number: int = 0) -> Picture:
+        key = (sandbox.root, number)
+        if key not in _undisturbed:
+            sandbox.control(**SANDBOX)
+            with stage(sandbox) as calm:
+                worker = calm.worker()
+                job = until(calm.job(number), "completed", seconds=60)
+                assert worker.stop() == 0, worker.words()
+                _undisturbed[key] = picture(job.tenant)
+            call_command("flush", verbosity=0, interactive=False)
+        return _undisturbed[key]
+
+    look(0)
+    return look
 
 
 def describe(workers: list[Any]) -> str:

@@ -26,7 +26,7 @@ from psycopg.conninfo import make_conninfo
 PROJECT = Path(__file__).resolve().parent.parent.parent
 LEASE_SECONDS = 2.0  # short, so that a dead worker is noticed soon
 END = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(days=1)
-START = END - timedelta(days=390)
+START = END - timedelta(days=300)
 KILLED = -signal.SIGKILL
 NAMES = uuid.UUID("6f2b1c3e-0000-4000-8000-000000000000")
 

@@ -2,13 +2,116 @@
 
 from __future__ import annotations
 
-from tests.conftest import until
-from tests.faults.stage import Picture, Stage, damage, picture
+import random
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.conftest import job_now, until, wait_for
+from tests.faults.conftest import describe
+from tests.faults.stage import KILLED, Picture, Stage, damage, leases, pages_of, picture
+
+pytestmark = pytest.mark.processes
+Undisturbed = Callable[[int], Picture]
+SEED = 20261124
+# Every commit of an ordinary import, both sides of it, and how often it is passed before; in the order in which a job comes by.
+POINTS = (
+    "before_claim:1", "before_plan:1", "after_plan:1", "before_defer:1", "after_defer:1", "after_claim:2", "before_withdraw:1",
+    "after_withdraw:1", "before_save:1", "after_save:1", "before_done:2", "after_done:2",
+)  # fmt: skip
 
 
-def test_two_undisturbed_imports_look_the_same(theatre: Stage, undisturbed: list[Picture]) -> None:
+def undamaged(theatre: Stage, undisturbed: Undisturbed, job: Any, number: int = 0) -> None:
+    found = damage(undisturbed(number), picture(job.tenant))
+    assert not found, f"{found}\n{describe(theatre.workers)}"
+
+
+def test_two_undisturbed_imports_look_the_same(theatre: Stage, undisturbed: Undisturbed) -> None:
     theatre.worker()
     job = until(theatre.job(), "completed", seconds=60)
-    found = damage(undisturbed[0], picture(job.tenant))
-    assert not found, str(found)
-    assert len(undisturbed[0]["records"]) > 500
+    undamaged(theatre, undisturbed, job)
+    assert len(undisturbed(0)["records"]) > 200
+    assert any(row[5] > 1 for row in undisturbed(0)["chunks"]), "some chunk has several pages"
+
+
+def test_a_worker_killed_at_every_commit_in_turn_loses_and_doubles_nothing(
+    theatre: Stage, undisturbed: Undisturbed
+) -> None:
+    """One import, a dozen workers one after the other, each killed at another commit."""
+    job = theatre.job()
+    for point in POINTS:
+        worker = theatre.worker(fault=point, concurrency=4, lease=1)
+        wait_for(lambda worker=worker: not worker.alive or over(job), 30)
+        assert worker.process.poll() == KILLED, f"{point} was not reached: {worker.words()}"
+    theatre.worker(lease=1)
+    undamaged(theatre, undisturbed, until(job, "completed", seconds=60))
+
+
+def over(job: Any) -> bool:
+    return job_now(job).status not in ("pending", "running")
+
+
+def test_workers_killed_at_random_moments_lose_and_double_nothing(theatre: Stage, undisturbed: Undisturbed) -> None:
+    """A seeded dozen kills, two workers at a time, each replaced at once."""
+    moments = random.Random(SEED)
+    theatre.sandbox.control(latency_ms=150, jitter_ms=100)
+    job = theatre.job()
+    running = [theatre.worker(concurrency=4) for _ in range(2)]
+    wait_for(lambda: pages_of(job) > 0, 30)
+    for _ in range(12):
+        if over(job):
+            break
+        time.sleep(moments.uniform(0.05, 0.6))
+        running.pop(moments.randrange(2)).kill()
+        running.append(theatre.worker(concurrency=4))
+    theatre.sandbox.control(latency_ms=0, jitter_ms=0)
+    undamaged(theatre, undisturbed, until(job, "completed", seconds=90))
+
+
+def test_sigterm_in_mid_page_ends_the_worker_in_order_and_gives_its_chunks_back(
+    theatre: Stage, undisturbed: Undisturbed
+) -> None:
+    theatre.sandbox.control(latency_ms=400)
+    job = theatre.job()
+    worker = theatre.worker(lease=60, concurrency=4)
+    wait_for(lambda: leases(job) and pages_of(job) > 0, 30)
+    worker.signal(signal.SIGTERM)
+    assert worker.process.wait(20) == 0, worker.words()
+    assert leases(job) == {}
+    theatre.sandbox.control(latency_ms=0)
+    theatre.worker(lease=60)  # nobody has to wait for a lease to run out
+    undamaged(theatre, undisturbed, until(job, "completed", seconds=60))
+
+
+def test_a_worker_frozen_past_its_lease_is_fenced_when_it_thaws(theatre: Stage, undisturbed: Undisturbed) -> None:
+    theatre.sandbox.control(latency_ms=300)
+    job = theatre.job()
+    frozen = theatre.worker(concurrency=4)
+    wait_for(lambda: len(leases(job)) >= 2 and pages_of(job) > 0, 30)
+    frozen.signal(signal.SIGSTOP)
+    held = leases(job)
+    theatre.sandbox.control(latency_ms=0)
+    theatre.worker(concurrency=4)
+    wait_for(lambda: not set(held.values()) & set(leases(job).values()), 30)  # taken from it
+    frozen.signal(signal.SIGCONT)
+    undamaged(theatre, undisturbed, until(job, "completed", seconds=60))
+    assert frozen.alive, f"it goes on with other work: {frozen.words()}"
+    assert frozen.stop() == 0, frozen.words()
+
+
+def test_a_deploy_replaces_workers_under_load_without_a_trace(theatre: Stage, undisturbed: Undisturbed) -> None:
+    undisturbed(1)
+    theatre.sandbox.control(latency_ms=80)
+    jobs = [theatre.job(number) for number in range(2)]
+    old = [theatre.worker(concurrency=4, lease=60) for _ in range(2)]
+    wait_for(lambda: all(pages_of(job) > 0 for job in jobs), 30)
+    for worker in old:
+        theatre.worker(concurrency=4, lease=60)
+        assert worker.stop() == 0, worker.words()
+    theatre.sandbox.control(latency_ms=0)
+    done = [until(job, "completed", seconds=60) for job in jobs]
+    for number, job in enumerate(done):
+        undamaged(theatre, undisturbed, job, number)
