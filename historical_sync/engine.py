@@ -243,7 +243,11 @@ class Engine:
         except Exception as error:
             if not isinstance(error, (ProviderError, TooManyRejected)):
                 log.exception("unexpected failure on chunk %s", lease.chunk_id)
-            more = await self._went_wrong(run, claim, error)
+            try:
+                more = await self._went_wrong(run, claim, error)
+            except (OperationalError, InterfaceError, DatabaseError):
+                self.abandoned.append(lease)
+                raise
         finally:
             self.leases.pop(lease.token, None)
         await broadcast.job_changed(job_id, tenant_id)
