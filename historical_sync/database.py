@@ -11,9 +11,10 @@ from contextlib import asynccontextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from django.db import connections
+from django.conf import settings
+from django.db import DatabaseError, connections
 from procrastinate.contrib.django.utils import connector_params
-from psycopg import AsyncConnection, AsyncCursor, errors
+from psycopg import AsyncConnection, AsyncCursor, InterfaceError, OperationalError, errors
 from psycopg_pool import AsyncConnectionPool
 
 from atom.tenancy import SYSTEM_ROLE
@@ -24,6 +25,8 @@ Pool = AsyncConnectionPool[Connection]
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
 
+# The database is away, or has ended this connection: nothing is known of what was under way, and nothing can be written.
+AWAY = (OperationalError, InterfaceError, errors.IdleInTransactionSessionTimeout, DatabaseError)
 TRIES = 5  # of a transaction that PostgreSQL refused for reasons of concurrency
 
 
@@ -31,6 +34,9 @@ def connect_arguments() -> dict[str, Any]:
     """psycopg's connection parameters of the run-time role, as Django would use them."""
     arguments = connector_params()
     arguments.pop("prepare_threshold", None)  # the engine's few statements are worth preparing
+    # A frozen worker, or one whose machine is gone, must not keep its locks: the server ends a transaction in which nothing happens.
+    patience = int(settings.LEASE_SECONDS * 1000)
+    arguments["options"] = f"{arguments.get('options', '')} -c idle_in_transaction_session_timeout={patience}".strip()
     return arguments
 
 

@@ -21,15 +21,13 @@ from typing import Any
 
 import orjson
 from channels.db import database_sync_to_async
-from django.db import DatabaseError
-from psycopg import InterfaceError, OperationalError
 
 from atom.tenancy import tenant_scope
 from historical_sync import broadcast, claims, planning, targeting, tasks
 from historical_sync.arrivals import Arrivals, InHand
 from historical_sync.budget import ConnectionBudget
 from historical_sync.claims import Claim, Nothing, Room, ToPlan
-from historical_sync.database import Pool
+from historical_sync.database import AWAY, Pool
 from historical_sync.extraction import Rejected
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.retrying import Action, decide
@@ -101,7 +99,7 @@ class Engine:
                     if self.closing.is_set() or await self.defer.others_wait():
                         await self.defer(job_id, tenant_id)
                         return
-            except (OperationalError, InterfaceError, DatabaseError):
+            except AWAY:
                 # Leases are given back or run out, and the reaper puts entries back: nothing is lost, and there is nothing to
                 # write it to.
                 log.warning("database unavailable while working on job %s", job_id, exc_info=True)
@@ -199,7 +197,7 @@ class Engine:
                     await self.defer(job_id, tenant_id)
             await broadcast.job_changed(job_id, tenant_id)
             return bool(chunks)
-        except (OperationalError, InterfaceError, DatabaseError):
+        except AWAY:
             raise
         except Exception as error:
             if not isinstance(error, ProviderError):
@@ -237,7 +235,7 @@ class Engine:
         except LeaseLost:
             log.info("lease on chunk %s lost", lease.chunk_id)
             self.memory.forget(tenant_id)
-        except (OperationalError, InterfaceError, DatabaseError):
+        except AWAY:
             self.abandoned.append(lease)
             raise
         except Exception as error:
@@ -245,7 +243,7 @@ class Engine:
                 log.exception("unexpected failure on chunk %s", lease.chunk_id)
             try:
                 more = await self._went_wrong(run, claim, error)
-            except (OperationalError, InterfaceError, DatabaseError):
+            except AWAY:
                 self.abandoned.append(lease)
                 raise
         finally:

@@ -17,6 +17,9 @@ from django.db.backends.postgresql import base
 
 from atom.tenancy import APP_ROLE, Scope, current_scope
 
+# Seconds after which the server ends a transaction in which nothing happens: its process is frozen or gone, its locks are not.
+# Longer than any answer that is waited for in a transaction (a token endpoint's: `integrations.gateway`).
+FROZEN_AFTER = 60
 _owner = False
 
 
@@ -50,7 +53,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
             self.settings_dict.update(embedded.connection_settings())
         params: dict[str, Any] = super().get_connection_params()
         if not _owner and self.settings_dict["NAME"] is not None:
-            params["options"] = f"{params.get('options', '')} -c role={APP_ROLE}".strip()
+            limit = f"-c idle_in_transaction_session_timeout={FROZEN_AFTER * 1000}"
+            params["options"] = f"{params.get('options', '')} -c role={APP_ROLE} {limit}".strip()
         return params
 
     def init_connection_state(self) -> None:

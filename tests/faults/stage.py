@@ -1,7 +1,7 @@
 """The stage of the crash suite and its bench: worker processes on a database, jobs for them, and pictures of what came in.
 
 A picture is all that an import left; two runs of the same tenant's import are equal exactly if nothing was lost, nothing came twice
-and no counter is off.
+and no counter is off. (A key that stands for nothing itself any more has no name of note: it depends on who told of it first.)
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ ROWS = {
         FROM historical_sync_syncrecord r LEFT JOIN historical_sync_entity e ON e.id = r.entity_id WHERE r.tenant_id = %s
         """,
     "entities": """
-        SELECT e.kind, e.key, e.name, e.properties::text, e.as_of::text, root.key, r.external_id
+        SELECT e.kind, e.key, CASE WHEN e.merged_into IS NULL THEN e.name END, e.properties::text, e.as_of::text, root.key, r.external_id
         FROM historical_sync_entity e LEFT JOIN historical_sync_entity root ON root.id = e.merged_into
         LEFT JOIN historical_sync_syncrecord r ON r.id = e.record_id WHERE e.tenant_id = %s
         """,

@@ -8,8 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
+from django.conf import settings
 
+from historical_sync.database import connect_arguments
 from tests.conftest import job_now, until, wait_for
 from tests.faults.conftest import describe
 from tests.faults.stage import KILLED, Picture, Stage, damage, leases, pages_of, picture
@@ -41,11 +44,13 @@ def test_a_worker_killed_at_every_commit_in_turn_loses_and_doubles_nothing(
     theatre: Stage, undisturbed: Undisturbed
 ) -> None:
     """One import, a dozen workers one after the other, each killed at another commit."""
+    theatre.sandbox.control(latency_ms=100)  # so that pages come, and are stored, one by one
     job = theatre.job()
     for point in POINTS:
         worker = theatre.worker(fault=point, concurrency=4, lease=1)
         wait_for(lambda worker=worker: not worker.alive or over(job), 30)
         assert worker.process.poll() == KILLED, f"{point} was not reached: {worker.words()}"
+    theatre.sandbox.control(latency_ms=0)
     theatre.worker(lease=1)
     undamaged(theatre, undisturbed, until(job, "completed", seconds=60))
 
@@ -115,3 +120,31 @@ def test_a_deploy_replaces_workers_under_load_without_a_trace(theatre: Stage, un
     done = [until(job, "completed", seconds=60) for job in jobs]
     for number, job in enumerate(done):
         undamaged(theatre, undisturbed, job, number)
+
+
+def test_a_worker_frozen_in_mid_transaction_does_not_keep_its_locks(theatre: Stage, undisturbed: Undisturbed) -> None:
+    """Here the test is the frozen worker: it holds the job's row and the reaper's place, and does nothing."""
+    theatre.sandbox.control(latency_ms=100)
+    job = theatre.job()
+    theatre.worker()
+    wait_for(lambda: pages_of(job) > 0, 30)
+    arguments = {**connect_arguments(), "options": "-c idle_in_transaction_session_timeout=2000"}
+    with psycopg.connect(**arguments) as frozen:
+        frozen.execute("SET LOCAL ROLE atom_system")
+        frozen.execute("SELECT FROM historical_sync_historicalsyncjob WHERE id = %s FOR UPDATE", [job.id])
+        frozen.execute("SELECT pg_advisory_xact_lock(hashtextextended('reaper', 0))")
+        theatre.sandbox.control(latency_ms=0)
+        undamaged(theatre, undisturbed, until(job, "completed", seconds=60))
+        with pytest.raises(psycopg.Error):
+            frozen.execute("SELECT 1")
+
+
+def test_the_engine_and_the_site_ask_the_server_to_end_frozen_transactions(db: None) -> None:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW idle_in_transaction_session_timeout")
+        assert cursor.fetchone() == ("1min",)
+    with psycopg.connect(**connect_arguments()) as engine:
+        row = engine.execute("SHOW idle_in_transaction_session_timeout").fetchone()
+    assert row == (f"{settings.LEASE_SECONDS:.0f}s",)
