@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from datetime import datetime
-from secrets import token_hex
 from typing import Any
 from uuid import UUID
 
@@ -27,10 +26,6 @@ COMPLAIN_EVERY = 60.0
 _last_sent: dict[str, float] = {}
 _trailing: dict[str, asyncio.Task[None]] = {}
 _complained_at = 0.0
-
-
-def job_group(job_id: UUID | str) -> str:
-    return f"job.{job_id}"
 
 
 def tenant_group(tenant_id: UUID | str) -> str:
@@ -70,25 +65,22 @@ async def flush() -> None:
 
 async def job_asking(job_id: UUID | str, tenant_id: UUID | str, words: str, since: datetime) -> None:
     """Tells the watchers of one job what its provider has not answered since `since`. Never raises."""
-    message = {"type": "job.asking", "tenant_id": str(tenant_id), "words": words, "since": since.isoformat()}
-    await _send_to([job_group(job_id)], message)
+    message = {"type": "job.asking", "job_id": str(job_id), "words": words, "since": since.isoformat()}
+    await _send_to(str(tenant_id), message)
 
 
 async def _send(job_id: str, tenant_id: str) -> None:
-    # The mark lets the sockets of one process share one reading of the job per message.
-    message = {"type": "job.changed", "job_id": job_id, "tenant_id": tenant_id, "mark": token_hex(8)}
-    await _send_to([job_group(job_id), tenant_group(tenant_id)], message)
+    await _send_to(tenant_id, {"type": "job.changed", "job_id": job_id})
 
 
-async def _send_to(groups: list[str], message: dict[str, str]) -> None:
+async def _send_to(tenant_id: str, message: dict[str, str]) -> None:
     global _complained_at
     layer: Any = get_channel_layer()
     if layer is None:
         return
     try:
         async with asyncio.timeout(SEND_TIMEOUT):
-            for group in groups:
-                await layer.group_send(group, message)
+            await layer.group_send(tenant_group(tenant_id), {**message, "tenant_id": tenant_id})
     except Exception as error:
         if time.monotonic() > _complained_at + COMPLAIN_EVERY:
             _complained_at = time.monotonic()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
@@ -17,9 +16,8 @@ from atom.access import Right
 from atom.middleware import actor_of
 from atom.views import tenant_required
 from historical_sync import states
-from historical_sync.live import job_context
+from historical_sync.live import job_context, running_jobs
 from historical_sync.models import HistoricalSyncJob
-from historical_sync.progress import describe
 
 # The header's links: (words, URL name, names of the pages that belong to it).
 NAVIGATION = (
@@ -35,18 +33,7 @@ def running(request: HttpRequest) -> dict[str, Any]:
     actor = getattr(request, "actor", None)
     if actor is None:
         return {}
-    return {"navigation": NAVIGATION, "running_jobs": SimpleLazyObject(lambda: _running(actor.tenant.id))}
-
-
-def indicator(tenant_id: UUID | str) -> str:
-    """The header's running indicator as HTML."""
-    return render_to_string("historical_sync/_indicator.html", {"running_jobs": _running(tenant_id)})
-
-
-def _running(tenant_id: UUID | str) -> dict[str, Any]:
-    jobs = list(HistoricalSyncJob.objects.filter(tenant_id=tenant_id, status__in=states.WORKABLE)[:10])
-    percentages = [describe(job).percentage for job in jobs]
-    return {"count": len(jobs), "percentage": sum(percentages) // len(percentages) if percentages else 0}
+    return {"navigation": NAVIGATION, "running_jobs": SimpleLazyObject(lambda: running_jobs(actor.tenant.id))}
 
 
 @never_cache
@@ -59,12 +46,13 @@ def live(request: HttpRequest) -> HttpResponse:
     recently = timezone.now() - RECENT
     may = actor.may(Right.OPERATE)
     parts: list[str] = []
+    running = running_jobs(actor.tenant.id)
     for job in (jobs.filter(status__in=states.ACTIVE) | jobs.filter(completed_at__gte=recently)).order_by("created_at")[
         :50
     ]:
-        context = job_context(job, may)
+        context = job_context(job, may) | {"running_jobs": running}
         parts.append(render_to_string("historical_sync/_changed.html", context))
         if job.completed_at is not None:
             parts.append(render_to_string("historical_sync/_toast.html", context))
-    parts.append(indicator(actor.tenant.id))
+    parts.append(render_to_string("historical_sync/_indicator.html", {"running_jobs": running}))
     return HttpResponse("".join(parts))

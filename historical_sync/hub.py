@@ -1,0 +1,165 @@
+"""One ear a process: hears which jobs changed, reads each once, and tells every socket of the process that watches it.
+
+Channels alone would wake each socket, which would read, render and encode for itself: a thousand watchers of one job cost a
+thousand times the work. Here the work is done once and its result sent a thousand times. Changes that come while others are read
+wait and are read together, so a hub under load does fewer, larger readings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from channels.layers import get_channel_layer
+
+from historical_sync import live
+from historical_sync.broadcast import INTERVAL, tenant_group
+from historical_sync.live import LiveJob
+
+log = logging.getLogger(__name__)
+
+TRY_AGAIN = 0.5  # seconds after a failure
+BREATHE_EVERY = 50  # watchers told in a row before others get a turn
+
+_hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
+
+
+class Watcher(Protocol):
+    """A socket. `job_id`: the job that it watches, "" for all of its tenant's. `fragments`: what shall be rendered for it."""
+
+    tenant_id: str
+    job_id: str
+
+    @property
+    def fragments(self) -> set[tuple[str, bool]]: ...
+
+    async def tell(self, seen: LiveJob) -> None: ...
+
+    async def tell_asking(self, message: dict[str, str]) -> None: ...
+
+
+def current() -> Hub:
+    """The hub of this event loop."""
+    loop = asyncio.get_running_loop()
+    if loop not in _hubs:
+        _hubs[loop] = Hub(get_channel_layer())
+    return _hubs[loop]
+
+
+class Hub:
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+        self.channel = ""
+        self.watchers: dict[str, dict[str, set[Watcher]]] = {}  # tenant -> job or "" -> sockets
+        self.changed: dict[str, str] = {}  # job -> tenant
+        self.told_at: dict[str, float] = {}
+        self.wake = asyncio.Event()
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def join(self, watcher: Watcher) -> None:
+        """From now on the watcher is told. Raises what the channel layer raises when it is down."""
+        if not self.tasks:
+            self.channel = await self.layer.new_channel()
+            self.tasks = [asyncio.create_task(self._hear()), asyncio.create_task(self._tell())]
+        jobs = self.watchers.setdefault(watcher.tenant_id, {})
+        jobs.setdefault(watcher.job_id, set()).add(watcher)
+        try:
+            await self.layer.group_add(tenant_group(watcher.tenant_id), self.channel)
+        except BaseException:
+            await self.leave(watcher)
+            raise
+
+    async def leave(self, watcher: Watcher) -> None:
+        """The end of `join`; harmless without one."""
+        jobs = self.watchers.get(watcher.tenant_id, {})
+        sockets = jobs.get(watcher.job_id, set())
+        sockets.discard(watcher)
+        if not sockets:
+            jobs.pop(watcher.job_id, None)
+        if jobs or self.watchers.pop(watcher.tenant_id, None) is None:
+            return
+        try:
+            await self.layer.group_discard(tenant_group(watcher.tenant_id), self.channel)
+        except Exception as error:
+            log.debug("leaving a group failed: %r", error)
+        if not self.watchers:
+            for task in self.tasks:
+                task.cancel()
+            self.tasks = []
+
+    # -- hearing ------------------------------------------------------------------------------------------------------------
+
+    async def _hear(self) -> None:
+        while True:
+            try:
+                message = await self.layer.receive(self.channel)
+            except Exception as error:
+                log.warning("live updates are interrupted: %r", error)
+                await asyncio.sleep(TRY_AGAIN)
+                continue
+            tenant_id, job_id = message["tenant_id"], message["job_id"]
+            if message["type"] == "job.asking":
+                for watcher in self.watchers.get(tenant_id, {}).get(job_id, set()).copy():
+                    await self._safely(watcher.tell_asking(message))
+            elif any(self._watching(tenant_id, job_id)):
+                self.changed[job_id] = tenant_id
+                self.wake.set()
+
+    def _watching(self, tenant_id: str, job_id: str) -> Iterator[Watcher]:
+        jobs = self.watchers.get(tenant_id, {})
+        for key in (job_id, ""):
+            yield from jobs.get(key, set()).copy()
+
+    # -- telling ------------------------------------------------------------------------------------------------------------
+
+    async def _tell(self) -> None:
+        while True:
+            await self.wake.wait()
+            self.wake.clear()
+            due = self._due()
+            if not due:
+                continue
+            try:
+                wanted = {
+                    job: {f for w in self._watching(tenant, job) for f in w.fragments} for job, tenant in due.items()
+                }
+                for seen in await live.read_many(wanted):
+                    await self._tell_all(seen, due[str(seen.job.id)])
+            except Exception:
+                log.warning("live updates are late", exc_info=True)
+                await asyncio.sleep(TRY_AGAIN)
+                self.changed = due | self.changed
+                self.wake.set()
+
+    def _due(self) -> dict[str, str]:
+        """The changed jobs that may be told of now; the others wait for the end of their interval."""
+        now = time.monotonic()
+        due = {job: tenant for job, tenant in self.changed.items() if self.told_at.get(job, 0.0) + INTERVAL <= now}
+        for job in due:
+            del self.changed[job]
+            self.told_at[job] = now
+        if self.changed:
+            soonest = min(self.told_at[job] for job in self.changed) + INTERVAL
+            asyncio.get_running_loop().call_later(max(soonest - now, 0.001), self.wake.set)
+        elif len(self.told_at) > 10_000:
+            self.told_at.clear()
+        return due
+
+    async def _tell_all(self, seen: LiveJob, tenant_id: str) -> None:
+        if seen.tenant_id != tenant_id:
+            return  # whoever sent the message was wrong: nobody hears of another tenant's job
+        for number, watcher in enumerate(self._watching(tenant_id, str(seen.job.id)), 1):
+            await self._safely(watcher.tell(seen))
+            if number % BREATHE_EVERY == 0:
+                await asyncio.sleep(0)
+
+    async def _safely(self, telling: Any) -> None:
+        """A socket that just broke is no reason not to tell the others."""
+        try:
+            await telling
+        except Exception as error:
+            log.debug("a socket could not be told: %r", error)

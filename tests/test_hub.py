@@ -1,0 +1,206 @@
+"""Many watchers, one reading: what the sockets of a process are told, and what they are not."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from atom.tenancy import tenant_scope
+from historical_sync import broadcast, hub, live
+from historical_sync.models import HistoricalSyncJob
+from tests.graphs import make_connection, make_job
+from tests.test_walk import socket_to
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def acme(live_cast: SimpleNamespace) -> SimpleNamespace:
+    with tenant_scope(live_cast.acme.id):
+        job = make_job(make_connection(live_cast.acme), status="running")
+        other = make_job(make_connection(live_cast.acme), status="running")
+    return SimpleNamespace(cast=live_cast, job=job, other=other, connection=job.connection, entity=job)
+
+
+def change(job: HistoricalSyncJob, **fields: Any) -> None:
+    with tenant_scope(job.tenant_id):
+        HistoricalSyncJob.objects.filter(id=job.id).update(revision=fields.pop("revision"), **fields)
+
+
+async def changed(job: HistoricalSyncJob, **fields: Any) -> None:
+    await live.in_thread(change)(job, **fields)
+    await broadcast.job_changed(job.id, job.tenant_id)
+
+
+@asynccontextmanager
+async def opened(*sockets: Any) -> Any:
+    for socket in sockets:
+        assert (await socket.connect(timeout=5))[0]
+    try:
+        yield
+    finally:
+        for socket in sockets:
+            await socket.disconnect()
+
+
+def progress_socket(acme: SimpleNamespace, job: HistoricalSyncJob | None = None, user: str = "alice") -> Any:
+    route = "ws/historical-sync/<str:job_id>"
+    return socket_to(route, SimpleNamespace(**vars(acme) | {"job": job or acme.job}), getattr(acme.cast, user))
+
+
+def test_many_watchers_of_a_job_share_one_reading(acme: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = []
+    read_many = live.read_many
+
+    async def counted(wanted: Any) -> Any:
+        readings.append(set(wanted))
+        return await read_many(wanted)
+
+    monkeypatch.setattr(live, "read_many", counted)
+    sockets = [progress_socket(acme, user="alice" if n % 2 else "vera") for n in range(20)]
+
+    async def scene() -> list[Any]:
+        async with opened(*sockets):
+            for socket in sockets:
+                assert (await socket.receive_json_from(timeout=5))["type"] == "snapshot"
+            await changed(acme.job, revision=7, records_processed=12)
+            return [await socket.receive_json_from(timeout=5) for socket in sockets]
+
+    events = asyncio.run(scene())
+    assert readings == [{str(acme.job.id)}]
+    assert {(e["type"], e["seq"], e["job"]["records_processed"]) for e in events} == {("progress", 7, 12)}
+    assert [e["job"]["can"]["cancel"] for e in events] == [False, True] * 10
+
+
+def test_a_watcher_of_one_job_hears_nothing_of_another(acme: SimpleNamespace) -> None:
+    socket = progress_socket(acme)
+
+    async def scene() -> Any:
+        async with opened(socket):
+            await socket.receive_json_from(timeout=5)
+            await changed(acme.other, revision=3)
+            await changed(acme.job, revision=4)
+            return await socket.receive_json_from(timeout=5)
+
+    assert asyncio.run(scene())["job"]["id"] == str(acme.job.id)
+
+
+def test_a_message_with_a_wrong_tenant_reaches_nobody(acme: SimpleNamespace) -> None:
+    """The group's name is no proof: what is read decides."""
+    socket = socket_to("ws/notifications", acme, acme.cast.charlie)
+
+    async def scene() -> bool:
+        async with opened(socket):
+            await live.in_thread(change)(acme.job, revision=9, status="failed", completed_at=acme.job.created_at)
+            await broadcast.job_changed(acme.job.id, acme.cast.globex.id)
+            return bool(await socket.receive_nothing(timeout=0.5))
+
+    assert asyncio.run(scene())
+
+
+def test_the_last_of_many_quick_changes_is_told(acme: SimpleNamespace) -> None:
+    socket = progress_socket(acme)
+
+    async def scene() -> list[int]:
+        seen = []
+        async with opened(socket):
+            await socket.receive_json_from(timeout=5)
+            for revision in range(1, 31):
+                await changed(acme.job, revision=revision)
+            while not seen or seen[-1] < 30:
+                seen.append((await socket.receive_json_from(timeout=5))["seq"])
+        return seen
+
+    seen = asyncio.run(scene())
+    assert seen == sorted(set(seen))
+    assert len(seen) <= 5
+
+
+def test_what_changes_while_a_socket_opens_is_not_lost(acme: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = live.read
+    first = []
+
+    async def slow(tenant_id: str, job_id: str) -> Any:
+        seen = await read(tenant_id, job_id)
+        first.append(seen)
+        if len(first) == 2:  # the snapshot is read, and then the job changes before it is sent
+            await changed(acme.job, revision=5)
+            await asyncio.sleep(0.3)
+        return seen
+
+    monkeypatch.setattr(live, "read", slow)
+    socket = progress_socket(acme)
+
+    async def scene() -> list[int]:
+        async with opened(socket):
+            return [(await socket.receive_json_from(timeout=5))["seq"] for _ in range(2)]
+
+    assert asyncio.run(scene()) == [0, 5]
+
+
+def test_who_lost_their_membership_hears_no_more(acme: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    from atom.models import Membership
+    from historical_sync import consumers
+
+    monkeypatch.setattr(consumers, "ACCESS_AGAIN", 0.0)
+    socket = progress_socket(acme, user="bob")
+
+    def leave() -> None:
+        with tenant_scope(acme.cast.acme.id):
+            Membership.objects.filter(user=acme.cast.bob).delete()
+
+    async def scene() -> Any:
+        async with opened(socket):
+            await socket.receive_json_from(timeout=5)
+            await live.in_thread(leave)()
+            await changed(acme.job, revision=2)
+            return await socket.receive_output(timeout=5)
+
+    assert asyncio.run(scene()) == {"type": "websocket.close", "code": consumers.GONE}
+
+
+def test_the_hub_sleeps_when_nobody_watches(acme: SimpleNamespace) -> None:
+    socket = progress_socket(acme)
+
+    async def scene() -> tuple[int, int]:
+        async with opened(socket):
+            awake = len(hub.current().tasks)
+        return awake, len(hub.current().tasks) + len(hub.current().watchers)
+
+    assert asyncio.run(scene()) == (2, 0)
+
+
+def test_pages_get_rows_and_the_indicator(acme: SimpleNamespace) -> None:
+    socket = socket_to("ws/pages", acme, acme.cast.vera)
+
+    async def scene() -> str:
+        async with opened(socket):
+            await changed(acme.job, revision=2)
+            return str(await socket.receive_from(timeout=5))
+
+    html = asyncio.run(scene())
+    assert f'id="job-{acme.job.id}"' in html
+    assert 'id="running-indicator"' in html
+
+
+def test_polling_asks_the_same_number_of_queries_for_few_jobs_as_for_many(acme: SimpleNamespace) -> None:
+    client = Client()
+    client.force_login(acme.cast.alice)
+
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as seen:
+            assert client.get("/live").status_code == 200
+        return len(seen)
+
+    few = queries()
+    with tenant_scope(acme.cast.acme.id):
+        for _ in range(10):
+            make_job(make_connection(acme.cast.acme), status="running")
+    assert queries() == few
