@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from integrations.providers.asana import ASANA
 from integrations.providers.base import Provider
 from integrations.providers.github import GITHUB
 from integrations.providers.hubspot import HUBSPOT
@@ -16,6 +17,7 @@ PROVIDERS: dict[str, Provider] = {
     "github": GITHUB,
     "salesforce": SALESFORCE,
     "slack": SLACK,
+    "asana": ASANA,
     "hubspot": HUBSPOT,
     "stripe": STRIPE,
     "zendesk": ZENDESK,

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
+from integrations.sandbox.asana import Asana
 from integrations.sandbox.consent import STYLE
 from integrations.sandbox.faults import Control
 from integrations.sandbox.github import GitHub
@@ -30,6 +31,7 @@ STAND_INS: tuple[type[StandIn], ...] = (
     GitHub,
     Salesforce,
     Slack,
+    Asana,
     HubSpot,
     Stripe,
     Zendesk,

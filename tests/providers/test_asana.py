@@ -1,0 +1,175 @@
+"""What only Asana has: compact replies, lists in no order of time, tasks below tasks, premium answers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+import pytest
+
+from integrations.errors import AccessDenied, CursorExpired, Throttled
+from integrations.http import Api, Reply
+from integrations.providers import asana
+from integrations.providers.asana import ASANA
+from integrations.providers.base import Context, Partition, Window
+
+CONTEXT = Context("asana")
+LAUNCH = Partition("500", "Launch", {"project": "500"})
+WINDOW = Window(datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 2, 1, tzinfo=UTC))
+
+
+def reply(status: int, message: str = "") -> Reply:
+    return Reply(status, {}, {"errors": [{"message": message, "help": "…"}]}, "", "")
+
+
+def said(graph: Any) -> set[tuple[str, str, str]]:
+    return {tuple(relationship) for relationship in graph.relationships}
+
+
+def work(gid: str, **more: Any) -> dict[str, Any]:
+    return {"gid": gid, "name": f"Task {gid}", "modified_at": "2025-01-06T08:30:00.500Z", **more}
+
+
+async def walk(stream: str, answers: dict[str, Any], asked: list[httpx2.Request]) -> list[str]:
+    """Ids of all rows of the stream where Asana answers so; answers: path below /api/1.0/ -> rows, or a status."""
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request)
+        answer = answers.get(request.url.path.removeprefix("/api/1.0/"), 404)
+        if isinstance(answer, int):
+            return httpx2.Response(answer, json={"errors": [{"message": "no"}]})
+        if answer and isinstance(answer[0], list):  # pages
+            at = int(request.url.params.get("offset") or 0)
+            more = {"offset": str(at + 1)} if at + 1 < len(answer) else None
+            return httpx2.Response(200, json={"data": answer[at], "next_page": more})
+        return httpx2.Response(200, json={"data": answer, "next_page": None})
+
+    found, cursor = [], None
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(handle)) as client:
+        api = Api(ASANA, "https://app.asana.com", client, "token")
+        while True:
+            page = await ASANA.stream(stream).fetch(api, LAUNCH, WINDOW, cursor)
+            found += [record.external_id for record in page.records]
+            cursor = page.next_cursor
+            if cursor is None:
+                return found
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (reply(402, "Payment Required"), AccessDenied, "paying"),
+        (reply(403, "Your token does not have the required scope: stories:read"), AccessDenied, "stories:read"),
+        (reply(404, "Not found"), AccessDenied, "Asana"),
+        (reply(400, "offset: Your pagination token has expired."), CursorExpired, "starting over"),
+        (reply(429), Throttled, "slow down"),
+    ],
+)
+def test_errors_are_told_apart(answer: Reply, kind: type[Exception], words: str):
+    found = ASANA.classify(answer)
+    assert isinstance(found, kind)
+    assert words in str(found)
+
+
+def test_the_rest_is_left_to_the_gate_and_a_limit_without_a_time_is_a_minute():
+    for status in (200, 401, 500, 504):
+        assert ASANA.classify(reply(status)) is None
+    assert ASANA.classify(reply(400, "project: Not a recognized ID")) is None
+    found = ASANA.classify(Reply(429, {}, None, "", ""))
+    assert isinstance(found, Throttled)
+    assert found.retry_at is not None
+    assert abs(found.retry_at - datetime.now(UTC) - timedelta(minutes=1)) < timedelta(seconds=20)
+
+
+async def test_subtasks_are_read_below_subtasks_and_below_tasks_that_did_not_change():
+    asked: list[httpx2.Request] = []
+    answers = {
+        "tasks": [[work("1", num_subtasks=0), work("2", num_subtasks=2)], [work("3", num_subtasks=1)]],
+        "tasks/2/subtasks": [[work("21", num_subtasks=1)], [work("22", num_subtasks=0)]],
+        "tasks/21/subtasks": [work("211", num_subtasks=0)],
+        "tasks/3/subtasks": [work("31", num_subtasks=0)],
+    }
+    assert await walk("subtasks", answers, asked) == ["21", "22", "211", "31"]
+    lists = [request for request in asked if request.url.path.endswith("/tasks")]
+    assert all("modified_since" not in request.url.params for request in lists)
+    assert len(asked) == 6  # none is asked for what it says it has not
+
+
+async def test_a_task_that_is_gone_meanwhile_is_passed_over_but_a_missing_scope_is_not():
+    answers = {"tasks": [work("1"), work("2")], "tasks/1/stories": 404}
+    answers["tasks/2/stories"] = [{"gid": "9", "created_at": "2025-01-02T10:00:00.000Z"}]
+    assert await walk("stories", answers, []) == ["9"]
+    with pytest.raises(AccessDenied):
+        await walk("stories", {**answers, "tasks/2/stories": 403}, [])
+
+
+async def test_a_project_without_tasks_or_an_account_without_workspaces_is_empty():
+    assert await walk("stories", {"tasks": []}, []) == []
+    assert await walk("subtasks", {"tasks": [work("1", num_subtasks=0)]}, []) == []
+    assert await walk("projects", {"workspaces": []}, []) == []
+
+
+async def test_every_list_asks_for_a_limit_and_for_the_fields_it_needs():
+    asked: list[httpx2.Request] = []
+    await walk("tasks", {"tasks": [work("1")]}, asked)
+    params = dict(asked[0].url.params)
+    assert (params["project"], params["limit"], params["modified_since"]) == ("500", "100", "2024-12-31T23:59:59+00:00")
+    assert {"modified_at", "assignee.email", "memberships.project.name"} <= set(params["opt_fields"].split(","))
+
+
+def test_a_task_tells_where_it_is_whose_it_is_and_what_it_waits_for():
+    row = work(
+        "1",
+        notes="After https://app.asana.com/0/500/77, then https://app.asana.com/1/9/project/500/task/78; ask Jane@Acme.com",
+        assignee={"gid": "10", "name": "Jane", "email": "jane@acme.com"},
+        created_by={"gid": "11", "name": "Bob"},
+        memberships=[{"project": {"gid": "500", "name": "Launch"}}, {"project": None}],
+        parent={"gid": "2", "name": "Above"},
+        tags=[{"gid": "5", "name": "hw"}],
+        dependencies=[{"gid": "3"}],
+        followers=[{"gid": "11", "name": "Bob"}],
+        due_on="2025-01-15",
+    )
+    graph = asana._extract_task(row, CONTEXT)
+    own = "asana:task:1"
+    assert said(graph) == {
+        ("part_of", own, "asana:project:500"),
+        ("part_of", own, "asana:task:2"),
+        ("assigned_to", own, "person:email:jane@acme.com"),
+        ("authored", "asana:user:11", own),
+        ("with", own, "asana:user:11"),
+        ("labelled", own, "asana:tag:5"),
+        ("depends_on", own, "asana:task:3"),
+        ("mentions", own, "asana:task:77"),
+        ("mentions", own, "asana:task:78"),
+        ("mentions", own, "person:email:jane@acme.com"),
+    }
+    jane = next(entity for entity in graph.entities if entity.key == "person:email:jane@acme.com")
+    assert jane.aliases == ("asana:user:10",)
+    assert graph.entities[0].properties == {"due_on": "2025-01-15"}
+
+
+def test_comments_are_messages_and_the_rest_of_a_history_is_events():
+    row = {
+        "gid": "9",
+        "created_at": "2025-01-02T10:00:00.000Z",
+        "target": {"gid": "1", "name": "Task"},
+        "created_by": None,
+    }
+    comment = asana._extract_story({**row, "resource_subtype": "comment_added", "text": "Hi bob@acme.com\n…"}, CONTEXT)
+    assert (comment.entities[0].kind, comment.entities[0].name) == ("message", "Hi bob@acme.com")
+    assert said(comment) == {
+        ("comment_on", "asana:story:9", "asana:task:1"),
+        ("mentions", "asana:story:9", "person:email:bob@acme.com"),
+    }
+    event = asana._extract_story({**row, "resource_subtype": "marked_complete", "text": None}, CONTEXT)
+    assert (event.entities[0].kind, event.entities[0].name) == ("event", "(no text)")
+    assert said(event) == {("about", "asana:story:9", "asana:task:1")}
+
+
+def test_a_workspace_is_the_organization_of_its_domains():
+    row = {"gid": "8", "name": "Acme", "is_organization": True, "email_domains": ["acme.com", "gmail.com"]}
+    own = asana._extract_workspace(row, CONTEXT).entities[0]
+    assert (own.key, own.aliases) == ("org:domain:acme.com", ("asana:workspace:8",))
+    assert asana._extract_workspace({"gid": "8", "name": None}, CONTEXT).entities[0].key == "asana:workspace:8"
