@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from historical_sync.pages import explorer, frame, integrations, jobs
+from historical_sync.pages import explorer, frame, integrations, jobs, styleguide
 
 urlpatterns = [
     path("integrations", integrations.integrations, name="integrations"),
@@ -19,4 +19,5 @@ urlpatterns = [
     path("jobs/<uuid:job_id>/cancel", jobs.cancel, name="job-cancel"),
     path("entities", explorer.entities, name="entities"),
     path("entities/<uuid:entity_id>", explorer.entity, name="entity"),
+    path("styleguide", styleguide.styleguide, name="styleguide"),
 ]

@@ -37,6 +37,7 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "live": ("get", 200, 200, SIGN_IN),
     "jobs": ("get", 200, 200, SIGN_IN),
     "entities": ("get", 200, 200, SIGN_IN),
+    "styleguide": ("get", 200, 200, SIGN_IN),
     # Of Acme
     "disconnect": ("post", 404, 403, SIGN_IN),
     "import": ("post", 404, 403, SIGN_IN),
