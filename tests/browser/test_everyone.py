@@ -1,0 +1,232 @@
+"""For everyone: axe-core, keyboard, phone, reduced motion, light and dark, and not heavy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import Imports, picture, sign_in, status
+from tests.processes import Up
+
+PAGES = {
+    "sign-in": "/sign-in",
+    "integrations": "/integrations",
+    "jobs": "/jobs",
+    "jobs-none": "/jobs?status=paused",
+    "job": "/jobs/{job}",
+    "explorer": "/entities",
+    "explorer-none": "/entities?q=zzzzzz",
+    "entity": "/entities/{entity}",
+    "prompt": "/connections/{connection}/import",
+    "cancel": "/jobs/{job}/cancel",
+    "disconnect": "/connections/{connection}/disconnect",
+    "token": "/integrations/github/token",
+    "styleguide": "/styleguide",
+    "not-found": "/nowhere",
+}
+
+
+@pytest.fixture(scope="module")
+def places(_imports: Imports, signed_in: dict[str, Any], site: Up, browser: Any) -> dict[str, str]:
+    """Ids for the addresses above: an import that ended, and something that it brought."""
+    _imports.end_all()
+    job = _imports.start()
+    connection = _imports.until(job, "completed")["connection_id"]
+    context = browser.new_context(base_url=site.address, storage_state=signed_in)
+    page = context.new_page()
+    page.goto("/entities?kind=issue")
+    entity = (page.locator("#entities-list a").first.get_attribute("href") or "").rsplit("/", 1)[-1]
+    context.close()
+    return {"job": job, "connection": connection, "entity": entity}
+
+
+def violations(page: Page) -> list[str]:
+    found = Axe().run(page)
+    return [
+        f"{violation['id']}: {node['target']} {node.get('failureSummary', '')}"
+        for violation in found.response["violations"]
+        for node in violation["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_nothing_and_nothing_scrolls_sideways(
+    page: Page, another: Callable[..., Page], places: dict[str, str], name: str
+) -> None:
+    if name == "sign-in":
+        page = another(storage_state=None)
+    page.goto(PAGES[name].format(**places))
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for size, width, height in (("desktop", 1440, 900), ("phone", 390, 844)):
+            page.set_viewport_size({"width": width, "height": height})
+            picture(page, f"{name}-{size}-{scheme}")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} scrolls sideways"
+            assert violations(page) == [], f"{name}, {size}, {scheme}"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_in_what_opens_on_pages(page: Page, places: dict[str, str], scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.goto("/integrations")
+    page.get_by_role("button", name=re.compile("Workspace and account")).click()
+    expect(page.locator("#account")).to_be_visible()
+    picture(page, f"account-{scheme}")
+    assert violations(page) == []
+    page.keyboard.press("Escape")
+    expect(page.locator("#account")).to_be_hidden()
+    page.locator("#card-github").get_by_role("button", name="Sync History").click()
+    expect(page.locator("#estimate .skeleton")).to_have_count(0)
+    assert violations(page) == []
+    page.set_viewport_size({"width": 390, "height": 844})
+    picture(page, f"prompt-phone-{scheme}")
+    assert violations(page) == []
+    page.keyboard.press("Escape")
+    page.goto(f"/jobs/{places['job']}")
+    page.locator("details[data-stream=issues] summary").click()
+    expect(page.locator("details[data-stream=issues] .map-parts .map-row").first).to_be_visible()
+    assert violations(page) == []
+
+
+def tab_to(page: Page, name: str, presses: int = 60) -> None:
+    """Presses Tab until what has the focus is called so."""
+    for _ in range(presses):
+        page.keyboard.press("Tab")
+        called = page.evaluate(
+            "() => { const e = document.activeElement; return (e.labels?.[0]?.innerText ?? e.getAttribute('aria-label') ?? e.innerText ?? '').trim(); }"
+        )
+        if re.search(name, called):
+            focused = page.evaluate("document.activeElement.matches(':focus-visible')")
+            assert focused, f"{called} shows no focus"
+            return
+    raise AssertionError(f"Tab does not get to {name!r}")
+
+
+def test_the_whole_journey_by_keyboard_alone(another: Callable[..., Page], site: Up, imports: Imports) -> None:
+    page = another(storage_state=None)
+    page.goto("/sign-in")
+    expect(page.get_by_label("E-mail")).to_be_focused()
+    page.keyboard.type("alice@acme.test")
+    page.keyboard.press("Tab")
+    page.keyboard.type("demo")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Integrations")).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    site.sandbox(latency_ms=400)
+    tab_to(page, "Sync History")
+    page.keyboard.press("Space")
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("heading", name="Bring in GitHub's history")).to_be_focused()
+    tab_to(page, "^12 months")
+    page.keyboard.press("Enter")
+    expect(dialog.get_by_role("button", name="12 months")).to_have_attribute("aria-pressed", "true")
+    tab_to(page, "Start Historical Sync")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(r"/jobs/[0-9a-f-]{36}$"))
+    status(page, "running")
+    tab_to(page, "^Cancel$")
+    page.keyboard.press("Space")
+    expect(page.get_by_role("button", name="Let it run")).to_be_focused()
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    status(page, "cancelled")
+
+
+def test_progress_is_named_for_screen_readers_and_ends_are_announced(page: Page, site: Up, imports: Imports) -> None:
+    site.sandbox(latency_ms=200)
+    job = imports.start()
+    page.goto(f"/jobs/{job}")
+    expect(page.get_by_role("progressbar", name="Import progress")).to_be_visible()
+    expect(page.get_by_role("region", name="Progress")).to_be_visible()
+    status(page, "completed")
+    expect(page.get_by_role("status").filter(has_text="GitHub import completed.")).to_have_count(1)
+
+
+def test_nothing_moves_for_who_asked_for_less_motion(
+    page: Page, another: Callable[..., Page], site: Up, imports: Imports
+) -> None:
+    site.sandbox(latency_ms=600)
+    job = imports.start()
+    lively = another(reduced_motion="no-preference")
+    for watching, moves in ((page, False), (lively, True)):
+        watching.goto(f"/jobs/{job}")
+        status(watching, "running")
+        assert bool(watching.evaluate("document.getAnimations().length")) is moves
+
+
+def test_light_and_dark_follow_the_system_and_can_be_chosen(another: Callable[..., Page]) -> None:
+    page = another(color_scheme="dark")
+    page.goto("/jobs")
+    background = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(background)
+    page.get_by_role("button", name=re.compile("Workspace and account")).click()
+    page.get_by_role("button", name="Light").click()
+    expect(page).to_have_url(re.compile("/jobs$"))
+    light = page.evaluate(background)
+    assert light != dark
+    page.goto("/entities")
+    assert page.evaluate(background) == light
+    page.get_by_role("button", name=re.compile("Workspace and account")).click()
+    page.get_by_role("button", name="System").click()
+    expect(page.locator("html")).not_to_have_attribute("data-theme", "light")
+    assert page.evaluate(background) == dark
+
+
+def test_a_tool_can_be_found_by_what_it_holds(page: Page) -> None:
+    page.goto("/integrations")
+    page.get_by_label("Search integrations").fill("opportunities")
+    expect(page.locator("#card-github")).to_be_hidden()
+    expect(page.locator("#card-salesforce")).to_be_visible()
+    page.get_by_label("Search integrations").fill("zzz")
+    expect(page.get_by_text("No integration matches")).to_be_visible()
+
+
+@pytest.mark.parametrize("name", ["integrations", "jobs", "job", "explorer", "entity"])
+def test_pages_are_light(page: Page, places: dict[str, str], name: str) -> None:
+    """Uncompressed; production sends less. htmx, which is not ours, is 51 KB of what is loaded besides."""
+    ours: dict[str, int] = {}
+    page.on(
+        "response",
+        lambda reply: (
+            ours.__setitem__(reply.url, len(reply.body()))
+            if "/static/" in reply.url and "django_htmx" not in reply.url
+            else None
+        ),
+    )
+    page.goto(PAGES[name].format(**places))
+    page.wait_for_load_state("networkidle")
+    assert ours
+    assert sum(ours.values()) < 100_000, ours
+    assert len(page.content()) < 150_000
+
+
+def test_signing_in_again_leads_back_to_where_one_was(
+    another: Callable[..., Page], places: dict[str, str], site: Up
+) -> None:
+    page = another(storage_state=None)
+    page.goto(f"/jobs/{places['job']}")
+    expect(page).to_have_url(re.compile("/sign-in"))
+    page.get_by_label("E-mail").fill("alice@acme.test")
+    page.get_by_label("Password").fill("wrong")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_contain_text("do not match")
+    expect(page.get_by_label("Password")).to_be_focused()
+    page.get_by_label("Password").fill("demo")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page).to_have_url(re.compile(places["job"]))
+    sign_out_and_in(page, site)
+
+
+def sign_out_and_in(page: Page, site: Up) -> None:
+    page.get_by_role("button", name=re.compile("Workspace and account")).click()
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", name="Sign in to Atom")).to_be_visible()
+    sign_in(page, site.address, "vera@acme.test")
+    expect(page.get_by_role("button", name="Sync History")).to_have_count(0)

@@ -1,0 +1,147 @@
+"""What moves by itself: sockets that go and come back, slow providers, times."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from playwright.sync_api import Page, WebSocketRoute, expect
+
+from tests.browser.conftest import Imports, picture, status
+from tests.processes import Up
+
+
+def test_polling_takes_over_when_the_socket_goes_and_hands_back_when_it_returns(
+    page: Page, site: Up, imports: Imports
+) -> None:
+    open_sockets: list[WebSocketRoute] = []
+    down = False
+
+    def route(socket: WebSocketRoute) -> None:
+        if down:
+            socket.close()
+            return
+        open_sockets.append(socket)
+        socket.connect_to_server()
+
+    page.route_web_socket(re.compile("/ws/"), route)
+    site.sandbox(latency_ms=500)
+    job = imports.start()
+    page.goto(f"/jobs/{job}")
+    status(page, "running")
+    expect(page.locator("#link-state")).to_be_hidden()
+
+    down = True
+    for socket in open_sockets:
+        socket.close()
+    expect(page.locator("#link-state")).to_be_visible(timeout=5000)
+    with page.expect_response(re.compile(f"/jobs/{job}/live"), timeout=7000):
+        pass
+    picture(page, "socket-down")
+    revision = page.locator("#job-live").get_attribute("data-revision")
+    expect(page.locator("#job-live")).not_to_have_attribute("data-revision", revision or "", timeout=15_000)
+
+    down = False
+    expect(page.locator("#link-state")).to_be_hidden(timeout=30_000)
+    site.sandbox(reset=True)
+    status(page, "completed")
+    expect(page.locator("#toasts").get_by_text("GitHub import completed.")).to_have_count(1)
+
+
+def test_a_slow_provider_is_shown_as_being_asked_and_the_seconds_count(page: Page, site: Up, imports: Imports) -> None:
+    job = imports.start()
+    imports.until(job, "completed")
+    site.sandbox(latency_ms=6000)
+    job = imports.start()
+    page.goto(f"/jobs/{job}")
+    pulse = page.locator("#job-pulse")
+    expect(pulse).to_have_text(re.compile(r"^Asking GitHub .+, \d+ s$"))
+    said = pulse.inner_text()
+    expect(pulse).not_to_have_text(said, timeout=3000)
+    picture(page, "slow")
+
+
+def test_waiting_for_a_limit_is_shown_as_waiting_with_its_time(page: Page, site: Up, imports: Imports) -> None:
+    site.sandbox(rate_limit_every=1, retry_after=40)
+    job = imports.start()
+    page.goto(f"/jobs/{job}")
+    expect(page.locator("#job-phase")).to_have_text(re.compile(r"Waiting for GitHub's limit until \d\d:\d\d"))
+    expect(page.locator("#job-pulse")).to_contain_text("It goes on by itself.")
+    expect(page.locator("#figure-left")).to_have_text("–")
+    picture(page, "waiting")
+
+
+def test_times_are_the_viewers_and_exact_on_hover(another: Callable[..., Page], imports: Imports) -> None:
+    job = imports.start()
+    imports.until(job, "completed")
+    ended = r"(?P<day>\d+ \w+)(?P<year> \d{4})?, (?P<hour>\d\d):(?P<minute>\d\d)"
+    shown = {}
+    for zone, script in (("UTC", True), ("Asia/Kolkata", True), ("America/New_York", False)):
+        page = another(timezone_id=zone, java_script_enabled=script)
+        page.goto(f"/jobs/{job}")
+        element = page.locator("#job-pulse time")
+        if script:
+            expect(element).to_have_attribute("title", re.compile("UTC$" if zone == "UTC" else r"GMT\+5:30$"))
+        else:
+            expect(element).to_have_attribute("title", re.compile("UTC$"))
+            expect(element).to_have_text(re.compile("UTC$"))
+        found = re.search(ended, element.inner_text())
+        assert found is not None, element.inner_text()
+        shown[zone] = int(found["hour"]) * 60 + int(found["minute"])
+    assert (shown["Asia/Kolkata"] - shown["UTC"]) % 1440 == 330
+    assert shown["America/New_York"] == shown["UTC"], "without scripts it is UTC, and says so"
+
+
+def test_nothing_jumps_while_an_import_runs(page: Page, site: Up, imports: Imports) -> None:
+    site.sandbox(latency_ms=200)
+    job = imports.start()
+    page.goto(f"/jobs/{job}")
+    page.evaluate(
+        """() => {
+            window.shift = 0;
+            new PerformanceObserver((list) => list.getEntries().forEach((entry) => { window.shift += entry.value; }))
+                .observe({type: "layout-shift", buffered: false});
+        }"""
+    )
+    expect(page.locator(".map-row").first).to_be_visible()
+    page.evaluate("window.shift = 0")  # the map came: below everything else
+    status(page, "completed")
+    assert page.evaluate("window.shift") < 0.02
+
+
+def test_parts_of_a_stream_unfold_and_stay_unfolded(page: Page, site: Up, imports: Imports) -> None:
+    site.sandbox(latency_ms=300)
+    job = imports.start()
+    page.goto(f"/jobs/{job}")
+    issues = page.locator("details[data-stream=issues]")
+    issues.locator("summary").click()
+    expect(issues.locator(".map-parts .map-row").first).to_contain_text("/")
+    site.sandbox(reset=True)
+    status(page, "completed")
+    expect(page.locator(".map-count").first).to_have_text("1/1")
+    expect(issues).to_have_attribute("open", "")
+    expect(issues.locator(".map-parts .cell.completed").first).to_be_visible()
+
+
+def test_the_published_client_follows_a_job_to_its_end(page: Page, imports: Imports) -> None:
+    page.goto("/integrations")
+    found = page.evaluate(
+        """async () => {
+            const client = await import("/static/historical_sync/client.js");
+            const { job_id, job } = await client.startHistoricalSync("github", { full: true });
+            const seen = [];
+            const end = await new Promise((resolve) =>
+                client.subscribeToProgress(job_id, { onProgress: (now) => seen.push(now.progress_percentage), onEnd: resolve }));
+            const listed = await client.listSyncJobs("github", { status: "completed" });
+            const again = await client.getJobStatus(job_id);
+            const refused = await client.cancelSyncJob(job_id).catch((error) => error.code);
+            return { first: job.status, seen, end: end.status, listed: listed.results[0].id === job_id, again: again.status, refused };
+        }"""
+    )
+    assert found["seen"] == sorted(found["seen"])
+    assert (found["end"], found["again"], found["listed"], found["refused"]) == (
+        "completed",
+        "completed",
+        True,
+        "invalid_state",
+    )
