@@ -1,0 +1,66 @@
+"""Putting together what one record says: its own entity, those it refers to, and how they relate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from integrations.providers.base import JSON, Entity, Graph, Relationship
+from integrations.providers.text import domain_key, email_key
+
+
+class GraphBuilder:
+    """A record's graph, begun with its own entity."""
+
+    __slots__ = ("entities", "own", "relationships")
+
+    def __init__(self, own: Entity) -> None:
+        self.own = own.key
+        self.entities = [own]
+        self.relationships: list[Relationship] = []
+
+    def to(self, kind: str, *others: Entity | None) -> None:
+        """Own entity `kind` other; None is nobody."""
+        for other in others:
+            if other is not None and other.key != self.own:
+                self.entities.append(other)
+                self.relationships.append(Relationship(kind, self.own, other.key))
+
+    def by(self, kind: str, *others: Entity | None) -> None:
+        """Other `kind` own entity; None is nobody."""
+        for other in others:
+            if other is not None and other.key != self.own:
+                self.entities.append(other)
+                self.relationships.append(Relationship(kind, other.key, self.own))
+
+    def refer(self, kind: str, keys: Iterable[str]) -> None:
+        """Own entity `kind` what has these keys, of which the record knows no more than that."""
+        self.relationships.extend(Relationship(kind, self.own, key) for key in dict.fromkeys(keys) if key != self.own)
+
+    def graph(self) -> Graph:
+        return Graph(self.entities, self.relationships)
+
+
+def person(
+    own_key: str, name: object, email: object, properties: JSON | None = None, handles: tuple[str, ...] = ()
+) -> Entity:
+    """A person by their address, if there is one, with the vendor's id as alias; by the id otherwise."""
+    key = email_key(email)
+    called = str(name or "").strip() or (key.rpartition(":")[2] if key else own_key.rpartition(":")[2])
+    return Entity("person", key or own_key, called, properties, (own_key,) if key else (), handles)
+
+
+def organization(own_key: str, name: object, website: object, properties: JSON | None = None) -> Entity:
+    """An organization by the domain of its web site, if it has one of its own, with the vendor's id as alias."""
+    key = domain_key(website)
+    called = str(name or "").strip() or (key.rpartition(":")[2] if key else own_key.rpartition(":")[2])
+    return Entity("organization", key or own_key, called, properties, (own_key,) if key else ())
+
+
+def facts(row: JSON, *names: str) -> JSON:
+    """These of the row's fields that have a value."""
+    return {name: row[name] for name in names if row.get(name) is not None}
+
+
+def headline(text: str | None, otherwise: str, most: int = 120) -> str:
+    """The text's first line as a name; `otherwise` where there is none."""
+    return (text or "").strip().partition("\n")[0].strip()[:most] or otherwise
