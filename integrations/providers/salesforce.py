@@ -1,8 +1,8 @@
-"""Salesforce's REST API by SOQL: accounts, contacts, opportunities, cases, tasks."""
+"""Salesforce by SOQL: accounts, contacts, opportunities, cases, tasks; by REST, and by the Bulk API where there is very much."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,12 +18,16 @@ from integrations.errors import (
     WindowTooLarge,
 )
 from integrations.http import Api, Reply
+from integrations.providers import salesforce_bulk as bulk
 from integrations.providers.base import (
     JSON,
     Account,
     Context,
+    Count,
     Entity,
     Estimate,
+    Extract,
+    Fetch,
     Graph,
     OAuth,
     Page,
@@ -31,16 +35,17 @@ from integrations.providers.base import (
     Provider,
     RateBudget,
     RateState,
-    Record,
-    Relationship,
     Revocation,
     Stream,
     Window,
     WindowKind,
 )
-from integrations.providers.text import domain_key, email_key, mentioned_emails
+from integrations.providers.graph import GraphBuilder, facts, organization, person
+from integrations.providers.text import mentioned_emails
+from integrations.providers.wire import records, utc
 
-VERSION = "v67.0"
+ROOT = "/services/data/v67.0"
+BULK_FROM = 10_000  # rows of one window
 LOGIN = "https://login.salesforce.com"
 _OWN_HOSTS = (".salesforce.com", ".force.com", ".cloudforce.com", ".salesforce.mil")
 
@@ -77,13 +82,6 @@ _KINDS = {
 
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
-
-
-def _time(value: str) -> datetime:
-    """2025-01-03T10:11:12.000+0000, whose offset lacks the colon."""
-    if value.endswith("+0000"):
-        return datetime.fromisoformat(value[:-5] + "+00:00")
-    return datetime.strptime(value, "%Y-%m-%dT%H:%M:%S.%f%z")
 
 
 def _literal(moment: datetime) -> str:
@@ -147,30 +145,36 @@ def _condition(window: Window) -> str:
     return f"SystemModstamp >= {_literal(window.since)} AND SystemModstamp < {_literal(window.until)}"
 
 
-def _fetch(table: str) -> Callable[..., Any]:
+def _records(rows: list[Any], following: JSON | None, *, ordered: bool) -> Page:
+    found, rejected = records(rows, lambda row: row["Id"], lambda row: utc(row["SystemModstamp"]))
+    return Page(found, following, found[-1].occurred_at if found and ordered else None, rejected)
+
+
+def _fetch(table: str) -> Fetch:
     async def fetch(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
-        if cursor:
+        """By REST; a window that turns out to hold very much (a mass update) by the Bulk API, whose rows come in no order."""
+        if cursor and "job" in cursor:
+            if not await bulk.ready(api, ROOT, cursor["job"]):
+                return Page([], {"rest": True})
+            rows, locator = await bulk.rows(api, ROOT, cursor["job"], cursor["locator"])
+            return _records(rows, {**cursor, "locator": locator} if locator else None, ordered=False)
+        if cursor and "next" in cursor:
             reply = await api.get(cursor["next"])
         else:
-            soql = f"SELECT {_FIELDS[table]}, {_COMMON} FROM {table} WHERE {_condition(window)} ORDER BY SystemModstamp ASC, Id ASC"
-            reply = await api.get(f"/services/data/{VERSION}/queryAll", {"q": soql})
-        records, rejected = [], []
-        for row in reply.data["records"]:
-            try:
-                records.append(Record(row["Id"], _time(row["SystemModstamp"]), row))
-            except (KeyError, TypeError, ValueError) as error:
-                rejected.append((str(row.get("Id", "")), row, f"no usable id or time: {type(error).__name__} {error}"))
+            query = f"SELECT {_FIELDS[table]}, {_COMMON} FROM {table} WHERE {_condition(window)}"
+            reply = await api.get(f"{ROOT}/queryAll", {"q": f"{query} ORDER BY SystemModstamp ASC, Id ASC"})
+            if int(reply.data["totalSize"]) >= BULK_FROM and not cursor and (job := await bulk.start(api, ROOT, query)):
+                return Page([], {"job": job, "locator": ""})
         following = None if reply.data.get("done", True) else {"next": reply.data["nextRecordsUrl"]}
-        return Page(records, following, records[-1].occurred_at if records else None, rejected)
+        return _records(reply.data["records"], following, ordered=True)
 
     return fetch
 
 
-def _count(table: str) -> Callable[..., Any]:
+def _count(table: str) -> Count:
     async def count(api: Api, partition: Partition, window: Window) -> Estimate | None:
-        reply = await api.get(
-            f"/services/data/{VERSION}/queryAll", {"q": f"SELECT COUNT() FROM {table} WHERE {_condition(window)}"}
-        )
+        query = f"SELECT COUNT() FROM {table} WHERE {_condition(window)}"
+        reply = await api.get(f"{ROOT}/queryAll", {"q": query})
         return Estimate(int(reply.data["totalSize"]), exact=True)
 
     return count
@@ -179,140 +183,90 @@ def _count(table: str) -> Callable[..., Any]:
 # -- records to graph ---------------------------------------------------------------------------------------------------------
 
 
-def _own_key(ns: str, record_id: str) -> str:
+def _key(ns: str, record_id: str) -> str:
     return f"{ns}:{_PREFIXES.get(record_id[:3], 'object')}:{record_id}"
 
 
-def _by_address(ns: str, record_id: str, address: object) -> tuple[str, tuple[str, ...]]:
-    """(key, aliases) of a person: the address if there is one, the id besides."""
-    own, shared = _own_key(ns, record_id), email_key(address)
-    return (own, ()) if shared is None else (shared, (own,))
+def _own(row: JSON, context: Context, kind: str, name: str, *fields: str) -> GraphBuilder:
+    return GraphBuilder(Entity(kind, _key(context.namespace, row["Id"]), name, _known(row, *fields)))
 
 
-def _parent(row: JSON, name: str) -> JSON:
-    return row.get(name) or {}
+def _known(row: JSON, *fields: str) -> JSON:
+    return {**facts(row, *fields), **({"deleted": True} if row.get("IsDeleted") else {})}
 
 
-def _owner(row: JSON, ns: str) -> list[Entity]:
+def _owner(row: JSON, ns: str) -> Entity | None:
     """The owning user; queues own cases too, and are no persons."""
-    owner_id, owner = row.get("OwnerId"), _parent(row, "Owner")
+    owner_id, owner = row.get("OwnerId"), row.get("Owner") or {}
     if not owner_id or not owner_id.startswith("005"):
-        return []
-    key, aliases = _by_address(ns, owner_id, owner.get("Email"))
-    return [Entity("person", key, owner.get("Name") or "Salesforce user", None, aliases)]
+        return None
+    return person(_key(ns, owner_id), owner.get("Name") or "Salesforce user", owner.get("Email"))
 
 
-def _account_of(row: JSON, ns: str) -> list[Entity]:
-    account_id, account = row.get("AccountId"), _parent(row, "Account")
+def _account_of(row: JSON, ns: str) -> Entity | None:
+    account_id, account = row.get("AccountId"), row.get("Account") or {}
     if not account_id:
-        return []
-    own, domain = _own_key(ns, account_id), domain_key(account.get("Website"))
-    return [Entity("organization", domain or own, account.get("Name") or "Account", None, (own,) if domain else ())]
+        return None
+    return organization(_key(ns, account_id), account.get("Name") or "Account", account.get("Website"))
 
 
-def _person_of(row: JSON, ns: str, field: str, parent: str) -> list[Entity]:
-    person_id, person = row.get(field), _parent(row, parent)
-    if not person_id:
-        return []
-    key, aliases = _by_address(ns, person_id, person.get("Email"))
-    return [Entity("person", key, person.get("Name") or "Contact", None, aliases)]
+def _contact_of(row: JSON, ns: str, field: str, parent: str) -> Entity | None:
+    contact_id, contact = row.get(field), row.get(parent) or {}
+    return person(_key(ns, contact_id), contact.get("Name") or "Contact", contact.get("Email")) if contact_id else None
 
 
-def _graph(own: Entity, *links: tuple[str, list[Entity], bool]) -> Graph:
-    """links: (kind, entities, own entity is the source)."""
-    said = []
-    entities = [own]
-    for kind, others, forward in links:
-        for other in others:
-            entities.append(other)
-            said.append(Relationship(kind, own.key, other.key) if forward else Relationship(kind, other.key, own.key))
-    return Graph(entities, said)
-
-
-def _mentions(graph: Graph, *texts: str | None) -> Graph:
-    own = graph.entities[0].key
-    for text in texts:
-        graph.relationships.extend(
-            Relationship("mentions", own, key) for key in mentioned_emails(text or "") if key != own
-        )
-    return graph
-
-
-def _facts(row: JSON, *names: str) -> JSON:
-    facts = {name: row[name] for name in names if row.get(name) is not None}
-    if row.get("IsDeleted"):
-        facts["deleted"] = True
-    return facts
+def _mentions(row: JSON, *fields: str) -> Iterator[str]:
+    for field in fields:
+        yield from mentioned_emails(row.get(field) or "")
 
 
 def _extract_account(row: JSON, context: Context) -> Graph:
-    ns = context.namespace
-    own, domain = _own_key(ns, row["Id"]), domain_key(row.get("Website"))
-    account = Entity(
-        "organization",
-        domain or own,
-        row["Name"],
-        _facts(row, "Website", "Industry", "Phone"),
-        (own,) if domain else (),
-    )
-    parent = []
-    if row.get("ParentId"):
-        parent = [
-            Entity("organization", _own_key(ns, row["ParentId"]), _parent(row, "Parent").get("Name") or "Account")
-        ]
-    return _graph(account, ("part_of", parent, True), ("owned_by", _owner(row, ns), True))
+    ns, parent = context.namespace, row.get("ParentId")
+    known = _known(row, "Website", "Industry", "Phone")
+    said = GraphBuilder(organization(_key(ns, row["Id"]), row["Name"], row.get("Website"), known))
+    if parent:
+        said.to("part_of", organization(_key(ns, parent), (row.get("Parent") or {}).get("Name") or "Account", None))
+    said.to("owned_by", _owner(row, ns))
+    return said.graph()
 
 
 def _extract_contact(row: JSON, context: Context) -> Graph:
-    ns = context.namespace
-    key, aliases = _by_address(ns, row["Id"], row.get("Email"))
-    person = Entity(
-        "person", key, row.get("Name") or row.get("Email") or "Contact", _facts(row, "Email", "Phone", "Title"), aliases
-    )
-    return _graph(person, ("works_at", _account_of(row, ns), True), ("owned_by", _owner(row, ns), True))
+    ns, known = context.namespace, _known(row, "Email", "Phone", "Title")
+    name = row.get("Name") or row.get("Email") or "Contact"
+    said = GraphBuilder(person(_key(ns, row["Id"]), name, row.get("Email"), known))
+    said.to("works_at", _account_of(row, ns))
+    said.to("owned_by", _owner(row, ns))
+    return said.graph()
 
 
 def _extract_opportunity(row: JSON, context: Context) -> Graph:
     ns = context.namespace
-    deal = Entity(
-        "deal",
-        _own_key(ns, row["Id"]),
-        row["Name"],
-        _facts(row, "Amount", "StageName", "CloseDate", "IsWon", "IsClosed"),
-    )
-    graph = _graph(deal, ("for_account", _account_of(row, ns), True), ("owned_by", _owner(row, ns), True))
-    return _mentions(graph, row.get("Description"))
+    said = _own(row, context, "deal", row["Name"], "Amount", "StageName", "CloseDate", "IsWon", "IsClosed")
+    said.to("for_account", _account_of(row, ns))
+    said.to("owned_by", _owner(row, ns))
+    said.refer("mentions", _mentions(row, "Description"))
+    return said.graph()
 
 
 def _extract_case(row: JSON, context: Context) -> Graph:
-    ns = context.namespace
-    name = row.get("Subject") or f"Case {row.get('CaseNumber', '')}"
-    case = Entity("case", _own_key(ns, row["Id"]), name, _facts(row, "CaseNumber", "Status", "Priority", "IsClosed"))
-    graph = _graph(
-        case,
-        ("raised_by", _person_of(row, ns, "ContactId", "Contact"), True),
-        ("for_account", _account_of(row, ns), True),
-        ("assigned_to", _owner(row, ns), True),
-    )
-    return _mentions(graph, row.get("Subject"), row.get("Description"))
+    ns, name = context.namespace, row.get("Subject") or f"Case {row.get('CaseNumber', '')}"
+    said = _own(row, context, "case", name, "CaseNumber", "Status", "Priority", "IsClosed")
+    said.to("raised_by", _contact_of(row, ns, "ContactId", "Contact"))
+    said.to("for_account", _account_of(row, ns))
+    said.to("assigned_to", _owner(row, ns))
+    said.refer("mentions", _mentions(row, "Subject", "Description"))
+    return said.graph()
 
 
 def _extract_task(row: JSON, context: Context) -> Graph:
-    ns = context.namespace
-    task = Entity(
-        "task", _own_key(ns, row["Id"]), row.get("Subject") or "Task", _facts(row, "Status", "Priority", "ActivityDate")
-    )
-    about = []
-    what = row.get("WhatId")
-    if what and (kind := _KINDS.get(_PREFIXES.get(what[:3], ""))):
-        about = [Entity(kind, _own_key(ns, what), _parent(row, "What").get("Name") or kind.capitalize())]
-    graph = _graph(
-        task,
-        ("assigned_to", _owner(row, ns), True),
-        ("with", _person_of(row, ns, "WhoId", "Who"), True),
-        ("about", about, True),
-    )
-    return _mentions(graph, row.get("Subject"), row.get("Description"))
+    ns, what = context.namespace, row.get("WhatId") or ""
+    said = _own(row, context, "task", row.get("Subject") or "Task", "Status", "Priority", "ActivityDate")
+    said.to("assigned_to", _owner(row, ns))
+    said.to("with", _contact_of(row, ns, "WhoId", "Who"))
+    if kind := _KINDS.get(_PREFIXES.get(what[:3], "")):
+        said.to("about", Entity(kind, _key(ns, what), (row.get("What") or {}).get("Name") or kind.capitalize()))
+    said.refer("mentions", _mentions(row, "Subject", "Description"))
+    return said.graph()
 
 
 # -- who ----------------------------------------------------------------------------------------------------------------------
@@ -326,16 +280,15 @@ async def _identify(api: Api) -> Account:
 
 
 async def _revoke(grant: Revocation) -> None:
-    await grant.api.request(
-        "POST", "/services/oauth2/revoke", form={"token": grant.refresh_token or grant.access_token}, auth=("", "")
-    )
+    token = {"token": grant.refresh_token or grant.access_token}
+    await grant.api.request("POST", "/services/oauth2/revoke", form=token, auth=("", ""))
 
 
 def _token_facts(token: Mapping[str, Any]) -> JSON:
     return {"instance_url": token["instance_url"]} if token.get("instance_url") else {}
 
 
-def _stream(name: str, label: str, table: str, extract: Callable[[JSON, Context], Graph]) -> Stream:
+def _stream(name: str, label: str, table: str, extract: Extract) -> Stream:
     return Stream(name, label, WindowKind.EXACT, _fetch(table), extract, _count(table), needs=("api",), page_size=2000)
 
 

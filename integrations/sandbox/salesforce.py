@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from integrations.sandbox import salesforce_bulk as bulk
 from integrations.sandbox.salesforce_rows import ACCOUNTS, TABLES, Organization
 from integrations.sandbox.soql import Query, SoqlError, parse
 from integrations.sandbox.stand_in import JSON, Grants, StandIn, Table
@@ -65,12 +66,14 @@ class Salesforce(StandIn):
         super().set_world(world)
         self.used = 0
         self.cursors: dict[str, Cursor] = {}
+        self.jobs = bulk.Jobs()
         self.organizations = {
             account: Organization(world, account, empty=self.is_empty(account)) for account in ACCOUNTS
         }
 
     def reset(self) -> None:
         self.used = 0
+        self.jobs.left = None
 
     def table(self, account: str, stream: str) -> Table:
         name = next(table for table, named in STREAMS.items() if named == stream)
@@ -144,6 +147,9 @@ class Salesforce(StandIn):
                     "email": f"admin@{COMPANIES[list(ACCOUNTS).index(account)][1]}",
                 },
             )
+        asked = bulk.PATH.fullmatch(request.path)
+        if asked is not None:
+            return self._bulk(request, account, *asked.groups())
         match = _PATH.fullmatch(request.path)
         if match is None:
             return _error(404, "NOT_FOUND", "The requested resource does not exist")
@@ -164,17 +170,45 @@ class Salesforce(StandIn):
         table = query.table.name
         if self.denies(STREAMS[table]):
             return self.forbidden(request, STREAMS[table])
-        rows = self._matching(account, query)
+        rows = self._selected(account, query, everything)
+        if query.fields is None:
+            return Response(200, {"totalSize": len(rows), "done": True, "records": []})
+        return self._page(request, version, Cursor(account, table, query.fields, rows), 0, "")
+
+    def _bulk(self, request: Request, account: str, version: str, job_id: str | None, results: str | None) -> Response:
+        """The Bulk API: makes a job, looks at it, aborts or deletes it, or brings a page of its results."""
+        if job_id is None:
+            given = request.json if request.method == "POST" and isinstance(request.json, dict) else {}
+            operation, soql = given.get("operation"), given.get("query")
+            if operation not in bulk.OPERATIONS or not isinstance(soql, str):
+                return bulk.error(400, "INVALIDJOB", "operation must be query or queryAll, with a query.")
+            try:
+                query = parse(soql, TABLES)
+            except SoqlError as error:
+                return _error(400, error.code, str(error))
+            if query.fields is None:
+                return bulk.error(400, "INVALIDENTITY", "Aggregate queries are not supported by the Bulk API.")
+            if self.denies(STREAMS[query.table.name]):
+                return self.forbidden(request, STREAMS[query.table.name])
+            rows = self._selected(account, query, bulk.OPERATIONS[operation])
+            return self.jobs.make(account, version, query.table.name, operation, query.fields, rows)
+        job = self.jobs.of(account, job_id)
+        if job is None:
+            return bulk.NO_JOB
+        if results:
+            render = self.table(account, STREAMS[job.table]).row
+            return self.jobs.results(job, request, render, self.control.faults.page_size)
+        return self.jobs.look(job) if request.method == "GET" else self.jobs.change(job, request)
+
+    def _selected(self, account: str, query: Query, everything: bool) -> Sequence[int]:
+        """Places of the rows that the query asks for. everything: deleted rows too."""
+        rows, table = self._matching(account, query), query.table.name
         if not everything:
             organization = self.organizations[account]
             rows = [index for index in rows if not self._deletion(organization, table, index)["IsDeleted"]]
         if query.descending:
             rows = rows[::-1]
-        if query.limit is not None:
-            rows = rows[: query.limit]
-        if query.fields is None:
-            return Response(200, {"totalSize": len(rows), "done": True, "records": []})
-        return self._page(request, version, Cursor(account, table, query.fields, rows), 0, "")
+        return rows if query.limit is None else rows[: query.limit]
 
     def _matching(self, account: str, query: Query) -> Sequence[int]:
         times = self.organizations[account].modified(query.table.name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -93,6 +95,21 @@ def test_it_understands_what_goes_wrong(client: Salesforce, sandbox: Sandbox) ->
     stranger = client_with(sandbox.root, "00Dsb0000000001!no")
     with stranger.session, pytest.raises(SalesforceExpiredSession):
         stranger.query("SELECT Id FROM Account")
+
+
+def test_it_reads_by_bulk_query(client: Salesforce, sandbox: Sandbox) -> None:
+    sandbox.control(page_size=50)
+    soql = "SELECT Id, Name, Account.Name, SystemModstamp, IsDeleted FROM Contact"
+    pages = list(client.bulk2.Contact.query_all(soql, max_records=1000))
+    rows = [row for page in pages for row in csv.DictReader(io.StringIO(page))]
+    assert len(pages) == -(-len(rows) // 50)
+    assert len({row["Id"] for row in rows}) == len(rows) == sandbox.truth("salesforce")["contacts"]
+    by_rest = {row["Id"]: row for row in client.query_all_iter(soql, include_deleted=True)}
+    for row in rows:
+        there = by_rest[row["Id"]]
+        assert row["Account.Name"] == (there["Account"]["Name"] if there["Account"] else "")
+        assert row["IsDeleted"] == str(there["IsDeleted"]).lower()
+        assert row["SystemModstamp"] == there["SystemModstamp"].replace("+0000", "Z")
 
 
 def test_a_literal_of_another_zone_means_the_same_moment(client: Salesforce) -> None:
