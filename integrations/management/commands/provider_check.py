@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 from argparse import ArgumentParser
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from atom.errors import InvalidInput
 from integrations import gateway
+from integrations.connect import checked_answers
 from integrations.errors import ProviderError, RecordRejected
 from integrations.http import Api, make_client
 from integrations.providers import PROVIDERS
@@ -30,6 +33,9 @@ class Command(BaseCommand):
             "--base-url", default="", metavar="URL", help="API root of a self-hosted provider or a stand-in"
         )
         parser.add_argument("--token", default="", help="default: the environment's ATOM_CHECK_TOKEN")
+        parser.add_argument(
+            "--fact", action="append", default=[], metavar="NAME=VALUE", help="what the provider asks before connecting"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         provider = PROVIDERS.get(options["provider"])
@@ -40,16 +46,24 @@ class Command(BaseCommand):
         token = options["token"] or os.environ.get("ATOM_CHECK_TOKEN", "")
         if not token:
             raise CommandError("Give a token with --token or ATOM_CHECK_TOKEN.", returncode=2)
-        root = options["base_url"].rstrip("/") or provider.api_url
-        if asyncio.run(self._check(provider, root, token)):
+        facts = dict(pair.partition("=")[::2] for pair in options["fact"])
+        try:
+            root = options["base_url"].rstrip("/")
+            if not root:
+                facts = checked_answers(provider, facts)
+                root = provider.api_root(provider.api_url, facts)
+        except InvalidInput as error:
+            raise CommandError(f"{error.attr}: {error.detail} (--fact {error.attr}=...)", returncode=2) from None
+        if asyncio.run(self._check(provider, root, token, facts)):
             raise CommandError("At least one stream failed.")
 
-    async def _check(self, provider: Provider, root: str, token: str) -> int:
+    async def _check(self, provider: Provider, root: str, token: str, facts: Mapping[str, Any]) -> int:
         failed = 0
         async with make_client(allow_private=True) as client:
-            api = Api(provider, root, client, token, namespace="")
+            api = Api(provider, root, client, token, facts=facts, namespace="")
             try:
                 account = await provider.identify(api)
+                api.facts = {**facts, **account.facts}
                 api.namespace = gateway.namespace(provider, "", account.external_id)
                 partitions = await provider.partitions(api) if provider.partitions else []
             except ProviderError as error:
