@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,7 @@ from integrations import gateway, oauth
 from integrations.connect import checked_answers, connect_with_token, disconnect, finish_oauth, get_connection
 from integrations.errors import ProviderError
 from integrations.models import Connection, ConnectionStatus
+from integrations.narrowing import narrow, parts_of
 from integrations.providers import PROVIDERS
 from integrations.providers.base import Provider
 
@@ -147,6 +149,42 @@ def connect_token(request: HttpRequest, slug: str) -> HttpResponse:
 
 def _token_template(request: HttpRequest) -> str:
     return "integrations/_token.html" if getattr(request, "htmx", False) else "integrations/token.html"
+
+
+@never_cache
+@require_http_methods(["GET", "POST"])
+@tenant_required(Right.CONNECT)
+def choose_parts(request: HttpRequest, connection_id: UUID) -> HttpResponse:
+    """Which repositories, channels or projects are imported (GET asks the provider); from the next import on (POST).
+
+    `all`: every one, those to come as well; else `only`: their keys. A dialog for htmx, which goes on to the offer to import.
+    """
+    actor = actor_of(request)
+    try:
+        connection = get_connection(actor.tenant, connection_id)
+    except Connection.DoesNotExist:
+        raise Http404 from None
+    if connection.provider.partitions is None:
+        raise Http404
+    context: dict[str, Any] = {"connection": connection, "parts": [], "all": connection.only is None, "problem": ""}
+    chosen = set(connection.only or [])
+    try:
+        if request.method == "POST":
+            chosen = set(request.POST.getlist("only"))
+            context["all"] = "all" in request.POST
+            narrow(actor, connection, None if context["all"] else sorted(chosen))
+            if getattr(request, "htmx", False):
+                return render(request, "integrations/_parts_chosen.html", context)
+            messages.success(request, "From the next import on, that is what comes in.")
+            return redirect("integrations")
+        context["parts"] = [(part, context["all"] or part.key in chosen) for part in parts_of(connection)]
+    except Refused as error:
+        context["problem"] = error.detail
+        if request.method == "POST":
+            with contextlib.suppress(Refused):
+                context["parts"] = [(part, part.key in chosen) for part in parts_of(connection)]
+    template = "integrations/_parts.html" if getattr(request, "htmx", False) else "integrations/parts.html"
+    return render(request, template, context)
 
 
 @require_http_methods(["GET", "POST"])

@@ -39,6 +39,7 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "entities": ("get", 200, 200, SIGN_IN),
     "styleguide": ("get", 200, 200, SIGN_IN),
     # Of Acme
+    "connection-parts": ("post", 404, 403, SIGN_IN),
     "disconnect": ("post", 404, 403, SIGN_IN),
     "import": ("post", 404, 403, SIGN_IN),
     "import-estimate": ("get", 404, 403, SIGN_IN),

@@ -178,6 +178,20 @@ def kind(value: str) -> str:
     return value.replace("_", " ")
 
 
+# How a relationship reads from its other end.
+INVERSE = {
+    "assigned_to": "assigned", "attached_to": "attachments", "authored": "authored by", "comment_on": "comments",
+    "in_milestone": "contains", "labelled": "on", "member_of": "members", "mentions": "mentioned by", "owned_by": "owns",
+    "part_of": "contains", "replied_to": "replies", "with": "with", "works_at": "people",
+}  # fmt: skip
+
+
+@register.simple_tag
+def relation(value: str, outward: bool) -> str:
+    """A kind of relationship as it reads from this end: part of, contains."""
+    return kind(value) if outward else INVERSE.get(value, f"{kind(value)} (by)")
+
+
 @register.filter
 def kind_of(value: str, count: int) -> str:
     """A kind for so many: pull_request and 2 -> pull requests."""
@@ -231,11 +245,13 @@ def badge(job: Any, extra: str = "") -> SafeString:
         words = "Cancelling"
     elif job.status == "paused" and job.pause_reason == "reauth_required":
         words, name, tone = "Needs reconnect", "plug", "bad"
+    elif job.status == "running" and job.waiting_until is not None and job.waiting_until > timezone.now():
+        words, name, tone = "Waiting", "waiting", "warn"
     return format_html(
         '<span class="badge {} {}">{}{}</span>',
         tone,
         extra,
-        icon(name, "spin" if job.status == "running" else ""),
+        icon(name, "spin" if name == "running" else ""),
         words,
     )
 

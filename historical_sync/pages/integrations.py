@@ -30,6 +30,7 @@ from historical_sync.models import HistoricalSyncJob
 from historical_sync.moments import moment
 from integrations import gateway
 from integrations.connect import connections_of, get_connection
+from integrations.health import Health, health_of
 from integrations.models import Connection, ConnectionStatus
 from integrations.providers import PROVIDERS
 from integrations.providers.base import Provider
@@ -43,6 +44,7 @@ class Account:
     """One connection on a card. `shown`: its latest job, when that runs or failed."""
 
     connection: Connection
+    health: Health
     records: int = 0
     last_sync: datetime | None = None
     shown: dict[str, Any] | None = None
@@ -117,6 +119,7 @@ def _cards(actor: Actor) -> list[Card]:
     latest = {
         job.connection_id: job for job in jobs.with_names().filter(id__in=wanted) if job.status not in NOT_ON_CARDS
     }
+    now = timezone.now()
     for connection in connections:
         card = cards.get(connection.provider_slug)
         if card is None:
@@ -124,7 +127,9 @@ def _cards(actor: Actor) -> list[Card]:
         row = sums.get(connection.id, {})
         job = latest.get(connection.id)
         shown = job_context(job, actor.may(Right.OPERATE)) if job is not None else None
-        card.accounts.append(Account(connection, row.get("records") or 0, row.get("last"), shown))
+        card.accounts.append(
+            Account(connection, health_of(connection, now), row.get("records") or 0, row.get("last"), shown)
+        )
     return list(cards.values())
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -21,7 +22,7 @@ from atom.middleware import actor_of
 from atom.views import refusal, tenant_required
 from historical_sync import actions, states
 from historical_sync.live import job_context
-from historical_sync.models import HistoricalSyncJob, SyncChunk
+from historical_sync.models import HistoricalSyncJob, JobEvent, SyncChunk
 from historical_sync.pages.chunkmap import FIELDS, ChunkFacts, chunk_map
 from integrations.connect import connections_of
 from integrations.providers import PROVIDERS
@@ -103,16 +104,36 @@ def job_detail(request: HttpRequest, job_id: UUID) -> HttpResponse:
     return render(request, "historical_sync/_job_details.html", context)
 
 
+@dataclass(slots=True)
+class Happening:
+    """One line of the timeline: an event, or the same one several times in a row; `at` is the last time."""
+
+    event: JobEvent
+    times: int = 1
+
+
+def _timeline(events: Iterable[JobEvent]) -> list[Happening]:
+    """Newest first, as the events are."""
+    lines: list[Happening] = []
+    for event in events:
+        last = lines[-1].event if lines else None
+        if last is not None and (last.kind, last.actor, last.detail) == (event.kind, event.actor, event.detail):
+            lines[-1].times += 1
+        else:
+            lines.append(Happening(event))
+    return lines
+
+
 def job_details(job: HistoricalSyncJob, opened: Sequence[str] = ()) -> dict[str, Any]:
     """What the job's page shows below the monitor. `opened`: streams whose partitions show on the map."""
-    events = list(job.events.filter(tenant_id=job.tenant_id).order_by("-at")[:MOST_EVENTS])
+    events = job.events.filter(tenant_id=job.tenant_id).order_by("-at")[:MOST_EVENTS]
     quarantine = list(job.quarantine.filter(tenant_id=job.tenant_id, replayed_at=None)[:MOST_QUARANTINED])
     chunks = SyncChunk.objects.filter(tenant_id=job.tenant_id, job=job).exclude(status=states.CHUNK_SPLIT)
     labels = {stream.name: stream.label for stream in job.connection.provider.streams}
     facts = map(ChunkFacts._make, chunks.order_by("since").values_list(*FIELDS))
     return {
         "map": chunk_map(facts, job.start_date, job.end_date, labels, opened),
-        "events": events,
+        "timeline": _timeline(events),
         "quarantine": quarantine,
         "streams": labels,
         "finished": job.status in states.FINISHED,

@@ -22,8 +22,9 @@ from atom.views import tenant_required
 from historical_sync import states
 from historical_sync.estimating import RangeEstimate
 from historical_sync.live import job_context
-from historical_sync.models import HistoricalSyncJob
+from historical_sync.models import HistoricalSyncJob, JobEvent
 from historical_sync.pages.chunkmap import ChunkFacts, chunk_map
+from historical_sync.pages.jobs import Happening
 from integrations.models import Connection
 from integrations.providers import PROVIDERS
 
@@ -67,7 +68,7 @@ def styleguide(request: HttpRequest) -> HttpResponse:
         ],
         "toasts": [drawn("historical_sync/_toast.html", **job_context(job, True)) for job in _ended(jobs)],
         "details": drawn("historical_sync/_job_details.html", **job_context(jobs["Running"], True), **_details()),
-        "no_details": drawn("historical_sync/_job_details.html", map=[], events=[], quarantine=[], finished=False),
+        "no_details": drawn("historical_sync/_job_details.html", map=[], timeline=[], quarantine=[], finished=False),
         "cancel": drawn("historical_sync/_cancel.html", job=jobs["Running"]),
         "estimates": [drawn("historical_sync/_estimate.html", **given) for given in _estimates()],
         "now": timezone.now(),
@@ -176,12 +177,14 @@ def _details() -> dict[str, Any]:
             )
     kinds = ("completed", "chunk_failed", "split", "retry", "resumed", "paused", "pause_requested", "started")
     events = [
-        SimpleNamespace(
-            id=i,
-            kind=kind,
-            actor="Alice" if kind in ("started", "resumed", "pause_requested") else "Atom",
-            at=now - timedelta(minutes=i),
-            detail="issues: GitHub answered 502 Bad Gateway." if kind == "retry" else "",
+        Happening(
+            JobEvent(
+                kind=kind,
+                actor="Alice" if kind in ("started", "resumed", "pause_requested") else "Atom",
+                at=now - timedelta(minutes=i),
+                detail="issues: GitHub answered 502 Bad Gateway." if kind == "retry" else "",
+            ),
+            3 if kind == "retry" else 1,
         )
         for i, kind in enumerate(kinds)
     ]
@@ -197,7 +200,7 @@ def _details() -> dict[str, Any]:
     labels = {"repositories": "Repositories", "issues": "Issues"}
     return {
         "map": chunk_map(chunks, start, now, labels, ("issues",)),
-        "events": events,
+        "timeline": events,
         "quarantine": quarantine,
         "finished": False,
     }

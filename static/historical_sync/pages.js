@@ -194,7 +194,18 @@ document.addEventListener("keydown", (event) => {
     event.target.click();
   }
 });
+document.addEventListener("input", (event) => {
+  if (!event.target.matches("[data-find]")) return;
+  const words = event.target.value.toLowerCase();
+  for (const label of event.target.closest("fieldset").querySelectorAll(".part-list label")) {
+    label.hidden = !label.textContent.toLowerCase().includes(words);
+  }
+});
 document.addEventListener("change", (event) => {
+  // One of many was taken out or put in: it is no longer all. All: every one.
+  const parts = event.target.form?.querySelector("[data-parts]");
+  if (parts && event.target.name === "only") event.target.form.elements.all.checked = false;
+  if (parts && event.target.name === "all" && event.target.checked) for (const box of parts.querySelectorAll("[name=only]")) box.checked = true;
   const { start, end } = event.target.form?.elements ?? {};
   if (!start || !end) return;
   for (const chip of event.target.form.querySelectorAll("[data-since]:not(:disabled)")) {

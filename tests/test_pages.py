@@ -1,0 +1,267 @@
+"""Pages without a browser: how many queries they take, what they say in which state, and the map of parts."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.db import connection as database
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from atom.tenancy import tenant_scope
+from historical_sync import states
+from historical_sync.models import Entity, JobEvent, QuarantinedRecord, SyncChunk
+from historical_sync.pages.chunkmap import MOST_CELLS, MOST_PARTS, ChunkFacts, chunk_map
+from tests.graphs import make_connection, make_job
+
+START = datetime(2026, 7, 1, tzinfo=UTC)
+END = datetime(2026, 10, 1, tzinfo=UTC)
+LABELS = {"repositories": "Repositories", "issues": "Issues"}
+
+
+# -- lists ----------------------------------------------------------------------------------------------------------------
+
+
+def jobs(cast: SimpleNamespace, count: int) -> None:
+    for i in range(count):
+        ended = {"status": states.COMPLETED, "completed_at": timezone.now(), "started_at": timezone.now()}
+        make_job(make_connection(cast.acme, "github" if i % 2 else "salesforce"), **ended)
+
+
+def connections(cast: SimpleNamespace, count: int) -> None:
+    for i in range(count):
+        job = make_job(make_connection(cast.acme, "github" if i % 2 else "salesforce"))
+        job.status = (states.PENDING, states.FAILED)[i % 2]
+        job.completed_at = timezone.now() if i % 2 else None
+        job.save()
+
+
+def entities(cast: SimpleNamespace, count: int) -> None:
+    Entity.objects.bulk_create(
+        Entity(id=uuid4(), tenant=cast.acme, kind="issue", key=f"k{uuid4()}", name=f"Issue {i}", as_of=timezone.now())
+        for i in range(count)
+    )
+
+
+def parts(cast: SimpleNamespace, count: int) -> Any:
+    job = make_job(make_connection(cast.acme), status=states.RUNNING, started_at=timezone.now())
+    step = (job.end_date - job.start_date) / count
+    for i in range(count):
+        chunk = SyncChunk.objects.create(
+            tenant=cast.acme, job=job, ordinal=i, stream="issues", partition=str(i % 3), partition_label=f"acme/{i % 3}",
+            since=job.start_date + step * i, until=job.start_date + step * (i + 1),
+        )  # fmt: skip
+        JobEvent.objects.create(tenant=cast.acme, job=job, actor="Atom", kind="split", detail=str(i))
+        QuarantinedRecord.objects.create(
+            tenant=cast.acme,
+            job=job,
+            chunk=chunk,
+            stream="issues",
+            reason="odd",
+            fingerprint=uuid4(),
+            sealed_payload=b"x",
+        )
+    return job
+
+
+LISTS: dict[str, tuple[Callable[[SimpleNamespace, int], Any], str]] = {
+    "jobs": (jobs, "/jobs"),
+    "integrations": (connections, "/integrations"),
+    "entities": (entities, "/entities"),
+    "live": (connections, "/live"),
+    "job": (parts, "/jobs/{id}"),
+    "job-detail": (parts, "/jobs/{id}/detail?open=issues"),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_fifty_rows_take_as_many_queries_as_five(cast: SimpleNamespace, signed_in: Any, name: str) -> None:
+    make, path = LISTS[name]
+    client = signed_in(cast.alice)
+    counts = []
+    for more in (5, 45):
+        with tenant_scope(cast.acme.id):
+            made = make(cast, more)
+        client.get(path.format(id=getattr(made, "id", "")))
+        with CaptureQueriesContext(
+            database,
+        ) as queries:
+            assert client.get(path.format(id=getattr(made, "id", ""))).status_code == 200
+        counts.append(len(queries))
+    assert counts[0] == counts[1], [query["sql"][:120] for query in queries]
+    assert counts[0] < 25
+
+
+# -- words ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_monitor_shows_waiting_as_waiting_with_its_time(cast: SimpleNamespace, signed_in: Any) -> None:
+    until = timezone.now() + timedelta(minutes=20)
+    with tenant_scope(cast.acme.id):
+        job = make_job(
+            make_connection(cast.acme), status=states.RUNNING, started_at=timezone.now(), planned=True, waiting_until=until,
+            last_error_code="provider_throttled", last_error_message="GitHub's rate limit is used up",
+        )  # fmt: skip
+    client = signed_in(cast.alice)
+    text = client.get(f"/jobs/{job.id}/live").content.decode()
+    assert "Waiting for GitHub's limit until" in text.replace("&#x27;", "'")
+    assert f'datetime="{until.astimezone(UTC).isoformat(timespec="seconds")}"' in text
+    assert f"{until.astimezone(UTC):%H:%M} UTC" in text
+    with tenant_scope(cast.acme.id):
+        type(job).objects.filter(id=job.id).update(last_error_code="provider_unavailable")
+    assert "GitHub had a problem; trying again at" in client.get(f"/jobs/{job.id}/live").content.decode()
+
+
+def test_every_time_on_a_page_is_exact_in_utc_for_machines_and_on_hover(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        job = parts(cast, 3)
+    text = signed_in(cast.alice).get(f"/jobs/{job.id}").content.decode()
+    times = re.findall(r"<time [^>]*>", text)
+    assert len(times) > 5
+    for tag in times:
+        assert re.search(r'datetime="\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00" title="[^"]+ UTC" data-as="\w+"', tag), tag
+
+
+def test_the_same_event_many_times_in_a_row_is_one_line(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        job = make_job(make_connection(cast.acme))
+        for _ in range(7):
+            JobEvent.objects.create(tenant=cast.acme, job=job, actor="Atom", kind="chunk_failed", detail="commits: no")
+        JobEvent.objects.create(tenant=cast.acme, job=job, actor="Alice", kind="resumed")
+    text = signed_in(cast.alice).get(f"/jobs/{job.id}").content.decode()
+    assert text.count("gave up on a part") == 1
+    assert "7 times" in text
+    assert "<strong>Alice</strong> resumed" in text
+
+
+def test_pages_name_no_state_by_its_code(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        for status, reason in (("pending", ""), ("paused", "reauth_required"), ("failed", ""), ("cancelled", "")):
+            ended = timezone.now() if status in states.FINISHED else None
+            make_job(make_connection(cast.acme), status=status, pause_reason=reason, completed_at=ended)
+    text = re.sub(r"<[^>]+>", " ", signed_in(cast.alice).get("/jobs").content.decode())
+    for code in ("reauth_required", "None", "pending", "_"):
+        assert code not in text
+    for words in ("Queued", "Needs reconnect", "Failed", "Cancelled"):
+        assert words in text
+
+
+def test_the_style_guide_does_not_exist_in_production(cast: SimpleNamespace, signed_in: Any, settings: Any) -> None:
+    client = signed_in(cast.alice)
+    assert client.get("/styleguide").status_code == 200
+    settings.SANDBOX = False
+    assert client.get("/styleguide").status_code == 404
+
+
+def test_the_appearance_leads_back_to_the_page_and_nowhere_else(cast: SimpleNamespace, signed_in: Any) -> None:
+    client = signed_in(cast.alice)
+    reply = client.post("/appearance", {"appearance": "dark"}, headers={"referer": "http://testserver/jobs"})
+    assert reply["Location"] == "http://testserver/jobs"
+    assert 'data-theme="dark"' in client.get("/jobs").content.decode()
+    reply = client.post("/appearance", {"appearance": "dark"}, headers={"referer": "https://evil.example/"})
+    assert reply["Location"] == "/integrations"
+    client.post("/appearance", {"appearance": '"><script>'})
+    assert "data-theme" not in client.get("/jobs").content.decode()
+
+
+def test_a_card_says_when_access_ends_and_what_cannot_be_read(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+        connection.grant_expires_at = timezone.now() + timedelta(days=3)
+        connection.scopes = ["read:user"]
+        connection.only = ["1", "2"]
+        connection.save()
+    text = signed_in(cast.alice).get("/integrations").content.decode()
+    assert "Access ends" in text
+    assert "the grant lacks repo" in text
+    assert "Only 2 of the repositories" in text
+    assert "Reconnect" in text
+    assert "Reconnect" not in signed_in(cast.vera).get("/integrations").content.decode()
+
+
+# -- the map --------------------------------------------------------------------------------------------------------------
+
+
+def chunk(stream: str, since: datetime, until: datetime, status: str = "pending", **given: Any) -> ChunkFacts:
+    facts = {
+        "partition": "", "partition_label": "", "progress": 1.0 if status == "completed" else 0.0, "weight": 1.0,
+        "not_before": None, "records_processed": 0, "records_skipped": 0,
+    } | given  # fmt: skip
+    return ChunkFacts(stream=stream, since=since, until=until, status=status, **facts)
+
+
+def test_few_chunks_side_by_side_are_drawn_as_they_are() -> None:
+    middle = START + (END - START) / 4
+    rows = chunk_map(
+        [chunk("issues", START, middle), chunk("issues", middle, END, "running", progress=0.5)], START, END, LABELS
+    )
+    assert [row.label for row in rows] == ["Issues"]
+    first, second = rows[0].cells
+    assert (first.state, second.state) == ("pending", "running")
+    assert first.x == 0
+    assert first.width == pytest.approx(25, abs=0.5)
+    assert second.x == pytest.approx(25, abs=0.1)
+    assert second.done == pytest.approx(second.width / 2, abs=0.1)
+
+
+def test_five_thousand_chunks_become_rows_of_a_few_cells_quickly() -> None:
+    step = (END - START) / 50
+    chunks = [
+        chunk(
+            "issues", START + step * i, START + step * (i + 1), "completed" if i > 20 else "pending",
+            partition=str(p), partition_label=f"acme/{p}", records_processed=10,
+        )
+        for p in range(100) for i in range(50)
+    ]  # fmt: skip
+    began = time.monotonic()
+    rows = chunk_map(chunks, START, END, LABELS, ("issues",))
+    assert time.monotonic() - began < 2
+    (row,) = rows
+    assert len(row.cells) <= MOST_CELLS
+    assert (row.chunks, row.completed, row.records, row.partitions) == (5000, 2900, 50_000, 100)
+    assert len(row.parts) == MOST_PARTS
+    assert row.hidden == 40
+    assert {cell.state for cell in row.cells} == {"pending", "completed"}
+    assert all(a.x + a.width <= b.x for a, b in zip(row.cells, row.cells[1:], strict=False))
+
+
+def test_a_cell_of_many_chunks_shows_what_needs_attention_and_how_much_is_done() -> None:
+    for states_, want in (
+        (("completed", "completed"), "completed"),
+        (("completed", "pending"), "pending"),
+        (("completed", "running"), "running"),
+        (("failed", "running"), "failed"),
+    ):
+        chunks = [chunk("issues", START, END, s, partition=str(i)) for i, s in enumerate(states_)]
+        (row,) = chunk_map(chunks, START, END, LABELS)
+        assert row.cells[0].state == want
+        assert "2 parts" in row.cells[0].words
+    later = chunk("issues", START, END, not_before=END)
+    assert chunk_map([later], START, END, LABELS)[0].cells[0].state == "waiting"
+
+
+def test_parts_that_failed_come_first_and_streams_keep_their_order() -> None:
+    chunks = [
+        chunk("issues", START, END, "completed", partition="1", partition_label="a"),
+        chunk("issues", START, END, "failed", partition="2", partition_label="z"),
+        chunk("repositories", START, END, "completed"),
+        chunk("wiki", START, END),
+    ]
+    rows = chunk_map(chunks, START, END, LABELS, ("issues",))
+    assert [row.label for row in rows] == ["Repositories", "Issues", "wiki"]
+    assert [part.label for part in rows[1].parts] == ["z", "a"]
+    assert rows[0].partitions == 0
+
+
+def test_chunks_that_reach_beyond_the_range_stay_in_the_picture() -> None:
+    (row,) = chunk_map([chunk("issues", START - timedelta(days=9), END + timedelta(days=9))], START, END, LABELS)
+    (cell,) = row.cells
+    assert cell.x == 0
+    assert cell.x + cell.width <= 100
