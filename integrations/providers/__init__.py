@@ -7,6 +7,7 @@ from integrations.providers.base import Provider
 from integrations.providers.github import GITHUB
 from integrations.providers.hubspot import HUBSPOT
 from integrations.providers.jira import JIRA
+from integrations.providers.linear import LINEAR
 from integrations.providers.salesforce import SALESFORCE
 from integrations.providers.slack import SLACK
 from integrations.providers.stripe import STRIPE
@@ -20,6 +21,7 @@ PROVIDERS: dict[str, Provider] = {
     "asana": ASANA,
     "hubspot": HUBSPOT,
     "stripe": STRIPE,
+    "linear": LINEAR,
     "zendesk": ZENDESK,
     "jira": JIRA,
 }

@@ -17,6 +17,7 @@ from integrations.sandbox.faults import Control
 from integrations.sandbox.github import GitHub
 from integrations.sandbox.hubspot import HubSpot
 from integrations.sandbox.jira import Jira
+from integrations.sandbox.linear import Linear
 from integrations.sandbox.salesforce import Salesforce
 from integrations.sandbox.slack import Slack
 from integrations.sandbox.stand_in import StandIn
@@ -34,6 +35,7 @@ STAND_INS: tuple[type[StandIn], ...] = (
     Asana,
     HubSpot,
     Stripe,
+    Linear,
     Zendesk,
     Jira,
 )

@@ -1,0 +1,189 @@
+"""What Linear's file knows beyond the contract: codes before statuses, reset in milliseconds, keys, mentions and the bin."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from integrations.errors import (
+    AccessDenied,
+    CursorExpired,
+    ReauthRequired,
+    RequestRejected,
+    Throttled,
+    Unavailable,
+)
+from integrations.http import Reply
+from integrations.providers.base import Context, Window
+from integrations.providers.linear import LINEAR
+from tests.contract.stage import ALL, Stage
+
+CONTEXT = Context("linear")
+ISSUE = {
+    "id": "u1", "identifier": "ENG-7", "title": "Retry", "url": "https://linear.app/acme/issue/ENG-7/retry", "updatedAt": "x",
+    "description": None,
+}  # fmt: skip
+
+
+def answer(status: int, code: str | None, message: str = "no", **headers: str) -> Reply:
+    error = {"message": message, "extensions": {} if code is None else {"code": code}}
+    return Reply(status, headers, {"errors": [error], "data": None}, "", "https://api.linear.app/graphql")
+
+
+def graph(stream: str, **row: Any) -> Any:
+    return LINEAR.stream(stream).extract(row, CONTEXT)
+
+
+def said(found: Any) -> set[tuple[str, str, str]]:
+    return {tuple(relationship) for relationship in found.relationships}
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (answer(400, "RATELIMITED"), Throttled),
+        (answer(429, None), Throttled),
+        (Reply(429, {}, None, "", ""), Throttled),
+        (answer(401, "AUTHENTICATION_ERROR"), ReauthRequired),
+        (answer(400, "AUTHENTICATION_ERROR"), ReauthRequired),
+        (answer(200, "FORBIDDEN"), AccessDenied),
+        (answer(400, "FEATURE_NOT_ACCESSIBLE"), AccessDenied),
+        (answer(400, "feature not accessible"), AccessDenied),
+        (answer(400, "GRAPHQL_VALIDATION_FAILED"), RequestRejected),
+        (answer(500, "GRAPHQL_VALIDATION_FAILED"), RequestRejected),  # our own mistake, whatever the status says
+        (answer(400, "INPUT_ERROR"), RequestRejected),
+        (answer(400, "INPUT_ERROR", "the cursor is not valid"), CursorExpired),
+        (answer(200, "INTERNAL_SERVER_ERROR"), Unavailable),
+        (answer(500, None), Unavailable),
+        (Reply(503, {}, None, "<html>", ""), Unavailable),
+        (answer(200, None), RequestRejected),
+    ],
+)
+def test_the_code_decides_not_the_status(reply: Reply, error: type[Exception]):
+    assert type(LINEAR.classify(reply)) is error
+    assert LINEAR.expired(reply) == (error is ReauthRequired)
+
+
+def test_an_answer_without_errors_is_none():
+    assert LINEAR.classify(Reply(200, {}, {"data": {"issues": {}}}, "", "")) is None
+
+
+def test_a_limit_ends_when_the_budget_that_is_used_up_is_whole_again():
+    now = datetime.now(UTC).replace(microsecond=0)
+    soon, late = (str(int((now + timedelta(minutes=m)).timestamp() * 1000)) for m in (3, 40))
+    requests = {"x-ratelimit-requests-remaining": "0", "x-ratelimit-requests-reset": soon}
+    complexity = {"x-ratelimit-complexity-remaining": "0", "x-ratelimit-complexity-reset": late}
+    found = LINEAR.classify(answer(400, "RATELIMITED", **requests))
+    assert isinstance(found, Throttled)
+    assert found.retry_at == now + timedelta(minutes=3)
+    found = LINEAR.classify(
+        answer(400, "RATELIMITED", **{**requests, "x-ratelimit-requests-remaining": "9"}, **complexity)
+    )
+    assert isinstance(found, Throttled)
+    assert found.retry_at == now + timedelta(minutes=40)
+
+
+def test_the_budget_is_told_in_milliseconds():
+    headers = {"x-ratelimit-requests-limit": "5000", "x-ratelimit-requests-remaining": "4998"}
+    state = LINEAR.rate_state(Reply(200, headers | {"x-ratelimit-requests-reset": "1767225600500"}, {}, "", ""))
+    assert state is not None
+    assert (state.limit, state.remaining) == (5000, 4998)
+    assert state.reset_at == datetime(2026, 1, 1, 0, 0, 0, 500_000, UTC)
+    assert LINEAR.rate_state(Reply(200, headers, {}, "", "")) is None
+
+
+def test_a_personal_key_goes_without_a_scheme():
+    assert LINEAR.auth_header("lin_api_1") == {"Authorization": "lin_api_1"}
+    assert LINEAR.auth_header("lin_oauth_1") == {"Authorization": "Bearer lin_oauth_1"}
+
+
+def test_an_issue_is_known_by_id_and_led_to_by_its_identifier_in_its_workspace():
+    own = graph("issues", **ISSUE).entities[0]
+    assert (own.key, own.aliases, own.handles) == ("linear:issue:u1", (), ("linear:identifier:acme/ENG-7",))
+
+
+def test_text_mentions_issues_people_and_addresses_but_code_is_not_text():
+    text = "See ENG-12, `OPS-1` and https://linear.app/other/issue/DES-3/x; @ana.b knows, or ask b@x.test. UTF-8? not-ENG-9"
+    found = said(graph("issues", **{**ISSUE, "description": text + " ENG-7 itself\n```\nENG-99\n```"}))
+    assert {target for kind, _, target in found if kind == "mentions"} == {
+        "linear:identifier:acme/ENG-12",
+        "linear:identifier:other/DES-3",
+        "linear:name:acme/ana.b",
+        "linear:identifier:acme/UTF-8",
+        "person:email:b@x.test",
+    }
+
+
+def test_people_are_one_by_address_and_id_and_led_to_by_name():
+    url = "https://linear.app/acme/profiles/ana.b"
+    own = graph("users", id="p1", name="Ana", displayName="ana.b", email="Ana@x.test", url=url).entities[0]
+    assert (own.key, own.aliases, own.handles) == (
+        "person:email:ana@x.test",
+        ("linear:user:p1",),
+        ("linear:name:acme/ana.b",),
+    )
+
+
+def test_who_does_what_with_an_issue():
+    person = {"id": "p1", "name": "Ana", "email": "ana@x.test"}
+    row = {
+        **ISSUE,
+        "creator": person,
+        "assignee": {**person, "id": "p2", "email": None},
+        "parent": {"id": "u0", "title": "All"},
+    }
+    row |= {
+        "team": {"id": "t1", "name": "Eng"},
+        "cycle": {"id": "c1", "number": 4, "name": None},
+        "labels": {"nodes": [{"id": "l1", "name": "bug"}]},
+    }
+    found = graph("issues", **row)
+    assert said(found) == {
+        ("authored", "person:email:ana@x.test", "linear:issue:u1"),
+        ("assigned_to", "linear:issue:u1", "linear:user:p2"),
+        ("part_of", "linear:issue:u1", "linear:issue:u0"),
+        ("part_of", "linear:issue:u1", "linear:team:t1"),
+        ("in_milestone", "linear:issue:u1", "linear:cycle:c1"),
+        ("labelled", "linear:issue:u1", "linear:label:l1"),
+    }
+    assert "Cycle 4" in {entity.name for entity in found.entities}
+
+
+def test_a_row_in_the_bin_is_deleted_an_archived_one_is_not():
+    archived = graph("issues", **ISSUE, archivedAt="2026-01-01T00:00:00.000Z").entities[0].properties
+    assert "deleted" not in archived
+    assert archived["archived_at"] == "2026-01-01T00:00:00.000Z"
+    assert graph("issues", **ISSUE, archivedAt="x", trashed=True).entities[0].properties["deleted"] is True
+
+
+def test_a_comment_without_author_or_issue_still_stands():
+    found = graph("comments", id="c1", body="", issue=None, user=None, parent={"id": "c0"}, url=None)
+    assert found.entities[0].name == "(empty comment)"
+    assert said(found) == {("replied_to", "linear:comment:c1", "linear:comment:c0")}
+
+
+async def test_windows_are_told_to_the_millisecond_so_that_nothing_is_lost():
+    asked: list[Any] = []
+
+    class Api:
+        async def request(self, method: str, path: str, *, json: Any) -> Reply:
+            asked.append(json["variables"]["filter"]["updatedAt"])
+            page = {"nodes": [], "pageInfo": {"hasNextPage": False, "endCursor": None}}
+            return Reply(200, {}, {"data": {"issues": page}}, "", "")
+
+    since = datetime(2026, 1, 1, 0, 0, 0, 1_999, UTC)
+    window = Window(since, datetime(2026, 1, 2, 0, 0, 0, 999_001, UTC))
+    await LINEAR.stream("issues").fetch(Api(), None, window, None)  # type: ignore[arg-type]
+    assert asked == [{"gte": "2026-01-01T00:00:00.001Z", "lt": "2026-01-02T00:00:01.000Z"}]
+
+
+async def test_a_dead_cursor_is_said_to_be_one():
+    stage = Stage("linear")
+    async with stage.client:
+        await stage.use(stage.account)
+        with pytest.raises(CursorExpired):
+            await LINEAR.stream("issues").fetch(
+                stage.api(), (await stage.partitions(LINEAR.stream("issues")))[0], ALL, {"after": "gone"}
+            )
