@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: run test lint format bench requirements clean
+.PHONY: run test lint format bench bench-faults requirements clean
 
 run: .venv/run
 	@exec $(BIN)/python manage.py up
@@ -25,6 +25,10 @@ format: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python -m bench $(ARGS)
+
+# Breaks a hundred imports: some fifteen minutes.
+bench-faults: .venv/dev
+	$(BIN)/python -W ignore -m bench.faults $(ARGS)
 
 # Pins every dependency with its hashes; no index address gets into the files.
 requirements: .venv/dev
