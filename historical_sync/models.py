@@ -10,11 +10,13 @@ import uuid
 from datetime import timedelta
 from typing import ClassVar
 
+from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
+from procrastinate.contrib.django.models import ProcrastinateWorker
 
 from atom.models import Tenant, User
 from historical_sync import states
@@ -35,8 +37,11 @@ class JobQuerySet(models.QuerySet):
         return self.filter(status__in=states.ACTIVE)
 
     def with_names(self) -> JobQuerySet:
-        """With the rows that every view of a job shows beside it."""
-        return self.select_related("connection", "created_by", "tenant")
+        """With the rows that every view of a job shows beside it, and `worker_alive`: whether anybody can work on it."""
+        heard_of = ProcrastinateWorker.objects.filter(
+            last_heartbeat__gt=Now() - timedelta(seconds=settings.LEASE_SECONDS)
+        )
+        return self.select_related("connection", "created_by", "tenant").annotate(worker_alive=models.Exists(heard_of))
 
 
 class HistoricalSyncJob(models.Model):

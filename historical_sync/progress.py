@@ -103,9 +103,13 @@ def _phase(job: JobNumbers, waiting: datetime | None) -> str:
         return "Cancelling"
     if job.control == states.CONTROL_PAUSE:
         return "Pausing"
+    # As `JobQuerySet.with_names` read it; who did not ask is not told.
+    nobody = not getattr(job, "worker_alive", True)
     if job.status == states.PENDING:
-        return "Waiting for a worker"
+        return "Waiting: no worker is running" if nobody else "Waiting for a worker"
     if job.status == states.RUNNING:
+        if nobody:
+            return "Interrupted: no worker is running"
         if waiting is not None:
             if job.last_error_code == "provider_throttled":
                 return f"Waiting for the provider's limit until {waiting:%H:%M} UTC"

@@ -29,6 +29,7 @@ from integrations.models import Connection
 
 EXIT_CODES = {states.COMPLETED: 0, states.FAILED: 1, states.PAUSED: 3, states.CANCELLED: 4}
 LOOK_EVERY = 0.3  # seconds
+NOBODY = "No worker is running: the import waits for one. Start it with manage.py sync_worker, or use --inline."
 
 
 class Command(BaseCommand):
@@ -94,7 +95,11 @@ class Command(BaseCommand):
                 if inline:
                     asyncio.run(_work_until(over, str(tenant_id)))
                 else:
+                    told = False
                     while not over():
+                        if not (told or job.worker_alive):  # type: ignore[attr-defined]
+                            told = True
+                            print(NOBODY, file=sys.stderr, flush=True)
                         time.sleep(LOOK_EVERY)
             except KeyboardInterrupt:
                 display.stop()

@@ -1,0 +1,227 @@
+"""What is wrong or stuck, and how to mend it: for `manage.py doctor` and the admin's first page.
+
+`read()` asks the database, once; `judge()` decides, and is pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError, connection
+from django.db.migrations.executor import MigrationExecutor
+
+from atom.tenancy import across_tenants
+from historical_sync import tasks
+from historical_sync.claims import STOP_GRACE_SECONDS
+from integrations.crypto import UndecipherableError, box, decrypt
+
+QUEUE_AGE = 120.0  # seconds that a due queue entry may wait
+OVERDUE_GRACE = 15.0  # seconds after its lease in which the reaper takes a chunk back
+SECRETS_TRIED = 200  # connections whose credentials are opened
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong: what, in words, and how to mend it."""
+
+    what: str
+    mend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The deployment as it is just now. Ages in seconds; None: there is nothing to be old.
+
+    unapplied: migrations. workers: alive. overdue: chunks whose worker is gone and which nobody took over. unheard: jobs whose
+    request to stop nobody honours. reconnect, unreadable: connections, in words. layer: why the channel layer does not answer,
+    "" if it does.
+    """
+
+    database: str = ""
+    unapplied: Sequence[str] = ()
+    keys: str = ""
+    layer: str = ""
+    shared_layer: bool = True
+    workers: int = 0
+    workable_jobs: int = 0
+    overdue: int = 0
+    unheard: int = 0
+    queue_age: float | None = None
+    reconnect: Sequence[str] = field(default_factory=tuple)
+    unreadable: Sequence[str] = field(default_factory=tuple)
+
+
+def judge(facts: Facts) -> list[Finding]:
+    """What of the facts is wrong, the gravest first. Empty: all is well."""
+    found: list[Finding] = []
+    if facts.keys:
+        found.append(Finding(facts.keys, "Set ATOM_ENCRYPTION_KEYS to the keys that the data was encrypted with."))
+    if facts.database:
+        found.append(
+            Finding(f"The database does not answer: {facts.database}", "Start PostgreSQL, or correct DATABASE_URL.")
+        )
+        return found
+    if facts.unapplied:
+        names = _some(facts.unapplied)
+        found.append(Finding(f"Migrations are missing: {names}.", "Run manage.py migrate."))
+        return found
+    if facts.unreadable:
+        found.append(
+            Finding(
+                f"No key opens the credentials of {_some(facts.unreadable)}.",
+                "Put the key they were encrypted with back into ATOM_ENCRYPTION_KEYS, or reconnect them.",
+            )
+        )
+    if facts.workers == 0:
+        verb = "waits" if facts.workable_jobs == 1 else "wait"
+        waiting = f" {_count(facts.workable_jobs, 'import')} {verb} for one." if facts.workable_jobs else ""
+        found.append(Finding(f"No worker is running.{waiting}", "Start one: manage.py sync_worker."))
+    if facts.overdue:
+        found.append(
+            Finding(
+                f"{_count(facts.overdue, 'part')} of imports are past their time: their worker is gone and none took over.",
+                "A running worker takes them over within seconds; if one runs, restart it and read its log.",
+            )
+        )
+    if facts.unheard:
+        found.append(
+            Finding(
+                f"{_count(facts.unheard, 'import')} should have been paused or cancelled by now.",
+                "A running worker settles this within seconds; if one runs, restart it and read its log.",
+            )
+        )
+    if facts.workers and facts.queue_age is not None and facts.queue_age > QUEUE_AGE:
+        found.append(
+            Finding(
+                f"Work has been waiting in the queue for {facts.queue_age / 60:.0f} min.",
+                "Start more workers (manage.py sync_worker), or give them more --concurrency.",
+            )
+        )
+    if facts.reconnect:
+        found.append(
+            Finding(
+                f"Access was lost to {_some(facts.reconnect)}.",
+                "A member of the workspace must choose Reconnect on the integrations page.",
+            )
+        )
+    if facts.layer:
+        found.append(
+            Finding(
+                f"The channel layer does not answer: {facts.layer}. Pages poll meanwhile, imports go on.",
+                "Start Redis, or correct REDIS_URL.",
+            )
+        )
+    elif not facts.shared_layer and settings.PRODUCTION:
+        found.append(Finding("Live progress reaches one process only.", "Set REDIS_URL."))
+    return found
+
+
+def findings() -> list[Finding]:
+    """What is wrong just now."""
+    return judge(read())
+
+
+def read() -> Facts:
+    """The facts; what can't be found out is a fact as well. Never raises for what it is there to tell."""
+    keys = ""
+    try:
+        box()
+    except ImproperlyConfigured as error:
+        keys = str(error)
+    try:
+        connection.ensure_connection()
+        unapplied = _unapplied()
+    except (DatabaseError, OSError) as error:
+        return Facts(database=str(error).partition("\n")[0], keys=keys)
+    layer = _layer()
+    shared = bool(settings.REDIS_URL)
+    if unapplied:
+        return Facts(unapplied=unapplied, keys=keys, layer=layer, shared_layer=shared)
+    with across_tenants("an operator looks after the deployment"), connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT (SELECT count(*) FROM procrastinate_workers
+                    WHERE last_heartbeat > now() - make_interval(secs => %(dead_after)s)),
+                   (SELECT count(*) FROM historical_sync_historicalsyncjob WHERE status IN ('pending', 'running')),
+                   (SELECT count(*) FROM historical_sync_syncchunk
+                    WHERE status = 'running' AND lease_until < now() - make_interval(secs => %(overdue)s)),
+                   (SELECT count(*) FROM historical_sync_historicalsyncjob
+                    WHERE control <> 'none' AND control_at < now() - make_interval(secs => %(unheard)s)),
+                   (SELECT extract(epoch FROM now() - min(COALESCE(q.scheduled_at, e.at)))::float
+                    FROM procrastinate_jobs q
+                    LEFT JOIN procrastinate_events e ON e.job_id = q.id AND e.type = 'deferred'
+                    WHERE q.queue_name = %(queue)s AND q.status = 'todo'
+                      AND (q.scheduled_at IS NULL OR q.scheduled_at <= now()))
+            """,
+            {
+                "dead_after": settings.LEASE_SECONDS,
+                "overdue": OVERDUE_GRACE,
+                "unheard": STOP_GRACE_SECONDS + OVERDUE_GRACE,
+                "queue": tasks.QUEUE,
+            },
+        )
+        workers, jobs, overdue, unheard, age = cursor.fetchone()
+        reconnect, unreadable = _connections()
+    return Facts(
+        keys=keys,
+        layer=layer,
+        shared_layer=shared,
+        workers=workers,
+        workable_jobs=jobs,
+        overdue=overdue,
+        unheard=unheard,
+        queue_age=age,
+        reconnect=reconnect,
+        unreadable=() if keys else unreadable,
+    )
+
+
+def _unapplied() -> list[str]:
+    executor = MigrationExecutor(connection)
+    plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    return [f"{migration.app_label} {migration.name}" for migration, _ in plan]
+
+
+def _layer() -> str:
+    async def send() -> None:
+        import asyncio
+
+        async with asyncio.timeout(2):
+            await get_channel_layer().group_send("doctor", {"type": "nobody.listens"})
+
+    try:
+        async_to_sync(send)()
+    except Exception as error:
+        return type(error).__name__
+    return ""
+
+
+def _connections() -> tuple[list[str], list[str]]:
+    """(those that need a reconnect, those whose credentials no key opens), in words."""
+    from integrations.models import Connection, ConnectionStatus
+
+    rows = Connection.objects.select_related("tenant")
+    reconnect = [
+        f"{row} of {row.tenant}" for row in rows.filter(status=ConnectionStatus.REAUTH_REQUIRED)[:SECRETS_TRIED]
+    ]
+    unreadable = []
+    for row in rows.filter(status=ConnectionStatus.CONNECTED).order_by("-updated_at")[:SECRETS_TRIED]:
+        try:
+            decrypt(row.sealed_credentials)
+        except (UndecipherableError, ImproperlyConfigured):
+            unreadable.append(f"{row} of {row.tenant}")
+    return reconnect, unreadable
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
