@@ -208,7 +208,8 @@ def test_few_chunks_side_by_side_are_drawn_as_they_are() -> None:
     assert first.x == 0
     assert first.width == pytest.approx(25, abs=0.5)
     assert second.x == pytest.approx(25, abs=0.1)
-    assert second.done == pytest.approx(second.width / 2, abs=0.1)
+    assert second.done == 50
+    assert second.done_width == pytest.approx(second.width / 2, abs=0.1)
 
 
 def test_five_thousand_chunks_become_rows_of_a_few_cells_quickly() -> None:

@@ -136,6 +136,13 @@ def elapsed(since: datetime) -> SafeString:
     return _time(since, "elapsed", duration((timezone.now() - since).total_seconds()))
 
 
+@register.simple_tag
+def since(moment: datetime) -> SafeString:
+    """The same, calm about what is fresh: just now, 4 s ago."""
+    seconds = (timezone.now() - moment).total_seconds()
+    return _time(moment, "since", "just now" if seconds < 3 else f"{duration(seconds)} ago")
+
+
 def _time(moment: datetime, shown_as: str, words: str) -> SafeString:
     exact = moment.astimezone(UTC)
     return format_html(

@@ -50,15 +50,27 @@ FIELDS = ChunkFacts._fields
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """x, width: percent of the row. done: width in percent that is done. state: pending, waiting, running, completed, failed."""
+    """x, width: percent of the row. done: share in percent. state: pending, waiting, running, completed, failed.
+
+    many: of several chunks; what is done of them rises from the bottom, of one chunk it goes to the right.
+    """
 
     x: float
     width: float
     done: float
+    many: bool
     state: str
     since: datetime
     until: datetime
     words: str
+
+    @property
+    def done_width(self) -> float:
+        return round(self.width * self.done / 100, 2)
+
+    @property
+    def rest(self) -> float:
+        return round(100 - self.done, 1)
 
 
 @dataclass(slots=True)
@@ -157,7 +169,9 @@ def _cell(window: tuple[datetime, datetime], chunks: Sequence[ChunkFacts], start
     whole = (end - start) / timedelta(seconds=1) or 1.0
     x = max((window[0] - start) / timedelta(seconds=1) / whole * 100, 0.0)
     width = max(min((window[1] - start) / timedelta(seconds=1) / whole * 100, 100.0) - x - GAP, 0.4)
-    return Cell(round(x, 2), round(width, 2), round(width * share, 2), state, *window, _words(chunks, share))
+    return Cell(
+        round(x, 2), round(width, 2), round(100 * share, 1), len(chunks) > 1, state, *window, _words(chunks, share)
+    )
 
 
 def _words(chunks: Sequence[ChunkFacts], share: float) -> str:

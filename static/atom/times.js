@@ -1,6 +1,6 @@
 // Times in the viewer's zone. The server writes them in UTC, so that they are right without this.
 //
-//   <time datetime="2026-10-12T14:05:00+00:00" data-as="ago|clock|moment|elapsed" title="... UTC">14:05 UTC</time>
+//   <time datetime="2026-10-12T14:05:00+00:00" data-as="ago|clock|moment|elapsed|since" title="... UTC">14:05 UTC</time>
 
 const SECOND = 1000, MINUTE = 60 * SECOND, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
 // The page's words are English; the zone and the 12 or 24 hours are the viewer's.
@@ -29,6 +29,7 @@ const FORMS = {
   },
   clock: (at) => (at.toDateString() === new Date().toDateString() ? clock.format(at) : `${day(at)}, ${clock.format(at)}`),
   moment: (at) => `${day(at)}, ${clock.format(at)}`,
+  since: (at, passed) => (passed < 3 * SECOND ? "just now" : `${span(passed)} ago`),
   elapsed: (at, passed) => span(passed),
 };
 
@@ -52,5 +53,5 @@ export function localise(root = document) {
   }
 }
 
-setInterval(() => document.hidden || document.querySelector("time[data-as=elapsed]") === null || localise(), SECOND);
+setInterval(() => document.hidden || document.querySelector("time[data-as=elapsed], time[data-as=since]") === null || localise(), SECOND);
 setInterval(() => document.hidden || localise(), 20 * SECOND);

@@ -8,6 +8,8 @@ const REFRESH_EVERY = 1500; // ms between two askings for what the socket does n
 const toasts = document.getElementById("toasts");
 const modal = document.getElementById("modal");
 const shown = new Set();
+const CALM = 1500; // ms that words stay which could change several times a second
+const changedAt = new WeakMap();
 
 serverTime(document.body.dataset.now);
 localise();
@@ -51,6 +53,11 @@ function morph(old, fresh) {
   if (old.nodeType !== Node.ELEMENT_NODE) {
     if (old.nodeValue !== fresh.nodeValue) old.nodeValue = fresh.nodeValue;
     return;
+  }
+  // `data-calm` holds what must show at once (the state); within the same, words change slowly enough to be read.
+  if (old.dataset.calm !== undefined) {
+    if (old.dataset.calm === fresh.dataset.calm && Date.now() - (changedAt.get(old) ?? 0) < CALM) return;
+    if (old.textContent !== fresh.textContent) changedAt.set(old, Date.now());
   }
   const folds = old.nodeName === "DETAILS";
   for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name) && !(folds && name === "open")) old.removeAttribute(name);
