@@ -62,7 +62,7 @@ def test_a_slow_provider_is_shown_as_being_asked_and_the_seconds_count(page: Pag
 
 
 def test_waiting_for_a_limit_is_shown_as_waiting_with_its_time(page: Page, site: Up, imports: Imports) -> None:
-    site.sandbox(rate_limit_every=1, retry_after=40)
+    site.sandbox(rate_limit_every=1, retry_after=6)
     job = imports.start()
     page.goto(f"/jobs/{job}")
     expect(page.locator("#job-phase")).to_have_text(re.compile(r"Waiting for GitHub's limit until \d\d:\d\d"))
