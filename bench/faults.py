@@ -2,6 +2,7 @@
 
     make bench-faults                     100 rounds
     python -m bench.faults --rounds 8 --only postgres,redis
+    python -m bench.faults --stops 100    how soon a request to pause is honoured
 
 Every round imports the same range with real worker processes on a PostgreSQL server of its own, and compares all that is stored
 with an undisturbed import. Exit code 1 if anything differs. Workers are taken for dead after two seconds here (30 by default),
@@ -42,7 +43,7 @@ from tests.conftest import Sandbox, free_port, job_now, stop, until, wait_for  #
 from tests.faults.stage import PROJECT, Picture, Stage, damage, leases, pages_of, picture, taken_up  # noqa: E402
 
 SEED = 20261124
-DATA = {"records": 700, "page_size": 15}
+DATA = {"records": 700, "page_size": 15, "rate_limit": 1_000_000}
 SLOW = {"latency_ms": 100, "jitter_ms": 60}  # so that faults find work under way
 QUICK = {"latency_ms": 0, "jitter_ms": 0}
 POINTS = (
@@ -306,10 +307,63 @@ def run(rounds: int, only: list[str], seed: int) -> bool:
     return not trouble
 
 
+def stops(count: int, seed: int) -> None:
+    """Prints how long a request to pause takes: pages on their way, pages that hang, and waits for a limit, by turns."""
+    from atom.access import system_actor
+    from atom.errors import Refused
+    from atom.tenancy import tenant_scope
+    from historical_sync import actions
+
+    rng = random.Random(seed)
+    moods = {
+        "pages come": SLOW,
+        "a page hangs": {"latency_ms": 8_000},
+        "a limit": {"rate_limit_every": 1, "retry_after": 60},
+    }
+    taken: dict[str, list[float]] = {mood: [] for mood in moods}
+    with sandbox() as provider:
+        stage = Stage(provider)
+        try:
+            for _ in range(2):
+                stage.worker(concurrency=8, lease=30)
+            number = 0
+            job = stage.job()
+            while sum(map(len, taken.values())) < count:
+                mood = list(moods)[sum(map(len, taken.values())) % len(moods)]
+                provider.control(**DATA, rate_limit_every=0, retry_after=1, **QUICK)
+                wait_for(lambda job=job: leases(job) or job_now(job).status == "completed", 60)
+                if job_now(job).status == "completed":
+                    number += 1
+                    job = stage.job(number)
+                    continue
+                provider.control(**moods[mood])
+                time.sleep(rng.uniform(0.1, 0.8))
+                with tenant_scope(job.tenant_id):
+                    actor = system_actor(job.tenant, "the bench")
+                    began = time.monotonic()
+                    try:
+                        actions.pause(actor, job)
+                    except Refused:
+                        continue
+                    wait_for(lambda job=job: job_now(job).status in ("paused", "completed"), 60, 0.01)
+                    taken[mood].append(time.monotonic() - began)
+                    provider.control(rate_limit_every=0, **QUICK)
+                    if job_now(job).status == "paused":
+                        actions.resume(actor, job)
+        finally:
+            stage.clear()
+    print(f"{'a pause while':<20} {'times':>6} {'median':>8} {'p99':>8} {'longest':>8}")
+    for mood, seconds in [*taken.items(), ("all", [x for found in taken.values() for x in found])]:
+        seconds.sort()
+        p99 = seconds[min(len(seconds) - 1, int(len(seconds) * 0.99))]
+        print(f"{mood:<20} {len(seconds):>6} {seconds[len(seconds) // 2]:>6.2f} s {p99:>6.2f} s {seconds[-1]:>6.2f} s")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.faults", description=__doc__)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--only", default=",".join(KINDS), help=f"kinds of fault (default: {','.join(KINDS)})")
+    parser.add_argument("--stops", type=int, default=0, metavar="N", help="measure N requests to pause instead")
     parser.add_argument("--seed", type=int, default=SEED)
     options = parser.parse_args()
     only = [name.strip() for name in options.only.split(",")]
@@ -318,7 +372,11 @@ def main() -> None:
         parser.error(f"there is no fault {', '.join(unknown)}")
     try:
         call_command("migrate", verbosity=0, interactive=False)
-        good = run(options.rounds, only, options.seed)
+        good = True
+        if options.stops:
+            stops(options.stops, options.seed)
+        else:
+            good = run(options.rounds, only, options.seed)
     finally:
         connection.close()
         connection.close_pool()
