@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from asgiref.sync import async_to_sync
 from django.db import IntegrityError, transaction
 from django.db import connection as database
 from django.db.models import F, Sum
@@ -19,8 +20,9 @@ from atom.access import Actor
 from atom.errors import InvalidInput, Refused
 from atom.models import Tenant
 from atom.plans import ACTIVE_JOBS, Plan, cheapest
-from historical_sync import broadcast, states, tasks
+from historical_sync import broadcast, coverage, states, tasks
 from historical_sync.models import HistoricalSyncJob, JobEvent, JobQuerySet, SyncChunk
+from historical_sync.replaying import Replayed, replay
 from historical_sync.settling import settle_sync, take_from_the_dead
 from integrations.models import Connection, ConnectionStatus
 
@@ -105,6 +107,50 @@ def start_sync(
         _announce(job)
     job.was_created = True  # type: ignore[attr-defined]
     return job
+
+
+def start_incremental(actor: Actor, connection: Connection, *, trigger: str = "manual") -> HistoricalSyncJob:
+    """Brings what came and changed since the last import of what was imported before, to now. For the scheduler and for people.
+
+    It goes on at the watermark of the last job's start, not at its end: what changed while that ran is not missed, and what was
+    read already is met again as unchanged. Raises as `start_sync` does, and Refused when nothing has been imported yet.
+    """
+    now = timezone.now()
+    mark = coverage.watermark(connection)
+    if mark is None:
+        raise Refused("invalid_state", f"Nothing of {connection} has been imported yet. Import its history first.")
+    have = {stream for stream, _ in coverage.ledger(connection)}
+    names = [stream.name for stream in connection.provider.streams if stream.name in have]
+    start = _within_depth(actor.tenant, min(mark, now - CLOCKS_APART), now)
+    return start_sync(actor, connection, start=start, streams=names, trigger=trigger, kind="incremental")
+
+
+def repair_gaps(actor: Actor, connection: Connection, *, trigger: str = "manual") -> HistoricalSyncJob:
+    """Imports what was asked for and is not here: what failed, was cancelled, or lies between two imports.
+
+    Raises as `start_sync` does, and Refused when nothing is missing.
+    """
+    now = timezone.now()
+    held = [part for part in coverage.of_connection(connection) if part.missing]
+    if not held:
+        raise Refused("invalid_state", f"Nothing is missing of {connection}.")
+    known = {part.stream for part in held}
+    names = [stream.name for stream in connection.provider.streams if stream.name in known]
+    start = _within_depth(actor.tenant, min(part.missing[0].since for part in held), now)
+    end = max(part.missing[-1].until for part in held)
+    return start_sync(
+        actor, connection, start=min(start, end - CLOCKS_APART), end=end, streams=names, trigger=trigger, kind="repair"
+    )
+
+
+def replay_quarantine(actor: Actor, job: HistoricalSyncJob) -> Replayed:
+    """Maps the job's quarantined records again, without asking the provider; what can be mapped now is stored and counted."""
+    job = get_job(actor.tenant, job.id)
+    done = async_to_sync(replay)(job)
+    if done.mapped or done.left:
+        record_event(job, actor.label, "replayed", done.words())
+    broadcast.job_changed_sync(job.id, job.tenant_id)
+    return done
 
 
 def check_range(
@@ -335,6 +381,12 @@ def records_this_month(tenant: Tenant, now: datetime) -> int:
     """Records stored by the jobs that were started in this calendar month (UTC)."""
     month = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return jobs_of(tenant).filter(created_at__gte=month).aggregate(total=Sum("records_processed"))["total"] or 0
+
+
+def _within_depth(tenant: Tenant, start: datetime, now: datetime) -> datetime:
+    """The start, or the earliest that the plan allows."""
+    history = tenant.limits.history
+    return start if history is None else max(start, now - history)
 
 
 def _plan_refusal(code: str, what: str, plan: Plan, way_on: Plan | None) -> Refused:

@@ -67,13 +67,13 @@ def of_connection(connection: Connection, since: datetime | None = None, until: 
     Within [since, until); by default each stream within the range that its jobs spanned.
     """
     spans = ledger(connection)
-    asked = _asked(connection)
+    hulls = asked(connection)
     labels, tried_at, failures = _chunks(connection)
     found: list[Held] = []
     for stream in connection.provider.streams:
-        if stream.name not in asked:
+        if stream.name not in hulls:
             continue
-        low, high = asked[stream.name]
+        low, high = hulls[stream.name]
         window = Window(since or low, until or high) if (since or low) < (until or high) else None
         names = {key for name, key in (*spans, *labels) if name == stream.name}
         if stream.partitioned and "" in names:
@@ -103,10 +103,11 @@ def of_connection(connection: Connection, since: datetime | None = None, until: 
     return found
 
 
-def _asked(connection: Connection) -> dict[str, tuple[datetime, datetime]]:
+def asked(connection: Connection) -> dict[str, tuple[datetime, datetime]]:
     """stream -> the hull of the ranges that jobs were to bring of it, up to what had settled then."""
     hulls: dict[str, tuple[datetime, datetime]] = {}
     jobs = HistoricalSyncJob.objects.filter(tenant_id=connection.tenant_id, connection=connection)
+    jobs = jobs.exclude(kind="repair")  # which asks for nothing that was not asked for before
     for streams, since, until, mark, created in jobs.values_list(
         "streams", "start_date", "end_date", "watermark", "created_at"
     ):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -182,50 +182,79 @@ async def _save(
     memory: Memory,
     phase: str,
 ) -> Saved:
-    ids, mentioned, merged = memory.of(lease.tenant_id)
     async with pipelined_transaction(pool, lease.tenant_id, "done" if batch.done else "save") as db:
-        chunk, stored_before = await _hold(db, lease), await _look_up(db, lease, rows)
+        chunk, stored_before = await _hold(db, lease), await look_up(db, lease, rows)
         held = await _held(chunk)
-        seen = {key.bytes: Seen(*facts) for key, *facts in await stored_before.fetchall()}
-        changed = {key: row for key, row in rows.items() if not (key in seen and seen[key].current)}
-        graph = graph_rows(changed.values(), extract, context, ids, stored=seen, mentioned=mentioned, merged=merged)
-        for row, _ in graph.rejected:
-            del changed[row.id]
-        rejected = batch.rejected + [
-            Rejected(row.external_id, row.record.payload, why, row.occurred_at) for row, why in graph.rejected
-        ]
-        entities: Counter[str] = Counter()
-        relationships: Counter[str] = Counter()
-        quarantined = 0
-        if changed:
-            await _write_records(db, lease, list(changed.values()), graph)
-        if graph.aliases:
-            # Before any entity row is locked: whoever merges holds the tenant's merge lock first.
-            await db.execute("SELECT pg_advisory_xact_lock(hashtextextended('merge ' || %s, 0))", [lease.tenant_id])
-        new_entities = sorted(graph.entities.values())
-        if new_entities:
-            entities += await _write_entities(db, lease, new_entities)
-        if graph.aliases:
-            entities.subtract(await _merge(db, lease, graph.aliases))
-        if changed:
-            revised = {key: seen[key].subject for key in changed if key in seen}
-            relationships += await _write_statements(db, lease, graph, revised)
-        if rejected:
-            quarantined = await _quarantine(db, lease, rejected)
-        stored = sum(1 for key in changed if not (key in seen and seen[key].own))
-        unchanged = sum(1 for found in seen.values() if found.current and not found.own)
-        too_many = _too_many(held, stored + unchanged, quarantined)
-        saved = await _advance(
-            db, lease, batch, held, stored, unchanged, quarantined, entities, relationships, phase, too_many
-        )
+        written = await write_rows(db, lease, rows, stored_before, extract, context, memory)
+        rejected = batch.rejected + written.rejected
+        quarantined = await _quarantine(db, lease, rejected) if rejected else 0
+        too_many = _too_many(held, written.stored + written.unchanged, quarantined)
+        saved = await _advance(db, lease, batch, held, written, quarantined, phase, too_many)
         if batch.done and not too_many:
             await settle(db.cursor(), lease.job_id)
-    mentioned.update(entity.id for entity in new_entities if entity.as_of is None)
-    merged.update(graph.aliases)
+    written.remember()
     return saved
 
 
-async def _look_up(db: Connection, lease: Lease, rows: dict[bytes, RecordRow]) -> AsyncCursor[tuple[Any, ...]]:
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What `write_rows` did. rejected: rows that could not be mapped. remember: call it once all that is committed."""
+
+    stored: int
+    unchanged: int
+    entities: Counter[str]
+    relationships: Counter[str]
+    rejected: list[Rejected]
+    remember: Callable[[], None]
+
+
+async def write_rows(
+    db: Connection,
+    lease: Lease,
+    rows: dict[bytes, RecordRow],
+    stored_before: AsyncCursor[Any],
+    extract: Extract,
+    context: Context,
+    memory: Memory,
+) -> Written:
+    """Writes records and what they say, in the caller's transaction. stored_before: what `look_up` asked for."""
+    ids, mentioned, merged = memory.of(lease.tenant_id)
+    seen = {key.bytes: Seen(*facts) for key, *facts in await stored_before.fetchall()}
+    changed = {key: row for key, row in rows.items() if not (key in seen and seen[key].current)}
+    graph = graph_rows(changed.values(), extract, context, ids, stored=seen, mentioned=mentioned, merged=merged)
+    for row, _ in graph.rejected:
+        del changed[row.id]
+    entities: Counter[str] = Counter()
+    relationships: Counter[str] = Counter()
+    if changed:
+        await _write_records(db, lease, list(changed.values()), graph)
+    if graph.aliases:
+        # Before any entity row is locked: whoever merges holds the tenant's merge lock first.
+        await db.execute("SELECT pg_advisory_xact_lock(hashtextextended('merge ' || %s, 0))", [lease.tenant_id])
+    new_entities = sorted(graph.entities.values())
+    if new_entities:
+        entities += await _write_entities(db, lease, new_entities)
+    if graph.aliases:
+        entities.subtract(await _merge(db, lease, graph.aliases))
+    if changed:
+        revised = {key: seen[key].subject for key in changed if key in seen}
+        relationships += await _write_statements(db, lease, graph, revised)
+
+    def remember() -> None:
+        mentioned.update(entity.id for entity in new_entities if entity.as_of is None)
+        merged.update(graph.aliases)
+
+    return Written(
+        stored=sum(1 for key in changed if not (key in seen and seen[key].own)),
+        unchanged=sum(1 for found in seen.values() if found.current and not found.own),
+        entities=entities,
+        relationships=relationships,
+        rejected=[Rejected(row.external_id, row.record.payload, why, row.occurred_at) for row, why in graph.rejected],
+        remember=remember,
+    )
+
+
+async def look_up(db: Connection, lease: Lease, rows: dict[bytes, RecordRow]) -> AsyncCursor[tuple[Any, ...]]:
     """Asks for the id and the fields of `Seen` of the rows that exist."""
     return await db.execute(
         """
@@ -511,15 +540,14 @@ async def _advance(
     lease: Lease,
     batch: Pages,
     held: Held,
-    stored: int,
-    unchanged: int,
+    written: Written,
     quarantined: int,
-    entities: Counter[str],
-    relationships: Counter[str],
     phase: str,
     too_many: str,
 ) -> Saved:
     """Moves the chunk's cursor and every counter; last in the transaction, as it locks the job's row."""
+    stored, unchanged = written.stored, written.unchanged
+    entities, relationships = written.entities, written.relationships
     done = batch.done and not too_many
     progress = held.progress if too_many else 1.0 if done else max(held.progress, min(batch.progress, 0.99))
     values = {

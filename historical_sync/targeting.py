@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from channels.db import database_sync_to_async
 
@@ -14,8 +14,10 @@ from historical_sync.models import HistoricalSyncJob
 from integrations import gateway
 from integrations.errors import AccessDenied, ReauthRequired
 from integrations.http import Api
-from integrations.providers.base import WHOLE, Estimate, Partition, Stream, Window, WindowKind
+from integrations.providers.base import WHOLE, Clock, Estimate, Partition, Stream, Window, WindowKind
 
+# How far an incremental sync looks back where a row's window is not on its last change.
+READ_AGAIN = {Clock.UPDATED: timedelta(0), Clock.CREATED: timedelta(days=1), Clock.EVENT: timedelta(days=14)}
 COUNTS_AT_MOST = 60  # count probes of one plan
 COUNTS_AT_ONCE = 8
 COUNT_TIMEOUT = 15.0  # seconds for all of them
@@ -36,8 +38,9 @@ async def gather_targets(api: Api, job: HistoricalSyncJob) -> list[planning.Targ
         except AccessDenied:
             partitions = (WHOLE,)
     covered = await _covered(job)
+    asked = await database_sync_to_async(coverage.asked)(job.connection) if job.kind == "repair" else {}
     targets = [
-        planning.Target(stream, partition, _missing(job, stream, partition, covered))
+        planning.Target(stream, partition, _missing(job, stream, partition, covered, asked))
         for stream in streams
         for partition in (partitions if stream.partitioned else (WHOLE,))
     ]
@@ -59,23 +62,33 @@ async def listed_targets(api: Api, job: HistoricalSyncJob, stream: Stream, windo
 
 
 def _missing(
-    job: HistoricalSyncJob, stream: Stream, partition: Partition, covered: Mapping[tuple[str, str], Spans]
+    job: HistoricalSyncJob,
+    stream: Stream,
+    partition: Partition,
+    covered: Mapping[tuple[str, str], Spans],
+    asked: Mapping[str, tuple[datetime, datetime]],
 ) -> tuple[Window, ...]:
-    """What the job has to read of the stream in the partition.
+    """What the job has to read of the stream in the partition, which depends on its kind.
 
-    An incremental sync goes on where each of them ended, also where that is before the job's own beginning (its chunk failed
-    last time); what appeared since the first import is read as far back as that went.
+    historical: what of its range is not here. repair: that, within what was asked of the stream before. incremental: from where
+    each of them ended, also where that is before the job's own beginning (its chunk failed last time); what appeared since the
+    first import is read as far back as that went, and rows whose later changes their window does not tell are read again.
     """
     spans = covered.get((stream.name, partition.key), ())
-    since = job.start_date
-    if job.kind == "incremental" and stream.window is not WindowKind.SNAPSHOT:
+    since, until = job.start_date, job.end_date
+    if job.kind == "repair":
+        low, high = asked.get(stream.name, (until, until))
+        since, until = max(since, low), min(until, high)
+    elif job.kind == "incremental" and stream.window is not WindowKind.SNAPSHOT:
         if spans:
-            since = min(since, spans[-1][1])
+            again_from = until - READ_AGAIN[stream.clock]
+            spans = [(start, min(end, again_from)) for start, end in spans if start < again_from]
+            since = min(since, spans[-1][1] if spans else again_from)
         elif earliest := _earliest(
             span for (name, _), found in covered.items() if name == stream.name for span in found
         ):
             since = min(since, earliest)
-    return planning.subtract(Window(since, job.end_date), spans) if since < job.end_date else ()
+    return planning.subtract(Window(since, until), spans) if since < until else ()
 
 
 def _earliest(spans: Iterable[tuple[datetime, datetime]]) -> datetime | None:

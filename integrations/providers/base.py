@@ -77,7 +77,8 @@ class Record(NamedTuple):
 class Page(NamedTuple):
     """What one request brought.
 
-    next_cursor: JSON to pass to the next fetch, None at the end of the window. It must survive a restart of the process.
+    next_cursor: JSON to pass to the next fetch, None at the end of the window. It must survive a restart of the process, and
+        no cursor comes twice in a window: that is taken for a provider that goes in circles.
     position: how far in time every earlier row of the window has been read; where the window goes on if the cursor dies
         (ascending streams: restart with since=position; descending: until=position). None: unknown, restart the window.
     rejected: rows that could not be turned into a Record at all: (external_id or "", payload, reason).
@@ -191,6 +192,8 @@ class Stream:
     clock: which time of a row the window is on.
     names_partitions: its records are the partitions themselves (external_id is the key), so a connection that is narrowed to
         some of them brings only these.
+    record: a row as `fetch` makes a Record of it, for rows that once had no usable id or time and are tried again after a fix
+        without asking the provider; None: those must be fetched again.
     """
 
     name: str
@@ -205,6 +208,7 @@ class Stream:
     page_size: int = 100
     clock: Clock = Clock.UPDATED
     names_partitions: bool = False
+    record: Callable[[JSON], Record] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from integrations.providers.base import (
 )
 from integrations.providers.graph import GraphBuilder, headline
 from integrations.providers.text import MOST_MENTIONS, email_key, mentioned_emails
-from integrations.providers.wire import Rejected, last, last_page, next_link, records, rows_of, stamp, utc
+from integrations.providers.wire import Rejected, last, last_page, next_link, reader, records, rows_of, stamp, utc
 
 _NUMBER = re.compile(r"(?<![\w/&#])#(\d{1,9})\b")
 _LOGIN = re.compile(r"(?<![\w/.@+-])@([A-Za-z0-9](?:[A-Za-z0-9-]{0,38}))(?![\w@.-]*@)")
@@ -85,8 +85,16 @@ def _id(row: JSON) -> object:
     return row["id"]
 
 
+def _sha(row: JSON) -> object:
+    return row["sha"]
+
+
 def _updated(row: JSON) -> datetime:
     return utc(row["updated_at"])
+
+
+def _changed(row: JSON) -> datetime:
+    return utc(row.get("updated_at") or row["created_at"])
 
 
 def _committed(row: JSON) -> datetime:
@@ -112,7 +120,7 @@ async def _list(
             reply = await api.get(f"/repos/{partition.facts['full_name']}{path}", {**params, "per_page": 100})
     except _NothingThere:
         return [], [], None
-    id_of = _id if time_of is _updated else lambda row: row["sha"]
+    id_of = _id if time_of is _updated else _sha
     return *records(rows_of(reply.data, "GitHub"), id_of, time_of), next_link(reply)
 
 
@@ -145,7 +153,17 @@ def _since(path: str, name: str, label: str, extract: Extract) -> Stream:
             found -= await _count(api, partition, path, {**params, "since": stamp(window.until)})
         return Estimate(max(found, 0), exact=True)
 
-    return Stream(name, label, WindowKind.LOWER_BOUND, fetch, extract, count, partitioned=True, needs=("repo",))
+    return Stream(
+        name,
+        label,
+        WindowKind.LOWER_BOUND,
+        fetch,
+        extract,
+        count,
+        partitioned=True,
+        needs=("repo",),
+        record=reader(_id, _updated),
+    )
 
 
 async def _count(api: Api, partition: Partition, path: str, params: JSON) -> int:
@@ -194,7 +212,7 @@ async def _repositories(api: Api, url: str | None) -> Reply:
 async def _fetch_repositories(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     reply = await _repositories(api, cursor["url"] if cursor else None)
     rows = rows_of(reply.data, "GitHub")
-    found, rejected = records(rows, _id, lambda row: utc(row.get("updated_at") or row["created_at"]))
+    found, rejected = records(rows, _id, _changed)
     following = next_link(reply)
     return Page(found, {"url": following} if following else None, None, rejected)
 
@@ -366,11 +384,28 @@ GITHUB = Provider(
             _fetch_repositories,
             _extract_repository,
             names_partitions=True,
+            record=reader(_id, _changed),
         ),
         _since("/issues", "issues", "Issues", _extract_issue),
-        _BACKWARDS("pull_requests", "Pull requests", WindowKind.SCAN, _fetch_pulls, _extract_pull, _count_pulls),
+        _BACKWARDS(
+            "pull_requests",
+            "Pull requests",
+            WindowKind.SCAN,
+            _fetch_pulls,
+            _extract_pull,
+            _count_pulls,
+            record=reader(_id, _updated),
+        ),
         _since("/issues/comments", "comments", "Comments", _extract_comment),
         _since("/pulls/comments", "review_comments", "Review comments", _extract_comment),
-        _BACKWARDS("commits", "Commits", WindowKind.EXACT, _fetch_commits, _extract_commit, _count_commits),
+        _BACKWARDS(
+            "commits",
+            "Commits",
+            WindowKind.EXACT,
+            _fetch_commits,
+            _extract_commit,
+            _count_commits,
+            record=reader(_sha, _committed),
+        ),
     ),
 )

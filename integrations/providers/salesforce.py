@@ -42,7 +42,7 @@ from integrations.providers.base import (
 )
 from integrations.providers.graph import GraphBuilder, facts, organization, person
 from integrations.providers.text import mentioned_emails
-from integrations.providers.wire import records, utc
+from integrations.providers.wire import reader, records, utc
 
 ROOT = "/services/data/v67.0"
 BULK_FROM = 10_000  # rows of one window
@@ -145,8 +145,16 @@ def _condition(window: Window) -> str:
     return f"SystemModstamp >= {_literal(window.since)} AND SystemModstamp < {_literal(window.until)}"
 
 
+def _id(row: JSON) -> object:
+    return row["Id"]
+
+
+def _changed(row: JSON) -> datetime:
+    return utc(row["SystemModstamp"])
+
+
 def _records(rows: list[Any], following: JSON | None, *, ordered: bool) -> Page:
-    found, rejected = records(rows, lambda row: row["Id"], lambda row: utc(row["SystemModstamp"]))
+    found, rejected = records(rows, _id, _changed)
     return Page(found, following, found[-1].occurred_at if found and ordered else None, rejected)
 
 
@@ -289,7 +297,17 @@ def _token_facts(token: Mapping[str, Any]) -> JSON:
 
 
 def _stream(name: str, label: str, table: str, extract: Extract) -> Stream:
-    return Stream(name, label, WindowKind.EXACT, _fetch(table), extract, _count(table), needs=("api",), page_size=2000)
+    return Stream(
+        name,
+        label,
+        WindowKind.EXACT,
+        _fetch(table),
+        extract,
+        _count(table),
+        needs=("api",),
+        page_size=2000,
+        record=reader(_id, _changed),
+    )
 
 
 SALESFORCE = Provider(

@@ -40,6 +40,11 @@ def rows_of(data: Any, name: str) -> list[Any]:
     return data
 
 
+def reader(id_of: Callable[[JSON], object], time_of: Callable[[JSON], datetime]) -> Callable[[JSON], Record]:
+    """One row as `records` reads it: for `Stream.record`."""
+    return lambda row: Record(str(id_of(row)), time_of(row), row)
+
+
 def records(
     rows: list[Any], id_of: Callable[[JSON], object], time_of: Callable[[JSON], datetime]
 ) -> tuple[list[Record], list[Rejected]]:

@@ -210,7 +210,7 @@ class Server(ThreadingHTTPServer):
         rows = self.world.get(name)
         if rows is None:
             return Answer(404, {"error": "no such list"})
-        rows = sorted(rows, key=lambda r: (r["at"], r["id"]))
+        rows = sorted(rows, key=lambda r: (r["at"], r.get("id", "")))
         query = call.query
         if name == "visits":
             rows.reverse()
@@ -450,7 +450,7 @@ def provider(root: str) -> Provider:
         streams=(
             Stream("labels", "Labels", WindowKind.SNAPSHOT, _labels, _extract),
             Stream("things", "Things", WindowKind.EXACT, _things, _extract, partitioned=True, needs=("things:read",)),
-            Stream("events", "Events", WindowKind.LOWER_BOUND, _events, _extract),
+            Stream("events", "Events", WindowKind.LOWER_BOUND, _events, _extract, record=to_record),
             Stream("visits", "Visits", WindowKind.SCAN, _visits, _extract, ascending=False),
         ),
     )

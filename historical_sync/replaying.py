@@ -1,0 +1,205 @@
+"""Maps quarantined records again after a fix, from what was kept of them: the provider is not asked.
+
+Exactly once, as a page's save: a record's row, what it says, the counters and the mark on its quarantined row commit together,
+and two replays at once share the rows between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncCursor
+from psycopg.types.json import Jsonb
+
+from historical_sync.database import Connection, Pool, make_pool, pipelined_transaction, retried, tenant_transaction
+from historical_sync.extraction import record_rows, sound
+from historical_sync.models import HistoricalSyncJob
+from historical_sync.storage import Lease, Memory, look_up, write_rows
+from integrations import gateway
+from integrations.crypto import decrypt
+from integrations.errors import RecordRejected
+from integrations.providers.base import Context, Partition, Record, Stream, WindowKind
+
+AT_ONCE = 100  # rows of one transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """mapped: records that left the quarantine. left: those that stay in it."""
+
+    mapped: int
+    left: int
+
+    def words(self) -> str:
+        """For people and the timeline."""
+        if not self.mapped and not self.left:
+            return "Nothing is in quarantine"
+        stay = f"; {self.left:,} still can't be mapped" if self.left else ""
+        return f"{self.mapped:,} of {self.mapped + self.left:,} quarantined records were mapped{stay}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Where quarantined rows came from."""
+
+    lease: Lease
+    stream: Stream
+    context: Context
+    since: datetime
+    until: datetime
+
+
+async def replay(job: HistoricalSyncJob) -> Replayed:
+    """Tries every quarantined record of the job again. The job's `connection` is loaded."""
+    pool = make_pool(1)
+    await pool.open(wait=True, timeout=10)
+    try:
+        mapped = left = 0
+        for chunk in await _chunks(pool, job):
+            after: UUID | None = UUID(int=0)
+            while after is not None:
+                done, stay, after = await _replay_some(pool, job, chunk, after)
+                mapped, left = mapped + done, left + stay
+        return Replayed(mapped, left)
+    finally:
+        await pool.close()
+
+
+async def _chunks(pool: Pool, job: HistoricalSyncJob) -> list[_Chunk]:
+    connection = job.connection
+    known = {stream.name: stream for stream in connection.provider.streams}
+    namespace = gateway.namespace(connection.provider, connection.base_url, connection.external_account_id)
+    async with tenant_transaction(pool, str(job.tenant_id)) as cursor:
+        await cursor.execute(
+            """
+            SELECT id::text, stream, partition, partition_label, partition_facts, since, until FROM historical_sync_syncchunk chunk
+            WHERE job_id = %s AND EXISTS (
+                SELECT FROM historical_sync_quarantinedrecord q WHERE q.chunk_id = chunk.id AND q.replayed_at IS NULL)
+            ORDER BY ordinal, id
+            """,
+            [job.id],
+        )
+        return [
+            _Chunk(
+                Lease(chunk_id, "", str(job.id), str(job.tenant_id), str(connection.id), stream, partition),
+                known[stream],
+                Context(namespace, Partition(partition, label, facts)),
+                min(since, job.start_date),
+                max(until, job.end_date),
+            )
+            for chunk_id, stream, partition, label, facts, since, until in await cursor.fetchall()
+            if stream in known
+        ]
+
+
+@retried
+async def _replay_some(pool: Pool, job: HistoricalSyncJob, chunk: _Chunk, after: UUID) -> tuple[int, int, UUID | None]:
+    """(mapped, left, the last row tried) of some rows after row `after`; None for the last when there were no more."""
+    lease = chunk.lease
+    async with pipelined_transaction(pool, lease.tenant_id, "replay") as db:
+        # As a page's save: the chunk's row first, the job's last.
+        await db.execute("SELECT FROM historical_sync_syncchunk WHERE id = %s FOR UPDATE", [lease.chunk_id])
+        found: AsyncCursor[Any] = await db.execute(
+            """
+            SELECT id, external_id, occurred_at, sealed_payload FROM historical_sync_quarantinedrecord
+            WHERE chunk_id = %s AND replayed_at IS NULL AND id > %s ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
+            """,
+            [lease.chunk_id, after, AT_ONCE],
+        )
+        kept = await found.fetchall()
+        if not kept:
+            return 0, 0, None
+        records: list[Record] = []
+        made: dict[str, list[UUID]] = {}  # external id -> the quarantined rows that it is made of
+        done: list[UUID] = []
+        why: dict[UUID, str] = {}
+        for row_id, external_id, occurred_at, sealed in kept:
+            try:
+                record = _record(chunk.stream, external_id, occurred_at, decrypt(sealed))
+            except (RecordRejected, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+                why[row_id] = str(error) if isinstance(error, RecordRejected) else f"no usable id or time: {error!r}"
+                continue
+            if chunk.stream.window is not WindowKind.SNAPSHOT and not chunk.since <= record.occurred_at < chunk.until:
+                done.append(row_id)  # of another span of time than was asked for: nothing is lost with it
+                continue
+            records.append(record)
+            made.setdefault(record.external_id, []).append(row_id)
+        good, bad = sound(records, chunk.stream.extract, chunk.context)
+        for rejected in bad:
+            why.update(dict.fromkeys(made.pop(rejected.external_id, ()), rejected.reason))
+        good = [record for record in good if record.external_id in made]
+        rows = record_rows(good, lease.connection_bytes, lease.stream)
+        before = await look_up(db, lease, rows)
+        written = await write_rows(db, lease, rows, before, chunk.stream.extract, chunk.context, Memory())
+        for rejected in written.rejected:
+            why.update(dict.fromkeys(made.pop(rejected.external_id, ()), rejected.reason))
+        done += [row_id for ids in made.values() for row_id in ids]
+        await _count(db, lease, len(done), written.stored, written.unchanged, written.entities, written.relationships)
+        await _mark(db, done, why)
+    return len(done), len(why), kept[-1][0]
+
+
+def _record(stream: Stream, external_id: str, occurred_at: datetime | None, payload: Any) -> Record:
+    if occurred_at is not None:
+        return Record(external_id, occurred_at, payload)
+    if stream.record is None:
+        raise RecordRejected("no usable id or time; import its part again to bring it")
+    return stream.record(payload)
+
+
+async def _mark(db: Connection, done: Sequence[UUID], why: dict[UUID, str]) -> None:
+    await db.execute(
+        "UPDATE historical_sync_quarantinedrecord SET replayed_at = clock_timestamp() WHERE id = ANY(%s)", [list(done)]
+    )
+    await db.execute(
+        """
+        UPDATE historical_sync_quarantinedrecord q SET reason = u.reason
+        FROM unnest(%s::uuid[], %s::text[]) AS u(id, reason) WHERE q.id = u.id
+        """,
+        [list(why), [reason[:2000].replace("\0", "\ufffd") for reason in why.values()]],
+    )
+
+
+async def _count(
+    db: Connection, lease: Lease, mapped: int, stored: int, unchanged: int, entities: Any, relationships: Any
+) -> None:
+    """Moves the counters of the chunk and the job as if the records had been mapped at once."""
+    values = {
+        "chunk": lease.chunk_id,
+        "job": lease.job_id,
+        "mapped": mapped,
+        "stored": stored,
+        "unchanged": unchanged,
+        "entities": sum(entities.values()),
+        "relationships": sum(relationships.values()),
+        "entities_by_kind": Jsonb({kind: n for kind, n in entities.items() if n}),
+        "relationships_by_kind": Jsonb({kind: n for kind, n in relationships.items() if n}),
+    }
+    await db.execute(
+        """
+        UPDATE historical_sync_syncchunk
+        SET records_processed = records_processed + %(stored)s, records_skipped = records_skipped + %(unchanged)s,
+            records_quarantined = GREATEST(records_quarantined - %(mapped)s, 0),
+            quarantine_forgiven = GREATEST(quarantine_forgiven - %(mapped)s, 0)
+        WHERE id = %(chunk)s
+        """,
+        values,
+    )
+    await db.execute(
+        """
+        UPDATE historical_sync_historicalsyncjob
+        SET records_processed = records_processed + %(stored)s, records_skipped = records_skipped + %(unchanged)s,
+            records_quarantined = GREATEST(records_quarantined - %(mapped)s, 0),
+            entities_extracted = entities_extracted + %(entities)s,
+            relationships_extracted = relationships_extracted + %(relationships)s,
+            entities_by_kind = atom_add_counts(entities_by_kind, %(entities_by_kind)s),
+            relationships_by_kind = atom_add_counts(relationships_by_kind, %(relationships_by_kind)s),
+            revision = revision + 1
+        WHERE id = %(job)s
+        """,
+        values,
+    )

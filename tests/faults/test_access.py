@@ -1,0 +1,218 @@
+"""Tokens that end in mid-page, grants that are gone, permissions that are missing."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from historical_sync import actions
+from historical_sync.models import SyncRecord
+from integrations import connect, gateway
+from integrations.errors import ReauthRequired
+from integrations.models import Connection
+from tests.conftest import Sandbox, Worker, connected, until
+from tests.faults import toy as toys
+from tests.faults.toy import Answer, Call, Server
+from tests.faults.toy_stage import ToyStage
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def expire(toy: ToyStage, after: int) -> None:
+    """After some data calls the access token is over; the refresh token is good."""
+    seen = {"calls": 0}
+
+    def end(call: Call) -> Any:
+        if call.path.startswith("/rows/"):
+            seen["calls"] += 1
+            if seen["calls"] == after:
+                toy.server.good = set()
+                return Answer(401, {"error": "token"})
+        return None
+
+    toy.server.faults.append(end)
+
+
+def test_a_token_that_ends_in_mid_page_is_refreshed_once_for_all_chunks(toy: ToyStage, worker: Worker) -> None:
+    toy.server.refresh_seconds = 0.3
+    expire(toy, 3)
+    toy.done(toy.job())
+    assert toy.server.refreshes == [("refresh-0", 200)]
+    assert not toy.damage()
+    with_new = [call for call in toy.server.pages() if call.authorization == "Bearer access-1"]
+    assert len(with_new) > 3
+
+
+def test_twenty_at_once_in_as_many_processes_refresh_once(toy: ToyStage) -> None:
+    """Each thread is a process as far as the lock goes: a connection of its own to the database, and nothing else shared."""
+    from atom.tenancy import tenant_scope
+
+    toy.server.refresh_seconds = 0.2
+    connection = toy.connection
+    tokens: list[str] = []
+
+    def ask() -> None:
+        from django.db import connection as database
+
+        with tenant_scope(toy.tenant.id):
+            tokens.append(gateway.refresh_token(Connection.objects.get(id=connection.id), "access-0"))
+        database.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert tokens == ["access-1"] * 20
+    assert toy.server.refreshes == [("refresh-0", 200)]
+
+
+def test_the_rotated_refresh_token_is_kept_before_the_new_access_token_is_used(toy: ToyStage, worker: Worker) -> None:
+    kept: list[str] = []
+
+    def look(call: Call) -> None:
+        if call.authorization == "Bearer access-1" and not kept:
+            kept.append(toy.connection.credentials["refresh_token"])
+
+    toy.server.faults.append(look)
+    expire(toy, 2)
+    toy.done(toy.job())
+    assert kept == ["refresh-1"]
+
+
+def test_a_sign_in_service_that_is_away_is_waited_for(toy: ToyStage, worker: Worker) -> None:
+    real = toy.server._refresh
+    left = [3]
+
+    def away(call: Call) -> Any:
+        if left[0]:
+            left[0] -= 1
+            return Answer(503, b"")
+        return real(call)
+
+    toy.server._refresh = away  # type: ignore[method-assign]
+    try:
+        expire(toy, 3)
+        toy.done(toy.job())
+    finally:
+        del toy.server._refresh
+    assert not toy.damage()
+
+
+def test_a_revoked_grant_pauses_with_its_reason_and_a_reconnect_goes_on_exactly(toy: ToyStage, worker: Worker) -> None:
+    expire(toy, 6)
+    toy.server.refresh_tokens.append("taken back")
+    job = toy.done(toy.job(), "paused")
+    assert (job.pause_reason, job.last_error_code) == ("reauth_required", "connection_reauth_required")
+    assert toy.connection.status == "reauth_required"
+    assert not toy.chunks(job, status="running")
+    before = job.records_processed
+
+    toy.server.faults.clear()
+    toy.server.good = {"access-new"}
+    reconnect(toy, "access-new", "refresh-new")
+    job = toy.done(job)
+    assert job.records_processed == 370 > before
+    assert job.retry_count == 0
+    assert not toy.damage()
+
+
+def test_a_straggler_of_the_old_token_does_not_undo_a_reconnect(toy: ToyStage, worker: Worker) -> None:
+    """An answer to the old token that arrives after the reconnect means nothing any more."""
+    held, let_go = threading.Event(), threading.Event()
+
+    def slow(server: Server, call: Call) -> Any:
+        def act(handler: Any) -> None:
+            held.set()
+            let_go.wait(0.5)
+            handler.send(Answer(401, {"error": "token"}))
+
+        return act
+
+    toy.within(lambda: _without_refresh(toy))
+    toy.server.inject(slow, every=1, times=1, path="/rows/visits")
+    job = toy.job()
+    assert held.wait(10)
+    toy.server.good = {"access-new"}
+    reconnect(toy, "access-new", "")
+    let_go.set()
+    job = toy.done(job)
+    assert toy.connection.status == "connected"
+    assert not toy.damage()
+
+
+def _without_refresh(toy: ToyStage) -> None:
+    connection = toy.connection
+    connection.set_credentials("access-0")
+    connection.save()
+
+
+def reconnect(toy: ToyStage, access: str, refresh: str) -> None:
+    from integrations.providers.base import Account
+
+    token = {"access_token": access, "refresh_token": refresh}
+    toy.within(connect._store, toy.actor, toy.connection.provider, Account("toy-account", "Toy"), access, token=token)
+
+
+def test_a_grant_found_gone_before_planning_pauses_too(toy: ToyStage, worker: Worker) -> None:
+    toy.server.good = set()
+    toy.server.refresh_tokens.append("taken back")
+    job = toy.done(toy.job(), "paused")
+    assert job.pause_reason == "reauth_required"
+    with pytest.raises(ReauthRequired):
+        toy.within(gateway.refresh_token, toy.connection, "access-0")
+
+
+def test_a_missing_scope_fails_its_stream_in_words_and_the_others_finish(toy: ToyStage, worker: Worker) -> None:
+    toy.server.inject(toys.says(403, {"error": "scope"}), every=1, times=10_000, path="/rows/attic")
+    toy.server.inject(toys.says(403, {"error": "scope"}), every=1, times=10_000, path="/rows/cellar")
+    job = toy.done(toy.job(), "failed")
+    assert job.last_error_code == "provider_access_denied"
+    assert "things" in job.last_error_message
+    assert "things:read" in job.last_error_message
+    assert "the attic" in job.last_error_message
+    assert job.records_processed == 90 + 70 + 30
+    assert job.completed_chunks == job.total_chunks - job.failed_chunks
+
+    # Granted: Retry runs that and nothing else.
+    asked = len(toy.server.calls)
+    toy.server.faults.clear()
+    toy.within(actions.resume, toy.actor, job)
+    job = toy.done(job)
+    assert {call.path for call in toy.server.calls[asked:]} <= {"/rows/attic", "/rows/cellar"}
+    assert not toy.damage()
+
+
+def test_what_cannot_even_be_listed_fails_alone(toy: ToyStage, worker: Worker) -> None:
+    toy.server.inject(toys.says(403, {"error": "scope"}), every=1, times=10_000, path="/boxes")
+    job = toy.done(toy.job(), "failed")
+    assert "things:read" in job.last_error_message
+    assert job.records_processed == 90 + 70 + 30
+
+    toy.server.faults.clear()
+    toy.within(actions.resume, toy.actor, job)
+    job = toy.done(job)
+    assert job.records_processed == 370
+    assert not toy.damage("counters")
+
+
+def test_a_vendors_own_refusal_is_said_in_its_stream_only(
+    live_cast: Any, worker: Worker, sandbox: Sandbox, quick: None
+) -> None:
+    from atom.access import system_actor
+    from atom.tenancy import tenant_scope
+
+    sandbox.control(deny=["github.pull_requests"])
+    connection = connected(live_cast.acme, "github", sandbox.root)
+    with tenant_scope(live_cast.acme.id):
+        job = actions.start_sync(system_actor(live_cast.acme, "test"), connection)
+    job = until(job, "failed", "completed")
+    assert job.status == "failed"
+    assert "pull requests" in job.last_error_message
+    assert "repo" in job.last_error_message
+    with tenant_scope(live_cast.acme.id):
+        streams = set(SyncRecord.objects.values_list("stream", flat=True))
+    assert streams >= {"issues", "commits", "repositories"}
+    assert "pull_requests" not in streams

@@ -1,0 +1,155 @@
+"""What can't be mapped: kept, counted, replayed after a fix without asking the provider; too much of it fails its part."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+
+from historical_sync import actions
+from historical_sync.models import QuarantinedRecord
+from integrations.errors import RecordRejected
+from integrations.providers import PROVIDERS
+from integrations.providers.base import JSON, Context, Graph
+from tests.conftest import Worker
+from tests.faults import toy as toys
+from tests.faults.toy_stage import ToyStage
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def unmapped(toy: ToyStage, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[JSON], bool]], Callable[[], None]]:
+    """unmapped(which) makes our own mapping unable to take some rows; what it returns is the fix."""
+
+    def breaks(which: Callable[[JSON], bool]) -> Callable[[], None]:
+        real = toys._extract
+
+        def broken(row: JSON, context: Context) -> Graph:
+            if which(row):
+                raise RecordRejected("a shape we have not seen")
+            return real(row, context)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(toys, "_extract", broken)
+            monkeypatch.setitem(PROVIDERS, "toy", toys.provider(toy.server.root))
+        return lambda: monkeypatch.setitem(PROVIDERS, "toy", toys.provider(toy.server.root))
+
+    return breaks
+
+
+def some(row: JSON) -> bool:
+    return int(row["id"][1:]) % 10 == 3
+
+
+def test_a_replay_after_a_fix_leaves_what_a_calm_import_leaves(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
+    fix = unmapped(some)
+    job = toy.done(toy.job())
+    assert job.records_quarantined == 37
+    assert job.records_processed == 370 - 37
+    fix()
+    asked = len(toy.server.calls)
+    done = toy.within(actions.replay_quarantine, toy.actor, job)
+    assert (done.mapped, done.left) == (37, 0)
+    assert len(toy.server.calls) == asked, "the provider was not asked"
+    assert not toy.damage("quarantine")
+    kept = toy.within(lambda: QuarantinedRecord.objects.filter(job_id=job.id))
+    assert all(row.replayed_at for row in kept)
+    assert toy.events(job, "replayed") == ["37 of 37 quarantined records were mapped"]
+
+
+def test_a_replay_without_a_fix_changes_nothing(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
+    unmapped(some)
+    job = toy.done(toy.job())
+    done = toy.within(actions.replay_quarantine, toy.actor, job)
+    assert (done.mapped, done.left) == (0, 37)
+    job = toy.done(job)
+    assert (job.records_quarantined, job.records_processed) == (37, 333)
+
+
+def test_two_replays_at_once_map_each_record_once(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
+    from django.db import connection as database
+
+    fix = unmapped(some)
+    job = toy.done(toy.job())
+    fix()
+    results: list[Any] = []
+
+    def replay() -> None:
+        results.append(toy.within(actions.replay_quarantine, toy.actor, job))
+        database.close()
+
+    threads = [threading.Thread(target=replay) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sum(done.mapped for done in results) == 37
+    assert not toy.damage("quarantine")
+
+
+def test_a_row_without_a_time_is_replayed_by_the_providers_own_reading(
+    toy: ToyStage, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(found: JSON) -> Any:
+        if some(found):
+            raise ValueError("a date as we have not seen it")
+        return real(found)
+
+    real = toys.to_record
+    monkeypatch.setattr(toys, "to_record", unreadable)
+    job = toy.done(toy.job(streams=["events", "visits"]))
+    assert job.records_quarantined == 9 + 7
+    monkeypatch.setattr(toys, "to_record", real)
+    done = toy.within(actions.replay_quarantine, toy.actor, job)
+    assert (done.mapped, done.left) == (9, 7), "visits' rows can't be read without asking again"
+    left = toy.within(lambda: QuarantinedRecord.objects.filter(job_id=job.id, replayed_at=None))
+    assert {row.stream for row in left} == {"visits"}
+    assert all("import its part again" in row.reason for row in left)
+
+
+def test_too_large_a_share_fails_the_chunk_even_on_its_last_page(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
+    fix = unmapped(lambda row: row["id"].startswith("n3") and int(row["id"][1:]) % 3)
+    job = toy.done(toy.job(), "failed")
+    assert (job.failed_chunks, job.last_error_code) == (2, "too_many_quarantined")
+    assert "events" in job.last_error_message
+    assert "quarantine" in job.last_error_message
+    from historical_sync import coverage
+
+    held = {part.stream: part for part in toy.within(coverage.of_connection, toy.connection)}
+    assert held["events"].missing
+    assert held["events"].failed
+
+    # After the fix: a replay, then a retry of that part.
+    fix()
+    toy.within(actions.replay_quarantine, toy.actor, job)
+    toy.within(actions.resume, toy.actor, job)
+    job = toy.done(job)
+    assert job.records_quarantined == 0
+    assert not toy.damage("quarantine")
+
+
+def test_a_retry_after_too_many_counts_only_what_is_new(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
+    """Who tries again knows of those: the rest of the part is judged by itself."""
+    fix = unmapped(lambda row: row["id"].startswith("n30"))
+    toy.server.world["events"] += toys.spread(60, 3900)
+    job = toy.done(toy.job(streams=["events"]), "failed")
+    fix()
+    toy.within(actions.resume, toy.actor, job)
+    job = toy.done(job)
+    assert job.records_quarantined > 20
+
+
+def test_the_command_replays_a_job(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
+    fix = unmapped(some)
+    job = toy.done(toy.job())
+    fix()
+    out = io.StringIO()
+    call_command("replay_quarantine", str(job.id), stdout=out)
+    assert out.getvalue() == "37 of 37 quarantined records were mapped.\n"
+    call_command("replay_quarantine", str(job.id), stdout=out)
+    assert "Nothing is in quarantine" in out.getvalue()
