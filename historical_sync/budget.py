@@ -26,6 +26,7 @@ FIRST = 5  # requests that a worker takes at once until headers have named the l
 HELD = 1.0  # seconds that a worker keeps them
 HEADROOM = 0.1  # of the limit that a historical import leaves to incremental syncs
 LONGEST_WAIT_HERE = 2.0  # seconds; a longer wait gives the chunk back
+ANOTHER_WINDOW = 60.0  # seconds between the ends of two windows that can't be the same
 AFTER_RESET = timedelta(seconds=0.5)  # the provider's clock may be a little behind ours
 
 
@@ -149,7 +150,11 @@ class ConnectionBudget:
             return taken, seconds_left, again_at
 
     async def _correct(self, state: RateState) -> None:
-        """What remains is never more than the provider says; a window that is over by now says nothing about the next."""
+        """What remains is never more than the provider says; a window that is over by now says nothing about the next.
+
+        A window that ends much later than the one we know is another one (a short limit beside the long one, say): its number
+        counts alone, or the zero of the short one would last as long as the long one does.
+        """
         over = state.reset_at is not None and state.reset_at <= datetime.now(UTC)
         async with tenant_transaction(self.pool, self.tenant_id, "correct") as cursor:
             await cursor.execute(
@@ -157,6 +162,7 @@ class ConnectionBudget:
                 UPDATE integrations_connection
                 SET budget_left = CASE
                         WHEN %(over)s THEN budget_left
+                        WHEN budget_resets_at < %(resets_at)s - make_interval(secs => %(another)s) THEN %(remaining)s
                         WHEN %(limit)s::float IS NOT NULL AND %(limit)s IS DISTINCT FROM COALESCE(budget_limit, %(requests)s)
                             THEN LEAST(%(remaining)s, budget_left + %(limit)s - COALESCE(budget_limit, %(requests)s))
                         ELSE LEAST(budget_left, %(remaining)s) END,
@@ -171,6 +177,7 @@ class ConnectionBudget:
                     "requests": float(self.provider.budget.requests),
                     "remaining": float(state.remaining),
                     "resets_at": state.reset_at and state.reset_at + AFTER_RESET,
+                    "another": ANOTHER_WINDOW,
                     "id": self.connection_id,
                 },
             )
