@@ -53,13 +53,27 @@ class ToyStage:
                 found.save()
         return found
 
-    def job(self, *, start: datetime = START, end: datetime = END, **options: Any) -> Any:
+    def other_connection(self) -> Any:
+        """A connection to a second account."""
+        from integrations.models import Connection
+
+        def make() -> Any:
+            made = Connection(
+                tenant=self.tenant, provider_slug="toy", external_account_id="another", account_label="Another"
+            )
+            made.set_credentials("access-0", "refresh-0")
+            made.save()
+            return made
+
+        return self.within(make)
+
+    def job(self, *, start: datetime = START, end: datetime = END, connection: Any = None, **options: Any) -> Any:
         """An import, started and not waited for."""
         from atom.tenancy import tenant_scope
         from historical_sync import actions
 
         with tenant_scope(self.tenant.id):
-            return actions.start_sync(self.actor, self.connection, start=start, end=end, **options)
+            return actions.start_sync(self.actor, connection or self.connection, start=start, end=end, **options)
 
     def done(self, job: Any, status: str = "completed", seconds: float = 40) -> Any:
         """The job once it has the status; any other end fails the test."""

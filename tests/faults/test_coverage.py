@@ -1,0 +1,192 @@
+"""The ledger of what is here: what a job plans, what goes on where, which gaps there are and how they are closed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from atom.errors import Refused
+from historical_sync import actions, coverage
+from historical_sync.models import SyncRecord
+from integrations.providers.base import Window
+from tests.conftest import Worker
+from tests.faults import toy as toys
+from tests.faults.toy import END, START
+from tests.faults.toy_stage import ToyStage
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+MIDDLE = START + timedelta(days=30)
+STREAMS = {"labels", "things", "events", "visits"}
+
+
+def held(toy: ToyStage, **span: Any) -> dict[tuple[str, str], coverage.Held]:
+    found = toy.within(coverage.of_connection, toy.connection, **span)
+    return {(part.stream, part.partition): part for part in found}
+
+
+def ids(toy: ToyStage) -> set[str]:
+    return {row.external_id for row in toy.within(lambda: SyncRecord.objects.filter(tenant=toy.tenant))}
+
+
+def test_the_same_range_again_asks_for_no_row(toy: ToyStage, worker: Worker) -> None:
+    toy.done(toy.job())
+    asked = len(toy.server.pages())
+    again = toy.done(toy.job())
+    assert (again.total_chunks, again.records_processed) == (0, 0)
+    assert len(toy.server.pages()) == asked
+
+
+def test_full_reads_all_again_and_finds_it_unchanged(toy: ToyStage, worker: Worker) -> None:
+    toy.done(toy.job())
+    again = toy.done(toy.job(full=True))
+    assert (again.records_processed, again.records_skipped, again.entities_extracted) == (0, 370, 0)
+    assert not toy.damage("counters", "by kind", "records"), "only the job that saw it last is another"
+
+
+def test_extending_the_range_back_imports_the_new_part_only(toy: ToyStage, worker: Worker) -> None:
+    toy.done(toy.job(start=MIDDLE))
+    asked = len(toy.server.pages())
+    job = toy.done(toy.job())
+    new = toy.server.pages()[asked:]
+    assert not [call for call in new if call.path == "/rows/labels"], "a snapshot is here already"
+    assert all(call.query["until"] <= MIDDLE.isoformat() for call in new if "until" in call.query)
+    assert job.records_skipped == 0
+    assert not toy.damage("counters", "by kind")
+
+
+def test_the_ledger_holds_what_is_here_by_stream_and_partition(toy: ToyStage, worker: Worker) -> None:
+    toy.done(toy.job(start=MIDDLE))
+    found = held(toy, since=START, until=END)
+    assert set(found) == {("labels", ""), ("things", "attic"), ("things", "cellar"), ("events", ""), ("visits", "")}
+    assert found["things", "attic"].covered == (Window(MIDDLE, END),)
+    assert found["things", "attic"].missing == (Window(START, MIDDLE),)
+    assert found["things", "attic"].partition_label == "the attic"
+    assert found["labels", ""].missing == (), "what has no time is here up to when it was read"
+    assert all(part.missing == () for part in held(toy).values()), "nothing of what was asked for"
+
+
+def test_gaps_are_listed_with_what_failed_and_closed_by_one_action(toy: ToyStage, worker: Worker) -> None:
+    toy.server.inject(toys.says(403, {"error": "scope"}), every=1, times=10_000, path="/rows/cellar")
+    toy.done(toy.job(), "failed")
+    part = held(toy)["things", "cellar"]
+    assert part.missing == (Window(START, END),)
+    assert [failed.code for failed in part.failed] == ["provider_access_denied"] * len(part.failed)
+    assert "things:read" in part.failed[0].reason
+
+    toy.server.faults.clear()
+    asked = len(toy.server.pages())
+    repair = toy.done(toy.within(actions.repair_gaps, toy.actor, toy.connection))
+    assert (repair.kind, repair.streams) == ("repair", ["things"])
+    assert {call.path for call in toy.server.pages()[asked:]} == {"/rows/cellar"}
+    assert not any(part.missing or part.failed for part in held(toy).values())
+    assert not toy.damage("counters", "by kind")
+    with pytest.raises(Refused, match="Nothing is missing"):
+        toy.within(actions.repair_gaps, toy.actor, toy.connection)
+
+
+def test_a_repair_brings_nothing_that_nobody_asked_for(toy: ToyStage, worker: Worker) -> None:
+    """Events were asked for over all the time, visits only lately; there is a hole in the events."""
+    third = START + timedelta(days=20)
+    toy.done(toy.job(streams=["events"], end=third))
+    toy.done(toy.job(streams=["events"], start=MIDDLE))
+    toy.done(toy.job(streams=["visits"], start=MIDDLE, end=END - timedelta(days=10)))
+    assert held(toy)["events", ""].missing == (Window(third, MIDDLE),)
+    toy.done(toy.within(actions.repair_gaps, toy.actor, toy.connection))
+    assert {row["id"] for row in toy.server.world["events"]} <= ids(toy)
+    visits = [row for row in toy.server.world["visits"] if row["id"] in ids(toy)]
+    assert min(row["at"] for row in visits) >= MIDDLE.isoformat()
+
+
+def test_what_a_cancelled_import_left_out_is_a_gap(toy: ToyStage, worker: Worker) -> None:
+    toy.server.inject(toys.says(403, {"error": "daily quota"}, Retry_After="3000"), every=6, times=10_000)
+    job = toy.job()
+    from tests.conftest import job_now, wait_for
+
+    wait_for(lambda: job_now(job).waiting_until)
+    toy.within(actions.cancel, toy.actor, job)
+    toy.done(job, "cancelled")
+    assert any(part.missing for part in held(toy).values())
+    toy.server.faults.clear()
+    toy.within(lambda: type(toy.connection).objects.filter(id=toy.connection.id).update(blocked_until=None))
+    missing = toy.done(toy.job())
+    assert missing.total_chunks > 0
+    assert not toy.damage("counters", "by kind")
+
+
+# -- going on -----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_incremental_sync_goes_on_at_the_watermark_of_the_start(toy: ToyStage, worker: Worker) -> None:
+    first = toy.done(toy.job(end=datetime.now(UTC)))
+    toy.server.world["events"].append(toys.row(9001, datetime.now(UTC)))
+    toy.server.world["attic"].append(toys.row(9002, datetime.now(UTC)))
+    toy.server.world["labels"].append(toys.row(9003, START - timedelta(days=1000)))
+    toy.server.world["visits"].append(toys.row(9004, datetime.now(UTC)))
+    asked = len(toy.server.pages())
+    job = toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
+    assert (job.kind, job.start_date) == ("incremental", first.watermark)
+    assert set(job.streams) == STREAMS
+    assert job.records_processed == 4, "a snapshot is read anew, whatever the ledger says of it"
+    assert {"n9001", "n9002", "n9003", "n9004"} <= ids(toy)
+    assert len(toy.server.pages()) - asked < asked / 2
+
+    again = toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
+    assert again.records_processed == 0
+    assert again.start_date == job.watermark
+
+
+def test_a_row_that_moves_from_an_old_window_to_a_new_one_meanwhile_is_not_lost(toy: ToyStage, worker: Worker) -> None:
+    """It is touched after its new window was read and before its old one is: this import can't see it, the next one does."""
+    moved = toy.server.world["attic"][5]
+    state = {"done": False}
+
+    def move(call: Any) -> None:
+        # The newest windows come first; the old one is asked for later.
+        if call.path == "/rows/attic" and call.query["since"] <= moved["at"] and not state["done"]:
+            state["done"] = True
+            moved["at"] = datetime.now(UTC).isoformat()
+
+    toy.server.faults.append(move)
+    toy.done(toy.job(end=datetime.now(UTC)))
+    assert state["done"]
+    assert moved["id"] not in ids(toy)
+    toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
+    assert moved["id"] in ids(toy)
+    assert len(ids(toy)) == 370
+
+
+def test_a_partition_that_failed_last_time_is_caught_up_from_where_it_ended(toy: ToyStage, worker: Worker) -> None:
+    toy.done(toy.job(end=datetime.now(UTC)))
+    row = toys.row(9005, datetime.now(UTC))
+    toy.server.world["cellar"].append(row)
+    toy.server.inject(toys.says(403, {"error": "scope"}), every=1, times=10_000, path="/rows/cellar")
+    failed = toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection), "failed")
+    toy.server.faults.clear()
+    job = toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
+    assert job.start_date >= failed.start_date
+    assert "n9005" in ids(toy)
+    assert not any(part.missing for part in held(toy).values())
+
+
+def test_a_partition_that_appears_is_read_as_far_back_as_the_others(
+    toy: ToyStage, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.done(toy.job(end=datetime.now(UTC)))
+    monkeypatch.setattr(toys, "BOXES", (*toys.BOXES, "shed"))
+    toy.server.world["shed"] = [toys.row(6000 + i, START + timedelta(days=5 * i)) for i in range(10)]
+    toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
+    assert {f"n{6000 + i}" for i in range(10)} <= ids(toy)
+
+
+def test_there_is_nothing_to_go_on_from_before_the_first_import(toy: ToyStage) -> None:
+    with pytest.raises(Refused, match="Import its history first"):
+        toy.within(actions.start_incremental, toy.actor, toy.connection)
+
+
+def test_only_what_was_chosen_once_goes_on(toy: ToyStage, worker: Worker) -> None:
+    toy.done(toy.job(streams=["events"], end=datetime.now(UTC)))
+    job = toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
+    assert job.streams == ["events"]
