@@ -8,6 +8,7 @@ from integrations.providers.github import GITHUB
 from integrations.providers.hubspot import HUBSPOT
 from integrations.providers.jira import JIRA
 from integrations.providers.linear import LINEAR
+from integrations.providers.notion import NOTION
 from integrations.providers.salesforce import SALESFORCE
 from integrations.providers.slack import SLACK
 from integrations.providers.stripe import STRIPE
@@ -22,6 +23,7 @@ PROVIDERS: dict[str, Provider] = {
     "hubspot": HUBSPOT,
     "stripe": STRIPE,
     "linear": LINEAR,
+    "notion": NOTION,
     "zendesk": ZENDESK,
     "jira": JIRA,
 }

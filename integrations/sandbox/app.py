@@ -18,6 +18,7 @@ from integrations.sandbox.github import GitHub
 from integrations.sandbox.hubspot import HubSpot
 from integrations.sandbox.jira import Jira
 from integrations.sandbox.linear import Linear
+from integrations.sandbox.notion import Notion
 from integrations.sandbox.salesforce import Salesforce
 from integrations.sandbox.slack import Slack
 from integrations.sandbox.stand_in import StandIn
@@ -36,6 +37,7 @@ STAND_INS: tuple[type[StandIn], ...] = (
     HubSpot,
     Stripe,
     Linear,
+    Notion,
     Zendesk,
     Jira,
 )

@@ -1,0 +1,193 @@
+"""What Notion's file knows beyond the contract: errors, minutes, the cap and how it is read round, properties and mentions."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from integrations.errors import (
+    AccessDenied,
+    CursorExpired,
+    ReauthRequired,
+    RequestRejected,
+    Throttled,
+    Unavailable,
+    WindowTooLarge,
+)
+from integrations.http import Reply
+from integrations.providers.base import WHOLE, Context, Partition, Window
+from integrations.providers.notion import NOTION
+from integrations.sandbox import notion as sandbox
+from tests.contract.stage import ALL, Stage
+
+CONTEXT = Context("notion")
+
+
+def refused(status: int, code: str, message: str = "no", **more: Any) -> Reply:
+    body = {"object": "error", "status": status, "code": code, "message": message, **more}
+    return Reply(status, {}, body, "", "https://api.notion.com/v1/search")
+
+
+def graph(stream: str, **row: Any) -> Any:
+    return NOTION.stream(stream).extract(row, CONTEXT)
+
+
+def said(found: Any) -> set[tuple[str, str, str]]:
+    return {tuple(relationship) for relationship in found.relationships}
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (refused(401, "unauthorized"), ReauthRequired),
+        (refused(403, "restricted_resource"), AccessDenied),
+        (refused(409, "conflict_error"), Unavailable),
+        (refused(429, "rate_limited"), Throttled),
+        (refused(400, "validation_error", "The start_cursor provided is invalid"), CursorExpired),
+    ],
+)
+def test_an_error_says_what_to_do(reply: Reply, error: type[Exception]):
+    assert type(NOTION.classify(reply)) is error
+
+
+def test_what_is_not_shared_is_denied_and_a_busy_service_is_left_to_the_gate():
+    assert isinstance(NOTION.classify(refused(404, "object_not_found")), AccessDenied)
+    assert NOTION.classify(refused(529, "service_overload")) is None
+    assert NOTION.classify(refused(400, "validation_error", "body failed")) is None
+
+
+def test_it_is_told_whose_limit_is_used_up():
+    space = {"rate_limit_reason": "public_api_space_request_rate_limit"}
+    assert "workspace" in str(NOTION.classify(refused(429, "rate_limited", additional_data=space)))
+    found = NOTION.classify(refused(429, "rate_limited"))
+    assert isinstance(found, Throttled)
+    assert found.retry_at is not None
+    assert "this connection" in str(found)
+
+
+class Answers:
+    """An API that gives these answers, one after another, and keeps what it was asked."""
+
+    facts: dict[str, Any] = {}
+
+    def __init__(self, *answers: dict[str, Any]) -> None:
+        self.answers, self.asked = list(answers), []
+
+    async def request(self, method: str, path: str, *, json: Any = None) -> Reply:
+        self.asked.append(json)
+        return Reply(200, {}, {"has_more": False, "next_cursor": None, **self.answers.pop(0)}, "", "")
+
+
+CUT = {"request_status": {"type": "incomplete", "incomplete_reason": "query_result_limit_reached"}}
+
+
+def row(own: str, created: str = "2026-01-01T00:00:00.000Z") -> dict[str, Any]:
+    return {"id": own, "created_time": created, "last_edited_time": "2026-02-01T00:00:00.000Z"}
+
+
+async def test_a_window_is_widened_to_whole_minutes():
+    api = Answers({"results": []})
+    window = Window(datetime(2026, 1, 1, 10, 0, 30, tzinfo=UTC), datetime(2026, 1, 1, 11, 0, 30, tzinfo=UTC))
+    await NOTION.stream("rows").fetch(api, Partition("d1"), window, None)  # type: ignore[arg-type]
+    since, until = api.asked[0]["filter"]["and"]
+    assert since["last_edited_time"] == {"on_or_after": "2026-01-01T10:00:00.000Z"}
+    assert until["last_edited_time"] == {"before": "2026-01-01T11:01:00.000Z"}
+
+
+async def test_a_cut_query_goes_on_from_the_last_time_of_creation():
+    api = Answers({"results": [row("r1"), row("r2", "2026-01-05T00:00:00.000Z")], **CUT}, {"results": []})
+    fetch = NOTION.stream("rows").fetch
+    page = await fetch(api, Partition("d1"), ALL, None)  # type: ignore[arg-type]
+    assert page.next_cursor == {"created": "2026-01-05T00:00:00.000Z"}
+    page = await fetch(api, Partition("d1"), ALL, page.next_cursor)  # type: ignore[arg-type]
+    bound = {"timestamp": "created_time", "created_time": {"on_or_after": "2026-01-05T00:00:00.000Z"}}
+    assert api.asked[1]["filter"]["and"][-1] == bound
+    assert page.next_cursor == {"trash": True}  # what was deleted comes last
+
+
+async def test_a_minute_that_holds_more_than_can_be_listed_splits_the_window():
+    api = Answers({"results": [row("r1")], **CUT})
+    with pytest.raises(WindowTooLarge):
+        await NOTION.stream("rows").fetch(api, Partition("d1"), ALL, {"created": "2026-01-01T00:00:00.000Z"})  # type: ignore[arg-type]
+
+
+async def test_a_cut_search_is_read_from_its_other_end_and_a_gap_is_not_passed_over(monkeypatch: pytest.MonkeyPatch):
+    stage = Stage("notion")
+    stream = NOTION.stream("pages")
+    async with stage.client:
+        await stage.use(stage.account)
+        every = len(stage.truth(stream, ALL)) + len(stage.truth(NOTION.stream("rows"), ALL))
+        monkeypatch.setattr(sandbox, "MOST_LISTED", every // 2 + 1)
+        assert (await stage.read(stream)).ids == stage.truth(stream, ALL)
+        monkeypatch.setattr(sandbox, "MOST_LISTED", every // 2 - 5)
+        with pytest.raises(RequestRejected, match="not reached"):
+            await stage.read(stream)
+
+
+async def test_pages_stop_at_the_beginning_of_the_window():
+    stage = Stage("notion")
+    stream = NOTION.stream("pages")
+    async with stage.client:
+        await stage.use(stage.account)
+        await stage.control(page_size=5)
+        late = Window(ALL.until - timedelta(days=40), ALL.until)
+        some, every = await stage.read(stream, late), await stage.read(stream)
+    assert some.ids == stage.truth(stream, late)
+    assert some.pages < every.pages
+
+
+async def test_a_page_that_is_gone_since_the_search_has_no_comments():
+    stage = Stage("notion")
+    async with stage.client:
+        await stage.use(stage.account)
+        gone = {"search": None, "pages": ["04b00000-0000-4000-8000-01ffffffffff"], "start": None}
+        page = await NOTION.stream("comments").fetch(stage.api(), WHOLE, ALL, gone)
+    assert (list(page.records), page.next_cursor) == ([], None)
+
+
+def test_a_row_tells_its_title_its_place_and_who_is_on_it():
+    properties = {
+        "Name": {"type": "title", "title": [{"plain_text": "Launch "}, {"plain_text": "plan"}]},
+        "Status": {"type": "status", "status": {"name": "Done"}},
+        "Stage": {"type": "select", "select": None},
+        "Owner": {"type": "people", "people": [{"id": "u2", "name": "Ben", "person": {"email": "Ben@x.test"}}]},
+        "Mail": {"type": "email", "email": "who@x.test"},
+        "Related": {"type": "relation", "relation": [{"id": "p2"}]},
+        "Notes": {
+            "type": "rich_text",
+            "rich_text": [
+                {"plain_text": "@Ana", "mention": {"type": "user", "user": {"id": "u3"}}},
+                {"plain_text": " asks c@x.test", "text": {}},
+            ],
+        },
+    }
+    parent = {"type": "data_source_id", "data_source_id": "d1", "database_id": "b1"}
+    found = graph("rows", id="p1", properties=properties, parent=parent, created_by={"id": "u1"}, in_trash=True)
+    own = found.entities[0]
+    assert (own.kind, own.key, own.name) == ("document", "notion:page:p1", "Launch plan")
+    assert own.properties == {"properties": {"Status": "Done", "Mail": "who@x.test"}, "deleted": True}
+    assert said(found) == {
+        ("part_of", "notion:page:p1", "notion:data_source:d1"),
+        ("authored", "notion:user:u1", "notion:page:p1"),
+        ("with", "notion:page:p1", "person:email:ben@x.test"),
+        ("with", "notion:page:p1", "person:email:who@x.test"),
+        ("about", "notion:page:p1", "notion:page:p2"),
+        ("mentions", "notion:page:p1", "notion:user:u3"),
+        ("mentions", "notion:page:p1", "person:email:c@x.test"),
+    }
+
+
+def test_a_person_is_one_by_address_and_id_and_one_without_address_by_id():
+    own = graph("users", id="u1", type="person", name="Ana", person={"email": "Ana@x.test"}).entities[0]
+    assert (own.key, own.aliases) == ("person:email:ana@x.test", ("notion:user:u1",))
+    assert graph("users", id="u2", type="person", name=None, person={}).entities[0].key == "notion:user:u2"
+
+
+def test_an_untitled_page_and_an_empty_comment_have_names():
+    assert graph("pages", id="p1", properties={"title": {"type": "title", "title": []}}).entities[0].name == "Untitled"
+    assert (
+        graph("comments", id="c1", rich_text=[], parent={"type": "page_id", "page_id": "p1"}).entities[0].name
+        == "(empty comment)"
+    )
