@@ -21,7 +21,7 @@ from atom.plans import cheapest
 from integrations import gateway
 from integrations.errors import Misconfigured, ProviderError, ReauthRequired, RetryLater
 from integrations.grants import granted_scopes
-from integrations.http import Api, check_public_address, make_client
+from integrations.http import Api, check_address, check_public_address, make_client
 from integrations.models import Connection, ConnectionQuerySet, ConnectionStatus
 from integrations.narrowing import resolve
 from integrations.providers.base import Account, Partition, Provider, Revocation
@@ -65,7 +65,7 @@ def connect_with_token(
     if provider.token_help is None:
         raise InvalidInput("invalid", f"{provider.name} is connected by signing in, not by a token.", "token")
     token = token.strip()
-    if not token or len(token) > 4096 or not token.isascii() or any(c.isspace() for c in token):
+    if not token or len(token) > 4096 or not (token.isascii() and token.isprintable()) or " " in token:
         raise InvalidInput("invalid", "This is not a token: it must be one word of letters, digits and signs.", "token")
     base_url = _checked_base_url(provider, base_url, private_host_allowed)
     answers = checked_answers(provider, facts or {})
@@ -164,13 +164,14 @@ def _checked_base_url(provider: Provider, base_url: str, private_host_allowed: b
         return ""
     if not provider.self_hosted:
         raise InvalidInput("invalid", f"{provider.name} has no self-hosted servers.", "base_url")
-    if len(base_url) > 500 or urlsplit(base_url).scheme not in ("http", "https"):
-        raise InvalidInput("invalid", "The address must begin with https:// or http:// and name a host.", "base_url")
-    if not gateway.private_allowed(base_url=base_url, private_host_allowed=private_host_allowed):
-        try:
+    if len(base_url) > 500 or not base_url.isprintable():
+        raise InvalidInput("invalid", "This is not a valid address.", "base_url")
+    try:
+        check_address(base_url)
+        if not gateway.private_allowed(base_url=base_url, private_host_allowed=private_host_allowed):
             check_public_address(base_url)
-        except Misconfigured as error:
-            raise InvalidInput("invalid", str(error), "base_url") from None
+    except Misconfigured as error:
+        raise InvalidInput("invalid", str(error), "base_url") from None
     return base_url
 
 

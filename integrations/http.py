@@ -137,10 +137,10 @@ def decode(body: bytes) -> Any:
         return clean_json(json.loads(body.decode("utf-8", "replace"), parse_constant=lambda _: None))
 
 
-def check_public_address(url: str) -> None:
-    """Refuses an address that a person typed unless it is http(s), without credentials, and leads to public hosts only.
+def check_address(url: str) -> tuple[str, int]:
+    """(host, port) of an address that a person typed, if it is http(s) and names a host and nothing secret.
 
-    Raises Misconfigured in words for the form. The connection itself is guarded again, as names can change their mind.
+    Raises Misconfigured in words for the form.
     """
     try:
         parts = urlsplit(url)
@@ -153,18 +153,33 @@ def check_public_address(url: str) -> None:
         raise Misconfigured("The address must not contain a user name or password.")
     if parts.query or parts.fragment:
         raise Misconfigured("The address must not contain a query or fragment.")
+    return parts.hostname, port
+
+
+def check_public_address(url: str) -> None:
+    """Refuses an address that a person typed unless it leads to public hosts only.
+
+    Raises Misconfigured in words for the form. The connection itself is guarded again, as names can change their mind.
+    """
+    host, port = check_address(url)
     try:
-        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise Misconfigured(f"The host {parts.hostname} can't be found.") from None
+        raise Misconfigured(f"The host {host} can't be found.") from None
     if not all(_is_public(str(address[4][0])) for address in found):
         raise Misconfigured("The address leads to a private network, which this deployment does not allow.")
+
+
+# IPv4 behind a translator (RFC 6052): what counts is the address in its last 32 bits.
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 def _is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address) and (ip.ipv4_mapped or ip.sixtofour):
         ip = ip.ipv4_mapped or ip.sixtofour or ip
+    elif ip in _NAT64:
+        ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
     return ip.is_global and not ip.is_multicast
 
 

@@ -22,7 +22,7 @@ from atom.middleware import actor_of
 from atom.views import refusal, tenant_required
 from integrations import gateway, oauth
 from integrations.connect import checked_answers, connect_with_token, disconnect, finish_oauth, get_connection
-from integrations.errors import ProviderError
+from integrations.errors import ProviderError, ReauthRequired
 from integrations.models import Connection, ConnectionStatus
 from integrations.narrowing import narrow, parts_of
 from integrations.providers import PROVIDERS
@@ -102,7 +102,8 @@ def connect_callback(request: HttpRequest, slug: str) -> HttpResponse:
         return refusal(request, "Not connected", error.detail, error.status_code)
     except ProviderError as error:
         log.warning("connecting %s failed: %s", provider.slug, error)
-        return refusal(request, "Not connected", str(error), 502)
+        # A code that the provider does not accept is the caller's fault; all else is the provider's or the deployment's.
+        return refusal(request, "Not connected", str(error), 400 if isinstance(error, ReauthRequired) else 502)
     messages.success(request, f"{connection} is connected.")
     return redirect(f"{reverse('integrations')}?connected={connection.id}")
 

@@ -1,0 +1,297 @@
+"""The command line: what it prints, and in what words and with which exit code it refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from django.db import connections
+
+from atom.access import actor_for_key, system_actor
+from atom.models import ApiKey, Membership, Tenant, User
+from atom.tenancy import across_tenants, tenant_scope
+from historical_sync import actions, retrying
+from historical_sync.models import HistoricalSyncJob
+from integrations.models import Connection
+from tests.conftest import connected, sandbox_token, wait_for
+from tests.graphs import make_connection, make_job
+from tests.processes import manage
+
+pytestmark = pytest.mark.django_db
+
+
+def run(*arguments: Any, **options: Any) -> str:
+    out = io.StringIO()
+    call_command(*map(str, arguments), stdout=out, **options)
+    return out.getvalue().strip()
+
+
+def refused(*arguments: Any, **options: Any) -> str:
+    """The words of a command that ends with exit code 2, having changed nothing."""
+    before = counts()
+    with pytest.raises(CommandError) as error:
+        run(*arguments, **options)
+    assert error.value.returncode == 2, error.value
+    assert counts() == before
+    return str(error.value)
+
+
+def counts() -> tuple[int, ...]:
+    with across_tenants("a test looks"):
+        return tuple(
+            model._default_manager.count()
+            for model in (Tenant, User, Membership, ApiKey, Connection, HistoricalSyncJob)
+        )
+
+
+# -- create_tenant, create_api_key ----------------------------------------------------------------------------------------
+
+
+def test_create_tenant_makes_a_tenant_and_its_owner(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("a long enough secret\n")
+    arguments = [
+        "--slug",
+        "initech",
+        "--plan",
+        "solo",
+        "--owner",
+        "Bill@Initech.test",
+        "--password-file",
+        tmp_path / "password",
+    ]
+    assert "initech" in run("create_tenant", "Initech", *arguments)
+    tenant, user = Tenant.objects.get(slug="initech"), User.objects.get(email="bill@initech.test")
+    assert user.check_password("a long enough secret")
+    with tenant_scope(tenant.id):
+        assert Membership.objects.get(tenant=tenant).role == "owner"
+    run("create_tenant", "Initrode", "--slug", "initrode", "--plan", "free", "--owner", "bill@initech.test")
+    assert User.objects.count() == 1, "who is known already owns this one as well"
+    user.refresh_from_db()
+    assert user.check_password("a long enough secret")
+
+
+@pytest.mark.parametrize(
+    ("name", "slug", "owner", "password", "words"),
+    [
+        ("Initech", "acme", "b@initech.test", "long enough it is", "already exists"),
+        ("Initech", "Not A Slug", "b@initech.test", "long enough it is", "slug"),
+        ("", "initech", "b@initech.test", "long enough it is", "name"),
+        ("x" * 151, "initech", "b@initech.test", "long enough it is", "name"),
+        ("Initech", "initech", "nobody", "long enough it is", "email"),
+        ("Initech", "initech", "b@initech.test", "short", "too short"),
+        ("Initech", "initech", "b@initech.test", "password123", "too common"),
+    ],
+)
+def test_create_tenant_refuses_in_words(
+    cast: Any, tmp_path: Path, name: str, slug: str, owner: str, password: str, words: str
+) -> None:
+    (tmp_path / "p").write_text(password)
+    said = refused(
+        "create_tenant", name, "--slug", slug, "--plan", "solo", "--owner", owner, "--password-file", tmp_path / "p"
+    )
+    assert words in said
+
+
+def test_create_tenant_says_when_the_password_file_is_not_there(cast: Any, tmp_path: Path) -> None:
+    arguments = ["--slug", "x", "--plan", "solo", "--owner", "b@x.test", "--password-file", tmp_path / "none"]
+    assert "can't be read" in refused("create_tenant", "X", *arguments)
+
+
+def test_create_api_key_prints_a_key_that_works_and_cannot_be_read_again(cast: Any) -> None:
+    key = run("create_api_key", "--tenant", "acme", "--role", "viewer", "--name", "report")
+    actor = actor_for_key(key)
+    assert actor is not None
+    assert (actor.tenant, actor.role) == (cast.acme, "viewer")
+    with tenant_scope(cast.acme.id):
+        assert key.partition(".")[2] not in str(ApiKey.objects.values_list().get())
+
+
+def test_create_api_key_refuses_in_words(cast: Any) -> None:
+    assert "'nobody'" in refused("create_api_key", "--tenant", "nobody", "--role", "viewer", "--name", "x")
+    assert "50" in refused("create_api_key", "--tenant", "acme", "--role", "viewer", "--name", "x" * 51)
+    assert "50" in refused("create_api_key", "--tenant", "acme", "--role", "viewer", "--name", "  ")
+
+
+# -- connect --------------------------------------------------------------------------------------------------------------
+
+
+def test_connect_takes_the_token_from_where_others_cannot_see_it(
+    cast: Any, sandbox: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, base = sandbox_token(), ["--base-url", f"{sandbox.root}/github"]
+    (tmp_path / "token").write_text(token + "\n")
+    ids = {run("connect", "github", "--tenant", "acme", "--token-file", tmp_path / "token", *base)}
+    for way in (["-"], ["--token-file", "-"]):
+        monkeypatch.setattr("sys.stdin", io.StringIO(token + "\n"))
+        ids.add(run("connect", "github", *way, "--tenant", "acme", *base))
+    shown = json.loads(
+        run("connect", "github", "--tenant", "acme", "--token", token, "--label", "Ours", "--json", *base)
+    )
+    ids.add(shown["id"])
+    assert len(ids) == 1, "one account, one connection"
+    assert (shown["provider"], shown["account"], shown["status"]) == ("github", "Ours", "connected")
+    assert token not in json.dumps(shown)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["myspace", "--tenant", "acme", "--token", "t"], "There is no provider 'myspace'"),
+        (["github", "--tenant", "nobody", "--token", "t"], "There is no tenant 'nobody'"),
+        (["github", "--tenant", "acme"], "Give the token with --token"),
+        (["github", "--tenant", "acme", "--token", ""], "token: This is not a token"),
+        (["github", "--tenant", "acme", "--token", "two words"], "token: This is not a token"),
+        (["github", "--tenant", "acme", "--token-file", "/nothing/there"], "can't be read"),
+        (["salesforce", "--tenant", "acme", "--token", "t"], "token: Salesforce is connected by signing in"),
+        (["github", "--tenant", "acme", "--token", "t", "--base-url", "ftp://x"], "base_url: The address must begin"),
+        (["github", "--tenant", "acme", "--token", "t", "--base-url", "http://u:p@127.0.0.1"], "base_url: The address must not"),
+        (["github", "--tenant", "acme", "--token", "t", "--base-url", "http://127.0.0.1:9"], "base_url: GitHub could not be reached"),
+    ],
+)  # fmt: skip
+def test_connect_refuses_in_words(cast: Any, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str) -> None:
+    monkeypatch.setattr("integrations.connect.IDENTIFY_TRIES", 1)
+    assert words in refused("connect", *arguments)
+
+
+def test_connect_says_when_the_provider_refuses_the_token(cast: Any, sandbox: Any) -> None:
+    said = refused(
+        "connect", "github", "--tenant", "acme", "--token", "wrong-token", "--base-url", f"{sandbox.root}/github"
+    )
+    assert said == "token: GitHub does not accept this token."
+
+
+# -- sync_history ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def connection(cast: Any) -> Connection:
+    with tenant_scope(cast.acme.id):
+        return make_connection(cast.acme)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--since", "yesterday"], "--since must be an ISO date"),
+        (["--until", "2026-02-30"], "--until must be an ISO date"),
+        (["--since", "2026-02-01", "--until", "2026-01-01"], "must begin before it ends"),
+        (["--since", "2190-01-01"], "must begin in the past"),
+        (["--since", "1066-10-14"], "must not begin before 1980"),
+        (["--streams", "unicorns"], "GitHub has no 'unicorns'"),
+        (["--streams", ","], "at least one kind"),
+    ],
+)
+def test_sync_history_refuses_in_words(connection: Connection, arguments: list[str], words: str) -> None:
+    assert words in refused("sync_history", connection.id, *arguments)
+
+
+def test_sync_history_refuses_what_can_not_be_started(cast: Any, connection: Connection) -> None:
+    for nobody in ("1", "", "6f9619ff-8b86-d011-b42d-00c04fc964ff"):
+        assert "There is no connection" in refused("sync_history", nobody)
+    with tenant_scope(cast.acme.id):
+        job = make_job(connection)
+    assert "already being imported" in refused("sync_history", connection.id)
+    with tenant_scope(cast.acme.id):
+        job.delete()
+        Connection.objects.update(status="reauth_required")
+    assert "Reconnect it first" in refused("sync_history", connection.id)
+
+
+def test_sync_history_without_wait_prints_the_jobs_id(connection: Connection) -> None:
+    job_id = run("sync_history", connection.id, "--streams", "issues, commits")
+    with tenant_scope(connection.tenant_id):
+        job = HistoricalSyncJob.objects.get(id=job_id)
+    assert (job.status, job.trigger, job.streams, job.created_by_label) == ("pending", "command", ["issues", "commits"], "command line")  # fmt: skip
+
+
+def ended(*arguments: Any) -> tuple[Any, dict[str, Any]]:
+    out = io.StringIO()
+    with pytest.raises(SystemExit) as error:
+        call_command("sync_history", *map(str, arguments), "--json", stdout=out)
+    return error.value.code, json.loads(out.getvalue())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_sync_history_works_on_the_job_itself_when_there_is_no_worker(live_cast: Any, sandbox: Any) -> None:
+    row = connected(live_cast.acme, "github", sandbox.root)
+    code, job = ended(row.id, "--inline")
+    assert (code, job["status"]) == (0, "completed")
+    assert job["records_processed"] > 0
+    code, job = ended(row.id, "--inline")
+    assert (code, job["status"], job["entities_extracted"]) == (0, "completed", 0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_sync_history_ends_with_1_when_the_job_failed(
+    live_cast: Any, sandbox: Any, worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrying, "back_off", lambda attempts, jitter: timedelta(milliseconds=10))
+    sandbox.control(error_every=1)
+    code, job = ended(connected(live_cast.acme, "github", sandbox.root).id, "--wait")
+    assert (code, job["status"]) == (1, "failed")
+    assert job["last_error"]["code"] == "provider_unavailable"
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("action", "status", "code"), [(actions.pause, "paused", 3), (actions.cancel, "cancelled", 4)])
+def test_sync_history_ends_with_3_when_paused_and_4_when_cancelled(
+    live_cast: Any, sandbox: Any, worker: Any, action: Any, status: str, code: int
+) -> None:
+    sandbox.control(latency_ms=200)
+    row = connected(live_cast.acme, "github", sandbox.root)
+
+    def somebody_acts() -> None:
+        try:
+            with tenant_scope(row.tenant_id):
+                job = wait_for(lambda: HistoricalSyncJob.objects.filter(status="running").first())
+                action(system_actor(live_cast.acme, "Bob"), job)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=somebody_acts)
+    thread.start()
+    assert ended(row.id, "--wait")[0] == code
+    thread.join(10)
+    with tenant_scope(row.tenant_id):
+        assert HistoricalSyncJob.objects.get().status == status
+
+
+# -- sync_worker, provider_check ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("concurrency", ["0", "-1", "1001"])
+def test_sync_worker_refuses_a_concurrency_that_is_none(concurrency: str) -> None:
+    assert "--concurrency must be from 1 to 1000" in refused("sync_worker", "--concurrency", concurrency)
+
+
+def test_provider_check_reports_what_each_stream_holds(sandbox: Any) -> None:
+    said = run("provider_check", "github", "--token", sandbox_token(), "--base-url", f"{sandbox.root}/github")
+    for stream in ("repositories", "issues", "pull_requests", "comments", "review_comments", "commits"):
+        assert f"  {stream}" in said
+    assert "FAILED" not in said
+    assert "0 rejected" in said
+
+
+def test_provider_check_refuses_in_words(sandbox: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ATOM_CHECK_TOKEN", raising=False)
+    assert "There is no provider" in refused("provider_check", "myspace", "--token", "t")
+    assert "Give a token" in refused("provider_check", "github")
+    with pytest.raises(CommandError, match="connection_reauth_required") as error:
+        run("provider_check", "github", "--token", "wrong", "--base-url", f"{sandbox.root}/github")
+    assert error.value.returncode == 1
+
+
+def test_a_terminal_gets_words_and_an_exit_code_not_a_traceback() -> None:
+    """Once as a process; the rest of this file asks in this one."""
+    ended = manage("connect", "myspace", "--tenant", "acme", "--token", "t")
+    assert ended.returncode == 2
+    assert "There is no provider 'myspace'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""

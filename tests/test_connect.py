@@ -1,0 +1,481 @@
+"""Granting and giving up access: by OAuth against the sandbox, by token, and every way in which it must not work."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import io
+import logging
+import time
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx2
+import pytest
+from cryptography.fernet import Fernet
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from django.db import connection as database
+from django.test import Client
+
+from atom.models import Membership
+from atom.tenancy import across_tenants, tenant_scope
+from historical_sync.models import HistoricalSyncJob
+from integrations import gateway
+from integrations.errors import Misconfigured, ReauthRequired
+from integrations.http import Api, make_client
+from integrations.models import Connection
+from integrations.providers import PROVIDERS
+from tests.conftest import connected, sandbox_token
+from tests.graphs import make_connection, make_job
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def alice(cast: SimpleNamespace, signed_in: Any) -> Client:
+    return signed_in(cast.alice)
+
+
+def to_provider(client: Client, slug: str = "github") -> str:
+    """The provider's address that Connect sends the browser to."""
+    reply = client.post(f"/integrations/{slug}/connect")
+    assert reply.status_code == 302
+    return str(reply["Location"])
+
+
+def consent(address: str, answer: str = "allow", account: int = 0) -> str:
+    """What the person does there; the address of our callback that the browser is sent back to."""
+    slug = urlsplit(address).path.split("/")[2]
+    from integrations.sandbox.app import STAND_INS
+
+    accounts = list(next(found for found in STAND_INS if found.slug == slug).accounts)
+    reply = httpx2.post(address, data={"answer": answer, "account": accounts[account]})
+    assert reply.status_code == 302, reply.text
+    back = urlsplit(reply.headers["location"])
+    return f"{back.path}?{back.query}"
+
+
+def connect(client: Client, slug: str = "github", account: int = 0) -> Any:
+    return client.get(consent(to_provider(client, slug), account=account))
+
+
+def stored() -> list[Connection]:
+    with across_tenants("a test looks"):
+        return list(Connection.objects.order_by("created_at"))
+
+
+# -- by OAuth -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slug", ["github", "salesforce"])
+def test_a_person_connects_by_signing_in_at_the_provider(alice: Client, cast: Any, sandbox: Any, slug: str) -> None:
+    reply = connect(alice, slug)
+    (row,) = stored()
+    assert (reply.status_code, reply["Location"]) == (302, f"/integrations?connected={row.id}")
+    assert (row.tenant_id, row.provider_slug, row.status) == (cast.acme.id, slug, "connected")
+    assert (row.by_oauth, row.sandbox, row.created_by_id) == (True, True, cast.alice.id)
+    assert row.account_label
+    page = alice.get(reply["Location"]).content.decode()
+    assert f"/connections/{row.id}/disconnect" in page
+    assert "is connected." in page
+
+
+def test_the_trip_carries_state_and_a_challenge_whose_answer_stays_here(alice: Client, sandbox: Any) -> None:
+    asked = {name: values[0] for name, values in parse_qs(urlsplit(to_provider(alice)).query).items()}
+    assert asked["response_type"] == "code"
+    assert asked["code_challenge_method"] == "S256"
+    assert asked["redirect_uri"] == "http://testserver/integrations/github/callback"
+    assert len(asked["state"]) >= 43
+    assert set(asked["scope"].split()) == set(PROVIDERS["github"].oauth.scopes)
+    trip = alice.session["oauth_trips"][-1]
+    digest = hashlib.sha256(trip["verifier"].encode()).digest()
+    assert asked["code_challenge"] == base64.urlsafe_b64encode(digest).decode().rstrip("=")
+    assert trip["verifier"] not in asked.values()
+
+
+def test_the_same_account_again_is_the_same_connection(alice: Client, sandbox: Any) -> None:
+    connect(alice)
+    connect(alice)
+    (row,) = stored()
+    with tenant_scope(row.tenant_id):
+        Connection.objects.update(status="reauth_required", last_error="gone")
+    connect(alice)
+    (again,) = stored()
+    assert (again.id, again.status, again.last_error) == (row.id, "connected", "")
+
+
+def test_two_accounts_are_two_connections_and_two_tenants_are_apart(
+    alice: Client, cast: Any, signed_in: Any, sandbox: Any
+) -> None:
+    connect(alice)
+    connect(alice, account=1)
+    connect(signed_in(cast.charlie))
+    rows = stored()
+    assert [row.tenant_id for row in rows] == [cast.acme.id, cast.acme.id, cast.globex.id]
+    assert len({row.external_account_id for row in rows}) == 2
+
+
+def test_what_was_declined_is_told_and_stores_nothing(alice: Client, sandbox: Any) -> None:
+    reply = alice.get(consent(to_provider(alice), "deny"), follow=True)
+    assert reply.status_code == 200
+    assert "was not connected: access was declined" in reply.content.decode()
+    assert stored() == []
+
+
+def returned_with(back: str, state: str | None) -> str:
+    path, _, query = back.partition("?")
+    fields = {name: values[0] for name, values in parse_qs(query).items()} | {"state": state or ""}
+    if state is None:
+        del fields["state"]
+    return path + "?" + str(httpx2.QueryParams(fields))
+
+
+def assert_refused(reply: Any, status: int = 400) -> None:
+    assert reply.status_code == status, reply.content[:300]
+    assert "Not connected" in reply.content.decode()
+    assert stored() == []
+
+
+@pytest.mark.parametrize(
+    "state", ["", "x" * 43, "é" * 43, "x" * 5000, None], ids=["empty", "wrong", "odd", "long", "missing"]
+)
+def test_a_return_with_a_wrong_or_missing_state_is_refused(alice: Client, sandbox: Any, state: str | None) -> None:
+    back = consent(to_provider(alice))
+    assert_refused(alice.get(returned_with(back, state)))
+
+
+def test_a_state_serves_once(alice: Client, sandbox: Any) -> None:
+    back = consent(to_provider(alice))
+    assert alice.get(back).status_code == 302
+    with across_tenants("a test begins again"):
+        Connection.objects.all().delete()
+    assert_refused(alice.get(back))
+
+
+def test_a_state_serves_its_own_session_only(alice: Client, cast: Any, signed_in: Any, sandbox: Any) -> None:
+    back = consent(to_provider(alice))
+    for somebody in (cast.bob, cast.charlie, cast.alice):
+        assert_refused(signed_in(somebody).get(back))
+
+
+def test_a_state_serves_its_own_provider_only(alice: Client, sandbox: Any) -> None:
+    back = consent(to_provider(alice))
+    assert_refused(alice.get(back.replace("/github/", "/salesforce/")))
+
+
+def test_a_state_serves_the_workspace_that_it_began_in_only(alice: Client, cast: Any, sandbox: Any) -> None:
+    with tenant_scope(cast.globex.id):
+        Membership.objects.create(tenant=cast.globex, user=cast.alice, role="owner")
+    alice.post("/workspace", {"tenant": str(cast.acme.id)})
+    back = consent(to_provider(alice))
+    alice.post("/workspace", {"tenant": str(cast.globex.id)})
+    assert_refused(alice.get(back))
+    alice.post("/workspace", {"tenant": str(cast.acme.id)})
+    assert_refused(alice.get(back))  # and it was spent
+
+
+def test_a_return_that_comes_too_late_is_refused(alice: Client, sandbox: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    back = consent(to_provider(alice))
+    late = time.time() + 601
+    monkeypatch.setattr("integrations.oauth.time", SimpleNamespace(time=lambda: late))
+    assert_refused(alice.get(back))
+
+
+def test_a_return_without_a_usable_code_is_refused(alice: Client, sandbox: Any) -> None:
+    for code in ("", "x" * 5000):
+        state = parse_qs(urlsplit(to_provider(alice)).query)["state"][0]
+        assert_refused(alice.get("/integrations/github/callback", {"state": state, "code": code}))
+
+
+def test_a_code_that_the_provider_does_not_know_is_refused(alice: Client, sandbox: Any) -> None:
+    for slug in ("github", "salesforce"):
+        state = parse_qs(urlsplit(to_provider(alice, slug)).query)["state"][0]
+        assert_refused(alice.get(f"/integrations/{slug}/callback", {"state": state, "code": "made-up"}))
+
+
+def test_a_code_is_worth_nothing_without_the_verifier(alice: Client, sandbox: Any) -> None:
+    back = consent(to_provider(alice))
+    session = alice.session
+    session["oauth_trips"] = [{**trip, "verifier": "x" * 64} for trip in session["oauth_trips"]]
+    session.save()
+    assert_refused(alice.get(back))
+
+
+def test_a_provider_that_is_away_is_told_and_stores_nothing(
+    alice: Client, sandbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = consent(to_provider(alice))
+    monkeypatch.setenv("ATOM_SANDBOX_URL", "http://127.0.0.1:9/sandbox")
+    reply = alice.get(back)
+    assert_refused(reply, 502)
+
+
+def test_a_provider_without_client_credentials_names_the_variables(alice: Client, settings: Any, tmp_path: Any) -> None:
+    settings.SANDBOX = False
+    reply = alice.post("/integrations/github/connect")
+    assert reply.status_code == 409
+    text = reply.content.decode()
+    assert "ATOM_PROVIDER_GITHUB_CLIENT_ID" in text
+    assert "ATOM_PROVIDER_GITHUB_CLIENT_SECRET" in text
+
+
+def test_connecting_stops_at_the_plans_number_but_reconnecting_does_not(
+    cast: Any, signed_in: Any, sandbox: Any
+) -> None:
+    charlie = signed_in(cast.charlie)
+    connect(charlie)
+    connect(charlie, account=1)
+    reply = connect(charlie, "salesforce")
+    assert reply.status_code == 403
+    assert "Free plan includes 2 connections. The Solo plan includes more." in reply.content.decode()
+    assert len(stored()) == 2
+    assert connect(charlie).status_code == 302
+
+
+def test_the_way_back_after_signing_in_stays_on_this_site(cast: Any) -> None:
+    for target in ("https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)"):
+        reply = Client().post("/sign-in", {"email": "alice@acme.test", "password": "alice", "next": target})
+        assert (reply.status_code, reply["Location"]) == (302, "/integrations")
+
+
+# -- tokens that end ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_expired_token_is_refreshed_once_whoever_needs_it_first(live_cast: Any, sandbox: Any) -> None:
+    row = connected(live_cast.acme, "salesforce", sandbox.root)
+    before = row.credentials
+    sandbox.control(expire="salesforce")
+
+    async def ask() -> list[str]:
+        apis = [await gateway.open_api(row) for _ in range(6)]
+        await asyncio.gather(*[PROVIDERS["salesforce"].identify(api) for api in apis])
+        await gateway.close_clients()
+        return [api.token or "" for api in apis]
+
+    tokens = asyncio.run(ask())
+    with tenant_scope(row.tenant_id):
+        row.refresh_from_db()
+    assert set(tokens) == {row.credentials["access_token"]}
+    assert row.credentials["access_token"] != before["access_token"]
+    assert row.credentials["refresh_token"]
+    assert row.status == "connected"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_grant_that_was_taken_back_needs_a_person(live_cast: Any, sandbox: Any) -> None:
+    row = connected(live_cast.acme, "salesforce", sandbox.root)
+    sandbox.control(revoke="salesforce")
+
+    async def ask() -> None:
+        try:
+            await PROVIDERS["salesforce"].identify(await gateway.open_api(row))
+        finally:
+            await gateway.close_clients()
+
+    with pytest.raises(ReauthRequired):
+        asyncio.run(ask())
+    with tenant_scope(row.tenant_id):
+        row.refresh_from_db()
+    assert row.status == "reauth_required"
+    assert "no longer accepts" in row.last_error
+
+
+# -- disconnecting --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slug", ["github", "salesforce"])
+def test_disconnecting_takes_the_grant_back_and_forgets_the_tokens(alice: Client, sandbox: Any, slug: str) -> None:
+    connect(alice, slug)
+    (row,) = stored()
+    token = row.credentials["access_token"]
+
+    async def accepted() -> bool:
+        async with make_client(allow_private=True) as client:
+            try:
+                await PROVIDERS[slug].identify(Api(PROVIDERS[slug], f"{sandbox.root}/{slug}", client, token))
+            except ReauthRequired:
+                return False
+            return True
+
+    assert asyncio.run(accepted())
+    asked = alice.get(f"/connections/{row.id}/disconnect").content.decode()
+    assert "Everything that came in is kept" in asked
+    assert stored()[0].status == "connected", "asking changes nothing"
+    with tenant_scope(row.tenant_id):
+        job = make_job(row)
+    assert alice.post(f"/connections/{row.id}/disconnect").status_code == 302
+    (row,) = stored()
+    assert (row.status, row.credentials["access_token"], row.credentials["refresh_token"]) == ("disconnected", "", "")
+    assert not asyncio.run(accepted())
+    with tenant_scope(row.tenant_id):
+        assert HistoricalSyncJob.objects.get(id=job.id).status == "cancelled"
+
+
+def test_tokens_are_forgotten_even_when_the_provider_is_away(
+    alice: Client, sandbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(alice)
+    monkeypatch.setenv("ATOM_SANDBOX_URL", "http://127.0.0.1:9/sandbox")
+    assert alice.post(f"/connections/{stored()[0].id}/disconnect").status_code == 302
+    assert stored()[0].status == "disconnected"
+    assert stored()[0].credentials["access_token"] == ""
+
+
+# -- by token -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_host(sandbox: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The stand-in as somebody's own GitHub on a host that may be reached."""
+    monkeypatch.setattr("django.conf.settings.ALLOW_PRIVATE_HOSTS", True)
+    return f"{sandbox.root}/github"
+
+
+def test_a_token_is_verified_and_makes_a_connection(alice: Client, own_host: str) -> None:
+    token = sandbox_token()
+    reply = alice.post("/integrations/github/token", {"token": token, "base_url": own_host, "label": "Our own"})
+    (row,) = stored()
+    assert (reply.status_code, reply["Location"]) == (302, f"/integrations?connected={row.id}")
+    assert (row.account_label, row.base_url, row.by_oauth) == ("Our own", own_host, False)
+    assert row.credentials["access_token"] == token
+    for path in ("/integrations", "/integrations/github/token", f"/connections/{row.id}/disconnect"):
+        assert token not in alice.get(path).content.decode()
+
+
+def test_the_form_without_scripts_is_a_page_and_with_htmx_a_fragment(alice: Client) -> None:
+    page = alice.get("/integrations/github/token").content.decode()
+    fragment = alice.get("/integrations/github/token", headers={"HX-Request": "true"}).content.decode()
+    assert "<html" in page
+    assert "<html" not in fragment
+    assert 'name="token"' in page
+    assert 'name="token"' in fragment
+    assert alice.get("/integrations/salesforce/token").status_code == 404
+    assert alice.get("/integrations/myspace/token").status_code == 404
+
+
+@pytest.mark.parametrize("token", ["", "  ", "two words", "tökén", "x" * 4097, "a\x00b", "not-accepted"])
+def test_a_token_that_is_none_is_refused_at_its_field(alice: Client, own_host: str, token: str) -> None:
+    reply = alice.post("/integrations/github/token", {"token": token, "base_url": own_host})
+    text = reply.content.decode()
+    assert reply.status_code == 400
+    assert 'name="token" required maxlength="4096" autocomplete="off" aria-invalid="true"' in text
+    assert 'role="alert"' in text
+    assert len(token) < 5 or token not in text
+    assert stored() == []
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "http://127.0.0.1", "https://127.0.0.1:8443/api", "http://localhost", "http://[::1]/", "http://0.0.0.0", "http://[::]",
+        "http://10.0.0.1", "http://192.168.1.1", "http://172.16.0.1", "http://169.254.169.254/latest/meta-data", "http://[fe80::1]",
+        "http://[fd00::1]", "http://[::ffff:127.0.0.1]", "http://[::ffff:7f00:1]", "http://[2002:7f00:1::]", "http://2130706433",
+        "http://0x7f.1", "http://0177.0.0.1", "http://127.1", "http://224.0.0.1", "http://100.64.0.1", "http://[64:ff9b::7f00:1]",
+        "ftp://example.com", "file:///etc/passwd", "javascript:alert(1)", "//example.com", "example.com", "http://", "https:///x",
+        "https://user:pass@8.8.8.8", "https://8.8.8.8?x=1", "https://8.8.8.8#x", "https://8.8.8.8:99999", "https://8.8.8.8:x",
+        "https://nothing.invalid", "http://a" + "b" * 500, "http://exa mple.com", "http://\x00", "http://[::1", "http://[2606:4700::%eth0]", "http://8.8\t.8.8",
+    ],
+)  # fmt: skip
+def test_an_address_that_a_person_may_not_name_is_refused_at_its_field(
+    alice: Client, base_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing_is_sent(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("no request may leave")
+
+    monkeypatch.setattr("integrations.connect.make_client", nothing_is_sent)
+    reply = alice.post("/integrations/github/token", {"token": "ghp_secretive", "base_url": base_url})
+    assert reply.status_code == 400
+    text = reply.content.decode()
+    assert 'placeholder="https://github.example.com/api/v3" maxlength="500" aria-invalid="true"' in text
+    assert "ghp_secretive" not in text
+    assert stored() == []
+
+
+def test_a_name_that_changes_its_mind_is_caught_at_the_connection(sandbox: Any) -> None:
+    """The form's check saw a public address; what the name leads to when the request leaves decides."""
+
+    async def ask() -> None:
+        async with make_client(allow_private=False) as client:
+            await Api(PROVIDERS["github"], sandbox.root.replace("127.0.0.1", "localhost") + "/github", client, "t").get(
+                "/user"
+            )
+
+    before = sandbox.control()["calls"]
+    with pytest.raises(Misconfigured, match="private network"):
+        asyncio.run(ask())
+    assert sandbox.control()["calls"] == before
+
+
+# -- secrets --------------------------------------------------------------------------------------------------------------
+
+
+def test_credentials_are_unreadable_in_the_row(cast: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        row = make_connection(cast.acme)
+        with database.cursor() as cursor:
+            cursor.execute("SELECT row_to_json(c)::text, c.credentials FROM integrations_connection c")
+            text, sealed = cursor.fetchone()
+    assert "secret" not in text
+    assert b"secret-access-token" not in bytes(sealed)
+    assert row.credentials == {"access_token": "secret-access-token", "refresh_token": "secret-refresh-token"}
+    assert "secret" not in repr(row) + str(row) + repr(vars(row)).replace("sealed_credentials", "")
+
+
+def test_secrets_are_in_no_log(alice: Client, sandbox: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    for name in ("httpx2", "httpcore2", "integrations", "django", "authlib"):
+        logging.getLogger(name).setLevel(logging.DEBUG)
+    try:
+        back = consent(to_provider(alice, "salesforce"))
+        verifier = alice.session["oauth_trips"][-1]["verifier"]
+        alice.get(back)
+        (row,) = stored()
+        secrets = [*row.credentials.values(), verifier, gateway.SANDBOX_SECRET]
+        alice.post("/integrations/github/token", {"token": "ghp_secretive", "base_url": f"{sandbox.root}/github"})
+        alice.post(f"/connections/{row.id}/disconnect")
+    finally:
+        for name in ("httpx2", "httpcore2", "integrations", "django", "authlib"):
+            logging.getLogger(name).setLevel(logging.NOTSET if name != "httpx2" else logging.WARNING)
+        logging.getLogger("httpcore2").setLevel(logging.WARNING)
+    assert caplog.text
+    for secret in (*secrets, "ghp_secretive"):
+        assert len(secret) > 8
+        assert secret not in caplog.text
+
+
+def test_a_broken_page_tells_no_secret(alice: Client, cast: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tenant_scope(cast.acme.id):
+        make_connection(cast.acme)
+    alice.raise_request_exception = False
+
+    def broken(*args: Any, **kwargs: Any) -> None:
+        token = "ghp_secretive"
+        raise RuntimeError(token)
+
+    monkeypatch.setattr("integrations.views.connect_with_token", broken)
+    reply = alice.post("/integrations/github/token", {"token": "ghp_secretive"})
+    assert reply.status_code == 500
+    assert "secret" not in reply.content.decode()
+
+
+def test_keys_are_rotated_and_it_may_be_interrupted(cast: Any, settings: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        row = make_connection(cast.acme)
+    new = Fernet.generate_key().decode()
+    settings.ENCRYPTION_KEYS = [new, *settings.ENCRYPTION_KEYS]
+    out = io.StringIO()
+    call_command("rotate_encryption_key", stdout=out)
+    call_command("rotate_encryption_key", stdout=out)
+    assert "1 re-encrypted" in out.getvalue()
+    settings.ENCRYPTION_KEYS = [new]
+    with tenant_scope(cast.acme.id):
+        row.refresh_from_db()
+    assert row.credentials["access_token"] == "secret-access-token"
+    settings.ENCRYPTION_KEYS = [Fernet.generate_key().decode()]
+    with pytest.raises(CommandError, match="no key of ATOM_ENCRYPTION_KEYS opens this value") as error:
+        call_command("rotate_encryption_key", stdout=out)
+    assert error.value.returncode == 1
