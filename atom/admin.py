@@ -1,0 +1,128 @@
+"""The deployment's own admin: people, tenants with plan and memberships, API keys. Staff only, across tenants.
+
+What the engine relies on is shown and not edited; what changes a job goes through its actions (`historical_sync.admin`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
+from django.db.models import Count, QuerySet
+from django.http import HttpRequest
+from rest_framework_api_key.models import APIKey as UnusedKey
+
+from atom.models import ApiKey, Membership, Tenant, User
+
+admin.site.site_header = admin.site.site_title = "Atom"
+admin.site.index_title = "This deployment"
+admin.site.unregister(UnusedKey)  # the library's own model; keys here belong to a tenant
+
+
+class ReadOnly:
+    """Mixin: rows that a hand edit would make untrue."""
+
+    def has_add_permission(self, request: HttpRequest, *args: Any) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class LowerEmail(forms.ModelForm):  # type: ignore[type-arg]
+    def clean_email(self) -> str:
+        return str(self.cleaned_data["email"]).lower()
+
+
+class NewUser(LowerEmail, AdminUserCreationForm):  # type: ignore[type-arg]
+    class Meta:
+        model = User
+        fields = ("email", "name")
+
+
+class ChangedUser(LowerEmail, UserChangeForm):  # type: ignore[type-arg]
+    class Meta:
+        model = User
+        fields = "__all__"  # noqa: DJ007 - which ones are shown is the admin's `fieldsets`
+
+
+@admin.register(User)
+class UserAdmin(DjangoUserAdmin):  # type: ignore[type-arg]
+    """People. What they may do in a tenant is in the tenant's memberships."""
+
+    form, add_form = ChangedUser, NewUser
+    ordering = ("email",)
+    list_display = ("email", "name", "is_active", "is_staff", "date_joined")
+    list_filter = ("is_active", "is_staff", "is_superuser")
+    search_fields = ("email", "name")
+    readonly_fields = ("last_login", "date_joined")
+    fieldsets = (
+        (None, {"fields": ("email", "name", "password")}),
+        ("The deployment's staff", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
+        ("Dates", {"fields": ("last_login", "date_joined")}),
+    )
+    add_fieldsets = ((None, {"classes": ("wide",), "fields": ("email", "name", "usable_password", "password1", "password2")}),)  # fmt: skip
+
+
+class MembershipInline(admin.TabularInline):  # type: ignore[type-arg]
+    model = Membership
+    extra = 0
+    autocomplete_fields = ("user",)
+    fields = ("user", "role")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Membership]:
+        return super().get_queryset(request).select_related("user", "tenant")
+
+
+@admin.register(Tenant)
+class TenantAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Tenants. A smaller plan stops new imports and lets running ones finish. Deleting one is not a click."""
+
+    list_display = ("name", "slug", "plan", "people", "created_at")
+    list_filter = ("plan",)
+    search_fields = ("name", "slug")
+    fields = ("name", "slug", "plan", "created_at")
+    inlines = (MembershipInline,)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Tenant]:
+        return super().get_queryset(request).annotate(people=Count("memberships"))
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Tenant | None = None) -> tuple[str, ...]:
+        # Scripts know a tenant by its slug.
+        return ("slug", "created_at") if obj else ("created_at",)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    @admin.display(ordering="people")
+    def people(self, tenant: Any) -> int:
+        return int(tenant.people)
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Keys of programs. A new key is shown once, after it is made; afterwards only its prefix is known."""
+
+    list_display = ("prefix", "name", "tenant", "role", "created", "expiry_date", "revoked")
+    list_filter = ("role", "revoked", "tenant")
+    list_select_related = ("tenant",)
+    search_fields = ("name", "prefix", "tenant__name", "tenant__slug")
+    fields = ("tenant", "role", "name", "expiry_date", "revoked", "prefix")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> tuple[str, ...]:
+        if obj is None:
+            return ("prefix", "revoked")
+        # What was revoked stays so.
+        return self.fields if obj.revoked else ("tenant", "role", "prefix")
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        key = None if change else ApiKey.objects.assign_key(obj)
+        super().save_model(request, obj, form, change)
+        if key is not None:
+            self.message_user(request, f"The key, which can't be shown again: {key}", messages.WARNING)

@@ -1,0 +1,151 @@
+"""Jobs and what belongs to them in the admin. Read-only: a job's state changes by its actions, here as everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from atom.access import Actor, system_actor
+from atom.admin import ReadOnly
+from atom.errors import Refused
+from atom.templatetags.words import took
+from atom.tenancy import tenant_scope
+from historical_sync import actions
+from historical_sync.models import Coverage, HistoricalSyncJob, JobEvent, QuarantinedRecord, SyncChunk
+from historical_sync.progress import describe
+
+Action = Callable[[Actor, HistoricalSyncJob], HistoricalSyncJob]
+
+
+def _rows_of(job: HistoricalSyncJob, model: str, words: str) -> SafeString:
+    return format_html(
+        '<a href="{}?job__id__exact={}">{}</a>', reverse(f"admin:historical_sync_{model}_changelist"), job.id, words
+    )
+
+
+@admin.register(HistoricalSyncJob)
+class JobAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+    actions = ("cancel", "resume")
+    list_display = ("connection", "tenant", "status", "phase", "percentage", "records_processed", "range", "took", "created_by_label", "created_at")  # fmt: skip
+    list_filter = ("status", "control", "pause_reason", "kind", "trigger", "connection__provider_slug", "tenant")
+    list_select_related = ("connection", "tenant")
+    search_fields = ("=id", "connection__account_label", "tenant__name", "tenant__slug", "created_by_label", "last_error_message")  # fmt: skip
+    date_hierarchy = "created_at"
+    list_per_page = 50
+    fieldsets = (
+        (None, {"fields": ("id", "tenant", "connection", "status", "control", "pause_reason", "phase", "percentage", "waiting_until", "parts")}),
+        ("Asked for", {"fields": ("kind", "trigger", "streams", "start_date", "end_date", "full", "records_allowance", "idempotency_key", "created_by", "created_by_label")}),
+        ("Done", {"fields": ("total_chunks", "completed_chunks", "failed_chunks", "total_records_estimate", "estimate_quality", "records_processed", "records_skipped", "records_quarantined", "entities_extracted", "relationships_extracted", "entities_by_kind", "relationships_by_kind")}),
+        ("Times", {"fields": ("created_at", "started_at", "completed_at", "took", "retry_count", "revision")}),
+        ("What went wrong", {"fields": ("last_error_code", "last_error_message")}),
+    )  # fmt: skip
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return [str(name) for _, part in self.fieldsets for name in part["fields"]]
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        """Who may cancel and resume: whom Django's permissions let change jobs."""
+        return request.user.has_perm("historical_sync.change_historicalsyncjob")
+
+    @admin.display(description="What it does")
+    def phase(self, job: HistoricalSyncJob) -> str:
+        return describe(job).phase
+
+    @admin.display(description="Progress")
+    def percentage(self, job: HistoricalSyncJob) -> str:
+        return f"{describe(job).percentage} %"
+
+    @admin.display(ordering="start_date")
+    def range(self, job: HistoricalSyncJob) -> str:
+        return f"{job.start_date:%d %b %Y} to {job.end_date:%d %b %Y}"
+
+    @admin.display(description="Took")
+    def took(self, job: HistoricalSyncJob) -> str:
+        return took(job)
+
+    @admin.display(description="Belonging to it")
+    def parts(self, job: HistoricalSyncJob) -> SafeString:
+        links = (("syncchunk", "chunks"), ("jobevent", "events"), ("quarantinedrecord", "quarantine"))
+        return format_html("{} · {} · {}", *[_rows_of(job, model, words) for model, words in links])
+
+    @admin.action(description="Cancel the selected jobs", permissions=["operate"])
+    def cancel(self, request: HttpRequest, jobs: QuerySet[HistoricalSyncJob]) -> None:
+        self._act(request, jobs, actions.cancel, "cancelled")
+
+    @admin.action(description="Resume the selected jobs", permissions=["operate"])
+    def resume(self, request: HttpRequest, jobs: QuerySet[HistoricalSyncJob]) -> None:
+        self._act(request, jobs, actions.resume, "resumed")
+
+    def _act(self, request: HttpRequest, jobs: QuerySet[HistoricalSyncJob], action: Action, done: str) -> None:
+        """Acts on each job as the deployment, in the job's tenant; says which it could not and why."""
+        count = 0
+        for job in jobs.select_related("tenant", "connection"):
+            with tenant_scope(job.tenant_id):
+                try:
+                    action(system_actor(job.tenant, f"{request.user} (admin)"), job)
+                    count += 1
+                except Refused as error:
+                    self.message_user(request, f"{job}: {error.detail}", messages.WARNING)
+        if count:
+            self.message_user(request, f"{count} jobs {done}; workers let go at their next page.", messages.SUCCESS)
+
+
+@admin.register(SyncChunk)
+class ChunkAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ("stream", "partition_label", "job", "status", "share", "records_processed", "records_skipped", "attempts", "since", "until", "error_message")  # fmt: skip
+    list_filter = ("status", "stream", "job__connection__provider_slug")
+    list_select_related = ("job__connection",)
+    search_fields = ("=id", "=job__id", "stream", "partition_label", "error_code", "error_message")
+    ordering = ("-since",)
+    list_per_page = 100
+    show_full_result_count = False
+    exclude = ("lease",)
+
+    @admin.display(description="Progress", ordering="progress")
+    def share(self, chunk: SyncChunk) -> str:
+        return f"{100 * chunk.progress:.0f} %"
+
+
+@admin.register(QuarantinedRecord)
+class QuarantineAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+    """Why a record could not be mapped. What it holds stays sealed."""
+
+    list_display = ("stream", "external_id", "reason", "job", "created_at", "replayed_at")
+    list_filter = ("stream", "job__connection__provider_slug", "tenant")
+    list_select_related = ("job__connection",)
+    search_fields = ("=id", "=job__id", "external_id", "reason")
+    date_hierarchy = "created_at"
+    show_full_result_count = False
+    exclude = ("sealed_payload",)
+
+
+@admin.register(JobEvent)
+class EventAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ("at", "actor", "kind", "detail", "job")
+    list_filter = ("kind", "tenant")
+    list_select_related = ("job__connection",)
+    search_fields = ("=job__id", "actor", "detail")
+    date_hierarchy = "at"
+    ordering = ("-at",)
+    show_full_result_count = False
+
+
+@admin.register(Coverage)
+class CoverageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ("connection", "stream", "partition", "spans")
+    list_filter = ("stream", "connection__provider_slug", "tenant")
+    list_select_related = ("connection",)
+    search_fields = ("connection__account_label", "stream", "partition")
+    exclude = ("ranges",)
+    readonly_fields = ("spans",)
+
+    @admin.display(description="What is in")
+    def spans(self, row: Coverage) -> str:
+        return ", ".join(f"{span.lower:%d %b %Y %H:%M} to {span.upper:%d %b %Y %H:%M}" for span in row.ranges)

@@ -1,0 +1,197 @@
+"""The Django admin: what staff see of every tenant, what they may do, and what nobody gets to see."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.test import Client
+from django.utils import timezone
+
+from atom.models import ApiKey, Membership, Tenant, User
+from atom.tenancy import across_tenants, tenant_scope
+from historical_sync.models import Coverage, HistoricalSyncJob, JobEvent, QuarantinedRecord, SyncChunk
+from integrations.models import Connection
+from tests.graphs import make_connection, make_job, one_of_everything
+
+pytestmark = pytest.mark.django_db
+
+READ_ONLY = (Connection, HistoricalSyncJob, SyncChunk, QuarantinedRecord, JobEvent, Coverage)
+SHOWN = (*READ_ONLY, Tenant, ApiKey, User)
+
+
+def path(model: Any, *parts: Any) -> str:
+    return "/".join(["/admin", model._meta.app_label, model._meta.model_name, *map(str, parts), ""])
+
+
+@pytest.fixture
+def staff(cast: SimpleNamespace) -> Client:
+    client = Client()
+    client.force_login(User.objects.create_superuser("root@atom.test", "root"))
+    return client
+
+
+@pytest.fixture
+def rows(cast: SimpleNamespace) -> dict[str, Any]:
+    return {tenant.slug: one_of_everything(tenant) for tenant in (cast.acme, cast.globex)}
+
+
+@pytest.mark.parametrize("model", SHOWN, ids=lambda model: model.__name__)
+def test_every_list_and_every_row_of_every_tenant_can_be_seen(staff: Client, rows: Any, model: Any) -> None:
+    with across_tenants("a test looks"):
+        ids = list(model._default_manager.values_list("pk", flat=True))
+    assert len(ids) >= 2
+    listed = staff.get(path(model))
+    assert listed.status_code == 200
+    for pk in ids:
+        shown = staff.get(path(model, pk, "change"))
+        assert shown.status_code == 200
+        for secret in ("secret-access-token", "secret-refresh-token", "sealed"):
+            assert secret not in shown.content.decode()
+            assert secret not in listed.content.decode()
+    assert staff.get(path(model), {"q": "acme"}).status_code == 200
+
+
+@pytest.mark.parametrize("model", READ_ONLY, ids=lambda model: model.__name__)
+def test_what_a_hand_edit_would_make_untrue_is_read_only(staff: Client, rows: Any, model: Any) -> None:
+    with across_tenants("a test looks"):
+        pk = model._default_manager.first().pk
+        before = model._default_manager.count()
+    assert staff.get(path(model, "add")).status_code == 403
+    assert staff.post(path(model, pk, "change"), {"status": "completed"}).status_code == 403
+    assert staff.post(path(model, pk, "delete"), {"post": "yes"}).status_code == 403
+    assert staff.post(path(model), {"action": "delete_selected", "_selected_action": [pk]}).status_code in (200, 302)
+    with across_tenants("a test looks"):
+        assert model._default_manager.count() == before
+    assert 'name="_save"' not in staff.get(path(model, pk, "change")).content.decode()
+
+
+@pytest.mark.parametrize("model", SHOWN, ids=lambda model: model.__name__)
+def test_a_list_asks_as_much_for_many_rows_as_for_few(
+    staff: Client, cast: SimpleNamespace, rows: Any, model: Any, django_assert_max_num_queries: Any
+) -> None:
+    for _ in range(6):
+        one_of_everything(cast.acme)
+        User.objects.create_user(f"user{User.objects.count()}@acme.test", "x")
+        Tenant.objects.create(name="T", slug=f"t{Tenant.objects.count()}")
+    with django_assert_max_num_queries(14):
+        assert staff.get(path(model)).status_code == 200
+
+
+def act(client: Client, action: str, *jobs: HistoricalSyncJob) -> str:
+    reply = client.post(
+        path(HistoricalSyncJob), {"action": action, "_selected_action": [j.pk for j in jobs]}, follow=True
+    )
+    assert reply.status_code == 200
+    return reply.content.decode()
+
+
+def test_jobs_of_any_tenant_are_cancelled_and_resumed_by_their_actions(staff: Client, cast: SimpleNamespace) -> None:
+    jobs = []
+    for tenant in (cast.acme, cast.globex):
+        with tenant_scope(tenant.id):
+            jobs.append(make_job(make_connection(tenant)))
+    with tenant_scope(cast.acme.id):
+        ended = make_job(make_connection(cast.acme), status="completed", completed_at=timezone.now())
+        failed = make_job(make_connection(cast.acme), status="failed", completed_at=timezone.now())
+    said = act(staff, "cancel", *jobs, ended)
+    assert "2 jobs cancelled" in said
+    assert "This import is completed" in said
+    assert "1 jobs resumed" in act(staff, "resume", failed)
+    with across_tenants("a test looks"):
+        found = {job.id: job.status for job in HistoricalSyncJob.objects.all()}
+        who = set(JobEvent.objects.values_list("actor", "kind"))
+    assert [found[job.id] for job in (*jobs, ended, failed)] == ["cancelled", "cancelled", "completed", "pending"]
+    assert {("root@atom.test (admin)", "cancel_requested"), ("root@atom.test (admin)", "resumed")} <= who
+
+
+def test_staff_who_may_only_look_cannot_act(cast: SimpleNamespace) -> None:
+    from django.contrib.auth.models import Permission
+
+    user = User.objects.create_user("look@atom.test", "look", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_historicalsyncjob"))
+    client = Client()
+    client.force_login(user)
+    with tenant_scope(cast.acme.id):
+        job = make_job(make_connection(cast.acme))
+    assert "Cancel the selected jobs" not in client.get(path(HistoricalSyncJob)).content.decode()
+    act(client, "cancel", job)
+    with tenant_scope(cast.acme.id):
+        job.refresh_from_db()
+    assert job.status == "pending"
+    assert client.get(path(Connection)).status_code == 403
+
+
+def test_jobs_are_filtered_and_found(staff: Client, cast: SimpleNamespace) -> None:
+    with tenant_scope(cast.acme.id):
+        running = make_job(make_connection(cast.acme), status="running", phase_detail="issues of 3 May", planned=True)
+        make_job(make_connection(cast.acme, "salesforce"), status="completed", completed_at=timezone.now())
+    for query in (
+        {"status__exact": "running"}, {"connection__provider_slug": "github"}, {"q": str(running.id)}, {"q": "acme-github"},
+    ):  # fmt: skip
+        text = staff.get(path(HistoricalSyncJob), query).content.decode()
+        assert str(running.id) in text, query
+        assert "1 historical sync job" in text, query
+    assert "Importing issues of 3 May" in staff.get(path(HistoricalSyncJob)).content.decode()
+    belonging = staff.get(path(HistoricalSyncJob, running.id, "change")).content.decode()
+    for model in (SyncChunk, JobEvent, QuarantinedRecord):
+        link = f"{path(model)}?job__id__exact={running.id}"
+        assert link in belonging
+        assert staff.get(link).status_code == 200
+
+
+def test_a_tenants_plan_and_people_are_changed_here(staff: Client, cast: SimpleNamespace) -> None:
+    with tenant_scope(cast.globex.id):
+        owner = Membership.objects.get(tenant=cast.globex)
+    form = {
+        "name": "Globex", "plan": "team", "memberships-TOTAL_FORMS": 2, "memberships-INITIAL_FORMS": 1,
+        "memberships-0-id": owner.id, "memberships-0-tenant": cast.globex.id, "memberships-0-user": cast.charlie.id,
+        "memberships-0-role": "admin", "memberships-1-tenant": cast.globex.id, "memberships-1-user": cast.bob.id,
+        "memberships-1-role": "viewer",
+    }  # fmt: skip
+    assert staff.post(path(Tenant, cast.globex.id, "change"), form).status_code == 302
+    cast.globex.refresh_from_db()
+    assert cast.globex.plan == "team"
+    with tenant_scope(cast.globex.id):
+        assert set(Membership.objects.values_list("user__email", "role")) == {
+            ("charlie@globex.test", "admin"),
+            ("bob@acme.test", "viewer"),
+        }
+    assert staff.post(path(Tenant, cast.globex.id, "delete"), {"post": "yes"}).status_code == 403
+
+
+def test_a_key_is_shown_once(staff: Client, cast: SimpleNamespace) -> None:
+    from atom.access import actor_for_key
+
+    form = {"tenant": cast.acme.id, "role": "viewer", "name": "report"}
+    said = staff.post(path(ApiKey, "add"), form, follow=True).content.decode()
+    with tenant_scope(cast.acme.id):
+        key = ApiKey.objects.get(name="report")
+    import re
+
+    found = re.search(rf"{re.escape(key.prefix)}\.[\w-]+", said)
+    assert found is not None
+    actor = actor_for_key(found[0])
+    assert actor is not None
+    assert (actor.tenant, actor.role) == (cast.acme, "viewer")
+    assert found[0] not in staff.get(path(ApiKey, key.pk, "change")).content.decode()
+
+
+def test_people_are_added_by_email(staff: Client) -> None:
+    form = {"email": "New@Acme.test", "name": "New", "usable_password": "true", "password1": "a long secret here", "password2": "a long secret here"}  # fmt: skip
+    assert staff.post(path(User, "add"), form).status_code == 302
+    assert User.objects.get(email="new@acme.test").check_password("a long secret here")
+    again = staff.post(path(User, "add"), form)
+    assert again.status_code == 200
+    assert "already exists" in again.content.decode()
+
+
+def test_no_model_of_ours_that_holds_a_secret_is_shown_with_it() -> None:
+    from django.db.models import BinaryField
+
+    for model, shown in admin.site._registry.items():
+        sealed = {field.name for field in model._meta.get_fields() if isinstance(field, BinaryField)}
+        listed = {str(name) for name in (*shown.list_display, *(shown.fields or ()), *shown.readonly_fields)}
+        assert not sealed & listed, model
