@@ -1,0 +1,20 @@
+# The image of every process: the web by default, a worker with `python manage.py sync_worker`.
+FROM python:3.12-slim
+
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /srv/atom
+
+COPY requirements/run.txt requirements/run.txt
+RUN pip install --require-hashes -r requirements/run.txt
+
+COPY . .
+# Names the static files by their content, as production settings do; the values count for this one step only.
+RUN ATOM_ENV=production ATOM_SECRET_KEY=build ATOM_ENCRYPTION_KEYS=build ATOM_ALLOWED_HOSTS=build DATABASE_URL=postgresql:///build \
+    python manage.py collectstatic --noinput --verbosity 0 \
+    && useradd --system --no-create-home atom
+USER atom
+
+ENV ATOM_ENV=production
+EXPOSE 8000
+# Behind a proxy: it must set X-Forwarded-For and X-Forwarded-Proto, and strip what clients send of them.
+CMD ["daphne", "--proxy-headers", "-b", "0.0.0.0", "-p", "8000", "atom.asgi:application"]

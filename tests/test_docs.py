@@ -1,0 +1,62 @@
+"""What the README says is so."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.processes import PROJECT
+
+README = (PROJECT / "README.md").read_text()
+PACKAGES = ("atom", "integrations", "historical_sync")
+# Tests stop a process at a named place with it; it is refused in production.
+OF_THE_TESTS = {"ATOM_FAULT_POINT"}
+
+
+def read_by_the_code() -> set[str]:
+    names: set[str] = set()
+    for package in PACKAGES:
+        for source in (PROJECT / package).rglob("*.py"):
+            names |= set(re.findall(r"(?:env\.\w+|environ\.get)\(\s*\"([A-Z_]+)\"", source.read_text()))
+    return names - OF_THE_TESTS
+
+
+def test_every_environment_variable_is_in_the_readme_and_no_other() -> None:
+    described = set(re.findall(r"`((?:ATOM_|DATABASE_URL|REDIS_URL|PORT)[A-Z_]*)`", README))
+    wanted = read_by_the_code()
+    assert len(wanted) > 20
+    assert wanted - described == set()
+    assert described - wanted == set()
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/providers.md"])
+def test_links_lead_to_files_that_are_there(name: str) -> None:
+    page = PROJECT / name
+    targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_files_that_the_readme_names_are_there() -> None:
+    for path in re.findall(
+        r"`((?:atom|integrations|historical_sync|tests|templates|static|docs|bench)/[\w./]*)`", README
+    ):
+        assert (PROJECT / path).exists(), path
+
+
+def test_the_commands_that_the_readme_names_are_there() -> None:
+    from django.core.management import get_commands
+
+    named = set(re.findall(r"manage\.py (\w+)", README))
+    assert {"migrate", "create_tenant", "sync_worker", "connect", "sync_history"} <= named
+    assert named <= set(get_commands())
+    makefile = (PROJECT / "Makefile").read_text()
+    for target in re.findall(r"make (run|test|lint|bench|format|requirements)\b", README):
+        assert f"\n{target}:" in makefile
+
+
+def test_the_license_is_whole() -> None:
+    text = (PROJECT / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
