@@ -6,7 +6,7 @@ import json
 import threading
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -77,10 +77,6 @@ def refused(reply: Any, status: int, code: str, attr: str | None = None) -> str:
     assert all(set(error) == {"code", "detail", "attr"} for error in body["errors"])
     assert body["errors"][0]["detail"]
     return str(body["errors"][0]["detail"])
-
-
-def iso(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")
 
 
 # -- start ----------------------------------------------------------------------------------------------------------------
@@ -187,7 +183,8 @@ def test_a_key_that_is_none_is_refused(acme: SimpleNamespace, key: str) -> None:
 
 # -- bad input ------------------------------------------------------------------------------------------------------------
 
-NOW = datetime.now(UTC)
+# Names of tests must be the same in every process that collects them: nothing of here and now.
+NOBODY = "6f9619ff-8b86-4011-b42d-00c04fc964ff"
 BAD: list[tuple[Any, int, str, str | None]] = [
     ({"start_date": "yesterday"}, 400, "invalid", "start_date"),
     ({"start_date": ""}, 400, "invalid", "start_date"),
@@ -206,8 +203,8 @@ BAD: list[tuple[Any, int, str, str | None]] = [
     ({"end_date": "9999-12-31"}, 400, "invalid", "end_date"),
     ({"start_date": "2026-02-01", "end_date": "2026-01-01"}, 400, "start_after_end", "start_date"),
     ({"start_date": "2026-02-01T10:00:00Z", "end_date": "2026-02-01T10:00:00Z"}, 400, "start_after_end", "start_date"),
-    ({"start_date": iso(NOW + timedelta(days=3))}, 400, "range_in_future", "start_date"),
-    ({"end_date": iso(NOW + timedelta(days=3))}, 400, "range_in_future", "end_date"),
+    ({"start_date": "2190-01-01T00:00:00Z"}, 400, "range_in_future", "start_date"),
+    ({"end_date": "2190-01-01T00:00:00Z"}, 400, "range_in_future", "end_date"),
     ({"streams": ["issues", "unicorns"]}, 400, "unknown_stream", "streams"),
     ({"streams": ["Issues"]}, 400, "unknown_stream", "streams"),
     ({"streams": []}, 400, "invalid", "streams"),
@@ -218,7 +215,7 @@ BAD: list[tuple[Any, int, str, str | None]] = [
     ({"streams": ["issues"] * 101}, 400, "max_length", "streams"),
     ({"streams": ["i" * 61]}, 400, "max_length", "streams.0"),
     ({"connection_id": "1"}, 400, "invalid", "connection_id"),
-    ({"connection_id": str(uuid.uuid4())}, 400, "invalid", "connection_id"),
+    ({"connection_id": NOBODY}, 400, "invalid", "connection_id"),
     ({"full": "perhaps"}, 400, "invalid", "full"),
     ({"full": None}, 400, "null", "full"),
     ({"since": "2026-01-01"}, 400, "invalid", "since"),
@@ -249,14 +246,14 @@ def test_what_is_no_json_is_refused(acme: SimpleNamespace) -> None:
     refused(acme.api.client.delete(path), 405, "method_not_allowed")
 
 
-@pytest.mark.parametrize("integration", ["myspace", "GitHub", "%00", "..", str(uuid.uuid4()), "1" * 300])
+@pytest.mark.parametrize("integration", ["myspace", "GitHub", "%00", "..", NOBODY, "1" * 300])
 def test_an_integration_that_is_not_there_is_not_found(acme: SimpleNamespace, integration: str) -> None:
     refused(acme.api.start(integration), 404, "not_found")
     refused(acme.api.get(f"{integration}/historical-sync/jobs"), 404, "not_found")
 
 
 @pytest.mark.parametrize("action", ["", "/cancel", "/pause", "/resume"])
-@pytest.mark.parametrize("job_id", ["1", "%00", "None", str(uuid.uuid4()), "1" * 300])
+@pytest.mark.parametrize("job_id", ["1", "%00", "None", NOBODY, "1" * 300])
 def test_a_job_that_is_not_there_is_not_found(acme: SimpleNamespace, job_id: str, action: str) -> None:
     path = f"historical-sync/jobs/{job_id}{action}"
     refused(acme.api.post(path) if action else acme.api.get(path), 404, "not_found")
