@@ -1,0 +1,105 @@
+"""The contract's sockets: a snapshot first, then what happens, in the contract's words and no faster than it says."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from atom.access import actor_for_user
+from historical_sync import actions, live
+from tests.test_api import FIELDS
+from tests.test_hub import acme as acme  # the same stage
+from tests.test_hub import changed, opened, progress_socket
+from tests.test_walk import socket_to
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def act(acme: SimpleNamespace, action: Any) -> Any:
+    """Alice does it, as from a page of hers."""
+    from atom.tenancy import tenant_scope
+
+    actor = actor_for_user(acme.cast.alice, acme.cast.acme.id)
+    assert actor is not None
+    with tenant_scope(acme.cast.acme.id):
+        return action(actor, acme.job)
+
+
+def test_events_have_the_contracts_fields_and_names(acme: SimpleNamespace) -> None:
+    socket = progress_socket(acme)
+
+    async def scene() -> list[Any]:
+        async with opened(socket):
+            events = [await socket.receive_json_from(timeout=5)]
+            for action in (actions.pause, actions.resume, actions.cancel):
+                await live.in_thread(act)(acme, action)
+                events.append(await socket.receive_json_from(timeout=5))
+            return events
+
+    events = asyncio.run(scene())
+    assert [event["type"] for event in events] == ["snapshot", "paused", "resumed", "cancelled"]
+    assert [event["job"]["status"] for event in events] == ["running", "paused", "pending", "cancelled"]
+    for event in events:
+        assert set(event) == {"type", "seq", "at", "job"}
+        assert set(event["job"]) == FIELDS
+        assert event["at"].endswith("Z")
+    assert [event["seq"] for event in events] == sorted({event["seq"] for event in events})
+
+
+@pytest.mark.parametrize("status", ["completed", "failed"])
+def test_the_end_is_told_to_watchers_and_to_the_whole_workspace(acme: SimpleNamespace, status: str) -> None:
+    watcher, anywhere = progress_socket(acme), socket_to("ws/notifications", acme, acme.cast.vera)
+    elsewhere = socket_to("ws/notifications", acme, acme.cast.charlie)
+
+    async def scene() -> tuple[Any, Any, bool]:
+        async with opened(watcher, anywhere, elsewhere):
+            assert (await watcher.receive_json_from(timeout=5))["type"] == "snapshot"
+            await changed(acme.job, revision=3, records_processed=5)
+            assert (await watcher.receive_json_from(timeout=5))["type"] == "progress"
+            await changed(acme.job, revision=4, status=status, completed_at=timezone.now())
+            told = await watcher.receive_json_from(timeout=5), await anywhere.receive_json_from(timeout=5)
+            return *told, await elsewhere.receive_nothing(timeout=0.3)
+
+    at_the_job, in_the_workspace, strangers_hear_nothing = asyncio.run(scene())
+    assert (at_the_job["type"], in_the_workspace["type"]) == (status, status)
+    assert in_the_workspace["job"]["id"] == str(acme.job.id)
+    assert strangers_hear_nothing
+
+
+def test_a_busy_job_is_told_at_most_five_times_a_second_and_its_last_state_always(acme: SimpleNamespace) -> None:
+    socket = progress_socket(acme)
+
+    async def scene() -> tuple[list[int], float]:
+        async with opened(socket):
+            await socket.receive_json_from(timeout=5)
+            began, seen = time.monotonic(), []
+            for revision in range(1, 41):
+                await changed(acme.job, revision=revision, records_processed=revision)
+                await asyncio.sleep(0.02)
+            while not seen or seen[-1] < 40:
+                seen.append((await socket.receive_json_from(timeout=5))["seq"])
+            return seen, time.monotonic() - began
+
+    seen, took = asyncio.run(scene())
+    assert seen == sorted(set(seen))
+    assert seen[-1] == 40
+    assert len(seen) <= took * 5 + 2
+
+
+def test_what_a_client_sends_is_ignored(acme: SimpleNamespace) -> None:
+    socket = progress_socket(acme)
+
+    async def scene() -> Any:
+        async with opened(socket):
+            await socket.receive_json_from(timeout=5)
+            await socket.send_to(text_data='{"type": "job.changed", "tenant_id": "x"}')
+            await socket.send_to(bytes_data=b"\xff\x00")
+            await changed(acme.job, revision=2)
+            return await socket.receive_json_from(timeout=5)
+
+    assert asyncio.run(scene())["seq"] == 2
