@@ -75,7 +75,7 @@ def configured(provider: Provider, facts: Mapping[str, Any] | None = None) -> Pr
     if client_id and client_secret:
         given = os.environ.get(_variable(provider, "AUTH_URL"), "").rstrip("/")
         auth_url = given or provider.auth_root(provider.auth_url, facts or {}).rstrip("/")
-        token_root = given or oauth.token_root.rstrip("/") or auth_url
+        token_root = given or oauth.token_root_of(oauth.token_root, facts or {}).rstrip("/") or auth_url
         return ProviderConfig(
             _api_url(provider),
             auth_url,

@@ -6,6 +6,7 @@ from integrations.providers.asana import ASANA
 from integrations.providers.base import Provider
 from integrations.providers.github import GITHUB
 from integrations.providers.hubspot import HUBSPOT
+from integrations.providers.intercom import INTERCOM
 from integrations.providers.jira import JIRA
 from integrations.providers.linear import LINEAR
 from integrations.providers.notion import NOTION
@@ -26,6 +27,7 @@ PROVIDERS: dict[str, Provider] = {
     "notion": NOTION,
     "zendesk": ZENDESK,
     "jira": JIRA,
+    "intercom": INTERCOM,
 }
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from integrations.http import Api, Reply
 
 JSON = dict[str, Any]
+ONE_PAGE = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,7 @@ class Stream:
     partitioned: fetched once per partition of `Provider.partitions`.
     needs: scopes or permissions in the provider's words, to explain an AccessDenied and to tell what a connection lacks. An
         entry "a|b" is met by either.
-    page_size: records a full page holds, for the estimate of provider calls.
+    page_size: records a full page holds, for the estimate of provider calls; ONE_PAGE: the vendor lists all in one answer.
     clock: which time of a row the window is on.
     names_partitions: its records are the partitions themselves (external_id is the key), so a connection that is narrowed to
         some of them brings only these.
@@ -218,6 +219,7 @@ class OAuth:
     token_root: where the token endpoint lives when that is not the auth URL's host; an auth URL set for the deployment, and the
         sandbox, hold for both. token_json: it takes a JSON object instead of a form. client_basic: the client says who it is by
         HTTP Basic authentication instead of in the body.
+    token_root_of: (token_root, facts) -> the root, where it depends on an answer (a region).
     client_errors: codes by which this token endpoint means the client's own credentials, though others mean the grant by them.
     revoke: (Api-less) coroutine that revokes a grant at the provider; None when it has no revocation.
     token_facts: picks what a token response says besides tokens (Salesforce's instance_url) for `Connection.facts`.
@@ -237,6 +239,7 @@ class OAuth:
     revoke: Callable[[Revocation], Awaitable[None]] | None = None
     token_facts: Callable[[Mapping[str, Any]], JSON] | None = None
     token_root: str = ""
+    token_root_of: Callable[[str, Mapping[str, Any]], str] = lambda token_root, facts: token_root
     token_json: bool = False
     client_basic: bool = False
     secret_as_user: bool = False

@@ -16,6 +16,7 @@ from integrations.sandbox.consent import STYLE
 from integrations.sandbox.faults import Control
 from integrations.sandbox.github import GitHub
 from integrations.sandbox.hubspot import HubSpot
+from integrations.sandbox.intercom import Intercom
 from integrations.sandbox.jira import Jira
 from integrations.sandbox.linear import Linear
 from integrations.sandbox.notion import Notion
@@ -40,6 +41,7 @@ STAND_INS: tuple[type[StandIn], ...] = (
     Notion,
     Zendesk,
     Jira,
+    Intercom,
 )
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]

@@ -17,7 +17,7 @@ from integrations.grants import granted_scopes, read_token, token_request
 from integrations.http import Api
 from integrations.oauth import authorize_query
 from integrations.providers import PROVIDERS
-from integrations.providers.base import Revocation, Stream, Window, WindowKind
+from integrations.providers.base import ONE_PAGE, Revocation, Stream, Window, WindowKind
 from integrations.sandbox.app import STAND_INS
 from tests.contract.stage import ALL, ROOT, Stage
 
@@ -148,7 +148,8 @@ async def test_every_row_is_read_page_by_page(stage: Stage, stream: Stream) -> N
     assert found.ids == stage.truth(stream, ALL)
     assert found.ids
     assert not found.rejected
-    assert len(found.ids) <= 3 * len(await stage.partitions(stream)) or found.pages > 1
+    if stream.page_size != ONE_PAGE:
+        assert len(found.ids) <= 3 * len(await stage.partitions(stream)) or found.pages > 1
 
 
 @pytest.mark.parametrize(("slug", "name"), TIMED)
