@@ -255,7 +255,7 @@ def clean() -> None:
     call_command("flush", verbosity=0, interactive=False)
 
 
-def run(rounds: int, only: list[str], seed: int) -> bool:
+def run(rounds: int, only: list[str], seed: int, minutes: float) -> bool:
     """Prints the table; whether every round ended as an undisturbed import does."""
     rng = random.Random(seed)
     lines = {name: Line() for name in only}
@@ -268,7 +268,12 @@ def run(rounds: int, only: list[str], seed: int) -> bool:
         try:
             calm = undisturbed(stage)
             seen: dict[str, int] = {}
-            for name in schedule(rounds, list(lines)):
+            order = schedule(rounds, list(lines))
+            rng.shuffle(order)
+            ends = time.monotonic() + minutes * 60
+            for name in order:
+                if time.monotonic() > ends:
+                    break
                 clean()
                 line, number = lines[name], seen.get(name, 0)
                 seen[name] = number + 1
@@ -363,6 +368,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.faults", description=__doc__)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--only", default=",".join(KINDS), help=f"kinds of fault (default: {','.join(KINDS)})")
+    parser.add_argument("--minutes", type=float, default=120, help="begin no round after that (default 120)")
     parser.add_argument("--stops", type=int, default=0, metavar="N", help="measure N requests to pause instead")
     parser.add_argument("--seed", type=int, default=SEED)
     options = parser.parse_args()
@@ -376,7 +382,7 @@ def main() -> None:
         if options.stops:
             stops(options.stops, options.seed)
         else:
-            good = run(options.rounds, only, options.seed)
+            good = run(options.rounds, only, options.seed, options.minutes)
     finally:
         connection.close()
         connection.close_pool()

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
@@ -21,6 +26,8 @@ from historical_sync.health import Facts, judge
 from historical_sync.models import HistoricalSyncJob, SyncChunk
 from historical_sync.progress import describe
 from integrations.models import Connection
+from tests.conftest import PROJECT, connected
+from tests.faults.stage import database_url
 from tests.graphs import make_connection, make_job, one_of_everything
 
 WELL = Facts(workers=1)
@@ -160,3 +167,26 @@ def test_a_running_import_whose_workers_are_gone_says_so(cast: SimpleNamespace) 
     with tenant_scope(cast.acme.id):
         job = make_job(make_connection(cast.acme), status="running", planned=True)
         assert describe(get_job(cast.acme, job.id)).phase == "Interrupted: no worker is running"
+
+
+def test_the_command_line_does_not_wait_in_silence(live_cast: SimpleNamespace) -> None:
+    nobody()
+    mine = connected(live_cast.acme, "github", "")
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "manage.py", "sync_history", str(mine.id), "--wait"],
+        cwd=PROJECT,
+        env={**os.environ, "DATABASE_URL": database_url()},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    too_late = threading.Timer(60, process.kill)
+    too_late.start()
+    try:
+        assert any("No worker is running" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0, "it goes on in the background"
+    finally:
+        too_late.cancel()
+        process.kill()
+        process.stderr.close()
