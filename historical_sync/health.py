@@ -17,7 +17,7 @@ from django.db.migrations.executor import MigrationExecutor
 
 from atom.tenancy import across_tenants
 from historical_sync import tasks
-from historical_sync.claims import STOP_GRACE_SECONDS
+from historical_sync.reaping import STOP_GRACE_SECONDS
 from integrations.crypto import UndecipherableError, box, decrypt
 
 QUEUE_AGE = 120.0  # seconds that a due queue entry may wait

@@ -118,7 +118,7 @@ def missing_words(rows: Sequence[tuple[Any, ...]]) -> str:
     return f"Not imported: {'; '.join(said)}."
 
 
-# A worker that can't answer can't honour a request to stop. Other workers notice (`claims.reap`), if there are any.
+# A worker that can't answer can't honour a request to stop. Other workers notice (`reaping.reap`), if there are any.
 TAKE_FROM_THE_DEAD = """
 UPDATE historical_sync_syncchunk SET status = 'pending', lease = NULL, lease_until = NULL
 WHERE id IN (

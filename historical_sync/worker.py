@@ -24,7 +24,7 @@ from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Status
 
 from atom.plans import PLANS
-from historical_sync import broadcast, claims, tasks
+from historical_sync import broadcast, reaping, tasks
 from historical_sync.database import connect_arguments, make_pool
 from historical_sync.engine import Engine
 from historical_sync.storage import Lease
@@ -170,16 +170,16 @@ async def _listen(engine: Engine) -> None:
 
 
 async def _reap(engine: Engine, worker_app: App) -> None:
-    async with claims.only_reaper(engine.pool) as only:
+    async with reaping.only_reaper(engine.pool) as only:
         if not only:
             return
-        for job_id, tenant_id in await claims.reap(engine.pool):
+        for job_id, tenant_id in await reaping.reap(engine.pool):
             await broadcast.job_changed(job_id, tenant_id)
         # Entries that a dead worker had in hand are not handed out again but replaced, where they are missed.
         for entry in await worker_app.job_manager.get_stalled_jobs(seconds_since_heartbeat=settings.LEASE_SECONDS):
             if entry.id is not None:
                 await worker_app.job_manager.finish_job_by_id_async(entry.id, status=Status.FAILED, delete_job=True)
-        for lanes in await claims.lanes(engine.pool, tasks.TASK):
+        for lanes in await reaping.lanes(engine.pool, tasks.TASK):
             if lanes.provider in providers.PROVIDERS:
                 room = tasks.room(PLANS[lanes.plan], providers.get(lanes.provider))
                 for _ in range(lanes.missing(room)):

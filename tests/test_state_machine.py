@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 from atom.access import system_actor
 from atom.errors import Refused
 from atom.tenancy import across_tenants, tenant_scope
-from historical_sync import actions, claims, states
+from historical_sync import actions, claims, reaping, states
 from historical_sync.claims import Claim, Room, ToPlan
 from historical_sync.database import Pool, make_pool
 from historical_sync.models import Coverage, Entity, HistoricalSyncJob, Relationship, SyncChunk, SyncRecord
@@ -260,12 +260,12 @@ def test_a_worker_that_does_not_listen_does_not_keep_a_job_in_cancelling(running
         heartbeat()
         assert actions.cancel(system_actor(running.tenant, "a test"), job).control == "cancel"
         running.do(claims.prolong(running.pool, [claim.lease]))  # it lives, and works on
-        running.do(claims.reap(running.pool))
+        running.do(reaping.reap(running.pool))
         assert actions.get_job(running.tenant, job.id).control == "cancel", "it has some seconds to let go"
         HistoricalSyncJob.objects.filter(id=job.id).update(
-            control_at=timezone.now() - timedelta(seconds=claims.STOP_GRACE_SECONDS + 1)
+            control_at=timezone.now() - timedelta(seconds=reaping.STOP_GRACE_SECONDS + 1)
         )
-        running.do(claims.reap(running.pool))
+        running.do(reaping.reap(running.pool))
         assert actions.get_job(running.tenant, job.id).status == "cancelled"
         with pytest.raises(LeaseLost):
             running.do(store(running.pool, claim, [record(WINDOWS[1], 0)]))
@@ -436,7 +436,7 @@ def make_machine(world: SimpleNamespace) -> type[RuleBasedStateMachine]:
 
         @rule()
         def reap(self) -> None:
-            self.do(claims.reap(self.pool))
+            self.do(reaping.reap(self.pool))
 
         # What holds whatever happened
 

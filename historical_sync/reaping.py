@@ -1,0 +1,137 @@
+"""Looks after what dead and deaf workers leave: leases that ran out, requests that nobody honours, queue entries that are missed.
+
+Every worker does this every few seconds, one of them at a time; so whoever is left looks after the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from django.conf import settings
+
+from historical_sync.claims import Room, job_note
+from historical_sync.database import Pool, retried, system_transaction, tenant_transaction
+from historical_sync.settling import settle
+
+STOP_GRACE_SECONDS = 8  # a worker that has not honoured a request to stop by then is not listening
+
+
+@retried
+async def reap(pool: Pool) -> list[tuple[str, str]]:
+    """Takes chunks from workers that are gone or don't listen, settles what is due: (job, tenant) of the jobs that changed."""
+    async with system_transaction(pool, "the reaper looks after every tenant's jobs") as cursor:
+        await cursor.execute(
+            """
+            SELECT DISTINCT job.id, job.tenant_id FROM historical_sync_historicalsyncjob job
+            LEFT JOIN historical_sync_syncchunk c ON c.job_id = job.id AND c.status = 'running'
+            WHERE job.status IN ('pending', 'running')
+              AND (c.lease_until < clock_timestamp()
+                   OR job.control <> 'none' AND job.control_at < clock_timestamp() - make_interval(secs => %s))
+            """,
+            [STOP_GRACE_SECONDS],
+        )
+        jobs = await cursor.fetchall()
+    changed: list[tuple[str, str]] = []
+    for job_id, tenant_id in jobs:
+        async with tenant_transaction(pool, str(tenant_id)) as cursor:
+            await cursor.execute(
+                "SELECT control <> 'none' AND control_at < clock_timestamp() - make_interval(secs => %s) "
+                "FROM historical_sync_historicalsyncjob WHERE id = %s AND status IN ('pending', 'running') FOR UPDATE",
+                [STOP_GRACE_SECONDS, job_id],
+            )
+            row = await cursor.fetchone()
+            if row is None:
+                continue
+            await cursor.execute(
+                """
+                UPDATE historical_sync_syncchunk SET status = 'pending', lease = NULL, lease_until = NULL
+                WHERE job_id = %s AND status = 'running' AND (lease_until < clock_timestamp() OR %s)
+                """,
+                [job_id, row[0]],
+            )
+            if cursor.rowcount:
+                await job_note(
+                    cursor, job_id, tenant_id, "worker_lost", f"{cursor.rowcount} parts are taken up by another worker"
+                )
+            await settle(cursor, job_id)
+            changed.append((str(job_id), str(tenant_id)))
+    return changed
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """A workable job and what stands for it. ready: chunks to take up now; running: chunks being worked on.
+
+    due: queue entries that no worker has taken yet; doing: entries in the hands of live workers; later: scheduled entries.
+    jobs: the tenant's jobs that have work.
+    """
+
+    job_id: str
+    tenant_id: str
+    plan: str
+    provider: str
+    planned: bool
+    ready: int
+    running: int
+    due: int
+    doing: int
+    later: int
+    jobs: int
+
+    def missing(self, room: Room) -> int:
+        """Queue entries to add, so that the job gets on as it may.
+
+        An entry too many ends as soon as a worker takes it; one too few slows the job down, and none leaves it standing.
+        What a worker has in hand between two chunks looks like nothing here, so planned jobs may get some too many.
+        """
+        if not self.planned:
+            return 0 if self.due or self.doing or self.later else 1
+        wanted = max(0, min(room.share(self.jobs) - self.running, self.ready)) - self.due
+        if self.ready == self.running == 0 and not (self.due or self.doing or self.later):
+            return 1  # to end it, or to wait for its chunks that must
+        return max(0, wanted)
+
+
+async def lanes(pool: Pool, task: str) -> list[Lanes]:
+    """Every workable job with its queue entries, for whoever replaces those that died with a worker."""
+    async with system_transaction(pool, "the reaper looks after every tenant's jobs") as cursor:
+        await cursor.execute(
+            """
+            WITH entries AS (
+                SELECT q.args->>'job_id' AS job_id,
+                       count(*) FILTER (WHERE q.status = 'todo' AND (q.scheduled_at IS NULL OR q.scheduled_at <= now())) AS due,
+                       count(*) FILTER (WHERE q.status = 'todo' AND q.scheduled_at > now()) AS later,
+                       count(*) FILTER (WHERE q.status = 'doing'
+                                        AND w.last_heartbeat > now() - make_interval(secs => %(stalled)s)) AS doing
+                FROM procrastinate_jobs q LEFT JOIN procrastinate_workers w ON w.id = q.worker_id
+                WHERE q.task_name = %(task)s AND q.status IN ('todo', 'doing') GROUP BY 1
+            ), chunks AS (
+                SELECT c.job_id, count(*) FILTER (WHERE c.status = 'running') AS running,
+                       count(*) FILTER (WHERE c.status = 'pending' AND (c.not_before IS NULL OR c.not_before <= now())) AS ready
+                FROM historical_sync_syncchunk c WHERE c.status IN ('pending', 'running') GROUP BY 1
+            )
+            SELECT job.id::text, job.tenant_id::text, tenant.plan, connection.provider, job.planned,
+                   COALESCE(chunks.ready, 0), COALESCE(chunks.running, 0),
+                   COALESCE(entries.due, 0), COALESCE(entries.doing, 0), COALESCE(entries.later, 0),
+                   count(*) OVER (PARTITION BY job.tenant_id)
+            FROM historical_sync_historicalsyncjob job
+            JOIN atom_tenant tenant ON tenant.id = job.tenant_id
+            JOIN integrations_connection connection ON connection.id = job.connection_id
+            LEFT JOIN entries ON entries.job_id = job.id::text
+            LEFT JOIN chunks ON chunks.job_id = job.id
+            WHERE job.status IN ('pending', 'running')
+            """,
+            {"task": task, "stalled": settings.LEASE_SECONDS},
+        )
+        return [Lanes(*row) for row in await cursor.fetchall()]
+
+
+@asynccontextmanager
+async def only_reaper(pool: Pool) -> AsyncIterator[bool]:
+    """Whether this worker is the one that reaps just now; none else is until the block ends."""
+    async with system_transaction(pool, "the reaper looks after every tenant's jobs") as cursor:
+        await cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended('reaper', 0))")
+        row = await cursor.fetchone()
+        yield bool(row and row[0])
