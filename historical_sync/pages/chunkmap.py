@@ -121,11 +121,10 @@ def chunk_map(
     return rows
 
 
-def _urgency(chunks: Sequence[ChunkFacts]) -> tuple[int, str]:
-    """Parts that failed or run come first, then by name."""
-    found = {chunk.state for chunk in chunks}
-    rank = 0 if states.CHUNK_FAILED in found else 1 if states.CHUNK_RUNNING in found else 2
-    return rank, chunks[0].partition_label.lower()
+def _urgency(chunks: Sequence[ChunkFacts]) -> tuple[bool, str]:
+    """Parts that failed come first, then by name; what runs stays in its place, as that changes all the time."""
+    failed = any(chunk.state == states.CHUNK_FAILED for chunk in chunks)
+    return not failed, chunks[0].partition_label.lower()
 
 
 def _row(key: str, label: str, chunks: Sequence[ChunkFacts], start: datetime, end: datetime, most: int) -> Row:
