@@ -21,7 +21,6 @@ from integrations.providers.base import (
     Partition,
     Provider,
     RateBudget,
-    Record,
     Relationship,
     Revocation,
     Stream,
@@ -29,6 +28,7 @@ from integrations.providers.base import (
     WindowKind,
 )
 from integrations.providers.text import MOST_MENTIONS, domain_key, email_key, mentioned_emails
+from integrations.providers.wire import records, utc
 
 # What replies hold besides ids; without it they are compact.
 _FIELDS = {
@@ -73,17 +73,10 @@ async def _list(api: Api, path: str, fields: str, offset: str | None = None, **p
     return data["data"], (data.get("next_page") or {}).get("offset")
 
 
-def _page(rows: Any, time_of: str, following: JSON | None, otherwise: datetime | None = None) -> Page:
+def _page(rows: list[Any], time_of: str, following: JSON | None, otherwise: datetime | None = None) -> Page:
     """otherwise: the time of rows that have none."""
-    records, rejected = [], []
-    for row in rows:
-        try:
-            moment = datetime.fromisoformat(row[time_of]) if otherwise is None else otherwise
-            records.append(Record(row["gid"], moment, row))
-        except (KeyError, TypeError, ValueError) as error:
-            named = str(row.get("gid", "")) if isinstance(row, dict) else ""
-            rejected.append((named, row, f"no usable id or time: {type(error).__name__} {error}"))
-    return Page(records, following, None, rejected)
+    found, rejected = records(rows, lambda row: row["gid"], lambda row: otherwise or utc(row[time_of]))
+    return Page(found, following, None, rejected)
 
 
 # -- fetching -----------------------------------------------------------------------------------------------------------------

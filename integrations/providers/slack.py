@@ -39,6 +39,7 @@ from integrations.providers.base import (
     WindowKind,
 )
 from integrations.providers.text import MOST_MENTIONS, email_key, mentioned_emails
+from integrations.providers.wire import records
 
 LOOK_BACK = timedelta(days=30)  # before a window's beginning, for threads that go on within it
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -123,15 +124,15 @@ def _ts(moment: datetime) -> str:
     return f"{seconds}.{rest // _TICK:06d}"
 
 
-def _page(rows: Any, record: Callable[[JSON], Record], following: JSON | None) -> Page:
-    records, rejected = [], []
-    for row in rows:
-        try:
-            records.append(record(row))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            named = str(row.get("id") or row.get("ts") or "") if isinstance(row, dict) else ""
-            rejected.append((named, row, f"no usable id or time: {type(error).__name__} {error}"))
-    return Page(records, following, None, rejected)
+def _page(
+    rows: list[Any], id_of: Callable[[JSON], object], time_of: Callable[[JSON], Any], following: JSON | None
+) -> Page:
+    found, rejected = records(rows, id_of, lambda row: _time(time_of(row)))
+    return Page(found, following, None, rejected)
+
+
+def _id(row: JSON) -> object:
+    return row["id"]
 
 
 # -- fetching -----------------------------------------------------------------------------------------------------------------
@@ -139,7 +140,7 @@ def _page(rows: Any, record: Callable[[JSON], Record], following: JSON | None) -
 
 async def _fetch_users(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     data = await _call(api, "users.list", limit=200, **(cursor or {}))
-    return _page(data["members"], lambda row: Record(row["id"], _time(row.get("updated") or 0), row), _next(data))
+    return _page(data["members"], _id, lambda row: row.get("updated") or 0, _next(data))
 
 
 def _listed(api: Api) -> JSON:
@@ -148,14 +149,13 @@ def _listed(api: Api) -> JSON:
     return {"types": ",".join(types), "exclude_archived": "false", "limit": 200}
 
 
-def _channel(row: JSON) -> Record:
-    changed = int(row["updated"]) // 1000 if row.get("updated") else row["created"]  # milliseconds, here only
-    return Record(row["id"], _time(changed), row)
+def _changed(row: JSON) -> Any:
+    return int(row["updated"]) // 1000 if row.get("updated") else row["created"]  # milliseconds, here only
 
 
 async def _fetch_channels(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     data = await _call(api, "conversations.list", **_listed(api), **(cursor or {}))
-    return _page(data["channels"], _channel, _next(data))
+    return _page(data["channels"], _id, _changed, _next(data))
 
 
 async def _partitions(api: Api) -> list[Partition]:
@@ -185,8 +185,8 @@ async def _fetch_members(api: Api, partition: Partition, window: Window, cursor:
     return Page([Record(partition.key, _time(partition.facts.get("created", 0)) - _SECOND, payload)], None)
 
 
-def _message(partition: Partition) -> Callable[[JSON], Record]:
-    return lambda row: Record(f"{partition.key}:{row['ts']}", _time(row["ts"]), row)
+def _messages(rows: list[Any], partition: Partition, following: JSON | None) -> Page:
+    return _page(rows, lambda row: f"{partition.key}:{row['ts']}", lambda row: row["ts"], following)
 
 
 def _within(partition: Partition, since: datetime, until: datetime) -> JSON:
@@ -199,7 +199,7 @@ async def _fetch_messages(api: Api, partition: Partition, window: Window, cursor
     """Newest first."""
     span = _within(partition, window.since, window.until)
     data = await _call(api, "conversations.history", **span, **(cursor or {}))
-    page = _page(data["messages"], _message(partition), _next(data))
+    page = _messages(data["messages"], partition, _next(data))
     return page._replace(position=min((record.occurred_at for record in page.records), default=None))
 
 
@@ -228,7 +228,7 @@ async def _fetch_replies(api: Api, partition: Partition, window: Window, cursor:
         following = {"history": state["history"], "threads": others}
     # The parent comes again on top of every page.
     rows = [row for row in data["messages"] if row.get("ts") != thread]
-    return _page(rows, _message(partition), following)
+    return _messages(rows, partition, following)
 
 
 def _is_busy(row: JSON, since: datetime) -> bool:
@@ -247,7 +247,7 @@ async def _fetch_files(api: Api, partition: Partition, window: Window, cursor: J
     page = cursor["page"] if cursor else 1
     data = await _files(api, window, page, 100)
     following = {"page": page + 1} if page < int(data["paging"]["pages"]) else None
-    return _page(data["files"], lambda row: Record(row["id"], _time(row["created"]), row), following)
+    return _page(data["files"], _id, lambda row: row["created"], following)
 
 
 async def _count_files(api: Api, partition: Partition, window: Window) -> Estimate | None:

@@ -41,6 +41,7 @@ from integrations.providers.base import (
     WindowKind,
 )
 from integrations.providers.text import MOST_MENTIONS, domain_key, email_key, mentioned_emails
+from integrations.providers.wire import Rejected, records
 
 HOME = "https://www.zendesk.com"  # stands for the account's own host until its subdomain is known
 _SUBDOMAIN = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -69,15 +70,8 @@ def _time(value: Any) -> datetime:
     return datetime.fromisoformat(value) if isinstance(value, str) else datetime.fromtimestamp(value, UTC)
 
 
-def _records(rows: Any, time_of: str) -> tuple[list[Record], list[tuple[str, Any, str]]]:
-    records, rejected = [], []
-    for row in rows:
-        try:
-            records.append(Record(str(row["id"]), _time(row[time_of]), row))
-        except (KeyError, TypeError, ValueError) as error:
-            named = str(row.get("id", "")) if isinstance(row, dict) else ""
-            rejected.append((named, row, f"no usable id or time: {type(error).__name__} {error}"))
-    return records, rejected
+def _records(rows: list[Any], time_of: str) -> tuple[list[Record], list[Rejected]]:
+    return records(rows, lambda row: row["id"], lambda row: _time(row[time_of]))
 
 
 def _host(root: str, facts: Mapping[str, Any]) -> str:
@@ -99,11 +93,11 @@ def _by_cursor(rows: str, time_of: str) -> Callable[..., Any]:
     async def fetch(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
         start = {"start_time": int(window.since.timestamp()), "per_page": 1000}
         data = (await api.get(f"/api/v2/incremental/{rows}/cursor.json", cursor or start)).data
-        records, rejected = _records(data[rows], time_of)
-        last = max((record.occurred_at for record in records), default=None)
+        found, rejected = _records(data[rows], time_of)
+        last = max((record.occurred_at for record in found), default=None)
         if data["end_of_stream"] or (last is not None and last >= window.until):
-            return Page(records, None, last, rejected)
-        return Page(records, {"cursor": data["after_cursor"]}, last, rejected)
+            return Page(found, None, last, rejected)
+        return Page(found, {"cursor": data["after_cursor"]}, last, rejected)
 
     return fetch
 
@@ -122,16 +116,16 @@ async def _by_time(api: Api, rows: str, window: Window, cursor: JSON | None, **p
 
 async def _fetch_organizations(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     data, following = await _by_time(api, "organizations", window, cursor)
-    records, rejected = _records(data["organizations"], "updated_at")
-    return Page(records, following, records[-1].occurred_at if records else None, rejected)
+    found, rejected = _records(data["organizations"], "updated_at")
+    return Page(found, following, found[-1].occurred_at if found else None, rejected)
 
 
 async def _fetch_comments(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     """The changes of tickets that hold a comment, each as the change that it came with."""
     data, following = await _by_time(api, "ticket_events", window, cursor, include="comment_events")
     last = _time(data["ticket_events"][-1]["timestamp"]) if data["ticket_events"] else None
-    records, rejected = _records([row for row in data["ticket_events"] if _comment(row)], "timestamp")
-    return Page(records, following, last, rejected)
+    found, rejected = _records([row for row in data["ticket_events"] if _comment(row)], "timestamp")
+    return Page(found, following, last, rejected)
 
 
 def _comment(event: JSON) -> JSON | None:
@@ -143,9 +137,9 @@ def _listed(path: str, rows: str, time_of: str, *, windowed: bool) -> Callable[.
         span = {"start_time": int(window.since.timestamp()), "end_time": int(window.until.timestamp()) + 1}
         params = {"page[size]": 100, **(span if windowed else {}), **(cursor or {})}
         data = (await api.get(path, params)).data
-        records, rejected = _records(data[rows], time_of)
+        found, rejected = _records(data[rows], time_of)
         more = data["meta"]["has_more"]
-        return Page(records, {"page[after]": data["meta"]["after_cursor"]} if more else None, None, rejected)
+        return Page(found, {"page[after]": data["meta"]["after_cursor"]} if more else None, None, rejected)
 
     return fetch
 
