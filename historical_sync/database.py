@@ -6,6 +6,7 @@ Django's async ORM shares one thread a process; twenty chunks that commit pages 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import wraps
@@ -27,6 +28,7 @@ Answer = TypeVar("Answer")
 
 # The database is away, or has ended this connection: nothing is known of what was under way, and nothing can be written.
 AWAY = (OperationalError, InterfaceError, errors.IdleInTransactionSessionTimeout, DatabaseError)
+TRUSTED_SECONDS = 1.0
 TRIES = 5  # of a transaction that PostgreSQL refused for reasons of concurrency
 
 
@@ -50,8 +52,14 @@ def make_pool(size: int) -> Pool:
         open=False,
         timeout=30,
         name="engine",
-        check=AsyncConnectionPool.check_connection,
+        check=_still_there,
     )
+
+
+async def _still_there(connection: Connection) -> None:
+    """The pool's question before it lends a connection; one that just did its work need not be asked."""
+    if time.monotonic() - getattr(connection, "used_at", 0.0) > TRUSTED_SECONDS:
+        await AsyncConnectionPool.check_connection(connection)
 
 
 @asynccontextmanager
@@ -68,16 +76,23 @@ async def tenant_transaction(
 
 
 @asynccontextmanager
-async def pipelined_transaction(pool: Pool, tenant_id: str, place: str = "other") -> AsyncIterator[Connection]:
+async def pipelined_transaction(
+    pool: Pool, tenant_id: str, place: str = "other", *, durable: bool = True
+) -> AsyncIterator[Connection]:
     """The same, but statements wait to be sent until an answer is asked for: many of them in one round trip.
 
-    What a statement did wrong is raised where an answer is asked for, at the latest at the end.
+    What a statement did wrong is raised where an answer is asked for, at the latest at the end. durable: the commit waits until
+    it is on disk. Without, a crash of the server's machine may take the last commits back, whole and in order.
     """
     async with pool.connection() as connection:
         async with connection.pipeline(), connection.transaction():
-            await connection.execute("SELECT set_config('atom.tenant', %s, true)", [tenant_id])
+            await connection.execute(
+                "SELECT set_config('atom.tenant', %s, true), set_config('synchronous_commit', %s, true)",
+                [tenant_id, "on" if durable else "off"],
+            )
             yield connection
             faultpoints.reached("before", place)
+        connection.used_at = time.monotonic()  # type: ignore[attr-defined]
         faultpoints.reached("after", place)
 
 

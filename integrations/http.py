@@ -363,7 +363,7 @@ class Api:
                         what = "a web page" if kind == "text/html" else "cut-off or invalid data"
                         raise Unavailable(f"{self.provider.name} answered with {what}.") from None
                     data = body.decode("utf-8", "replace")
-        return Reply(status, headers, data, text, str(response.request.url.copy_with(query=None)))
+        return Reply(status, headers, data, text, str(response.request.url).partition("?")[0])
 
     def _error(self, reply: Reply) -> ProviderError | None:
         error = self.provider.classify(reply)
@@ -384,7 +384,8 @@ class Api:
 async def _read(response: httpx2.Response, name: str) -> bytes:
     parts: list[bytes] = []
     size = 0
-    async for part in response.aiter_bytes():
+    encoded = "content-encoding" in response.headers
+    async for part in response.aiter_bytes() if encoded else response.aiter_raw():
         size += len(part)
         if size > MAX_BODY:
             raise RequestRejected(f"{name} sent more than {MAX_BODY // 1024 // 1024} MiB in one answer.")

@@ -1,0 +1,241 @@
+"""What every measurement needs: a database of its own, the mock API, workers, and clocks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+
+PROJECT = Path(__file__).resolve().parent.parent
+SINCE_DAYS = 90
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def set_up_django() -> None:
+    """The project in this process, on a fresh embedded server or DATABASE_URL's, with bench's tenant."""
+    os.environ.setdefault("ATOM_HOME", tempfile.mkdtemp(prefix="atom-bench-"))
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "atom.settings")
+    os.environ.setdefault("ATOM_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("ATOM_API_RATE", "1000000/min")
+    import django
+
+    django.setup()
+    from django.core.management import call_command
+
+    call_command("migrate", verbosity=0, interactive=False)
+
+
+def tear_down() -> None:
+    home = os.environ.get("ATOM_HOME", "")
+    if Path(home).name.startswith("atom-bench-"):
+        from django.db import connections
+
+        connections.close_all()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def dsn() -> str:
+    """The owner's address of the bench's database, for psycopg and for peers."""
+    if given := os.environ.get("DATABASE_URL"):
+        return given
+    from atom.embedded import connection_settings
+
+    found = connection_settings()
+    return f"postgresql://{found['USER']}@/atom?host={found['HOST']}&port={found['PORT'] or 5432}"
+
+
+def empty_tables() -> None:
+    """No jobs, records, entities or relationships; statistics and indexes as new."""
+    with psycopg.connect(dsn(), autocommit=True) as owner:
+        owner.execute(
+            "TRUNCATE historical_sync_syncrecord, historical_sync_entity, historical_sync_relationship, historical_sync_coverage, "
+            "historical_sync_historicalsyncjob, procrastinate_jobs CASCADE"
+        )
+        owner.execute("CHECKPOINT")
+
+
+@contextmanager
+def mock_api(records: int, latency_ms: float = 0, repositories: int = 1) -> Iterator[str]:
+    """The mock API in a process of its own; its root."""
+    port = free_port()
+    command = [sys.executable, "-m", "bench.mock_api", "--port", str(port), "--records", str(records)]
+    command += ["--latency-ms", str(latency_ms), "--repositories", str(repositories)]
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+class Process:
+    """A process of the project, with its peak memory."""
+
+    def __init__(self, *command: str, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=PROJECT,
+            env=os.environ | environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def peak_mib(self) -> float:
+        """The most memory that it has had resident so far."""
+        try:
+            for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+                if line.startswith("VmHWM"):
+                    return int(line.split()[1]) / 1024
+        except OSError:
+            pass
+        return psutil.Process(self.process.pid).memory_info().rss / 1024 / 1024
+
+    def rss_mib(self) -> float:
+        return float(psutil.Process(self.process.pid).memory_info().rss) / 1024 / 1024
+
+    def cpu_seconds(self) -> float:
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextmanager
+def workers(number: int, concurrency: int = 20, **environment: str) -> Iterator[list[Process]]:
+    """Worker processes that are ready for work."""
+    running = [
+        Process("manage.py", "sync_worker", "--concurrency", str(concurrency), **environment) for _ in range(number)
+    ]
+    try:
+        wait_for(lambda: alive_workers() >= number, 60)
+        yield running
+    finally:
+        for worker in running:
+            worker.stop()
+
+
+def alive_workers() -> int:
+    with psycopg.connect(dsn()) as owner:
+        row = owner.execute(
+            "SELECT count(*) FROM procrastinate_workers WHERE last_heartbeat > now() - interval '10 seconds'"
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def wait_for(condition: Any, seconds: float, every: float = 0.02) -> Any:
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        if value := condition():
+            return value
+        time.sleep(every)
+    raise TimeoutError(f"not so after {seconds} s")
+
+
+def make_tenant(slug: str = "bench", plan: str = "enterprise") -> Any:
+    from atom.models import Tenant
+
+    return Tenant.objects.get_or_create(slug=slug, defaults={"name": slug.capitalize(), "plan": plan})[0]
+
+
+def connect(tenant: Any, root: str, account: str = "bench") -> Any:
+    """A GitHub connection to the mock API."""
+    from atom.tenancy import tenant_scope
+    from integrations.models import Connection
+
+    with tenant_scope(tenant.id):
+        row = Connection(
+            tenant=tenant,
+            provider_slug="github",
+            external_account_id=account,
+            account_label=account,
+            base_url=root,
+            private_host_allowed=True,
+        )
+        row.set_credentials("token")
+        row.save()
+    return row
+
+
+def start(connection: Any, **options: Any) -> Any:
+    """A job for the connection's issues of the last 90 days."""
+    from datetime import UTC, datetime, timedelta
+
+    from atom.access import system_actor
+    from atom.tenancy import tenant_scope
+    from historical_sync import actions
+
+    with tenant_scope(connection.tenant_id):
+        return actions.start_sync(
+            system_actor(connection.tenant, "bench"),
+            connection,
+            start=datetime.now(UTC) - timedelta(days=SINCE_DAYS),
+            streams=["issues"],
+            **options,
+        )
+
+
+def finished(job: Any, seconds: float = 900) -> Any:
+    """The job once it is completed."""
+    from atom.tenancy import tenant_scope
+    from historical_sync.actions import get_job
+
+    def look() -> Any:
+        with tenant_scope(job.tenant_id):
+            now = get_job(job.tenant, job.id)
+        assert now.status not in ("failed", "paused", "cancelled"), now.last_error_message
+        return now if now.status == "completed" else None
+
+    return wait_for(look, seconds, 0.05)
+
+
+def forget_connections() -> None:
+    with psycopg.connect(dsn(), autocommit=True) as owner:
+        owner.execute("DELETE FROM integrations_connection")
+
+
+def outside(command: list[str], **environment: str) -> dict[str, Any]:
+    """Runs a program that prints one line of JSON at its end; that, with the process's peak memory."""
+    done = subprocess.run(
+        ["/usr/bin/env", "python3", str(PROJECT / "bench" / "measured.py"), *command],
+        cwd=PROJECT, env=os.environ | environment, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def percentile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)
