@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import random
 import re
+import time
 from bisect import bisect_left
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
@@ -65,6 +66,7 @@ WORDS = [
     "is",
     "missing",
 ]
+_TOKEN = re.compile(rb"(?i)\r\nauthorization: bearer ([^\r]+)")
 _ISSUES = re.compile(r"/repos/bench/r(\d+)/issues")
 
 
@@ -118,10 +120,13 @@ class Server:
         self.requests = 0
         self.first_request_at: dict[str, float] = {}
 
-    def answer(self, target: str) -> tuple[bytes, str]:
-        """(body, Link header) of a GET."""
+    def answer(self, target: str, token: str) -> tuple[bytes, str]:
+        """(body, Link header) of a GET. A token "only-N" sees repository N alone."""
         parts = urlsplit(target)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        if parts.path == "/__first":
+            return orjson.dumps(self.first_request_at.get(query["token"])), ""
+        self.first_request_at.setdefault(token, time.time())
         if parts.path == "/user":
             return b'{"id": 1, "login": "bench"}', ""
         if parts.path == "/user/repos":
@@ -133,7 +138,7 @@ class Server:
                     "created_at": "2020-01-01T00:00:00Z",
                     "updated_at": "2020-01-01T00:00:00Z",
                 }
-                for n in range(self.repositories)
+                for n in ([int(token.removeprefix("only-"))] if token.startswith("only-") else range(self.repositories))
             ]
             return orjson.dumps(repos), ""
         if parts.path == "/rows":
@@ -165,10 +170,11 @@ class Server:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 target = head.split(b" ", 2)[1].decode()
+                token = found[1].decode() if (found := _TOKEN.search(head)) else ""
                 self.requests += 1
                 if self.latency:
                     await asyncio.sleep(self.latency)
-                body, link = self.answer(target)
+                body, link = self.answer(target, token)
                 lines = (
                     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-RateLimit-Limit: 10000000\r\nX-RateLimit-Remaining: 9999999\r\n"
                     f"X-RateLimit-Reset: 4102444800\r\nContent-Length: {len(body)}\r\n"

@@ -164,7 +164,7 @@ def make_tenant(slug: str = "bench", plan: str = "enterprise") -> Any:
     return Tenant.objects.get_or_create(slug=slug, defaults={"name": slug.capitalize(), "plan": plan})[0]
 
 
-def connect(tenant: Any, root: str, account: str = "bench") -> Any:
+def connect(tenant: Any, root: str, account: str = "bench", token: str = "token") -> Any:
     """A GitHub connection to the mock API."""
     from atom.tenancy import tenant_scope
     from integrations.models import Connection
@@ -178,7 +178,7 @@ def connect(tenant: Any, root: str, account: str = "bench") -> Any:
             base_url=root,
             private_host_allowed=True,
         )
-        row.set_credentials("token")
+        row.set_credentials(token)
         row.save()
     return row
 
@@ -230,6 +230,55 @@ def outside(command: list[str], **environment: str) -> dict[str, Any]:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
+
+
+@contextmanager
+def web(redis_url: str) -> Iterator[tuple[str, Process]]:
+    """Daphne on a free port, with the Redis layer; its address and process."""
+    import httpx2
+
+    port = free_port()
+    environment = {"REDIS_URL": redis_url, "ATOM_SANDBOX": "0", "DATABASE_URL": dsn()}
+    process = Process("-m", "daphne", "-b", "127.0.0.1", "-p", str(port), "atom.asgi:application", **environment)
+    address = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        try:
+            return httpx2.get(f"{address}/healthz").status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    try:
+        wait_for(answers, 60)
+        yield address, process
+    finally:
+        process.stop()
+
+
+@contextmanager
+def redis_server() -> Iterator[str]:
+    """REDIS_URL's, or a server of the bench's own."""
+    if given := os.environ.get("REDIS_URL"):
+        yield given
+        return
+    port = free_port()
+    process = subprocess.Popen(
+        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield f"redis://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def api_key(tenant: Any, role: str = "owner") -> str:
+    from atom.models import ApiKey
+    from atom.tenancy import tenant_scope
+
+    with tenant_scope(tenant.id):
+        return str(ApiKey.objects.create_key(tenant=tenant, role=role, name="bench")[1])
 
 
 def percentile(values: list[float], share: float) -> float:

@@ -1,0 +1,154 @@
+"""Pages and API with ten thousand jobs and a million records in the tenant, while an import runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import httpx2
+import psycopg
+
+from bench import stage
+
+JOBS, CHUNKS_A_JOB, RECORDS = 10_000, 10, 1_000_000
+RATE, SECONDS = 50, 20
+PASSWORD = "a password for the bench"
+
+
+def seed(tenant: Any, connection: Any) -> None:
+    """Rows as imports would have left them, made by the database."""
+    with psycopg.connect(stage.dsn(), autocommit=True) as owner:
+        values = {
+            "tenant": tenant.id,
+            "connection": connection.id,
+            "jobs": JOBS,
+            "chunks": CHUNKS_A_JOB,
+            "records": RECORDS,
+        }
+        owner.execute(
+            """
+            INSERT INTO historical_sync_historicalsyncjob
+                (id, tenant_id, connection_id, kind, trigger, streams, start_date, end_date, "full", status, control, pause_reason, planned, phase_detail,
+                 total_chunks, completed_chunks, failed_chunks, estimate_quality, records_processed, records_skipped, records_quarantined,
+                 entities_extracted, relationships_extracted, entities_by_kind, relationships_by_kind, progress, progress_total, pace_progress,
+                 pace_records, earlier_pace_progress, earlier_pace_records, last_error_code, last_error_message, retry_count, revision,
+                 idempotency_key, created_by_label, created_at, started_at, completed_at)
+            SELECT gen_random_uuid(), %(tenant)s, %(connection)s, 'historical', 'manual', '{issues}', now() - interval '90 days', now(), false,
+                   (ARRAY['completed', 'completed', 'completed', 'failed', 'cancelled'])[1 + n %% 5], 'none', '', true, '',
+                   10, 10, 0, 'exact', 100, 5, 0, 100, 400, '{"issue": 100}', '{"part_of": 100}', 10, 10, 0, 0, 0, 0, '', '', 0, 9, '', 'Bench',
+                   now() - n * interval '20 minutes', now() - n * interval '20 minutes', now() - n * interval '19 minutes'
+            FROM generate_series(1, %(jobs)s) AS n
+            """,
+            values,
+        )
+        owner.execute(
+            """
+            INSERT INTO historical_sync_syncchunk
+                (id, tenant_id, job_id, ordinal, stream, partition, partition_label, partition_facts, since, until, status, attempts, weight, progress,
+                 pages, records_processed, records_skipped, records_quarantined, error_code, error_message, started_at, completed_at)
+            SELECT gen_random_uuid(), tenant_id, id, n, 'issues', '1', 'bench/r0', '{}', start_date + n * interval '1 day', start_date + (n + 1) * interval '1 day',
+                   'completed', 0, 1, 1, 1, 10, 0, 0, '', '', started_at, completed_at
+            FROM historical_sync_historicalsyncjob, generate_series(1, %(chunks)s) AS n WHERE tenant_id = %(tenant)s
+            """,
+            values,
+        )
+        owner.execute(
+            """
+            INSERT INTO historical_sync_entity (id, tenant_id, kind, key, name, properties, as_of, record_id)
+            SELECT gen_random_uuid(), %(tenant)s, (ARRAY['issue', 'person', 'message', 'deal'])[1 + n %% 4], 'bench:' || n,
+                   (ARRAY['Broken', 'Slow', 'Lost', 'Late', 'Double', 'Stale'])[1 + n %% 6] || ' ' || md5(n::text) || ' ' || n, '{}', now(), gen_random_uuid()
+            FROM generate_series(1, %(records)s) AS n
+            """,
+            values,
+        )
+        owner.execute(
+            """
+            INSERT INTO historical_sync_syncrecord
+                (id, tenant_id, connection_id, job_id, stream, partition, external_id, occurred_at, entity_id, payload, content_hash)
+            SELECT record_id, tenant_id, %(connection)s, gen_random_uuid(), 'issues', '1', key, as_of, id, '{"title": "made for the bench"}', gen_random_uuid()
+            FROM historical_sync_entity WHERE tenant_id = %(tenant)s
+            """,
+            values,
+        )
+        owner.execute("VACUUM ANALYZE")
+
+
+def measure() -> dict[str, Any]:
+    """path -> {"p50_ms", "p99_ms"}; "all" over everything asked."""
+    from atom.models import Membership, User
+    from atom.tenancy import tenant_scope
+
+    stage.empty_tables()
+    stage.forget_connections()
+    tenant = stage.make_tenant()
+    old = stage.connect(tenant, "http://127.0.0.1:1", "old")
+    seed(tenant, old)
+    User.objects.filter(email="bench@example.com").delete()
+    user = User.objects.create_user("bench@example.com", PASSWORD, name="Bench")
+    with tenant_scope(tenant.id):
+        Membership.objects.create(tenant=tenant, user=user, role="owner")
+    key = stage.api_key(tenant)
+    with (
+        stage.redis_server() as redis_url,
+        stage.mock_api(2_000_000) as root,
+        stage.workers(1, REDIS_URL=redis_url),
+        stage.web(redis_url) as (address, process),
+    ):
+        job = stage.start(stage.connect(tenant, root, "running"))
+        stage.wait_for(lambda: _records(job) > 0, 60)
+        waits = asyncio.run(_ask(address, key, str(old.id), str(job.id)))
+        assert _records(job) > 0
+        found: dict[str, Any] = {
+            path: {"p50_ms": stage.percentile(times, 0.5), "p99_ms": stage.percentile(times, 0.99)}
+            for path, times in waits.items()
+        }
+        together = [t for times in waits.values() for t in times]
+        found["all"] = {"p50_ms": stage.percentile(together, 0.5), "p99_ms": stage.percentile(together, 0.99)}
+        found["web_mib"] = process.peak_mib()
+    return found
+
+
+def _records(job: Any) -> int:
+    from atom.tenancy import tenant_scope
+    from historical_sync.actions import get_job
+
+    with tenant_scope(job.tenant_id):
+        return int(get_job(job.tenant, job.id).records_processed)
+
+
+async def _ask(address: str, key: str, connection: str, job: str) -> dict[str, list[float]]:
+    api = {"Authorization": f"Api-Key {key}"}
+    async with httpx2.AsyncClient(base_url=address, timeout=30) as client:
+        page = await client.get("/sign-in")
+        token = page.text.split('name="csrfmiddlewaretoken" value="')[1].split('"')[0]
+        reply = await client.post(
+            "/sign-in", data={"email": "bench@example.com", "password": PASSWORD, "csrfmiddlewaretoken": token}
+        )
+        assert reply.status_code == 302, reply.text
+        asked = [
+            (f"/api/integrations/{connection}/historical-sync/jobs", "GET jobs", api),
+            (f"/api/integrations/historical-sync/jobs/{job}", "GET job", api),
+            ("/integrations", "integrations page", {}),
+            ("/jobs", "jobs page", {}),
+            (f"/jobs/{job}", "job page", {}),
+            ("/entities?q=broken", "explorer search", {}),
+        ]
+        waits: dict[str, list[float]] = {name: [] for _, name, _ in asked}
+
+        async def one(path: str, name: str, headers: dict[str, str], due: float) -> None:
+            reply = await client.get(path, headers=headers)
+            assert reply.status_code == 200, (path, reply.status_code)
+            waits[name].append((time.perf_counter() - due) * 1000)
+
+        for path, name, headers in asked:  # the first of each loads templates
+            await one(path, name, headers, time.perf_counter())
+            waits[name].clear()
+        began = time.perf_counter()
+        tasks = []
+        for number in range(RATE * SECONDS):
+            due = began + number / RATE
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            tasks.append(asyncio.create_task(one(*asked[number % len(asked)], due)))
+        await asyncio.gather(*tasks)
+    return waits

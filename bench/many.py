@@ -1,0 +1,56 @@
+"""A thousand jobs of a thousand records at once, over 350 tenants, on two workers."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import psycopg
+
+from bench import stage
+
+JOBS, RECORDS, TENANTS = 1000, 1000, 350
+
+
+def measure() -> dict[str, Any]:
+    """seconds until the last job's first page and until all are completed; memory and connections at their most."""
+    stage.empty_tables()
+    stage.forget_connections()
+    with stage.mock_api(JOBS * RECORDS, repositories=JOBS) as root:
+        for number in range(JOBS):
+            tenant = stage.make_tenant(f"many-{number % TENANTS}")
+            stage.start(stage.connect(tenant, root, f"many-{number}", f"only-{number}"))
+        with stage.workers(2) as running, psycopg.connect(stage.dsn(), autocommit=True) as owner:
+            began = time.perf_counter()
+            first_page = None
+            connections = 0
+            while True:
+                row = owner.execute(
+                    """
+                    SELECT count(*) FILTER (WHERE records_processed = 0), count(*) FILTER (WHERE status <> 'completed'),
+                           count(*) FILTER (WHERE status IN ('failed', 'paused', 'cancelled')),
+                           (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()), sum(records_processed)
+                    FROM historical_sync_historicalsyncjob
+                    """
+                ).fetchone()
+                assert row is not None
+                without, open_jobs, broken, connected, records = row
+                connections = max(connections, connected)
+                assert broken == 0, f"{broken} jobs did not complete"
+                if first_page is None and without == 0:
+                    first_page = time.perf_counter() - began
+                if open_jobs == 0:
+                    break
+                assert time.perf_counter() - began < 900, f"{open_jobs} jobs are not done"
+                time.sleep(0.1)
+            seconds = time.perf_counter() - began
+            assert records == JOBS * RECORDS, records
+            assert first_page is not None
+            peak = max(worker.peak_mib() for worker in running)
+    return {
+        "first_page_seconds": first_page,
+        "seconds": seconds,
+        "records": int(records),
+        "worker_mib": peak,
+        "connections": connections,
+    }
