@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from io import StringIO
 from typing import Any
@@ -9,15 +10,18 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
+from integrations.checking import check_stream
 from integrations.providers import PROVIDERS
+from integrations.providers.base import Estimate
 from integrations.sandbox.app import STAND_INS
 from integrations.sandbox.tokens import Tokens
+from tests.contract.stage import ALL, staged
 
 
-def check(sandbox: Any, slug: str, out: StringIO) -> None:
+def check(sandbox: Any, slug: str, out: StringIO, **more: Any) -> None:
     stand_in = next(found for found in STAND_INS if found.slug == slug)
     token = Tokens().make(stand_in.prefix, slug, next(iter(stand_in.accounts)), "access")
-    call_command("provider_check", slug, base_url=f"{sandbox.root}/{slug}", token=token, stdout=out)
+    call_command("provider_check", slug, base_url=f"{sandbox.root}/{slug}", token=token, stdout=out, **more)
 
 
 @pytest.mark.parametrize("slug", list(PROVIDERS))
@@ -29,6 +33,8 @@ def test_every_stream_is_reported_with_what_it_holds(sandbox: Any, slug: str):
     for stream in PROVIDERS[slug].streams:
         line = next(line for line in told.splitlines() if re.match(rf"  {stream.name}( in .*)?: ", line))
         assert re.search(r"\d+ records in \d+ pages?.*, \d+ entities, \d+ relationships, 0 rejected$", line), line
+    assert "WRONG" not in told
+    assert "window edges: right" in told
 
 
 def test_a_stream_that_may_not_be_read_fails_in_words_and_the_others_go_on(sandbox: Any):
@@ -40,6 +46,56 @@ def test_a_stream_that_may_not_be_read_fails_in_words_and_the_others_go_on(sandb
         r"^  tickets: FAILED provider_access_denied: Zendesk .*administrator", out.getvalue(), re.MULTILINE
     )
     assert re.search(r"^  comments: \d+ records", out.getvalue(), re.MULTILINE)
+
+
+def test_the_days_and_streams_can_be_chosen(sandbox: Any):
+    out = StringIO()
+    check(sandbox, "github", out, days=365, streams="commits, issues")
+    told = out.getvalue()
+    assert re.search(r"^  commits in northwind-dev/", told, re.MULTILINE)
+    assert re.search(r"^  issues in northwind-dev/", told, re.MULTILINE)
+    assert "comments" not in told.replace("comment_on", "")
+    for wrong in ({"streams": "nothing"}, {"days": 0}):
+        with pytest.raises(CommandError) as caught:
+            check(sandbox, "github", out, **wrong)
+        assert caught.value.returncode == 2
+
+
+def test_no_access_is_another_exit_than_a_stream_that_fails(sandbox: Any):
+    with pytest.raises(CommandError) as caught:
+        call_command("provider_check", "github", base_url=f"{sandbox.root}/github", token="gho_nobody")
+    assert caught.value.returncode == 3
+    assert "connection_reauth_required" in str(caught.value)
+
+
+async def test_a_stream_that_loses_rows_at_an_edge_is_found_out():
+    async with staged("github", 600) as stage:
+        stream = PROVIDERS["github"].stream("commits")
+        partition = next(part for part in await stage.partitions(stream) if part.label.endswith("/storefront"))
+
+        async def exclusive(api: Any, part: Any, window: Any, cursor: Any) -> Any:
+            page = await stream.fetch(api, part, window, cursor)
+            return page._replace(records=[row for row in page.records if row.occurred_at > window.since])
+
+        async def too_few(api: Any, part: Any, window: Any) -> Any:
+            return Estimate(1, exact=True)
+
+        right = await check_stream(stage.api(), stream, partition, ALL)
+        assert right.is_well
+        assert right.edges == "right"
+        wrong = await check_stream(stage.api(), dataclasses.replace(stream, fetch=exclusive), partition, ALL)
+        assert wrong.edges == "wrong"
+        assert "loses 1 rows" in wrong.wrong[-1]
+        wrong = await check_stream(stage.api(), dataclasses.replace(stream, count=too_few), partition, ALL)
+        assert "the provider counts 1, but" in wrong.wrong[0]
+
+
+async def test_a_provider_that_asks_to_slow_down_is_waited_for():
+    async with staged("github") as stage:
+        stream = PROVIDERS["github"].stream("issues")
+        partition = next(part for part in await stage.partitions(stream) if part.label.endswith("/storefront"))
+        await stage.control(rate_limit_every=3, retry_after=0)
+        assert (await check_stream(stage.api(), stream, partition, ALL)).is_well
 
 
 def test_what_a_provider_asks_before_connecting_must_be_given_when_its_address_depends_on_it():

@@ -1,11 +1,15 @@
-"""manage.py provider_check: runs a provider's streams over a small window and reports what it saw."""
+"""manage.py provider_check: runs a provider's streams over a small window and reports what it saw.
+
+Exit codes: 0 all is well, 1 a stream can't be read or something about it is wrong, 2 bad input, 3 the provider does not answer or
+does not accept the token.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from argparse import ArgumentParser
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,18 +17,24 @@ from django.core.management.base import BaseCommand, CommandError
 
 from atom.errors import InvalidInput
 from integrations import gateway
+from integrations.checking import MOST_REASONS, StreamReport, check_stream
 from integrations.connect import checked_answers
-from integrations.errors import ProviderError, RecordRejected
+from integrations.errors import ProviderError
+from integrations.health import missing_scopes
 from integrations.http import Api, make_client
 from integrations.providers import PROVIDERS
-from integrations.providers.base import WHOLE, Context, Partition, Provider, Stream, Window
+from integrations.providers.base import WHOLE, Partition, Provider, Stream, Window
 
 DAYS = 30
-MOST_PAGES = 2
+MOST_DAYS = 3650
+MOST_PARTITIONS = 5  # that are looked at for one with rows
 
 
 class Command(BaseCommand):
-    help = "Runs a provider's streams over the last days and reports what it saw. Stores nothing. Exit 1 when a stream fails."
+    help = (
+        "Runs a provider's streams over the last days and reports what it saw: rows, counts, window edges, what they become. "
+        "Stores nothing. Exit 0: all is well, 1: a stream fails or is wrong, 2: bad input, 3: no access."
+    )
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -33,6 +43,8 @@ class Command(BaseCommand):
             "--base-url", default="", metavar="URL", help="API root of a self-hosted provider or a stand-in"
         )
         parser.add_argument("--token", default="", help="default: the environment's ATOM_CHECK_TOKEN")
+        parser.add_argument("--days", type=int, default=DAYS, metavar="N", help=f"how far back to look; default {DAYS}")
+        parser.add_argument("--streams", default="", metavar="A,B", help="only these streams")
         parser.add_argument(
             "--fact", action="append", default=[], metavar="NAME=VALUE", help="what the provider asks before connecting"
         )
@@ -54,11 +66,28 @@ class Command(BaseCommand):
                 root = provider.api_root(provider.api_url, facts)
         except InvalidInput as error:
             raise CommandError(f"{error.attr}: {error.detail} (--fact {error.attr}=...)", returncode=2) from None
-        if asyncio.run(self._check(provider, root, token, facts)):
+        if not 1 <= options["days"] <= MOST_DAYS:
+            raise CommandError(f"--days must be a number from 1 to {MOST_DAYS}.", returncode=2)
+        named = [name.strip() for name in options["streams"].split(",") if name.strip()]
+        known = [stream.name for stream in provider.streams]
+        if unknown := [name for name in named if name not in known]:
+            raise CommandError(
+                f"{provider.name} has no stream {unknown[0]!r}; there are {', '.join(known)}.", returncode=2
+            )
+        streams = [stream for stream in provider.streams if not named or stream.name in named]
+        if not asyncio.run(self._check(provider, streams, root, token, facts, options["days"])):
             raise CommandError("At least one stream failed.")
 
-    async def _check(self, provider: Provider, root: str, token: str, facts: Mapping[str, Any]) -> int:
-        failed = 0
+    async def _check(
+        self,
+        provider: Provider,
+        streams: Sequence[Stream],
+        root: str,
+        token: str,
+        facts: Mapping[str, Any],
+        days: int,
+    ) -> bool:
+        """Whether all is well."""
         async with make_client(allow_private=True) as client:
             api = Api(provider, root, client, token, facts=facts, namespace="")
             try:
@@ -67,50 +96,61 @@ class Command(BaseCommand):
                 api.namespace = gateway.namespace(provider, "", account.external_id)
                 partitions = await provider.partitions(api) if provider.partitions else []
             except ProviderError as error:
-                raise CommandError(f"{provider.name}: {error.code}: {error}") from None
+                raise CommandError(f"{provider.name}: {error.code}: {error}", returncode=3) from None
+            scopes = "not told" if account.scopes is None else ", ".join(account.scopes) or "none"
+            what = (provider.partition_label or "partitions").lower()
             self.stdout.write(
-                f"{provider.name}: {account.label} ({account.external_id}), scopes {account.scopes}, {len(partitions)} partitions"
+                f"{provider.name}: {account.label} ({account.external_id}), scopes {scopes}"
+                + (f", {len(partitions)} {what}" if provider.partitions else "")
             )
+            for label, missing in missing_scopes(provider, account.scopes).items():
+                self.stdout.write(f"  not granted: {', '.join(missing)}, needed for {label}")
+            if account.expires_at is not None:
+                self.stdout.write(f"  access ends {account.expires_at:%Y-%m-%d}")
             now = datetime.now(UTC)
-            window = Window(now - timedelta(days=DAYS), now - provider.settle)
-            for stream in provider.streams:
-                partition = partitions[0] if stream.partitioned and partitions else WHOLE
+            window = Window(now - timedelta(days=days), now - provider.settle)
+            well = True
+            for stream in streams:
                 if stream.partitioned and not partitions:
                     self.stdout.write(f"  {stream.name}: nothing to list it by")
                     continue
-                failed += not await self._stream(api, stream, partition, window)
-        return failed
+                report = await self._stream(api, stream, partitions if stream.partitioned else [WHOLE], window)
+                self._tell(report)
+                well = well and report.is_well
+        return well
 
-    async def _stream(self, api: Api, stream: Stream, partition: Partition, window: Window) -> bool:
-        context = Context(api.namespace, partition)
-        records = entities = relationships = rejected = pages = 0
-        cursor = None
-        try:
-            counted = await stream.count(api, partition, window) if stream.count else None
-            while pages < MOST_PAGES:
-                page = await stream.fetch(api, partition, window, cursor)
-                pages += 1
-                records += len(page.records)
-                rejected += len(page.rejected)
-                for record in page.records:
-                    try:
-                        graph = stream.extract(record.payload, context)
-                    except (RecordRejected, KeyError, TypeError, ValueError, AttributeError, IndexError):
-                        rejected += 1
-                        continue
-                    entities += len(graph.entities)
-                    relationships += len(graph.relationships)
-                cursor = page.next_cursor
-                if cursor is None:
-                    break
-        except ProviderError as error:
-            self.stdout.write(f"  {stream.name}: FAILED {error.code}: {error}")
-            return False
-        more = "" if cursor is None else ", more to come"
-        expected = "" if counted is None else f" of {counted.records}"
-        where = f" in {partition.label}" if partition.label else ""
+    async def _stream(self, api: Api, stream: Stream, partitions: Sequence[Partition], window: Window) -> StreamReport:
+        """Of the first partition that has rows, so that there is something to say."""
+        for partition in partitions[:MOST_PARTITIONS]:
+            report = await check_stream(api, stream, partition, window)
+            if report.reading.records or not report.is_well:
+                break
+        return report
+
+    def _tell(self, report: StreamReport) -> None:
+        where = f" in {report.partition}" if report.partition else ""
+        if report.error is not None:
+            self.stdout.write(f"  {report.stream}: FAILED {report.error[0]}: {report.error[1]}")
+            return
+        reading, counted = report.reading, report.counted
+        expected = "" if counted is None else f" of {'' if counted.exact else 'about '}{counted.records}"
+        more = "" if reading.whole else ", more to come"
         self.stdout.write(
-            f"  {stream.name}{where}: {records}{expected} records in {pages} pages{more}, "
-            f"{entities} entities, {relationships} relationships, {rejected} rejected"
+            f"  {report.stream}{where}: {len(reading.records)}{expected} records in {reading.pages} {'page' if reading.pages == 1 else 'pages'}{more}, "
+            f"{report.entities.total()} entities, {report.relationships.total()} relationships, "
+            f"{len(reading.rejected)} rejected"
         )
-        return True
+        if report.span is not None:
+            first, last = report.span
+            outside = f", {reading.outside} rows outside the window left out" if reading.outside else ""
+            repeated = f", {reading.repeated} came twice" if reading.repeated else ""
+            self.stdout.write(f"    from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M}{outside}{repeated}")
+        if report.edges:
+            self.stdout.write(f"    window edges: {report.edges}")
+        for kinds in (report.entities, report.relationships):
+            if kinds:
+                self.stdout.write(f"    {', '.join(f'{kind} {count}' for kind, count in kinds.most_common())}")
+        for reason in reading.rejected[:MOST_REASONS]:
+            self.stdout.write(f"    rejected: {reason}")
+        for words in report.wrong[:MOST_REASONS]:
+            self.stdout.write(f"    WRONG: {words}")
