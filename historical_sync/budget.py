@@ -152,6 +152,7 @@ class ConnectionBudget:
     async def _correct(self, state: RateState) -> None:
         """What remains is never more than the provider says; a window that is over by now says nothing about the next.
 
+        A limit that is smaller than the one we knew says nothing of what was used of the larger one: the reply's number counts.
         A window that ends much later than the one we know is another one (a short limit beside the long one, say): its number
         counts alone, or the zero of the short one would last as long as the long one does.
         """
@@ -164,7 +165,8 @@ class ConnectionBudget:
                         WHEN %(over)s THEN budget_left
                         WHEN budget_resets_at < %(resets_at)s - make_interval(secs => %(another)s) THEN %(remaining)s
                         WHEN %(limit)s::float IS NOT NULL AND %(limit)s IS DISTINCT FROM COALESCE(budget_limit, %(requests)s)
-                            THEN LEAST(%(remaining)s, budget_left + %(limit)s - COALESCE(budget_limit, %(requests)s))
+                            THEN LEAST(%(remaining)s, CASE WHEN %(limit)s < COALESCE(budget_limit, %(requests)s) THEN %(remaining)s
+                                ELSE budget_left + %(limit)s - COALESCE(budget_limit, %(requests)s) END)
                         ELSE LEAST(budget_left, %(remaining)s) END,
                     budget_limit = COALESCE(%(limit)s, budget_limit),
                     budget_resets_at = CASE WHEN %(over)s THEN budget_resets_at
