@@ -17,6 +17,7 @@ urlpatterns = [
     path("jobs/<uuid:job_id>/pause", jobs.pause, name="job-pause"),
     path("jobs/<uuid:job_id>/resume", jobs.resume, name="job-resume"),
     path("jobs/<uuid:job_id>/cancel", jobs.cancel, name="job-cancel"),
+    path("jobs/<uuid:job_id>/replay", jobs.replay, name="job-replay"),
     path("entities", explorer.entities, name="entities"),
     path("entities/<uuid:entity_id>", explorer.entity, name="entity"),
     path("styleguide", styleguide.styleguide, name="styleguide"),

@@ -49,6 +49,7 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "job-pause": ("post", 404, 403, SIGN_IN),
     "job-resume": ("post", 404, 403, SIGN_IN),
     "job-cancel": ("post", 404, 403, SIGN_IN),
+    "job-replay": ("post", 404, 403, SIGN_IN),
     "entity": ("get", 404, 200, SIGN_IN),
     "api-start": ("post", 404, 403, 401),
     "api-jobs": ("get", 404, 200, 401),

@@ -37,6 +37,7 @@ ICONS = {
     "resumed": "play",
     "retry": "rotate-ccw",
     "chunk_failed": "circle-x",
+    "replayed": "rotate-ccw",
     "reaped": "heart-pulse",
 }
 # kind of entity -> icon; any other is a box

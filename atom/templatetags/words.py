@@ -39,6 +39,7 @@ EVENT_WORDS = {
     "retry": ("will try a part again", "warn"),
     "chunk_failed": ("gave up on a part", "bad"),
     "split": ("split a part in two", "neutral"),
+    "replayed": ("tried again what was kept aside", "active"),
     "reaped": ("took over from a worker that went away", "warn"),
 }
 

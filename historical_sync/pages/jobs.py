@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from django.contrib import messages
 from django.core.paginator import Paginator
@@ -164,6 +164,23 @@ def pause(request: HttpRequest, job_id: UUID) -> HttpResponse:
 @tenant_required(Right.OPERATE)
 def resume(request: HttpRequest, job_id: UUID) -> HttpResponse:
     return _act(request, job_id, actions.resume)
+
+
+@require_POST
+@tenant_required(Right.OPERATE)
+def replay(request: HttpRequest, job_id: UUID) -> HttpResponse:
+    """Tries the records that were kept aside again; says what came of it, as a toast or, without scripts, as a notice."""
+    actor = actor_of(request)
+    found = _job(actor, job_id)
+    done = actions.replay_quarantine(actor, found)
+    if not getattr(request, "htmx", False):
+        (messages.warning if done.left else messages.success)(request, f"{done.words()}.")
+        return redirect("job", job_id=found.id)
+    found = _job(actor, job_id)
+    context = job_context(found, actor.may(Right.OPERATE)) | job_details(found)
+    response = render(request, "historical_sync/_replayed.html", context | {"done": done, "once": uuid4()})
+    response["X-Fragments"] = "1"
+    return response
 
 
 def _act(

@@ -1,0 +1,72 @@
+"""Replay on a job's page: what was kept aside is tried again by whoever may operate imports."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+from django.utils import timezone
+
+from atom.tenancy import tenant_scope
+from historical_sync import states
+from historical_sync.models import HistoricalSyncJob, QuarantinedRecord, SyncChunk, SyncRecord
+from integrations.crypto import encrypt
+from tests.graphs import make_connection, make_job
+
+GOOD = {"id": 7, "number": 7, "title": "Now it can be read", "state": "open", "user": {"id": 1, "login": "ada"}}
+
+
+def kept_aside(cast: SimpleNamespace, *payloads: Any) -> HistoricalSyncJob:
+    with tenant_scope(cast.acme.id):
+        now = timezone.now()
+        job = make_job(
+            make_connection(cast.acme), status=states.COMPLETED, completed_at=now, records_quarantined=len(payloads)
+        )
+        chunk = SyncChunk.objects.create(
+            tenant=cast.acme, job=job, ordinal=0, stream="issues", partition="1", since=job.start_date, until=job.end_date,
+            status=states.CHUNK_COMPLETED, records_quarantined=len(payloads),
+        )  # fmt: skip
+        for i, payload in enumerate(payloads):
+            QuarantinedRecord.objects.create(
+                tenant=cast.acme, job=job, chunk=chunk, stream="issues", external_id=str(i), reason="odd",
+                occurred_at=now - timedelta(days=1), fingerprint=uuid.uuid4(), sealed_payload=encrypt(payload),
+            )  # fmt: skip
+        return job
+
+
+def test_replay_brings_in_what_can_be_read_now_and_says_so(live_cast: SimpleNamespace, signed_in: Any) -> None:
+    job = kept_aside(live_cast, GOOD, {"id": 8})
+    client = signed_in(live_cast.bob)
+    assert f"/jobs/{job.id}/replay" in client.get(f"/jobs/{job.id}").content.decode()
+    reply = client.post(f"/jobs/{job.id}/replay", headers={"HX-Request": "true"})
+    text = reply.content.decode()
+    assert reply["X-Fragments"] == "1"
+    assert 'class="toast warn"' in text
+    assert "1 record is in." in text
+    assert "1 record still can't be understood and stays kept aside." in text
+    assert 'id="job-details"' in text, "the table follows"
+    with tenant_scope(live_cast.acme.id):
+        assert SyncRecord.objects.filter(tenant=live_cast.acme, stream="issues").count() == 1
+        job.refresh_from_db()
+        assert (job.records_processed, job.records_quarantined) == (1, 1)
+        assert list(job.events.values_list("actor", "kind")) == [("Bob", "replayed")]
+
+
+def test_replay_without_scripts_says_it_on_the_jobs_page(live_cast: SimpleNamespace, signed_in: Any) -> None:
+    job = kept_aside(live_cast, GOOD)
+    page = signed_in(live_cast.alice).post(f"/jobs/{job.id}/replay", follow=True).content.decode()
+    assert "1 of 1 quarantined records were mapped." in page
+    assert "quarantine-title" not in page, "nothing is kept aside any more"
+
+
+def test_who_may_only_look_sees_what_is_kept_aside_but_no_replay(live_cast: SimpleNamespace, signed_in: Any) -> None:
+    job = kept_aside(live_cast, GOOD)
+    client = signed_in(live_cast.vera)
+    text = client.get(f"/jobs/{job.id}").content.decode()
+    assert "Kept aside" in text
+    assert "/replay" not in text
+    assert client.post(f"/jobs/{job.id}/replay").status_code == 403
+    with tenant_scope(live_cast.acme.id):
+        assert QuarantinedRecord.objects.filter(tenant=live_cast.acme, replayed_at=None).count() == 1
