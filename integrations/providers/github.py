@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import lru_cache, partial
 
 from integrations.errors import AccessDenied, CursorExpired, ProviderError, RecordRejected, Throttled
 from integrations.http import Api, Reply
@@ -233,11 +233,13 @@ async def _partitions(api: Api) -> list[Partition]:
 
 
 def _user(user: JSON | None, ns: str) -> Entity | None:
-    if not user:
-        return None
-    is_org = user.get("type") == "Organization"
-    kind, key = ("organization", f"{ns}:org:{user['id']}") if is_org else ("person", f"{ns}:user:{user['id']}")
-    return Entity(kind, key, user["login"], None, (), (f"{ns}:login:{user['login'].lower()}",))
+    return _account(user["id"], user["login"], user.get("type") == "Organization", ns) if user else None
+
+
+@lru_cache(maxsize=4096)  # the same few people come again and again
+def _account(number: int, login: str, is_organization: bool, ns: str) -> Entity:
+    kind, key = ("organization", f"{ns}:org:{number}") if is_organization else ("person", f"{ns}:user:{number}")
+    return Entity(kind, key, login, None, (), (f"{ns}:login:{login.lower()}",))
 
 
 def _mentions(text: str | None, context: Context) -> Iterator[str]:
