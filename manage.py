@@ -12,9 +12,25 @@ def main() -> None:
     try:
         from django.core.management import execute_from_command_line
 
+        if len(sys.argv) > 1:
+            make_embedded_database(sys.argv[1])
         execute_from_command_line(sys.argv)
     except EnvError as error:
         sys.exit(f"atom: {error}")
+
+
+def make_embedded_database(command: str) -> None:
+    """The tables, where a command of ours is the first to use this ATOM_HOME; `up` makes them itself."""
+    import django
+    from django.conf import settings
+    from django.core.management import call_command, get_commands
+
+    if settings.DATABASE_URL or (settings.ATOM_HOME / "postgres" / "PG_VERSION").exists():
+        return
+    django.setup()
+    makes_tables = command in ("migrate", "makemigrations", "flush", "up")
+    if get_commands().get(command) in ("atom", "integrations", "historical_sync") and not makes_tables:
+        call_command("migrate", verbosity=0, interactive=False)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,11 @@ def test_up_serves_from_nothing_says_where_and_stops_cleanly(up: Up) -> None:
     assert "Traceback" not in up.output
 
 
+def test_any_command_makes_the_embedded_database_where_there_is_none(tmp_path: Path) -> None:
+    done = manage("create_tenant", "Initech", "--slug", "initech", "--plan", "solo", "--owner", "bill@initech.test", ATOM_HOME=str(tmp_path))  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "Tenant initech with owner bill@initech.test\n"), done.stderr
+
+
 def test_the_second_start_is_quick_and_keeps_what_was_there(home: Path) -> None:
     before = manage("create_tenant", "Initech", "--slug", "initech", "--plan", "solo", "--owner", "bill@initech.test", ATOM_HOME=str(home))  # fmt: skip
     assert before.returncode == 0, before.stderr
