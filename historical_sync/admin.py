@@ -18,7 +18,7 @@ from atom.errors import Refused
 from atom.templatetags.words import took
 from atom.tenancy import tenant_scope
 from historical_sync import actions
-from historical_sync.models import Coverage, HistoricalSyncJob, JobEvent, QuarantinedRecord, SyncChunk
+from historical_sync.models import Coverage, HistoricalSyncJob, JobEvent, QuarantinedRecord, SyncChunk, SyncSchedule
 from historical_sync.progress import describe
 
 Action = Callable[[Actor, HistoricalSyncJob], HistoricalSyncJob]
@@ -149,3 +149,11 @@ class CoverageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.display(description="What is in")
     def spans(self, row: Coverage) -> str:
         return ", ".join(f"{span.lower:%d %b %Y %H:%M} to {span.upper:%d %b %Y %H:%M}" for span in row.ranges)
+
+
+@admin.register(SyncSchedule)
+class ScheduleAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ("connection", "interval", "enabled", "next_run_at", "last_run_at", "last_result", "last_detail")
+    list_filter = ("enabled", "last_result", "connection__provider_slug", "tenant")
+    list_select_related = ("connection",)
+    search_fields = ("=id", "connection__account_label", "last_detail")

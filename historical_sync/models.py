@@ -379,7 +379,7 @@ class Coverage(models.Model):
 
 
 class SyncSchedule(models.Model):
-    """A regular incremental sync of a connection."""
+    """A regular incremental sync of a connection, and what became of its last run (`schedules.py`)."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False)
@@ -387,8 +387,17 @@ class SyncSchedule(models.Model):
     interval = models.DurationField()
     enabled = models.BooleanField(default=True)
     next_run_at = models.DateTimeField()
+    last_run_at = models.DateTimeField(null=True, blank=True)
+    last_result = models.CharField(
+        max_length=10, choices=_choices(("started", "skipped", "waiting", "refused")), blank=True
+    )
+    last_detail = models.TextField(blank=True, help_text="Why the last run did not start.")
+    last_job = models.ForeignKey(
+        HistoricalSyncJob, null=True, blank=True, on_delete=models.SET_NULL, related_name="+", db_index=False
+    )
 
     class Meta:
+        indexes = [models.Index(fields=["next_run_at"], condition=Q(enabled=True), name="schedule_due")]
         constraints = [
             models.CheckConstraint(condition=Q(interval__gt=timedelta(minutes=14)), name="schedule_interval")
         ]

@@ -1,4 +1,4 @@
-"""The queue's one task: take a chunk of a job and work on it.
+"""The queue's tasks: take a chunk of a job and work on it; and, once a minute, do what is due by the clock.
 
 A queue entry is a right to work on a job, not a given chunk: the worker takes the job's next chunk when it gets to it, and puts an
 entry back at the end of the queue when there is more. So a job never has more entries than it may use workers, first in, first
@@ -7,10 +7,13 @@ out shares the workers fairly between jobs, and an entry that dies with its work
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from procrastinate import App
 from procrastinate.contrib.django import app as django_app
+from procrastinate.exceptions import AlreadyEnqueued
 
 from historical_sync import faultpoints
 from historical_sync.claims import Room
@@ -23,7 +26,10 @@ if TYPE_CHECKING:
     from integrations.providers.base import Provider
 
 QUEUE = "history"
+UPKEEP = "upkeep"  # a queue of its own, so that it neither waits behind imports nor counts as one that waits
+QUEUES = (QUEUE, UPKEEP)
 TASK = "historical_sync.work"
+TICK = "historical_sync.tick"
 app: App = django_app
 
 
@@ -33,6 +39,16 @@ async def work(job_id: str, tenant_id: str) -> None:
     from historical_sync.worker import current
 
     await current().work(job_id, tenant_id)
+
+
+@django_app.periodic(cron="* * * * *")
+@django_app.task(queue=UPKEEP, name=TICK, queueing_lock=TICK, pass_context=False)
+async def tick(timestamp: int) -> None:
+    """Does what is due by the clock; one worker of all, once a minute. `timestamp`: the minute, not used: what is due shows."""
+    from historical_sync.live import in_thread
+    from historical_sync.upkeep import by_the_clock
+
+    await in_thread(by_the_clock)()
 
 
 def enqueue(job: HistoricalSyncJob, entries: int) -> None:
@@ -57,6 +73,13 @@ class Defer:
         deferrer = self.app.configure_task(TASK, queue=QUEUE, schedule_at=at)
         await deferrer.defer_async(job_id=job_id, tenant_id=tenant_id)
         faultpoints.reached("after", "defer")
+
+    async def tick(self) -> None:
+        """What is due by the clock now rather than at the next minute: nobody may have worked for a while."""
+        with suppress(AlreadyEnqueued):
+            await self.app.configure_task(TICK, queue=UPKEEP, queueing_lock=TICK).defer_async(
+                timestamp=int(time.time())
+            )
 
     async def others_wait(self) -> bool:
         """Whether an entry is due that no worker has taken."""

@@ -2,13 +2,15 @@
 
 from django.urls import path
 
-from historical_sync.pages import explorer, frame, integrations, jobs, styleguide
+from historical_sync.pages import explorer, frame, integrations, jobs, schedules, styleguide
 
 urlpatterns = [
     path("integrations", integrations.integrations, name="integrations"),
     path("integrations/sync-selected", integrations.sync_selected, name="sync-selected"),
     path("connections/<uuid:connection_id>/import", integrations.import_history, name="import"),
     path("connections/<uuid:connection_id>/import/estimate", integrations.import_estimate, name="import-estimate"),
+    path("schedules", schedules.schedules, name="schedules"),
+    path("connections/<uuid:connection_id>/schedule", schedules.schedule, name="schedule"),
     path("live", frame.live, name="live"),
     path("jobs", jobs.jobs, name="jobs"),
     path("jobs/<uuid:job_id>", jobs.job, name="job"),

@@ -65,7 +65,7 @@ async def run_worker(
     abandoned: list[Lease] = []
     while not stop.is_set():
         try:
-            await _run(concurrency, list(queues or [tasks.QUEUE]), stop, once, abandoned)
+            await _run(concurrency, list(queues or tasks.QUEUES), stop, once, abandoned)
             return
         except (psycopg.OperationalError, psycopg.errors.InterfaceError, ConnectorException, OSError) as error:
             log.warning("the database is away, trying again: %s", error)
@@ -95,7 +95,10 @@ async def _run(
         connector: Any = django_app.connector
         worker_app: App = django_app.with_connector(connector.get_worker_connector())
         async with worker_app.open_async():
-            engine = _engine = Engine(pool, tasks.Defer(worker_app), abandoned)
+            defer = tasks.Defer(worker_app)
+            engine = _engine = Engine(pool, defer, abandoned)
+            if tasks.UPKEEP in queues:
+                await defer.tick()
             loop = asyncio.create_task(
                 worker_app.run_worker_async(
                     concurrency=concurrency,

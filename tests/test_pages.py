@@ -74,6 +74,7 @@ def parts(cast: SimpleNamespace, count: int) -> Any:
 LISTS: dict[str, tuple[Callable[[SimpleNamespace, int], Any], str]] = {
     "jobs": (jobs, "/jobs"),
     "integrations": (connections, "/integrations"),
+    "schedules": (connections, "/schedules"),
     "entities": (entities, "/entities"),
     "live": (connections, "/live"),
     "job": (parts, "/jobs/{id}"),

@@ -23,6 +23,7 @@ from historical_sync.models import HistoricalSyncJob
 NAVIGATION = (
     ("Integrations", "integrations", ("integrations", "import")),
     ("Imports", "jobs", ("jobs", "job", "job-cancel")),
+    ("Schedules", "schedules", ("schedules", "schedule")),
     ("Explorer", "entities", ("entities", "entity")),
 )
 RECENT = timedelta(seconds=30)  # how far back a page that polls is told of what ended

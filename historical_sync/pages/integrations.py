@@ -26,8 +26,9 @@ from atom.views import tenant_required
 from historical_sync import actions, states
 from historical_sync.estimating import estimate
 from historical_sync.live import job_context
-from historical_sync.models import HistoricalSyncJob
+from historical_sync.models import HistoricalSyncJob, SyncSchedule
 from historical_sync.moments import moment
+from historical_sync.schedules import schedules_of
 from integrations import gateway
 from integrations.connect import connections_of, get_connection
 from integrations.health import Health, health_of
@@ -48,6 +49,7 @@ class Account:
     records: int = 0
     last_sync: datetime | None = None
     shown: dict[str, Any] | None = None
+    schedule: SyncSchedule | None = None
 
 
 @dataclass
@@ -119,6 +121,7 @@ def _cards(actor: Actor) -> list[Card]:
     latest = {
         job.connection_id: job for job in jobs.with_names().filter(id__in=wanted) if job.status not in NOT_ON_CARDS
     }
+    scheduled = {schedule.connection_id: schedule for schedule in schedules_of(actor.tenant).filter(enabled=True)}
     now = timezone.now()
     for connection in connections:
         card = cards.get(connection.provider_slug)
@@ -127,9 +130,10 @@ def _cards(actor: Actor) -> list[Card]:
         row = sums.get(connection.id, {})
         job = latest.get(connection.id)
         shown = job_context(job, actor.may(Right.OPERATE)) if job is not None else None
-        card.accounts.append(
-            Account(connection, health_of(connection, now), row.get("records") or 0, row.get("last"), shown)
-        )
+        health = health_of(connection, now)
+        last = scheduled.get(connection.id)
+        account = Account(connection, health, row.get("records") or 0, row.get("last"), shown, last)
+        card.accounts.append(account)
     return list(cards.values())
 
 

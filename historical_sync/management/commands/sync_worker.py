@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from historical_sync.tasks import QUEUE
+from historical_sync.tasks import QUEUES
 from historical_sync.worker import run_worker
 
 
@@ -19,7 +19,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--concurrency", type=int, default=20, help="chunks worked on at once (default 20)")
-        parser.add_argument("--queues", default=QUEUE, help=f"comma-separated queues (default {QUEUE})")
+        parser.add_argument("--queues", default=",".join(QUEUES), help="comma-separated queues (default: all)")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not 1 <= options["concurrency"] <= 1000:

@@ -1,0 +1,89 @@
+"""Schedules: how often each connection is synced, when next, and what became of the last run."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_POST
+
+from atom.access import Actor, Right
+from atom.errors import Refused
+from atom.middleware import actor_of
+from atom.views import refusal, tenant_required
+from historical_sync.models import SyncSchedule
+from historical_sync.schedules import INTERVALS, choose, plan_refusal, schedules_of
+from integrations.connect import connections_of, get_connection
+from integrations.models import Connection, ConnectionStatus
+
+DEFAULT = "1d"
+_CHOICE = {interval: choice for choice, (_, interval) in INTERVALS.items()}
+
+
+@never_cache
+@require_GET
+@tenant_required()
+def schedules(request: HttpRequest) -> HttpResponse:
+    """Every connection with its schedule."""
+    actor = actor_of(request)
+    known = {schedule.connection_id: schedule for schedule in schedules_of(actor.tenant).select_related("last_job")}
+    connections = connections_of(actor.tenant).live().order_by("provider_slug", "account_label", "id")
+    locked = plan_refusal(actor.tenant)
+    context = {
+        "rows": [_row(actor, connection, known.get(connection.id), locked) for connection in connections],
+        "locked": locked,
+    }
+    return render(request, "historical_sync/schedules.html", context)
+
+
+@require_POST
+@tenant_required(Right.OPERATE)
+def schedule(request: HttpRequest, connection_id: UUID) -> HttpResponse:
+    """Sets a connection's schedule: `interval`, and `enabled` when it is on. htmx gets the row."""
+    actor = actor_of(request)
+    try:
+        connection = get_connection(actor.tenant, connection_id)
+    except Connection.DoesNotExist:
+        raise Http404 from None
+    htmx = getattr(request, "htmx", False)
+    try:
+        chosen = choose(actor, connection, request.POST.get("interval", ""), enabled="enabled" in request.POST)
+    except Refused as error:
+        if htmx:
+            return refusal(request, "Not scheduled", error.detail, 200)
+        messages.error(request, error.detail)
+        return redirect("schedules")
+    if htmx:
+        return render(
+            request,
+            "historical_sync/_schedule.html",
+            {"row": _row(actor, connection, chosen, plan_refusal(actor.tenant))},
+        )
+    messages.success(request, f"{connection}: {_words(chosen).lower()}.")
+    return redirect("schedules")
+
+
+def _row(actor: Actor, connection: Connection, known: SyncSchedule | None, locked: str) -> dict[str, Any]:
+    on = known is not None and known.enabled
+    return {
+        "connection": connection,
+        "schedule": known,
+        "on": on,
+        "words": _words(known),
+        "interval": _CHOICE.get(known.interval, "") if known is not None else DEFAULT,
+        "intervals": [(choice, words) for choice, (words, _) in INTERVALS.items()],
+        "paused": connection.status != ConnectionStatus.CONNECTED,
+        # What is on may be turned off on any plan.
+        "may_change": actor.may(Right.OPERATE) and (on or not locked),
+    }
+
+
+def _words(known: SyncSchedule | None) -> str:
+    if known is None or not known.enabled:
+        return "Off"
+    choice = _CHOICE.get(known.interval)
+    return INTERVALS[choice][0] if choice else f"Every {known.interval}"

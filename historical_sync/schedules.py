@@ -1,0 +1,133 @@
+"""Regular incremental syncs: a connection's interval, and starting what is due.
+
+A run that was missed (nobody worked, the connection was not to be reached) is made up once, whatever number of them was missed. A run
+that falls into a running import is skipped. One for which there is no room waits for it. While access is lost nothing runs.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from atom.access import Actor, system_actor
+from atom.errors import InvalidInput, Refused
+from atom.models import Tenant
+from atom.plans import cheapest
+from atom.tenancy import across_tenants, tenant_scope
+from historical_sync import actions
+from historical_sync.models import SyncSchedule
+from integrations.models import Connection, ConnectionStatus
+
+log = logging.getLogger(__name__)
+
+LABEL = "Schedule"  # who starts what is due
+# Choice -> (words, interval).
+INTERVALS: dict[str, tuple[str, timedelta]] = {
+    "15m": ("Every 15 minutes", timedelta(minutes=15)),
+    "1h": ("Every hour", timedelta(hours=1)),
+    "6h": ("Every 6 hours", timedelta(hours=6)),
+    "1d": ("Every day", timedelta(days=1)),
+    "7d": ("Every week", timedelta(days=7)),
+}
+STARTED, SKIPPED, WAITING, REFUSED = "started", "skipped", "waiting", "refused"
+# What the refusals of a start mean for a schedule; any other: this run is given up and says why.
+_OUTCOMES = {"job_already_active": SKIPPED, "too_many_concurrent_jobs": WAITING, "connection_reauth_required": WAITING}
+
+
+def schedules_of(tenant: Tenant) -> QuerySet[SyncSchedule]:
+    """The tenant's schedules."""
+    return SyncSchedule.objects.filter(tenant=tenant)
+
+
+def plan_refusal(tenant: Tenant) -> str:
+    """Why the tenant's plan has no schedules, in words; "" when it has."""
+    if tenant.limits.schedules:
+        return ""
+    way_on = cheapest(lambda plan: plan.schedules)
+    offer = f" The {way_on.name} plan includes them." if way_on else ""
+    return f"Scheduled syncs are not part of the {tenant.limits.name} plan.{offer}"
+
+
+def choose(
+    actor: Actor, connection: Connection, choice: str, *, enabled: bool, now: datetime | None = None
+) -> SyncSchedule:
+    """Sets how often `connection` is synced (a key of INTERVALS), and whether it is. The next run is one interval from now.
+
+    What is chosen again as it was stays as it is. Raises InvalidInput, and Refused when the plan has no schedules: turning off is
+    always allowed.
+    """
+    now = now or timezone.now()
+    if choice not in INTERVALS:
+        raise InvalidInput("invalid", "Choose one of the intervals.", "interval")
+    if enabled and (words := plan_refusal(actor.tenant)):
+        raise Refused("plan_feature", words, status_code=403)
+    interval = INTERVALS[choice][1]
+    with transaction.atomic():
+        # The connection's row: two first choices at once make one schedule.
+        connection = Connection.objects.of(actor.tenant).select_for_update().get(id=connection.id)
+        schedule = schedules_of(actor.tenant).filter(connection=connection).first()
+        if schedule is None:
+            return SyncSchedule.objects.create(
+                tenant=actor.tenant,
+                connection=connection,
+                interval=interval,
+                enabled=enabled,
+                next_run_at=now + interval,
+            )
+        if (schedule.interval, schedule.enabled) != (interval, enabled):
+            schedule.interval, schedule.enabled = interval, enabled
+            schedule.next_run_at = now + interval
+            schedule.save(update_fields=["interval", "enabled", "next_run_at"])
+        return schedule
+
+
+def start_due(now: datetime) -> int:
+    """Starts what is due at `now`, of every tenant; how many imports were started."""
+    with across_tenants("the scheduler looks after every tenant"):
+        due = list(
+            SyncSchedule.objects.filter(
+                enabled=True, next_run_at__lte=now, connection__status=ConnectionStatus.CONNECTED
+            )
+            .order_by("next_run_at")
+            .values_list("id", "tenant_id")
+        )
+    started = 0
+    for schedule_id, tenant_id in due:
+        with tenant_scope(tenant_id):
+            try:
+                started += _start(tenant_id, schedule_id, now)
+            except Exception:
+                # One tenant's trouble must not keep the others waiting; it is tried again in a minute.
+                log.exception("schedule %s could not be run", schedule_id)
+    return started
+
+
+def _start(tenant_id: UUID, schedule_id: UUID, now: datetime) -> bool:
+    """Runs one schedule that was seen to be due, unless somebody else just did; whether an import was started."""
+    with transaction.atomic():
+        tenant = Tenant.objects.get(id=tenant_id)
+        schedule = (
+            schedules_of(tenant)
+            .filter(id=schedule_id, enabled=True, next_run_at__lte=now)
+            .select_for_update(of=("self",), skip_locked=True)
+            .select_related("connection")
+            .first()
+        )
+        if schedule is None:
+            return False
+        try:
+            job = actions.start_incremental(system_actor(tenant, LABEL), schedule.connection, trigger="schedule")
+        except Refused as error:
+            schedule.last_result, schedule.last_detail = _OUTCOMES.get(error.code, REFUSED), error.detail
+        else:
+            schedule.last_result, schedule.last_detail, schedule.last_job = STARTED, "", job
+        if schedule.last_result != WAITING:
+            schedule.last_run_at = now
+            schedule.next_run_at += schedule.interval * ((now - schedule.next_run_at) // schedule.interval + 1)
+        schedule.save(update_fields=["last_run_at", "last_result", "last_detail", "last_job", "next_run_at"])
+        return schedule.last_result == STARTED

@@ -1,0 +1,227 @@
+"""Regular syncs: when they start, when they don't, and what is said of it. Time is given, not waited for."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
+from django.utils import timezone
+
+from atom.access import system_actor
+from atom.errors import InvalidInput, Refused
+from atom.tenancy import tenant_scope
+from historical_sync import actions, schedules
+from historical_sync.models import Coverage, HistoricalSyncJob, SyncSchedule
+from historical_sync.upkeep import by_the_clock
+from integrations.models import Connection
+from tests.conftest import Sandbox, Worker, connected, until, wait_for
+from tests.graphs import make_connection, make_job
+
+DAY = timedelta(days=1)
+
+
+def imported(tenant: Any, provider: str = "github") -> Connection:
+    """A connection of which something has been imported."""
+    connection = make_connection(tenant, provider)
+    now = timezone.now()
+    Coverage.objects.create(
+        tenant=tenant, connection=connection, stream="issues", ranges=[DateTimeTZRange(now - 30 * DAY, now - DAY)]
+    )
+    return connection
+
+
+def due(connection: Connection, **fields: Any) -> SyncSchedule:
+    values = {"interval": timedelta(hours=1), "next_run_at": timezone.now() - timedelta(minutes=1)} | fields
+    return SyncSchedule.objects.create(tenant=connection.tenant, connection=connection, **values)
+
+
+def now_of(schedule: SyncSchedule) -> SyncSchedule:
+    with tenant_scope(schedule.tenant_id):
+        return SyncSchedule.objects.select_related("last_job").get(id=schedule.id)
+
+
+def jobs_of(tenant: Any) -> list[HistoricalSyncJob]:
+    with tenant_scope(tenant.id):
+        return list(actions.jobs_of(tenant))
+
+
+def test_what_is_due_starts_from_the_watermark_and_knows_its_next_run(cast: SimpleNamespace) -> None:
+    with tenant_scope(cast.acme.id):
+        connection = imported(cast.acme)
+        schedule = due(connection)
+    now = timezone.now()
+    assert schedules.start_due(now) == 1
+    (job,) = jobs_of(cast.acme)
+    assert (job.kind, job.trigger, job.created_by_label, job.streams) == (
+        "incremental",
+        "schedule",
+        "Schedule",
+        ["issues"],
+    )
+    assert now - DAY - timedelta(hours=1) < job.start_date < now - DAY + timedelta(hours=1)
+    after = now_of(schedule)
+    assert (after.last_result, after.last_job_id, after.last_run_at) == ("started", job.id, now)
+    assert after.next_run_at == schedule.next_run_at + timedelta(hours=1)
+    assert schedules.start_due(now) == 0
+
+
+def test_runs_that_were_missed_are_made_up_once(cast: SimpleNamespace) -> None:
+    now = timezone.now()
+    with tenant_scope(cast.acme.id):
+        schedule = due(imported(cast.acme), next_run_at=now - timedelta(days=3, minutes=20))
+    assert schedules.start_due(now) == 1
+    after = now_of(schedule)
+    assert after.next_run_at == now + timedelta(minutes=40), "in step with where it was"
+    assert len(jobs_of(cast.acme)) == 1
+
+
+def test_a_run_that_falls_into_a_running_import_is_skipped_and_says_so(cast: SimpleNamespace) -> None:
+    now = timezone.now()
+    with tenant_scope(cast.acme.id):
+        connection = imported(cast.acme)
+        make_job(connection)
+        schedule = due(connection)
+    assert schedules.start_due(now) == 0
+    after = now_of(schedule)
+    assert after.last_result == "skipped"
+    assert "already being imported" in after.last_detail
+    assert after.next_run_at > now
+    assert len(jobs_of(cast.acme)) == 1
+
+
+def test_without_room_a_run_waits_and_starts_when_there_is_some(cast: SimpleNamespace) -> None:
+    now = timezone.now()
+    with tenant_scope(cast.acme.id):
+        schedule = due(imported(cast.acme))
+        busy = [make_job(make_connection(cast.acme, "linear")) for _ in range(3)]
+    assert schedules.start_due(now) == 0
+    after = now_of(schedule)
+    assert (after.last_result, after.next_run_at) == ("waiting", schedule.next_run_at)
+    assert "3 imports are active" in after.last_detail
+    with tenant_scope(cast.acme.id):
+        actions.cancel(system_actor(cast.acme, "Test"), busy[0])
+    assert schedules.start_due(now + timedelta(minutes=1)) == 1
+    assert now_of(schedule).last_result == "started"
+
+
+def test_a_schedule_pauses_with_its_connection_and_runs_once_after_the_reconnect(cast: SimpleNamespace) -> None:
+    now = timezone.now()
+    with tenant_scope(cast.acme.id):
+        connection = imported(cast.acme)
+        schedule = due(connection)
+        Connection.objects.filter(id=connection.id).update(status="reauth_required")
+    for hours in range(3):
+        assert schedules.start_due(now + timedelta(hours=hours)) == 0
+    assert now_of(schedule).last_result == ""
+    with tenant_scope(cast.acme.id):
+        Connection.objects.filter(id=connection.id).update(status="connected")
+    assert schedules.start_due(now + timedelta(hours=3)) == 1
+    assert schedules.start_due(now + timedelta(hours=3)) == 0
+
+
+def test_what_is_turned_off_or_not_yet_due_does_not_run(cast: SimpleNamespace) -> None:
+    now = timezone.now()
+    with tenant_scope(cast.acme.id):
+        due(imported(cast.acme), enabled=False)
+        due(imported(cast.acme), next_run_at=now + timedelta(minutes=1))
+    assert schedules.start_due(now) == 0
+
+
+def test_a_refusal_is_the_last_result_and_does_not_stop_the_others(cast: SimpleNamespace) -> None:
+    now = timezone.now()
+    with tenant_scope(cast.globex.id):
+        locked = due(imported(cast.globex))
+    with tenant_scope(cast.acme.id):
+        empty = due(make_connection(cast.acme))
+        well = due(imported(cast.acme))
+    by_the_clock(now)
+    assert (now_of(locked).last_result, now_of(empty).last_result) == ("refused", "refused")
+    assert "Solo plan" in now_of(locked).last_detail
+    assert "Nothing of" in now_of(empty).last_detail
+    assert now_of(empty).next_run_at > now
+    assert now_of(well).last_result == "started"
+    assert jobs_of(cast.globex) == []
+
+
+def test_choosing_an_interval_sets_the_next_run_and_choosing_it_again_changes_nothing(cast: SimpleNamespace) -> None:
+    now = datetime(2026, 11, 1, 12, tzinfo=UTC)
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+        actor = system_actor(cast.acme, "Alice")
+        first = schedules.choose(actor, connection, "6h", enabled=True, now=now)
+        assert first.next_run_at == now + timedelta(hours=6)
+        again = schedules.choose(actor, connection, "6h", enabled=True, now=now + timedelta(hours=2))
+        assert again.next_run_at == first.next_run_at
+        other = schedules.choose(actor, connection, "15m", enabled=True, now=now)
+        assert (other.id, other.next_run_at) == (first.id, now + timedelta(minutes=15))
+        with pytest.raises(InvalidInput):
+            schedules.choose(actor, connection, "1s", enabled=True)
+    with tenant_scope(cast.globex.id):
+        connection = make_connection(cast.globex)
+        with pytest.raises(Refused, match="The Solo plan includes them"):
+            schedules.choose(system_actor(cast.globex, "Charlie"), connection, "1d", enabled=True)
+        assert schedules.choose(system_actor(cast.globex, "Charlie"), connection, "1d", enabled=False).enabled is False
+
+
+def test_the_page_sets_a_schedule_and_shows_what_became_of_it(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        connection = imported(cast.acme)
+    client = signed_in(cast.alice)
+    path = f"/connections/{connection.id}/schedule"
+    row = client.post(path, {"interval": "1h", "enabled": "on"}, headers={"HX-Request": "true"}).content.decode()
+    assert row.startswith(f'<tr id="schedule-{connection.id}"')
+    assert "Not yet" in row
+    with tenant_scope(cast.acme.id):
+        schedule = SyncSchedule.objects.get()
+    schedules.start_due(schedule.next_run_at)
+    page = client.get("/schedules").content.decode()
+    assert "Every hour" in page
+    assert "Queued" in page
+    with tenant_scope(cast.acme.id):
+        Connection.objects.filter(id=connection.id).update(status="reauth_required")
+    assert "Paused: needs reconnect" in client.get("/schedules").content.decode()
+    assert "<select" not in signed_in(cast.vera).get("/schedules").content.decode()
+
+
+def test_a_plan_without_schedules_says_which_plan_has_them(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.globex.id):
+        connection = imported(cast.globex)
+    client = signed_in(cast.charlie)
+    page = client.get("/schedules").content.decode()
+    assert "Scheduled syncs are not part of the Free plan. The Solo plan includes them." in page
+    assert "<select" not in page
+    client.post(f"/connections/{connection.id}/schedule", {"interval": "1h", "enabled": "on"})
+    with tenant_scope(cast.globex.id):
+        assert not SyncSchedule.objects.exists()
+
+
+def test_the_card_says_why_a_scheduled_sync_did_not_start(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        due(make_connection(cast.acme))
+    schedules.start_due(timezone.now())
+    assert "Scheduled sync not started" in signed_in(cast.alice).get("/integrations").content.decode()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_starts_what_is_due_and_brings_it_in(live_cast: SimpleNamespace, sandbox: Sandbox) -> None:
+    acme = live_cast.acme
+    connection = connected(acme, "github", sandbox.root)
+    with tenant_scope(acme.id):
+        now = timezone.now()
+        for stream in ("issues", "repositories"):
+            Coverage.objects.create(
+                tenant=acme,
+                connection=connection,
+                stream=stream,
+                ranges=[DateTimeTZRange(now - 30 * DAY, now - 3 * DAY)],
+            )
+        schedule = due(connection)
+    worker = Worker()
+    try:
+        job = wait_for(lambda: now_of(schedule).last_job)
+        assert until(job, "completed").kind == "incremental"
+    finally:
+        worker.stop()
