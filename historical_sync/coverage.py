@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import connection as database
 
 from historical_sync import planning, states
-from historical_sync.models import Coverage, HistoricalSyncJob, SyncChunk
+from historical_sync.models import Coverage, SyncChunk
 from integrations.models import Connection
 from integrations.providers.base import Window
 
@@ -49,7 +53,7 @@ class Held:
 def ledger(connection: Connection) -> Mapping[tuple[str, str], Spans]:
     """(stream, partition) -> covered spans, oldest first, not touching each other."""
     rows = Coverage.objects.filter(tenant_id=connection.tenant_id, connection=connection)
-    return {(row.stream, row.partition): [(span.lower or BEGINNING, span.upper) for span in row.ranges] for row in rows}
+    return {(row.stream, row.partition): _spans(row) for row in rows}
 
 
 def watermark(connection: Connection) -> datetime | None:
@@ -66,16 +70,58 @@ def of_connection(connection: Connection, since: datetime | None = None, until: 
 
     Within [since, until); by default each stream within the range that its jobs spanned.
     """
-    spans = ledger(connection)
-    hulls = asked(connection)
-    labels, tried_at, failures = _chunks(connection)
+    return of_connections([connection], since, until)[connection.id]
+
+
+def of_connections(
+    connections: Sequence[Connection], since: datetime | None = None, until: datetime | None = None
+) -> dict[UUID, list[Held]]:
+    """The same for several connections of one tenant at once: as many queries as for one."""
+    spans: dict[UUID, dict[tuple[str, str], Spans]] = {connection.id: {} for connection in connections}
+    rows = Coverage.objects.filter(tenant_id__in={c.tenant_id for c in connections}, connection__in=connections)
+    for row in rows:
+        spans[row.connection_id][row.stream, row.partition] = _spans(row)
+    hulls, known, failures = _hulls(connections), _partitions(connections), _failures(connections)
+    return {
+        connection.id: _held(
+            connection,
+            spans[connection.id],
+            hulls.get(connection.id, {}),
+            known.get(connection.id, {}),
+            failures.get(connection.id, {}),
+            since,
+            until,
+        )
+        for connection in connections
+    }
+
+
+def asked(connection: Connection) -> dict[str, tuple[datetime, datetime]]:
+    """stream -> the hull of the ranges that jobs were to bring of it, up to what had settled then."""
+    return _hulls([connection]).get(connection.id, {})
+
+
+def _held(
+    connection: Connection,
+    spans: Mapping[tuple[str, str], Spans],
+    hulls: Mapping[str, tuple[datetime, datetime]],
+    known: Mapping[tuple[str, str], tuple[str, datetime]],
+    failures: Mapping[tuple[str, str], Sequence[tuple[Window, str, str]]],
+    since: datetime | None,
+    until: datetime | None,
+) -> list[Held]:
+    labels = {place: label for place, (label, _) in known.items()}
+    tried_at = {place: at for place, (_, at) in known.items()}
+    names_of: dict[str, set[str]] = {}
+    for name, key in (*spans, *labels):
+        names_of.setdefault(name, set()).add(key)
     found: list[Held] = []
     for stream in connection.provider.streams:
         if stream.name not in hulls:
             continue
         low, high = hulls[stream.name]
         window = Window(since or low, until or high) if (since or low) < (until or high) else None
-        names = {key for name, key in (*spans, *labels) if name == stream.name}
+        names = names_of.get(stream.name, set())
         if stream.partitioned and "" in names:
             # That its partitions could not be listed is old news once they were.
             at = tried_at[stream.name, ""]
@@ -103,47 +149,78 @@ def of_connection(connection: Connection, since: datetime | None = None, until: 
     return found
 
 
-def asked(connection: Connection) -> dict[str, tuple[datetime, datetime]]:
-    """stream -> the hull of the ranges that jobs were to bring of it, up to what had settled then."""
-    hulls: dict[str, tuple[datetime, datetime]] = {}
-    jobs = HistoricalSyncJob.objects.filter(tenant_id=connection.tenant_id, connection=connection)
-    jobs = jobs.exclude(kind="repair")  # which asks for nothing that was not asked for before
-    for streams, since, until, mark, created in jobs.values_list(
-        "streams", "start_date", "end_date", "watermark", "created_at"
+def _hulls(connections: Sequence[Connection]) -> dict[UUID, dict[str, tuple[datetime, datetime]]]:
+    """connection -> what `asked` says."""
+    hulls: dict[UUID, dict[str, tuple[datetime, datetime]]] = {}
+    for connection_id, name, since, until in _rows(
+        """
+        SELECT connection_id, name, min(start_date), max(upto) FROM (
+            SELECT connection_id, unnest(streams) AS name, start_date,
+                   LEAST(end_date, COALESCE(watermark, created_at)) AS upto
+            FROM historical_sync_historicalsyncjob
+            WHERE tenant_id = ANY(%(tenants)s) AND connection_id = ANY(%(connections)s)
+              AND kind <> 'repair'  -- which asks for nothing that was not asked for before
+        ) wanted
+        WHERE start_date < upto GROUP BY connection_id, name
+        """,
+        connections,
     ):
-        until = min(until, mark or created)
-        if since >= until:
-            continue
-        for name in streams:
-            low, high = hulls.get(name, (since, until))
-            hulls[name] = min(low, since), max(high, until)
+        hulls.setdefault(connection_id, {})[name] = since, until
     return hulls
 
 
-def _chunks(
-    connection: Connection,
-) -> tuple[
-    dict[tuple[str, str], str], dict[tuple[str, str], datetime], dict[tuple[str, str], list[tuple[Window, str, str]]]
-]:
-    """(stream, partition) -> label, start of the newest job that was at it, failures: as the chunks tell."""
-    chunks = SyncChunk.objects.filter(tenant_id=connection.tenant_id, job__connection=connection)
-    labels: dict[tuple[str, str], str] = {}
-    tried_at: dict[tuple[str, str], datetime] = {}
-    listed = chunks.exclude(status=states.CHUNK_SPLIT).order_by("stream", "partition", "-job__created_at")
-    for stream, key, label, at in listed.distinct("stream", "partition").values_list(
-        "stream", "partition", "partition_label", "job__created_at"
+def _partitions(connections: Sequence[Connection]) -> dict[UUID, dict[tuple[str, str], tuple[str, datetime]]]:
+    """connection -> (stream, partition) -> label, start of the newest job that was at it: as the chunks tell."""
+    known: dict[UUID, dict[tuple[str, str], tuple[str, datetime]]] = {}
+    for connection_id, stream, key, label, at in _rows(
+        """
+        SELECT DISTINCT ON (connection_id, stream, partition) connection_id, stream, partition, label, created_at
+        FROM (
+            SELECT job.connection_id, chunk.stream, chunk.partition, max(chunk.partition_label) AS label, job.created_at
+            FROM historical_sync_syncchunk chunk JOIN historical_sync_historicalsyncjob job ON job.id = chunk.job_id
+            WHERE job.tenant_id = ANY(%(tenants)s) AND job.connection_id = ANY(%(connections)s) AND chunk.status <> 'split'
+            GROUP BY job.id, chunk.stream, chunk.partition
+        ) part
+        ORDER BY connection_id, stream, partition, created_at DESC
+        """,
+        connections,
     ):
-        labels[stream, key], tried_at[stream, key] = label or key, at
-    failures: dict[tuple[str, str], list[tuple[Window, str, str]]] = {}
-    failed = chunks.filter(status=states.CHUNK_FAILED).order_by("since", "-job__created_at")
-    for stream, key, since, until, code, reason in failed.values_list(
-        "stream", "partition", "since", "until", "error_code", "error_message"
-    ):
-        known = failures.setdefault((stream, key), [])
+        known.setdefault(connection_id, {})[stream, key] = label or key, at
+    return known
+
+
+def _failures(
+    connections: Sequence[Connection],
+) -> dict[UUID, dict[tuple[str, str], list[tuple[Window, str, str]]]]:
+    """connection -> (stream, partition) -> failures: as the chunks tell."""
+    chunks = SyncChunk.objects.filter(
+        tenant_id__in={c.tenant_id for c in connections}, job__connection__in=connections, status=states.CHUNK_FAILED
+    )
+    failures: dict[UUID, dict[tuple[str, str], list[tuple[Window, str, str]]]] = {}
+    for connection_id, stream, key, since, until, code, reason in chunks.order_by(
+        "since", "-job__created_at"
+    ).values_list("job__connection", "stream", "partition", "since", "until", "error_code", "error_message"):
+        known = failures.setdefault(connection_id, {}).setdefault((stream, key), [])
         # An older job's failure of the same span adds nothing.
         if not any(window.since <= since and until <= window.until for window, _, _ in known):
             known.append((Window(since, until), code, reason))
-    return labels, tried_at, failures
+    return failures
+
+
+def _rows(query: str, connections: Sequence[Connection]) -> Iterable[tuple[Any, ...]]:
+    with database.cursor() as cursor:
+        cursor.execute(
+            query,
+            {
+                "tenants": list({connection.tenant_id for connection in connections}),
+                "connections": [connection.id for connection in connections],
+            },
+        )
+        return list(cursor.fetchall())
+
+
+def _spans(row: Coverage) -> Spans:
+    return [(span.lower or BEGINNING, span.upper) for span in row.ranges]
 
 
 def _inside(spans: Iterable[tuple[datetime, datetime]], window: Window) -> tuple[Window, ...]:

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from historical_sync.pages import explorer, frame, integrations, jobs, schedules, styleguide
+from historical_sync.pages import coverage, explorer, frame, integrations, jobs, schedules, styleguide
 
 urlpatterns = [
     path("integrations", integrations.integrations, name="integrations"),
@@ -20,6 +20,9 @@ urlpatterns = [
     path("jobs/<uuid:job_id>/resume", jobs.resume, name="job-resume"),
     path("jobs/<uuid:job_id>/cancel", jobs.cancel, name="job-cancel"),
     path("jobs/<uuid:job_id>/replay", jobs.replay, name="job-replay"),
+    path("coverage", coverage.overview, name="coverage"),
+    path("coverage/<uuid:connection_id>", coverage.of_connection, name="coverage-connection"),
+    path("coverage/<uuid:connection_id>/repair", coverage.repair, name="coverage-repair"),
     path("entities", explorer.entities, name="entities"),
     path("entities/<uuid:entity_id>", explorer.entity, name="entity"),
     path("styleguide", styleguide.styleguide, name="styleguide"),

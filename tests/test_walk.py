@@ -37,6 +37,7 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "live": ("get", 200, 200, SIGN_IN),
     "schedules": ("get", 200, 200, SIGN_IN),
     "jobs": ("get", 200, 200, SIGN_IN),
+    "coverage": ("get", 200, 200, SIGN_IN),
     "entities": ("get", 200, 200, SIGN_IN),
     "styleguide": ("get", 200, 200, SIGN_IN),
     # Of Acme
@@ -51,6 +52,8 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "job-pause": ("post", 404, 403, SIGN_IN),
     "job-resume": ("post", 404, 403, SIGN_IN),
     "job-cancel": ("post", 404, 403, SIGN_IN),
+    "coverage-connection": ("get", 404, 200, SIGN_IN),
+    "coverage-repair": ("post", 404, 403, SIGN_IN),
     "job-replay": ("post", 404, 403, SIGN_IN),
     "entity": ("get", 404, 200, SIGN_IN),
     "api-start": ("post", 404, 403, 401),

@@ -24,6 +24,7 @@ NAVIGATION = (
     ("Integrations", "integrations", ("integrations", "import")),
     ("Imports", "jobs", ("jobs", "job", "job-cancel")),
     ("Schedules", "schedules", ("schedules", "schedule")),
+    ("Coverage", "coverage", ("coverage", "coverage-connection")),
     ("Explorer", "entities", ("entities", "entity")),
 )
 RECENT = timedelta(seconds=30)  # how far back a page that polls is told of what ended

@@ -19,6 +19,8 @@ PAGES = {
     "jobs": "/jobs",
     "jobs-none": "/jobs?status=paused",
     "job": "/jobs/{job}",
+    "coverage": "/coverage",
+    "coverage-connection": "/coverage/{connection}?open=issues",
     "explorer": "/entities",
     "explorer-none": "/entities?q=zzzzzz",
     "entity": "/entities/{entity}",

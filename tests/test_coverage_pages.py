@@ -1,0 +1,237 @@
+"""Coverage: the calendar of what is in, missing and failed, and what its buttons do."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.db import connection as database
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+from psycopg.types.multirange import TimestamptzMultirange
+from psycopg.types.range import Range
+
+from atom.tenancy import tenant_scope
+from historical_sync import coverage, states
+from historical_sync.coverage import Failed, Held
+from historical_sync.models import Coverage, HistoricalSyncJob, SyncChunk
+from historical_sync.pages.coveragemap import MOST_CELLS, MOST_PARTS, coverage_map, cuts, gaps
+from integrations.models import Connection, ConnectionStatus
+from integrations.providers.base import Window
+from tests.graphs import make_connection, make_job
+
+START = datetime(2026, 7, 1, tzinfo=UTC)
+END = datetime(2026, 8, 1, tzinfo=UTC)
+
+
+def span(first: int, last: int) -> Window:
+    """Days of July, the last one out."""
+    return Window(START + timedelta(days=first - 1), START + timedelta(days=last - 1))
+
+
+def held(partition: str = "", covered: Any = (), missing: Any = (), failed: Any = ()) -> Held:
+    return Held("issues", "Issues", partition, f"acme/{partition}" if partition else "", covered, missing, failed)
+
+
+# -- the calendar ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("days", [1, 20, 62, 63, 400, 430, 800, 1800, 5000, 12_000])
+def test_the_cells_are_whole_days_weeks_months_or_years_and_few_enough(days: int) -> None:
+    since = datetime(2015, 3, 18, 9, 30, tzinfo=UTC)
+    edges = cuts(since, since + timedelta(days=days))
+    assert edges[0] <= since
+    assert edges[-1] >= since + timedelta(days=days) > edges[-2]
+    assert len(edges) - 1 <= MOST_CELLS + 1
+    assert all((edge.hour, edge.minute) == (0, 0) for edge in edges)
+    assert edges == sorted(set(edges))
+
+
+def test_a_cell_says_what_all_partitions_add_up_to() -> None:
+    parts = [
+        held("a", covered=(span(1, 11),), missing=(span(11, 13),)),
+        held("b", covered=(span(1, 6), span(8, 13)), missing=(span(6, 8),), failed=(Failed(span(6, 7), "x", "no"),)),
+    ]
+    [row] = coverage_map(parts, START, END)
+    states_of = {cell.since.day: cell.state for cell in row.cells if cell.since.month == 7}
+    assert states_of[5] == "in"
+    assert states_of[6] == "failed"
+    assert states_of[7] == "missing"
+    assert states_of[11] == "missing"
+    assert states_of[13] == "unasked"
+    assert next(cell.share for cell in row.cells if cell.since.day == 7) == 50
+    assert row.percentage == int(99 * 20 / 24)
+    assert row.partitions == 2
+    assert not row.open
+
+
+def test_hundreds_of_partitions_are_cut_to_what_a_page_holds_and_can_be_searched() -> None:
+    parts = [
+        held(f"repo-{i:03}", covered=(span(1, 11),), missing=(span(11, 12),) if i == 299 else ()) for i in range(300)
+    ]
+    [row] = coverage_map(parts, START, END, ["issues"])
+    assert (len(row.parts), row.hidden) == (MOST_PARTS, 300 - MOST_PARTS)
+    assert row.parts[0].label == "acme/repo-299", "what lacks something comes first"
+    [row] = coverage_map(parts, START, END, ["issues"], "REPO-12")
+    assert [part.label for part in row.parts] == [f"acme/repo-{i}" for i in range(120, 130)]
+
+
+def test_what_is_missing_of_many_partitions_in_the_same_span_is_one_line() -> None:
+    failed = (Failed(span(6, 8), "access_denied", "no access"),)
+    parts = [held(str(i), missing=(span(5, 9),), failed=failed) for i in range(40)]
+    found = gaps(parts)
+    assert [(gap.window, gap.failed, len(gap.places)) for gap in found] == [
+        (span(6, 8), True, 40), (span(8, 9), False, 40), (span(5, 6), False, 40)
+    ]  # fmt: skip
+
+
+def test_it_is_quick_with_many_partitions_that_all_differ() -> None:
+    parts = [
+        held(str(i), covered=(Window(START, START + timedelta(hours=i + 1)),), missing=(span(30, 31),))
+        for i in range(700)
+    ]
+    began = time.process_time()
+    coverage_map(parts, START, END, ["issues"])
+    assert time.process_time() - began < 1
+
+
+# -- the pages ------------------------------------------------------------------------------------------------------------
+
+
+def imported(connection: Connection, *, gap: bool = True, partition: str = "1") -> HistoricalSyncJob:
+    """An import of 40 days of issues; with a gap, ten days of it failed."""
+    now = timezone.now()
+    since, until = now - timedelta(days=40), now - timedelta(hours=1)
+    job = make_job(
+        connection, start_date=since, end_date=until, watermark=until, status=states.FAILED if gap else states.COMPLETED,
+        completed_at=now, planned=True,
+    )  # fmt: skip
+    cut = now - timedelta(days=10)
+    rest = {
+        "tenant": connection.tenant,
+        "job": job,
+        "stream": "issues",
+        "partition": partition,
+        "partition_label": f"acme/{partition}",
+    }
+    SyncChunk.objects.create(ordinal=0, since=since, until=cut, status=states.CHUNK_COMPLETED, **rest)
+    SyncChunk.objects.create(
+        ordinal=1, since=cut, until=until, status=states.CHUNK_FAILED if gap else states.CHUNK_COMPLETED,
+        error_code="provider_error" if gap else "", error_message="GitHub does not allow it" if gap else "", **rest,
+    )  # fmt: skip
+    Coverage.objects.create(
+        tenant=connection.tenant, connection=connection, stream="issues", partition=partition,
+        ranges=TimestamptzMultirange([Range(since, cut if gap else until)]),
+    )  # fmt: skip
+    HistoricalSyncJob.objects.filter(id=job.id).update(created_at=until)
+    return job
+
+
+def test_the_page_says_what_is_missing_and_why(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+        imported(connection)
+    client = signed_in(cast.bob)
+    text = client.get("/coverage").content.decode()
+    assert "Some of it failed" in text
+    assert "74 %" in text
+    text = client.get(f"/coverage/{connection.id}?open=issues").content.decode()
+    assert "GitHub does not allow it" in text
+    assert "acme/1" in text
+    assert "Repair gaps" in text
+
+
+def test_repair_imports_what_is_missing_and_nothing_else(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+        imported(connection)
+    reply = signed_in(cast.bob).post(f"/coverage/{connection.id}/repair")
+    with tenant_scope(cast.acme.id):
+        job = HistoricalSyncJob.objects.get(tenant=cast.acme, kind="repair")
+    assert reply["Location"] == f"/jobs/{job.id}"
+    assert abs(job.end_date - job.start_date - timedelta(days=10)) < timedelta(hours=2)
+    text = signed_in(cast.bob).get("/coverage").content.decode()
+    assert "Import under way" in text
+    assert "Repair gaps" not in text
+
+
+def test_repair_of_what_lacks_nothing_is_refused_in_words(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+        imported(connection, gap=False)
+    client = signed_in(cast.alice)
+    assert "Nothing missing" in client.get("/coverage").content.decode()
+    text = client.post(f"/coverage/{connection.id}/repair", follow=True).content.decode()
+    assert "Nothing is missing of" in text
+    with tenant_scope(cast.acme.id):
+        assert not HistoricalSyncJob.objects.filter(tenant=cast.acme, kind="repair").exists()
+
+
+def test_extending_opens_the_offer_with_the_next_earlier_start(cast: SimpleNamespace, signed_in: Any) -> None:
+    from historical_sync.actions import months_back
+
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+        imported(connection)
+    client = signed_in(cast.bob)
+    start = months_back(timezone.now(), 3).date().isoformat()
+    assert f"/connections/{connection.id}/import?start={start}" in client.get("/coverage").content.decode()
+    assert f'value="{start}"' in client.get(f"/connections/{connection.id}/import?start={start}").content.decode()
+
+
+def test_the_plans_end_is_explained_instead(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.globex.id):
+        connection = make_connection(cast.globex)
+        job = imported(connection)
+        HistoricalSyncJob.objects.filter(id=job.id).update(start_date=timezone.now() - timedelta(days=92))
+    text = signed_in(cast.charlie).get("/coverage").content.decode()
+    assert "Your Free plan reaches 3 months back. The Solo plan reaches 1 year back." in text
+    assert "Extend further back" not in text
+
+
+def test_who_may_only_look_is_offered_nothing(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+        imported(connection)
+    text = signed_in(cast.vera).get(f"/coverage/{connection.id}").content.decode()
+    assert "Repair gaps" not in text
+    assert "Extend further back" not in text
+
+
+def test_history_of_a_connection_that_was_given_up_is_still_shown(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+        imported(connection)
+        Connection.objects.filter(id=connection.id).update(
+            status=ConnectionStatus.DISCONNECTED, last_success_at=timezone.now()
+        )
+    text = signed_in(cast.alice).get("/coverage").content.decode()
+    assert "Disconnected" in text
+    assert "Repair gaps" not in text
+
+
+def test_ten_connections_take_as_many_queries_as_two(cast: SimpleNamespace, signed_in: Any) -> None:
+    client = signed_in(cast.alice)
+    counts = []
+    for more in (2, 8):
+        with tenant_scope(cast.acme.id):
+            for i in range(more):
+                imported(make_connection(cast.acme), gap=bool(i % 2))
+        with CaptureQueriesContext(database) as queries:
+            assert client.get("/coverage").status_code == 200
+        counts.append(len(queries))
+    assert counts[0] == counts[1], [query["sql"][:120] for query in queries]
+
+
+def test_several_connections_read_at_once_are_as_each_alone(cast: SimpleNamespace) -> None:
+    with tenant_scope(cast.acme.id):
+        connections = [make_connection(cast.acme) for _ in range(3)]
+        imported(connections[0])
+        imported(connections[1], gap=False, partition="2")
+        together = coverage.of_connections(connections)
+        for connection in connections:
+            assert together[connection.id] == coverage.of_connection(connection)
+        assert [bool(together[connection.id]) for connection in connections] == [True, True, False]
