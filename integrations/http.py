@@ -292,7 +292,9 @@ class Api:
 
     def _url(self, path: str) -> str:
         if "://" not in path:
-            return self.root.rstrip("/") + "/" + path.lstrip("/")
+            roots = self.provider.path_roots if self.root == self.provider.api_url else {}
+            root = next((root for start, root in roots.items() if path.startswith(start)), self.root)
+            return root.rstrip("/") + "/" + path.lstrip("/")
         if _origin(path) != _origin(self.root):
             raise RequestRejected(f"{self.provider.name} named an address outside its own API.")
         return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 from integrations.providers.asana import ASANA
 from integrations.providers.base import Provider
 from integrations.providers.github import GITHUB
+from integrations.providers.google import GOOGLE
 from integrations.providers.hubspot import HUBSPOT
 from integrations.providers.intercom import INTERCOM
 from integrations.providers.jira import JIRA
@@ -28,6 +29,7 @@ PROVIDERS: dict[str, Provider] = {
     "zendesk": ZENDESK,
     "jira": JIRA,
     "intercom": INTERCOM,
+    "google": GOOGLE,
 }
 
 

@@ -300,6 +300,7 @@ class Provider:
     asks: facts that are asked before connecting, by OAuth or token.
     auth_root: (default_auth_url, facts) -> root of the OAuth paths, where it depends on an answer.
     ids_by_account: ids are unique within one account only, so that keys carry the account's id besides the slug.
+    path_roots: beginning of a path -> root, for APIs of one vendor that live on several hosts; holds while `api_url` does.
     """
 
     slug: str
@@ -327,6 +328,7 @@ class Provider:
     partition_label: str = ""
     asks: tuple[Question, ...] = ()
     auth_root: Callable[[str, Mapping[str, Any]], str] = lambda auth_url, facts: auth_url
+    path_roots: Mapping[str, str] = field(default_factory=dict)
 
     def stream(self, name: str) -> Stream:
         """The stream of that name; KeyError if there is none."""

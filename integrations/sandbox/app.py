@@ -15,6 +15,7 @@ from integrations.sandbox.asana import Asana
 from integrations.sandbox.consent import STYLE
 from integrations.sandbox.faults import Control
 from integrations.sandbox.github import GitHub
+from integrations.sandbox.google import Google
 from integrations.sandbox.hubspot import HubSpot
 from integrations.sandbox.intercom import Intercom
 from integrations.sandbox.jira import Jira
@@ -42,6 +43,7 @@ STAND_INS: tuple[type[StandIn], ...] = (
     Zendesk,
     Jira,
     Intercom,
+    Google,
 )
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]

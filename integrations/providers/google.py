@@ -1,0 +1,397 @@
+"""Google: a mailbox of Gmail (labels and messages) and the calendars that its owner sees, with their events."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import re
+from datetime import UTC, datetime, timedelta
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from email.utils import getaddresses
+from html import unescape
+from urllib.parse import quote
+
+from integrations.errors import (
+    AccessDenied,
+    CursorExpired,
+    Misconfigured,
+    ProviderError,
+    Throttled,
+)
+from integrations.http import Api, Reply
+from integrations.providers.base import (
+    JSON,
+    ONE_PAGE,
+    Account,
+    Clock,
+    Context,
+    Entity,
+    Graph,
+    OAuth,
+    Page,
+    Partition,
+    Provider,
+    RateBudget,
+    Relationship,
+    Revocation,
+    Stream,
+    Window,
+    WindowKind,
+)
+from integrations.providers.graph import GraphBuilder, facts, headline
+from integrations.providers.text import domain_key, email_key, mentioned_emails
+from integrations.providers.wire import reader, records, stamp, utc
+
+MAIL, CALENDAR = "/gmail/v1/users/me", "/calendar/v3"
+READ_MAIL, READ_CALENDARS = (f"https://www.googleapis.com/auth/{name}.readonly" for name in ("gmail", "calendar"))
+AT_ONCE = 4  # messages of one page that are read at the same time
+A_READ = 20  # messages of one page: what is lost when the limit comes in the middle of it
+MOST_TEXT = 100_000  # characters of a message that are searched for mentions
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MS, _SECOND = timedelta(milliseconds=1), timedelta(seconds=1)
+_DATES_LAG = timedelta(hours=12)  # a calendar's day begins up to so much after the same day of UTC
+_LIMITS = ("rateLimitExceeded", "userRateLimitExceeded", "quotaExceeded", "RATE_LIMIT_EXCEEDED")
+_SCOPES = ("insufficientPermissions", "ACCESS_TOKEN_SCOPE_INSUFFICIENT")
+_SWITCHED_OFF = ("accessNotConfigured", "SERVICE_DISABLED")
+_AFTER = re.compile(r"[Rr]etry after (\d{4}-\d\d-\d\dT[\d:.]+Z)")
+_MESSAGE_ID = re.compile(r"<([^<>\s]{1,250})>")
+_TAG = re.compile(r"<(?:style|script)\b.*?</(?:style|script)>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+_NO_PERSON = (".calendar.google.com", "calendar-notification@google.com")  # group calendars, rooms, the calendar itself
+
+# -- wire format --------------------------------------------------------------------------------------------------------------
+
+
+class _Gone(ProviderError):
+    """A message that was deleted between the list and the look at it."""
+
+
+def _classify(reply: Reply) -> ProviderError | None:
+    """By reason: a limit and a missing permission have the same status."""
+    error = reply.data.get("error") if isinstance(reply.data, dict) else None
+    if not isinstance(error, dict):
+        return None
+    words = str(error.get("message") or "")
+    reasons = [part.get("reason") for part in (*error.get("errors", ()), *error.get("details", ()))]
+    if "dailyLimitExceeded" in reasons:
+        return Throttled("Google's limit of a day is used up.", reply.retry_at(), daily=True)
+    if reply.status == 429 or any(reason in _LIMITS for reason in reasons):
+        named = _AFTER.search(words)
+        at = reply.by_our_clock(utc(named[1])) if named else reply.retry_at()
+        return Throttled("Google asks to slow down.", at or datetime.now(UTC) + timedelta(minutes=1))
+    if any(reason in _SCOPES for reason in reasons):
+        return AccessDenied(
+            "Google was not asked for, or not granted, the permission for this: connect again and tick it."
+        )
+    if any(reason in _SWITCHED_OFF for reason in reasons):
+        return Misconfigured("Google: the API is not enabled in the Cloud project of this deployment's client.")
+    if "failedPrecondition" in reasons and "not enabled" in words:
+        return AccessDenied("Google: Gmail is not switched on for this account.")
+    if reply.status == 404 and "/messages/" in reply.url:
+        return _Gone("The message is gone.")
+    if reply.status in (400, 410) and "token" in words.lower():
+        return CursorExpired("Google no longer knows the page; going on by date.")
+    return None
+
+
+def _owner(api: Api) -> JSON:
+    """Whose mailbox it is: ids of Gmail are unique in one mailbox only."""
+    return {"email": api.facts.get("email") or "me", "domain": api.facts.get("domain")}
+
+
+def _sent_at(row: JSON) -> datetime:
+    return _EPOCH + int(row["internalDate"]) * _MS
+
+
+def _moment(when: JSON) -> datetime:
+    """Of a date with time, or of a whole day, which is taken as one of UTC."""
+    return utc(when["dateTime"] if when.get("dateTime") else when["date"])
+
+
+def _starts_at(row: JSON) -> datetime:
+    return _moment(row.get("start") or row["originalStartTime"])
+
+
+# -- fetching -----------------------------------------------------------------------------------------------------------------
+
+
+async def _fetch_labels(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+    rows = [{**row, "mailbox": _owner(api)} for row in (await api.get(f"{MAIL}/labels")).data.get("labels") or ()]
+    found, rejected = records(rows, lambda row: row["id"], lambda row: _EPOCH)
+    return Page(found, None, None, rejected)
+
+
+async def _fetch_messages(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+    """Newest first. Lists hold ids only: a page of them is read a few at a time.
+
+    Whether `after` and `before` are included is not said, so a second more is asked for.
+    cursor: {"ids": still to read, "next": token of the list's next page, None at its end}.
+    """
+    state = cursor or {"ids": [], "next": None}
+    ids, following = state["ids"], state["next"]
+    if not ids:
+        since, until = (window.since - _EPOCH) // _SECOND - 1, -((_EPOCH - window.until) // _SECOND) + 1
+        asked: JSON = {"q": f"after:{since} before:{until}", "maxResults": 100, "includeSpamTrash": "false"}
+        data = (await api.get(f"{MAIL}/messages", {**asked, "pageToken": following} if following else asked)).data
+        ids, following = [row["id"] for row in data.get("messages") or ()], data.get("nextPageToken")
+    rows = [{**row, "mailbox": _owner(api)} for row in await _read(api, ids[:A_READ])]
+    found, rejected = records(rows, lambda row: row["id"], _sent_at)
+    last = min((record.occurred_at for record in found), default=None)
+    rest = ids[A_READ:]
+    return Page(found, {"ids": rest, "next": following} if rest or following else None, last, rejected)
+
+
+async def _read(api: Api, ids: list[str]) -> list[JSON]:
+    """Messages as a whole, some at the same time; without those that are gone. The first error ends the others' reading."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(message: str) -> JSON | None:
+        async with gate:
+            try:
+                return dict((await api.get(f"{MAIL}/messages/{quote(message, safe='')}", {"format": "full"})).data)
+            except _Gone:
+                return None
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            reading = [group.create_task(one(message)) for message in ids]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [row for task in reading if (row := task.result()) is not None]
+
+
+async def _calendar_list(api: Api, cursor: JSON | None) -> JSON:
+    asked = {"maxResults": 250, "showHidden": "true", **(cursor or {})}
+    return dict((await api.get(f"{CALENDAR}/users/me/calendarList", asked)).data)
+
+
+def _next(data: JSON) -> JSON | None:
+    """Nothing else tells the end: pages may be short, even empty, before it."""
+    return {"pageToken": data["nextPageToken"]} if data.get("nextPageToken") else None
+
+
+async def _fetch_calendars(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+    data = await _calendar_list(api, cursor)
+    found, rejected = records(data.get("items") or [], lambda row: row["id"], lambda row: _EPOCH)
+    return Page(found, _next(data), None, rejected)
+
+
+async def _partitions(api: Api) -> list[Partition]:
+    found: list[Partition] = []
+    cursor: JSON | None = {}
+    while cursor is not None:
+        data = await _calendar_list(api, cursor)
+        found += [Partition(row["id"], row.get("summaryOverride") or row.get("summary") or row["id"]) for row in data.get("items") or () if not row.get("deleted")]  # fmt: skip
+        cursor = _next(data)
+    return found
+
+
+async def _fetch_events(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+    """What overlaps the window, each occurrence of a series by itself; the engine takes what begins in it, so each comes once.
+
+    Both bounds are left out, which an event without length at the window's beginning must not be; whole days have no zone, and
+    lie where the calendar's has them. Of what was deleted, the time may be missing: that is told wherever it is listed.
+    """
+    span = {"timeMin": stamp(window.since - _SECOND), "timeMax": stamp(window.until + _DATES_LAG + _SECOND)}
+    asked = {
+        **span,
+        "singleEvents": "true",
+        "orderBy": "startTime",
+        "showDeleted": "true",
+        "maxResults": 250,
+        **(cursor or {}),
+    }
+    data = (await api.get(f"{CALENDAR}/calendars/{quote(partition.key, safe='')}/events", asked)).data
+
+    def time_of(row: JSON) -> datetime:
+        timeless = row.get("status") == "cancelled" and not row.get("start") and not row.get("originalStartTime")
+        return window.since if timeless else _starts_at(row)
+
+    found, rejected = records(data.get("items") or [], lambda row: f"{partition.key}:{row['id']}", time_of)
+    return Page(found, _next(data), None, rejected)
+
+
+# -- records to graph ---------------------------------------------------------------------------------------------------------
+
+
+def _extract_label(row: JSON, context: Context) -> Graph:
+    key = f"{context.namespace}:label:{row['mailbox']['email']}:{row['id']}"
+    return Graph([Entity("label", key, row.get("name") or row["id"], facts(row, "type"))], [])
+
+
+def _words(value: str) -> str:
+    """A header's words, which are mostly decoded already."""
+    try:
+        return str(make_header(decode_header(value))) if "=?" in value else value
+    except (ValueError, LookupError, HeaderParseError):
+        return value
+
+
+def _people(*headers: str) -> list[Entity]:
+    """Whom address headers name, each once; lists of undisclosed recipients and the like are nobody."""
+    found: dict[str, Entity] = {}
+    for name, address in (pair for header in headers for pair in getaddresses([header])):
+        if (key := email_key(address)) and not address.lower().endswith(_NO_PERSON):
+            found.setdefault(key, Entity("person", key, _words(name).strip() or address.lower()))
+    return list(found.values())
+
+
+def _text(part: JSON, kind: str, left: int = 200) -> str:
+    """The first part of this type in the message, as text; MIME parts hold parts."""
+    if part.get("mimeType") == kind and not part.get("filename") and (data := (part.get("body") or {}).get("data")):
+        try:
+            return base64.urlsafe_b64decode(data + "=" * (-len(data) % 4)).decode("utf-8", "replace")[:MOST_TEXT]
+        except (binascii.Error, ValueError):
+            return ""
+    return next((text for inner in part.get("parts") or () if left and (text := _text(inner, kind, left - 1))), "")
+
+
+def _message_key(ns: str, message_id: str) -> str:
+    return f"{ns}:message:{message_id}"
+
+
+def _extract_message(row: JSON, context: Context) -> Graph:
+    """A message is what its Message-ID names, the same in every mailbox that has it; a thread is one mailbox's."""
+    ns, payload, owner = context.namespace, row.get("payload") or {}, row["mailbox"]
+    headers: dict[str, list[str]] = {}
+    for header in payload.get("headers") or ():
+        headers.setdefault(str(header["name"]).lower(), []).append(str(header["value"]))
+    subject = _words((headers.get("subject") or [""])[0])
+    here = f"{owner['email']}:{row['id']}"
+    named = _MESSAGE_ID.search((headers.get("message-id") or [""])[0])
+    key = _message_key(ns, named[1] if named else here)
+    known = {"sent_at": _sent_at(row).isoformat(), **facts(row, "snippet", "sizeEstimate")}
+    labels = [str(label) for label in row.get("labelIds") or ()]
+    known |= {"folders": system} if (system := [label for label in labels if not label.startswith("Label_")]) else {}
+    known |= {"deleted": True} if "TRASH" in labels else {}
+    said = GraphBuilder(
+        Entity("message", key, headline(subject, "(no subject)"), known, (_message_key(ns, here),) if named else ())
+    )
+    authors = _people(*headers.get("from", ()))
+    readers = _people(*headers.get("to", ()), *headers.get("cc", ()), *headers.get("bcc", ()))
+    said.by("authored", *authors)
+    said.to("with", *readers)
+    for one in {one.key: one for one in (*authors, *readers)}.values():
+        # Only of the mailbox's own Workspace domain is it known whose people have addresses in it.
+        if (home := domain_key(owner.get("domain"))) and one.key.endswith(f"@{home.rpartition(':')[2]}"):
+            said.entities.append(Entity("organization", home, home.rpartition(":")[2]))
+            said.relationships.append(Relationship("works_at", one.key, home))
+    if row.get("threadId"):
+        said.to(
+            "part_of",
+            Entity("thread", f"{ns}:thread:{owner['email']}:{row['threadId']}", headline(subject, "(no subject)")),
+        )
+    said.to(
+        "labelled",
+        *(
+            Entity("label", f"{ns}:label:{owner['email']}:{label}", label)
+            for label in labels
+            if label.startswith("Label_")
+        ),
+    )
+    if before := _MESSAGE_ID.findall(" ".join(headers.get("in-reply-to") or headers.get("references") or ())):
+        said.refer("replied_to", [_message_key(ns, before[-1])])
+    text = _text(payload, "text/plain") or unescape(_TAG.sub(" ", _text(payload, "text/html")))
+    said.refer("mentions", mentioned_emails(f"{subject}\n{text}"))
+    return said.graph()
+
+
+def _extract_calendar(row: JSON, context: Context) -> Graph:
+    name = row.get("summaryOverride") or row.get("summary") or row["id"]
+    known = facts(row, "description", "timeZone", "accessRole", "primary", "deleted")
+    said = GraphBuilder(Entity("calendar", f"{context.namespace}:calendar:{row['id']}", name, known))
+    said.to("owned_by", *(_people(row["id"]) if row.get("primary") else ()))
+    return said.graph()
+
+
+def _guest(ns: str, row: JSON | None) -> Entity | None:
+    """Somebody who is asked to come; a room is a calendar."""
+    if not row or not row.get("email"):
+        return None
+    if row.get("resource") or row["email"].endswith(_NO_PERSON):
+        return Entity("calendar", f"{ns}:calendar:{row['email']}", row.get("displayName") or row["email"])
+    return next(iter(_people(row["email"])), None)
+
+
+def _extract_event(row: JSON, context: Context) -> Graph:
+    """A meeting is what its iCalUID names, with the time it was planned for if it is one of a series: the same in all calendars."""
+    ns, here = context.namespace, f"{context.namespace}:event:{context.partition.key}:{row['id']}"
+    key = f"{ns}:event:{row['iCalUID']}" if row.get("iCalUID") else here
+    if row.get("iCalUID") and row.get("originalStartTime"):
+        key += f":{_moment(row['originalStartTime']).isoformat()}"
+    known = facts(row, "status", "location", "htmlLink", "eventType", "created", "updated")
+    known |= {name: (row[name].get("dateTime") or row[name].get("date")) for name in ("start", "end") if row.get(name)}
+    known |= {"deleted": True} if row.get("status") == "cancelled" else {}
+    name = headline(row.get("summary"), "(no title)")
+    said = GraphBuilder(Entity("event", key, name, known, (here,) if key != here else ()))
+    said.to(
+        "part_of",
+        Entity("calendar", f"{ns}:calendar:{context.partition.key}", context.partition.label or context.partition.key),
+    )
+    if row.get("recurringEventId"):
+        said.to("part_of", Entity("series", f"{ns}:series:{row.get('iCalUID') or row['recurringEventId']}", name))
+    said.by("authored", _guest(ns, row.get("organizer")))
+    for guest in row.get("attendees") or ():
+        found = _guest(ns, guest)
+        if found is not None and found.kind == "person" and guest.get("responseStatus") != "declined":
+            said.by("attended", found)
+        else:
+            said.to("with", found)
+    said.refer(
+        "mentions",
+        mentioned_emails(
+            f"{row.get('summary') or ''}\n{unescape(_TAG.sub(' ', row.get('description') or ''))}"[:MOST_TEXT]
+        ),
+    )
+    return said.graph()
+
+
+# -- who ----------------------------------------------------------------------------------------------------------------------
+
+
+async def _identify(api: Api) -> Account:
+    who = (await api.get("/oauth2/v2/userinfo")).data
+    return Account(str(who["id"]), who["email"], None, {"email": who["email"].lower(), "domain": who.get("hd")})
+
+
+async def _revoke(grant: Revocation) -> None:
+    """Ends all that this user ever granted to the client."""
+    await grant.token_api.request("POST", "/revoke", form={"token": grant.refresh_token or grant.access_token})
+
+
+GOOGLE = Provider(
+    slug="google",
+    name="Google",
+    category="Mail and calendar",
+    summary="A mailbox and the calendars beside it: who writes to whom about what, and who meets.",
+    brings=("Mail", "Threads and labels", "Calendars", "Events and who attends"),
+    api_url="https://www.googleapis.com",
+    auth_url="https://accounts.google.com",
+    path_roots={"/gmail/": "https://gmail.googleapis.com"},
+    identify=_identify,
+    classify=_classify,
+    # 6,000 units a minute and mailbox, of which a message takes 20.
+    budget=RateBudget(requests=280, seconds=60, concurrency=2),
+    oauth=OAuth(
+        "/o/oauth2/v2/auth", "/token", ("openid", "https://www.googleapis.com/auth/userinfo.email", READ_MAIL, READ_CALENDARS),
+        # Without both, a second consent brings no refresh token.
+        extra_authorize={"access_type": "offline", "prompt": "consent", "include_granted_scopes": "true"},
+        revoke=_revoke, token_root="https://oauth2.googleapis.com",
+    ),
+    settle=timedelta(minutes=2),
+    partition_label="Calendars",
+    partitions=_partitions,
+    streams=(
+        Stream("labels", "Labels", WindowKind.SNAPSHOT, _fetch_labels, _extract_label, needs=(READ_MAIL,), page_size=ONE_PAGE),
+        Stream(
+            "messages", "Mail", WindowKind.EXACT, _fetch_messages, _extract_message, ascending=False, needs=(READ_MAIL,), page_size=A_READ,
+            clock=Clock.CREATED, record=reader(lambda row: row["id"], _sent_at),
+        ),
+        Stream("calendars", "Calendars", WindowKind.SNAPSHOT, _fetch_calendars, _extract_calendar, needs=(READ_CALENDARS,), page_size=250, names_partitions=True),
+        Stream(
+            "events", "Events", WindowKind.EXACT, _fetch_events, _extract_event, partitioned=True, needs=(READ_CALENDARS,), page_size=250,
+            clock=Clock.EVENT,
+        ),
+    ),
+)  # fmt: skip

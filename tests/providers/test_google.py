@@ -1,0 +1,288 @@
+"""What only Google has: reasons instead of statuses, mail that is read one by one, meetings that overlap windows."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+import pytest
+
+from integrations.errors import AccessDenied, CursorExpired, Misconfigured, Throttled
+from integrations.http import Api, Reply
+from integrations.providers import google
+from integrations.providers.base import WHOLE, Context, Partition, Window
+from integrations.providers.google import GOOGLE
+from tests.contract.stage import ALL, ROOT, staged
+
+ANA, LI = "person:email:ana@acme.test", "person:email:li@example.org"
+MESSAGES, EVENTS = GOOGLE.stream("messages"), GOOGLE.stream("events")
+DAY = timedelta(days=1)
+
+
+def reply(status: int, reason: str, message: str = "", url: str = "", **headers: str) -> Reply:
+    error = {"code": status, "message": message, "errors": [{"domain": "x", "reason": reason}]}
+    return Reply(status, httpx2.Headers(headers), {"error": error}, "", url)
+
+
+def message(headers: dict[str, str], text: str = "", kind: str = "text/plain", **row: Any) -> Any:
+    data = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    payload = {
+        "mimeType": kind,
+        "body": {"data": data},
+        "headers": [{"name": n, "value": v} for n, v in headers.items()],
+    }
+    mailbox = {"email": "ana@acme.test", "domain": "acme.test"}
+    row = {"id": "1", "threadId": "t", "internalDate": "1735812345000", "payload": payload, "mailbox": mailbox, **row}
+    return google._extract_message(row, Context("google"))
+
+
+def event(**row: Any) -> Any:
+    start = {"start": {"dateTime": "2025-01-07T10:00:00+01:00"}}
+    return google._extract_event({"id": "e1", **start, **row}, Context("google", Partition("ana@acme.test", "Ana")))
+
+
+def said(graph: Any) -> set[tuple[str, str, str]]:
+    return {tuple(relationship) for relationship in graph.relationships}
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "message", "kind"),
+    [
+        (403, "rateLimitExceeded", "", Throttled),
+        (403, "userRateLimitExceeded", "", Throttled),
+        (403, "quotaExceeded", "", Throttled),
+        (429, "", "", Throttled),
+        (403, "dailyLimitExceeded", "", Throttled),
+        (403, "insufficientPermissions", "", AccessDenied),
+        (403, "accessNotConfigured", "", Misconfigured),
+        (400, "failedPrecondition", "Mail service not enabled", AccessDenied),
+        (400, "invalid", "Invalid page token value.", CursorExpired),
+        (410, "fullSyncRequired", "Sync token is no longer valid", CursorExpired),
+    ],
+)
+def test_an_error_is_read_by_its_reason(status: int, reason: str, message: str, kind: type[Exception]):
+    found = GOOGLE.classify(reply(status, reason, message))
+    assert type(found) is kind
+    assert "Google" in str(found)
+
+
+def test_only_a_days_limit_counts_as_one():
+    daily = [GOOGLE.classify(reply(403, reason)) for reason in ("dailyLimitExceeded", "userRateLimitExceeded")]
+    assert [found.daily for found in daily if isinstance(found, Throttled)] == [True, False]
+
+
+def test_a_wait_is_read_from_the_words_by_googles_clock():
+    now = datetime.now(UTC)
+    named = f"User-rate limit exceeded.  Retry after {now + timedelta(seconds=90):%Y-%m-%dT%H:%M:%S.000Z}"
+    fast = (now + timedelta(minutes=10)).strftime("%a, %d %b %Y %H:%M:%S GMT")
+    ahead = f"Retry after {now + timedelta(seconds=690):%Y-%m-%dT%H:%M:%S.000Z}"
+    for given, seconds in (
+        (reply(429, "rateLimitExceeded", named), 90),
+        (reply(429, "rateLimitExceeded", ahead, date=fast), 90),
+        (reply(403, "rateLimitExceeded", **{"retry-after": "30"}), 30),
+        (reply(403, "rateLimitExceeded"), 60),
+    ):
+        found = GOOGLE.classify(given)
+        assert isinstance(found, Throttled)
+        assert found.retry_at is not None
+        assert abs(found.retry_at - now - timedelta(seconds=seconds)) < timedelta(seconds=20)
+
+
+def test_gmail_has_a_host_of_its_own_unless_the_deployment_says_otherwise():
+    client = httpx2.AsyncClient()
+    theirs, ours = Api(GOOGLE, GOOGLE.api_url, client), Api(GOOGLE, f"{ROOT}/google", client)
+    assert theirs._url("/gmail/v1/users/me/labels") == "https://gmail.googleapis.com/gmail/v1/users/me/labels"
+    assert theirs._url("/calendar/v3/users/me/calendarList").startswith("https://www.googleapis.com/calendar/")
+    assert ours._url("/gmail/v1/users/me/labels") == f"{ROOT}/google/gmail/v1/users/me/labels"
+
+
+# -- reading --------------------------------------------------------------------------------------------------------------
+
+
+async def test_mail_is_read_a_few_at_a_time_and_the_rest_of_a_list_is_not_asked_for_again():
+    async with staged("google") as stage:
+        pages, cursor = [], None
+        for _ in range(6):
+            page = await MESSAGES.fetch(stage.api(), WHOLE, ALL, cursor)
+            pages.append(len(page.records))
+            if (cursor := page.next_cursor) is None:
+                break
+        paths = [call["path"] for call in stage.app.control.log]
+        assert pages[:5] == [google.A_READ] * 5  # the list's first hundred
+        assert paths.count("/gmail/v1/users/me/messages") == 2
+        assert len({path for path in paths if "/messages/" in path}) == sum(pages)
+        assert max(stage.app.control.most_at_once.values()) <= google.AT_ONCE
+
+
+async def test_what_is_gone_before_it_is_read_is_left_out():
+    async with staged("google") as stage:
+        page = await MESSAGES.fetch(stage.api(), WHOLE, ALL, None)
+        ids = [record.external_id for record in page.records[:2]]
+        again = await MESSAGES.fetch(stage.api(), WHOLE, ALL, {"ids": [ids[0], "none", ids[1]], "next": None})
+        assert [record.external_id for record in again.records] == ids
+        assert again.next_cursor is None
+
+
+async def test_a_limit_in_the_middle_of_reading_ends_it():
+    async with staged("google") as stage:
+        await stage.control(rate_limit_every=7)
+        with pytest.raises(Throttled):
+            await MESSAGES.fetch(stage.api(), WHOLE, ALL, None)
+
+
+async def test_an_event_that_overlaps_two_windows_comes_once_and_one_without_length_comes_at_all():
+    async with staged("google") as stage:
+        own = stage.stand_in.holdings[stage.account]
+        long = next(found for found in own.events if found.ends - found.begins >= 2 * 86_400 and found.calendar == 0)
+        point = next(found for found in own.events if found.ends == found.begins and found.calendar == 0)
+        for found, edge in ((long, long.begins + 86_400), (point, point.begins)):
+            at = datetime.fromtimestamp(edge, UTC)
+            early, late = (
+                await stage.read(EVENTS, Window(at - 9 * DAY, at)),
+                await stage.read(EVENTS, Window(at, at + DAY)),
+            )
+            key = f"{own.calendar_id(0)}:{own.event_id(found)}"
+            assert (key in early.ids, key in late.ids) == ((True, False) if found is long else (False, True))
+
+
+async def test_a_whole_day_comes_once_wherever_its_calendar_lies():
+    async with staged("google") as stage:
+        whole = {
+            row
+            for row in stage.truth(EVENTS, ALL)
+            if row.startswith(stage.stand_in.holdings[stage.account].calendar_id(2))
+        }
+        seen: list[str] = []
+        at = ALL.since
+        while at < ALL.until:
+            seen += (await stage.read(EVENTS, Window(at, at + 30 * DAY))).ids
+            at += 30 * DAY
+        assert whole
+        assert sorted(key for key in seen if key in whole) == sorted(whole)
+
+
+async def test_a_deleted_event_of_which_only_the_id_is_left_is_told_as_deleted():
+    partition = Partition("ana@acme.test", "Ana")
+    async with staged("google") as stage:
+        own = stage.stand_in.holdings[stage.account]
+        own.calendars[0]["id"] = partition.key
+        own.calendar_id = lambda calendar: partition.key
+        del own.events[2:]
+        own.event = lambda event, deleted: {
+            "id": f"e{own.events.index(event)}",
+            "status": ("cancelled", "confirmed")[own.events.index(event)],
+        }
+        page = await EVENTS.fetch(stage.api(), partition, ALL, None)
+    assert [(record.external_id, record.occurred_at in ALL) for record in page.records] == [("ana@acme.test:e0", True)]
+    assert len(page.rejected) == 1
+    gone = EVENTS.extract(page.records[0].payload, Context("google", partition)).entities[0]
+    known = event(id="e0", iCalUID="u@google.com").entities[0]
+    assert gone.properties == {"status": "cancelled", "deleted": True}
+    assert gone.key in known.aliases
+
+
+async def test_without_offline_access_and_consent_there_is_no_refresh_token():
+    async with staged("google") as stage:
+        asked = {
+            "response_type": "code",
+            "client_id": "sandbox-google",
+            "redirect_uri": "https://a.test/",
+            "state": "s",
+        }
+        for extra, expected in (({}, False), (GOOGLE.oauth.extra_authorize, True)):
+            url = f"{ROOT}/google/o/oauth2/v2/auth"
+            back = await stage.client.post(
+                url, params={**asked, **extra}, data={"answer": "allow", "account": stage.account}
+            )
+            code = httpx2.URL(back.headers["location"]).params["code"]
+            client = {"client_id": "sandbox-google", "client_secret": "sandbox-secret"}
+            form = {**client, "grant_type": "authorization_code", "code": code, "redirect_uri": "https://a.test/"}
+            token = (await stage.client.post(f"{ROOT}/google/token", data=form)).json()
+            assert ("refresh_token" in token) is expected
+
+
+# -- what rows say --------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_names_who_wrote_it_to_whom_and_where_it_belongs():
+    found = message(
+        {
+            "From": '"Li, of Example" <LI@example.org>',
+            "To": "=?utf-8?q?An=C3=A1?= <ana@acme.test>, undisclosed-recipients:;",
+            "Cc": "c_1@group.calendar.google.com, bo@acme.test.evil.test",
+            "Subject": "Q1",
+            "Message-ID": "<abc@example.org>",
+            "References": "<a@x> <b@x>",
+        },
+        "ask Mia@Acme.test",
+        labelIds=["INBOX", "Label_7"],
+    )
+    key = "google:message:abc@example.org"
+    assert found.entities[0].key == key
+    assert found.entities[0].aliases == ("google:message:ana@acme.test:1",)
+    assert found.entities[0].properties["folders"] == ["INBOX"]
+    assert {entity.key: entity.name for entity in found.entities if entity.kind == "person"}[LI] == "Li, of Example"
+    assert {entity.key: entity.name for entity in found.entities if entity.kind == "person"}[ANA] == "Aná"
+    assert said(found) == {
+        ("authored", LI, key),
+        ("with", key, ANA),
+        ("with", key, "person:email:bo@acme.test.evil.test"),
+        ("works_at", ANA, "org:domain:acme.test"),
+        ("part_of", key, "google:thread:ana@acme.test:t"),
+        ("labelled", key, "google:label:ana@acme.test:Label_7"),
+        ("replied_to", key, "google:message:b@x"),
+        ("mentions", key, "person:email:mia@acme.test"),
+    }
+
+
+def test_mail_in_html_only_is_read_too_and_broken_encodings_are_no_end():
+    found = message({}, "<style>a@b.test</style><p>to <b>li@example.org</b></p>", "text/html")
+    assert [target for kind, _, target in said(found) if kind == "mentions"] == [LI]
+    assert found.entities[0].key == "google:message:ana@acme.test:1"
+    assert found.entities[0].name == "(no subject)"
+    broken = message(
+        {"Subject": "=?x-unknown?q?a?="}, payload={"mimeType": "text/plain", "body": {"data": "\u00fc"}, "headers": []}
+    )
+    assert broken.entities[0].properties["sent_at"].startswith("2025-01-02")
+
+
+def test_the_same_meeting_in_two_calendars_is_one():
+    planned = {
+        "iCalUID": "u@google.com",
+        "recurringEventId": "u",
+        "originalStartTime": {"dateTime": "2025-01-07T10:00:00+01:00"},
+    }
+    one = event(**planned)
+    moved = google._extract_event(
+        {
+            "id": "other",
+            "start": {"date": "2025-01-09"},
+            **planned,
+            "originalStartTime": {"dateTime": "2025-01-07T09:00:00Z"},
+        },
+        Context("google", Partition("li@example.org", "Li")),
+    )
+    assert one.entities[0].key == moved.entities[0].key == "google:event:u@google.com:2025-01-07T09:00:00+00:00"
+    assert one.entities[0].key != event(iCalUID="u@google.com").entities[0].key
+    assert ("part_of", one.entities[0].key, "google:series:u@google.com") in said(one)
+
+
+def test_who_declined_did_not_attend_and_a_room_is_no_person():
+    found = event(
+        organizer={"email": "ana@acme.test"},
+        attendees=[
+            {"email": "Li@example.org", "responseStatus": "accepted"},
+            {"email": "bo@acme.test", "responseStatus": "declined"},
+            {"email": "c_1@resource.calendar.google.com", "resource": True, "displayName": "Room 1"},
+        ],
+    )
+    key = found.entities[0].key
+    assert said(found) == {
+        ("part_of", key, "google:calendar:ana@acme.test"),
+        ("authored", ANA, key),
+        ("attended", LI, key),
+        ("with", key, "person:email:bo@acme.test"),
+        ("with", key, "google:calendar:c_1@resource.calendar.google.com"),
+    }
