@@ -139,7 +139,7 @@ def any_document(payload: object) -> bytes:
 class Ids(dict[str, bytes]):
     """Entity ids of one tenant by key, remembered: the same people, labels and repositories come up again and again."""
 
-    LIMIT = 100_000
+    LIMIT = 20_000
 
     def __init__(self, tenant: bytes) -> None:
         self.tenant = tenant
