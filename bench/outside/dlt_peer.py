@@ -21,7 +21,10 @@ os.environ |= {
 }
 
 import dlt
+import psycopg2
 from dlt.sources.helpers import requests
+
+from psycopg.conninfo import conninfo_to_dict
 
 root, dsn, records, windows = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 pages = -(-records // 100)
@@ -42,9 +45,19 @@ def window(number):
     )  # fmt: skip
 
 
+info = conninfo_to_dict(dsn)
+credentials = {
+    "drivername": "postgresql", "database": info["dbname"], "username": info["user"], "password": info.get("password", ""), "host": "localhost",
+}  # fmt: skip
+# dlt takes no socket's path for a host, which the embedded server has; psycopg2 does.
+connect = psycopg2.connect
+psycopg2.connect = lambda *args, **options: connect(
+    *args, **{**options, "host": info["host"], "port": info.get("port") or 5432}
+)
+
 with tempfile.TemporaryDirectory() as folder:
     pipeline = dlt.pipeline(
-        "peer", pipelines_dir=folder, destination=dlt.destinations.postgres(dsn), dataset_name="dlt_peer"
+        "peer", pipelines_dir=folder, destination=dlt.destinations.postgres(credentials), dataset_name="dlt_peer"
     )
     began = time.perf_counter()
     pipeline.run([window(n) for n in range(windows)], loader_file_format="csv")
