@@ -386,8 +386,7 @@ class Api:
 async def _read(response: httpx2.Response, name: str) -> bytes:
     parts: list[bytes] = []
     size = 0
-    encoded = "content-encoding" in response.headers
-    async for part in response.aiter_bytes() if encoded else response.aiter_raw():
+    async for part in response.aiter_bytes():
         size += len(part)
         if size > MAX_BODY:
             raise RequestRejected(f"{name} sent more than {MAX_BODY // 1024 // 1024} MiB in one answer.")

@@ -285,7 +285,7 @@ def test_provider_check_refuses_in_words(sandbox: Any, monkeypatch: pytest.Monke
     assert "Give a token" in refused("provider_check", "github")
     with pytest.raises(CommandError, match="connection_reauth_required") as error:
         run("provider_check", "github", "--token", "wrong", "--base-url", f"{sandbox.root}/github")
-    assert error.value.returncode == 1
+    assert error.value.returncode == 3
 
 
 def test_a_terminal_gets_words_and_an_exit_code_not_a_traceback() -> None:

@@ -23,7 +23,6 @@ os.environ |= {
 import dlt
 import psycopg2
 from dlt.sources.helpers import requests
-
 from psycopg.conninfo import conninfo_to_dict
 
 root, dsn, records, windows = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])

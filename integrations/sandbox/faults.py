@@ -107,5 +107,9 @@ class Control:
 
     def state(self) -> dict[str, Any]:
         # Tokens are the sandbox's own; who asks comes from this machine.
-        counts = {"statuses": dict(self.statuses), "most_at_once": dict(self.most_at_once)}
+        counts = {
+            "statuses": dict(self.statuses),
+            "at_once": self.at_once["all"],
+            "most_at_once": dict(self.most_at_once),
+        }
         return {**asdict(self.faults), "calls": self.calls, **counts}

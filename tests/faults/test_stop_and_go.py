@@ -154,7 +154,9 @@ def test_no_more_chunks_at_once_than_plan_and_connection_and_worker_allow(theatr
     for _ in range(2):
         theatre.worker(concurrency=6, lease=60)
     wait_for(lambda: all(job_now(job).planned for job in jobs), 30)
-    theatre.sandbox.control(reset=True)  # what planning asked does not count
+    # What planning asked does not count, and on a busy machine some of it may still be under way.
+    wait_for(lambda: theatre.sandbox.control()["at_once"] <= 3, 30)
+    theatre.sandbox.control(reset=True)
     theatre.sandbox.control(**SANDBOX, latency_ms=120)
     most = 0
     while any(job_now(job).status in ("pending", "running") for job in jobs):

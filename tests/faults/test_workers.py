@@ -100,7 +100,7 @@ def test_a_worker_frozen_past_its_lease_is_fenced_when_it_thaws(theatre: Stage, 
     held = leases(job)
     theatre.sandbox.control(latency_ms=0)
     theatre.worker(concurrency=4)
-    wait_for(lambda: not set(held.values()) & set(leases(job).values()), 30)  # taken from it
+    wait_for(lambda: not set(held.values()) & set(leases(job).values()), 90)  # taken from it
     frozen.signal(signal.SIGCONT)
     undamaged(theatre, undisturbed, until(job, "completed", seconds=60))
     assert frozen.alive, f"it goes on with other work: {frozen.words()}"
