@@ -18,7 +18,15 @@ from atom.errors import Refused
 from atom.templatetags.words import took
 from atom.tenancy import tenant_scope
 from historical_sync import actions
-from historical_sync.models import Coverage, HistoricalSyncJob, JobEvent, QuarantinedRecord, SyncChunk, SyncSchedule
+from historical_sync.automation import QueuedStart
+from historical_sync.models import (
+    Coverage,
+    HistoricalSyncJob,
+    JobEvent,
+    QuarantinedRecord,
+    SyncChunk,
+    SyncSchedule,
+)
 from historical_sync.progress import describe
 
 Action = Callable[[Actor, HistoricalSyncJob], HistoricalSyncJob]
@@ -157,3 +165,11 @@ class ScheduleAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     list_filter = ("enabled", "last_result", "connection__provider_slug", "tenant")
     list_select_related = ("connection",)
     search_fields = ("=id", "connection__account_label", "last_detail")
+
+
+@admin.register(QueuedStart)
+class QueuedStartAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ("connection", "tenant", "reason", "refused", "created_by_label", "created_at")
+    list_filter = ("refused", "tenant")
+    list_select_related = ("connection", "tenant")
+    search_fields = ("=id", "connection__account_label", "reason")

@@ -44,21 +44,54 @@ def estimate(
 
     Raises the refusals that `actions.start_sync` would raise for the range, and Refused when the provider can't be asked.
     """
-    since, until, names = actions.check_range(actor.tenant, connection, start, end, streams)
-    job = HistoricalSyncJob(
-        tenant=actor.tenant,
-        connection=connection,
-        streams=names,
-        start_date=since,
-        end_date=until,
-        created_at=timezone.now(),
-    )
+    (found,) = estimates(actor, [connection], start=start, end=end, streams=streams)
+    if isinstance(found, Refused):
+        raise found
+    return found
+
+
+def estimates(
+    actor: Actor,
+    connections: Sequence[Connection],
+    *,
+    start: datetime | None,
+    end: datetime | None,
+    streams: Sequence[str] | None = None,
+) -> list[RangeEstimate | Refused]:
+    """The same for several connections, whose providers are asked at the same time: an estimate or a refusal for each."""
+    jobs: list[HistoricalSyncJob | Refused] = []
+    for connection in connections:
+        try:
+            since, until, names = actions.check_range(actor.tenant, connection, start, end, streams)
+        except Refused as error:
+            jobs.append(error)
+            continue
+        jobs.append(
+            HistoricalSyncJob(
+                tenant=actor.tenant,
+                connection=connection,
+                streams=names,
+                start_date=since,
+                end_date=until,
+                created_at=timezone.now(),
+            )
+        )
+    return async_to_sync(_of_all)(jobs)
+
+
+async def _of_all(jobs: Sequence[HistoricalSyncJob | Refused]) -> list[RangeEstimate | Refused]:
+    return list(await asyncio.gather(*map(_of_one, jobs)))
+
+
+async def _of_one(job: HistoricalSyncJob | Refused) -> RangeEstimate | Refused:
+    if isinstance(job, Refused):
+        return job
     try:
-        targets = async_to_sync(_targets)(job)
+        targets = await _targets(job)
     except TimeoutError:
         return RangeEstimate(None, "unknown", None, None)
     except ProviderError as error:
-        raise Refused(error.code, str(error)) from None
+        return Refused(error.code, str(error))
     records, quality = planning.total(targets)
     missing = [target for target in targets if target.missing]
     if not missing:
@@ -71,6 +104,22 @@ def estimate(
         calls += max(1, math.ceil(counted / target.stream.page_size))
     return RangeEstimate(
         records, quality, calls, max(calls * SECONDS_A_CALL / parallel_chunks(job), records / RECORDS_A_SECOND)
+    )
+
+
+def together(found: Sequence[RangeEstimate], at_once: int) -> RangeEstimate:
+    """All of them as one, `at_once` running at a time: what is known is added up, and is no better than the least known."""
+    known = [one for one in found if one.records is not None]
+    quality = next((q for q in ("unknown", "about") if any(one.quality == q for one in found)), "exact")
+    if not known:
+        return RangeEstimate(None, "unknown", None, None)
+    seconds = [one.seconds or 0.0 for one in known]
+    return RangeEstimate(
+        sum(one.records or 0 for one in known),
+        quality,
+        sum(one.calls or 0 for one in known),
+        max(max(seconds), sum(seconds) / at_once),
+        covered=all(one.covered for one in found),
     )
 
 

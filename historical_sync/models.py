@@ -404,3 +404,6 @@ class SyncSchedule(models.Model):
 
     def __str__(self) -> str:
         return f"{self.connection} every {self.interval}"
+
+
+from historical_sync.automation import QueuedStart  # noqa: E402, F401 - where Django looks for it

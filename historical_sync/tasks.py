@@ -30,6 +30,7 @@ UPKEEP = "upkeep"  # a queue of its own, so that it neither waits behind imports
 QUEUES = (QUEUE, UPKEEP)
 TASK = "historical_sync.work"
 TICK = "historical_sync.tick"
+ENDED = "historical_sync.ended"
 app: App = django_app
 
 
@@ -49,6 +50,15 @@ async def tick(timestamp: int) -> None:
     from historical_sync.upkeep import by_the_clock
 
     await in_thread(by_the_clock)()
+
+
+@django_app.task(queue=UPKEEP, name=ENDED, pass_context=False)
+async def ended(tenant_id: str) -> None:
+    """Does what follows from the end, or pause, of a job of the tenant."""
+    from historical_sync.live import in_thread
+    from historical_sync.upkeep import after_an_end
+
+    await in_thread(after_an_end)(tenant_id)
 
 
 def enqueue(job: HistoricalSyncJob, entries: int) -> None:
@@ -80,6 +90,12 @@ class Defer:
             await self.app.configure_task(TICK, queue=UPKEEP, queueing_lock=TICK).defer_async(
                 timestamp=int(time.time())
             )
+
+    async def ended(self, tenant_id: str) -> None:
+        """What follows from the end of a job of the tenant. Several workers hear of one end: one entry is enough."""
+        with suppress(AlreadyEnqueued):
+            entry = self.app.configure_task(ENDED, queue=UPKEEP, priority=1, queueing_lock=f"{ENDED} {tenant_id}")
+            await entry.defer_async(tenant_id=tenant_id)
 
     async def others_wait(self) -> bool:
         """Whether an entry is due that no worker has taken."""

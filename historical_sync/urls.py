@@ -2,11 +2,14 @@
 
 from django.urls import path
 
-from historical_sync.pages import coverage, explorer, frame, integrations, jobs, schedules, styleguide
+from historical_sync.pages import bulk, coverage, explorer, frame, integrations, jobs, schedules, styleguide
 
 urlpatterns = [
     path("integrations", integrations.integrations, name="integrations"),
-    path("integrations/sync-selected", integrations.sync_selected, name="sync-selected"),
+    path("integrations/sync-selected", bulk.sync_selected, name="sync-selected"),
+    path("integrations/sync-selected/estimate", bulk.estimate_selected, name="estimate-selected"),
+    path("queued/<uuid:queued_id>", bulk.queued, name="queued"),
+    path("queued/<uuid:queued_id>/take-back", bulk.take_back, name="queued-take-back"),
     path("connections/<uuid:connection_id>/import", integrations.import_history, name="import"),
     path("connections/<uuid:connection_id>/import/estimate", integrations.import_estimate, name="import-estimate"),
     path("schedules", schedules.schedules, name="schedules"),

@@ -117,7 +117,7 @@ async def _run(
                 asyncio.create_task(_every(lease * KEEP_ALIVE_SHARE, engine.keep_alive), name="keep alive"),
                 asyncio.create_task(_every(OBEY_SECONDS, engine.obey), name="obey"),
                 asyncio.create_task(_every(SAY_SECONDS, engine.say_what_is_asked), name="say"),
-                asyncio.create_task(_listen(engine), name="listen"),
+                asyncio.create_task(_listen(engine, defer if tasks.UPKEEP in queues else None), name="listen"),
                 asyncio.create_task(_every(lease * REAP_SHARE, lambda: _reap(engine, worker_app)), name="reap"),
             ]
             stopper = asyncio.create_task(_until(stop, once))
@@ -159,16 +159,21 @@ async def _every(seconds: float, action: Callable[[], Awaitable[None]]) -> None:
             log.warning("worker upkeep failed, trying again", exc_info=True)
 
 
-async def _listen(engine: Engine) -> None:
-    """Hears requests to stop at once; `Engine.obey` is the fallback while this is down."""
+async def _listen(engine: Engine, defer: tasks.Defer | None) -> None:
+    """Hears requests to stop, and of jobs that ended, at once; `Engine.obey` and `tasks.tick` are the fallback while this is down."""
     while True:
         try:
             async with await psycopg.AsyncConnection.connect(**connect_arguments(), autocommit=True) as connection:
                 await connection.execute("LISTEN atom_control")
+                if defer is not None:
+                    await connection.execute("LISTEN atom_ended")
                 await engine.obey()
                 async for notification in connection.notifies():
-                    engine.asked_to_stop(notification.payload)
-        except (psycopg.Error, OSError):
+                    if notification.channel == "atom_control":
+                        engine.asked_to_stop(notification.payload)
+                    elif defer is not None:
+                        await defer.ended(notification.payload)
+        except (psycopg.Error, ConnectorException, OSError):
             await asyncio.sleep(RECONNECT_SECONDS)
 
 

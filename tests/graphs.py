@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from atom.models import ApiKey
 from atom.tenancy import tenant_scope
+from historical_sync.automation import QueuedStart
 from historical_sync.models import (
     Coverage,
     Entity,
@@ -85,7 +86,17 @@ def one_of_everything(tenant: Any) -> SimpleNamespace:
         schedule = SyncSchedule.objects.create(
             tenant=tenant, connection=connection, interval=timedelta(days=1), next_run_at=NOW
         )
+        queued = QueuedStart.objects.create(
+            tenant=tenant, connection=connection, reason="Three imports run", created_by_label="Alice"
+        )
         key, _ = ApiKey.objects.create_key(tenant=tenant, role="member", name="k")
     return SimpleNamespace(
-        connection=connection, job=job, chunk=chunk, entity=entity, event=event, schedule=schedule, key=key
+        connection=connection,
+        job=job,
+        chunk=chunk,
+        entity=entity,
+        event=event,
+        schedule=schedule,
+        key=key,
+        queued=queued,
     )

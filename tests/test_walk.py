@@ -35,6 +35,7 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "connect-callback": ("get", 400, 403, SIGN_IN),
     "connect-token": ("get", 200, 403, SIGN_IN),
     "live": ("get", 200, 200, SIGN_IN),
+    "queued": ("get", 200, 200, SIGN_IN),
     "schedules": ("get", 200, 200, SIGN_IN),
     "jobs": ("get", 200, 200, SIGN_IN),
     "coverage": ("get", 200, 200, SIGN_IN),
@@ -43,6 +44,8 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     # Of Acme
     "connection-parts": ("post", 404, 403, SIGN_IN),
     "disconnect": ("post", 404, 403, SIGN_IN),
+    "estimate-selected": ("get", 404, 403, SIGN_IN),
+    "queued-take-back": ("post", 404, 403, SIGN_IN),
     "schedule": ("post", 404, 403, SIGN_IN),
     "import": ("post", 404, 403, SIGN_IN),
     "import-estimate": ("get", 404, 403, SIGN_IN),
@@ -92,7 +95,7 @@ def acme(cast: SimpleNamespace) -> SimpleNamespace:
 def address(route: str, acme: SimpleNamespace) -> str:
     for placeholder, value in {
         "<uuid:job_id>": acme.job.id, "<str:job_id>": acme.job.id, "<uuid:connection_id>": acme.connection.id,
-        "<str:connection_id>": acme.connection.id,        "<str:integration_id>": acme.connection.id, "<uuid:entity_id>": acme.entity.id, "<slug:slug>": "github",
+        "<str:connection_id>": acme.connection.id,        "<str:integration_id>": acme.connection.id, "<uuid:entity_id>": acme.entity.id, "<uuid:queued_id>": acme.queued.id, "<slug:slug>": "github",
     }.items():  # fmt: skip
         route = route.replace(placeholder, str(value))
     assert "<" not in route, f"the walk does not know how to fill {route}"
@@ -102,6 +105,7 @@ def address(route: str, acme: SimpleNamespace) -> str:
 def form_of(name: str, acme: SimpleNamespace) -> dict[str, str]:
     return {
         "sync-selected": {"connection": str(acme.connection.id)},
+        "estimate-selected": {"connection": str(acme.connection.id)},
         "switch-tenant": {"tenant": str(acme.cast.acme.id)},
     }.get(name, {})
 

@@ -10,12 +10,12 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.db.models import Max, OuterRef, Q, Subquery, Sum
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_GET, require_http_methods
 
 from atom.access import Actor, Right
 from atom.errors import InvalidInput, Refused
@@ -24,10 +24,12 @@ from atom.plans import PLANS
 from atom.templatetags.words import span
 from atom.views import tenant_required
 from historical_sync import actions, states
+from historical_sync.automation import QueuedStart
 from historical_sync.estimating import estimate
 from historical_sync.live import job_context
 from historical_sync.models import HistoricalSyncJob, SyncSchedule
 from historical_sync.moments import moment
+from historical_sync.queueing import waiting_of
 from historical_sync.schedules import schedules_of
 from integrations import gateway
 from integrations.connect import connections_of, get_connection
@@ -50,6 +52,7 @@ class Account:
     last_sync: datetime | None = None
     shown: dict[str, Any] | None = None
     schedule: SyncSchedule | None = None
+    queued: QueuedStart | None = None
 
 
 @dataclass
@@ -122,6 +125,7 @@ def _cards(actor: Actor) -> list[Card]:
         job.connection_id: job for job in jobs.with_names().filter(id__in=wanted) if job.status not in NOT_ON_CARDS
     }
     scheduled = {schedule.connection_id: schedule for schedule in schedules_of(actor.tenant).filter(enabled=True)}
+    queued = {one.connection_id: one for one in waiting_of(actor.tenant).select_related("connection")}
     now = timezone.now()
     for connection in connections:
         card = cards.get(connection.provider_slug)
@@ -131,8 +135,8 @@ def _cards(actor: Actor) -> list[Card]:
         job = latest.get(connection.id)
         shown = job_context(job, actor.may(Right.OPERATE)) if job is not None else None
         health = health_of(connection, now)
-        last = scheduled.get(connection.id)
-        account = Account(connection, health, row.get("records") or 0, row.get("last"), shown, last)
+        account = Account(connection, health, row.get("records") or 0, row.get("last"), shown)
+        account.schedule, account.queued = scheduled.get(connection.id), queued.get(connection.id)
         card.accounts.append(account)
     return list(cards.values())
 
@@ -156,30 +160,50 @@ def import_history(request: HttpRequest, connection_id: UUID) -> HttpResponse:
     connection = _connection(actor, connection_id)
     if connection.status != ConnectionStatus.CONNECTED:
         messages.error(request, f"Reconnect {connection} first.")
-        return _go(request, reverse("integrations"))
+        return go(request, reverse("integrations"))
     if request.method == "GET":
         if connection.prompted_at is None:
             connections_of(actor.tenant).filter(id=connection.id).update(prompted_at=timezone.now())
         return _prompt(request, actor, connection, {})
     try:
-        start, end, streams = _choice(request)
+        start, end, streams = choice_of(request)
         job = actions.start_sync(
             actor, connection, start=start, end=end, streams=streams, full="full" in request.POST,
             trigger="prompt" if request.POST.get("prompt") else "manual",
         )  # fmt: skip
     except Refused as error:
         return _prompt(request, actor, connection, {error.attr or "": error.detail}, status=error.status_code)
-    return _go(request, reverse("job", args=[job.id]))
+    return go(request, reverse("job", args=[job.id]))
 
 
 def _prompt(
     request: HttpRequest, actor: Actor, connection: Connection, errors: dict[str, str], status: int = 200
 ) -> HttpResponse:
     now = timezone.now()
-    history = actor.tenant.limits.history
-    earliest = None if history is None else now - history - actions.DEPTH_GRACE
     default = actions.months_back(now, actions.DEFAULT_MONTHS)
     given = request.POST if request.method == "POST" else request.GET
+    presets = presets_of(actor, now)
+    chosen = given.getlist("streams") or [stream.name for stream in connection.provider.streams]
+    context = {
+        "connection": connection,
+        "presets": presets,
+        "start": given.get("start") or default.date().isoformat(),
+        "end": given.get("end") or now.date().isoformat(),
+        "today": now.date().isoformat(),
+        "streams": [(stream, stream.name in chosen) for stream in connection.provider.streams],
+        "locked": locked_words(actor, presets),
+        "errors": errors,
+        "prompt": given.get("prompt", ""),
+    }
+    template = "historical_sync/_prompt.html" if getattr(request, "htmx", False) else "historical_sync/prompt.html"
+    # htmx swaps the answer to a refused form in place, so the dialog stays with what was typed.
+    return render(request, template, context, status=200 if status < 400 or getattr(request, "htmx", False) else status)
+
+
+def presets_of(actor: Actor, now: datetime) -> list[dict[str, Any]]:
+    """The ranges that a dialog offers: label, since (ISO date), locked by the plan, and the first plan that has it."""
+    history = actor.tenant.limits.history
+    earliest = None if history is None else now - history - actions.DEPTH_GRACE
     presets = []
     for months, label in PRESETS:
         since = actions.months_back(now, months) if months else datetime(2005, 1, 1, tzinfo=UTC)
@@ -190,24 +214,10 @@ def _prompt(
         presets.append(
             {"label": label, "since": since.date().isoformat(), "locked": locked, "plan": plan.name if plan else ""}
         )
-    chosen = given.getlist("streams") or [stream.name for stream in connection.provider.streams]
-    context = {
-        "connection": connection,
-        "presets": presets,
-        "start": given.get("start") or default.date().isoformat(),
-        "end": given.get("end") or now.date().isoformat(),
-        "today": now.date().isoformat(),
-        "streams": [(stream, stream.name in chosen) for stream in connection.provider.streams],
-        "locked": _locked_words(actor, presets),
-        "errors": errors,
-        "prompt": given.get("prompt", ""),
-    }
-    template = "historical_sync/_prompt.html" if getattr(request, "htmx", False) else "historical_sync/prompt.html"
-    # htmx swaps the answer to a refused form in place, so the dialog stays with what was typed.
-    return render(request, template, context, status=200 if status < 400 or getattr(request, "htmx", False) else status)
+    return presets
 
 
-def _locked_words(actor: Actor, presets: list[dict[str, Any]]) -> str:
+def locked_words(actor: Actor, presets: list[dict[str, Any]]) -> str:
     """What the plan locks of the presets and which plan does not; "" when it locks nothing."""
     plan = actor.tenant.limits
     locked = [preset for preset in presets if preset["locked"]]
@@ -220,7 +230,7 @@ def _locked_words(actor: Actor, presets: list[dict[str, Any]]) -> str:
     return f"Your {plan.name} plan reaches {span(plan.history)} back." + (f" {offers}." if offers else "")
 
 
-def _choice(request: HttpRequest) -> tuple[datetime | None, datetime | None, list[str] | None]:
+def choice_of(request: HttpRequest) -> tuple[datetime | None, datetime | None, list[str] | None]:
     """The range and streams that the form holds. Raises InvalidInput at the field."""
     given = request.POST if request.method == "POST" else request.GET
     found: dict[str, datetime | None] = {}
@@ -246,34 +256,11 @@ def import_estimate(request: HttpRequest, connection_id: UUID) -> HttpResponse:
     connection = _connection(actor, connection_id)
     context: dict[str, Any] = {"connection": connection}
     try:
-        start, end, streams = _choice(request)
+        start, end, streams = choice_of(request)
         context["estimate"] = estimate(actor, connection, start=start, end=end, streams=streams)
     except Refused as error:
         context["problem"] = error.detail
     return render(request, "historical_sync/_estimate.html", context)
-
-
-@require_POST
-@tenant_required(Right.OPERATE)
-def sync_selected(request: HttpRequest) -> HttpResponse:
-    """Starts an import of the default range for each chosen connection; says which could not start and why."""
-    actor = actor_of(request)
-    started = 0
-    for given in request.POST.getlist("connection")[:100]:
-        try:
-            connection = get_connection(actor.tenant, UUID(given))
-        except (ValueError, Connection.DoesNotExist):
-            raise Http404 from None
-        try:
-            actions.start_sync(actor, connection)
-            started += 1
-        except Refused as error:
-            messages.error(request, f"{connection}: {error.detail}")
-    if started:
-        messages.success(request, f"{started} import{'s' if started > 1 else ''} started.")
-    elif not request.POST.getlist("connection"):
-        messages.error(request, "Choose at least one connection first.")
-    return HttpResponseRedirect(reverse("jobs") if started else reverse("integrations"))
 
 
 def _connection(actor: Actor, connection_id: UUID) -> Connection:
@@ -283,7 +270,7 @@ def _connection(actor: Actor, connection_id: UUID) -> Connection:
         raise Http404 from None
 
 
-def _go(request: HttpRequest, address: str) -> HttpResponse:
+def go(request: HttpRequest, address: str) -> HttpResponse:
     """Sends the browser to a page, from a form or from htmx."""
     if getattr(request, "htmx", False):
         response = HttpResponse(status=204)

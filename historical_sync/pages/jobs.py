@@ -20,7 +20,7 @@ from atom.access import Actor, Right
 from atom.errors import Refused
 from atom.middleware import actor_of
 from atom.views import refusal, tenant_required
-from historical_sync import actions, states
+from historical_sync import actions, queueing, states
 from historical_sync.live import job_context
 from historical_sync.models import HistoricalSyncJob, JobEvent, SyncChunk
 from historical_sync.pages.chunkmap import FIELDS, ChunkFacts, chunk_map
@@ -56,6 +56,7 @@ def jobs(request: HttpRequest) -> HttpResponse:
     context = {
         "rows": [job_context(job, may) for job in page],
         "page": page,
+        "waiting": list(queueing.waiting_of(actor.tenant).select_related("connection")),
         "query": query,
         "chosen": chosen,
         "filtered": filtered,
