@@ -127,7 +127,7 @@ def test_an_api_key_belongs_to_one_tenant(cast: SimpleNamespace) -> None:
     actor = actor_for_key(key)
     assert actor is not None
     assert (actor.tenant, actor.role) == (cast.acme, "viewer")
-    assert actor_for_key(key[:-1] + "x") is None
+    assert actor_for_key(key[:-1] + ("y" if key.endswith("x") else "x")) is None
     with tenant_scope(cast.acme.id):
         ApiKey.objects.update(revoked=True)
     assert actor_for_key(key) is None
