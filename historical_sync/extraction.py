@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 import orjson
 
-from historical_sync.identity import content_hash, entity_id, record_id
+from historical_sync.identity import content_hash, entity_id, name_rank, placeholder, record_id
 from integrations.errors import RecordRejected
 from integrations.providers.base import Context, Entity, Extract, Record
 
@@ -65,14 +65,14 @@ class GraphRows:
     """What a batch adds to the graph.
 
     added: statements of records that are new; revised: those of records that were stored before, perhaps with other statements.
-    aliases: (alias id, id of the entity that has it) -> (alias key, kind, proof): with proof both are one thing, without it the
-    alias only leads there. subjects: record id -> id of the entity that the record is about.
+    aliases: (alias id, id of the entity that has it) -> proof: with it both are one thing, without it the alias only leads
+    there; the alias is among the entities. subjects: record id -> id of the entity that the record is about.
     """
 
     entities: dict[bytes, EntityRow] = field(default_factory=dict)
     added: Statements = field(default_factory=Statements)
     revised: Statements = field(default_factory=Statements)
-    aliases: dict[tuple[bytes, bytes], tuple[str, str, bool]] = field(default_factory=dict)
+    aliases: dict[tuple[bytes, bytes], bool] = field(default_factory=dict)
     subjects: dict[bytes, bytes] = field(default_factory=dict)
     rejected: list[tuple[RecordRow, str]] = field(default_factory=list)
 
@@ -151,6 +151,9 @@ class Ids(dict[str, bytes]):
         return found
 
 
+_NOTHING: Mapping[bytes, tuple[str, str]] = {}
+
+
 def graph_rows(
     rows: Iterable[RecordRow],
     extract: Extract,
@@ -158,12 +161,13 @@ def graph_rows(
     ids: Ids,
     *,
     stored: Container[bytes] = (),
-    mentioned: Container[bytes] = (),
+    mentioned: Mapping[bytes, tuple[str, str]] = _NOTHING,
     merged: Container[tuple[bytes, bytes]] = (),
 ) -> GraphRows:
     """What `rows` say. A record that extract can't map is in `rejected`, and nothing of it elsewhere.
 
-    stored: ids of records that have been stored before. mentioned, merged: entities and aliases that need not be told again.
+    stored: ids of records that have been stored before. mentioned, merged: entities, as (kind, name), and aliases that need
+    not be told again.
     """
     graph = GraphRows()
     entities, aliases = graph.entities, graph.aliases
@@ -182,14 +186,13 @@ def graph_rows(
             key = ids[entity.key]
             if entity.properties is not None:
                 _keep_newest(entities, key, entity, row)
-            elif key not in mentioned and key not in entities:
-                entities[key] = EntityRow(key, entity.kind, entity.key, entity.name, b"{}", None, None)
-            for alias in entity.aliases:
-                if (pair := (ids[alias], key)) not in merged:
-                    aliases[pair] = (alias, entity.kind, True)
-            for handle in entity.handles:
-                if (pair := (ids[handle], key)) not in merged:
-                    aliases[pair] = (handle, entity.kind, False)
+            else:
+                _mention(entities, key, entity.kind, entity.key, entity.name, mentioned)
+            for proof, others in ((True, entity.aliases), (False, entity.handles)):
+                for other in others:
+                    if (pair := (ids[other], key)) not in merged:
+                        aliases[pair] = proof
+                        _mention(entities, pair[0], entity.kind, other, placeholder(other), mentioned)
         statements = graph.revised if record in stored else graph.added
         for kind, source, target in dict.fromkeys(said.relationships):
             statements.records.append(record)
@@ -200,6 +203,27 @@ def graph_rows(
 
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+def _mention(
+    entities: dict[bytes, EntityRow],
+    key: bytes,
+    kind: str,
+    text: str,
+    name: str,
+    mentioned: Mapping[bytes, tuple[str, str]],
+) -> None:
+    """Tells of an entity without a record of its own, unless as much is known of it."""
+    known: tuple[str, str] | None = mentioned.get(key)
+    if known == (kind, name):
+        return
+    row = entities.get(key)
+    if row is not None:
+        if row.as_of is not None:
+            return
+        known = (row.kind, row.name)
+    if known is None or name_rank(text, *known) < name_rank(text, kind, name):
+        entities[key] = EntityRow(key, kind, text, name, b"{}", None, None)
 
 
 def _keep_newest(entities: dict[bytes, EntityRow], key: bytes, entity: Entity, row: RecordRow) -> None:

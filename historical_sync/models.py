@@ -294,6 +294,26 @@ class Entity(models.Model):
         return self.name
 
 
+class EntityAlias(models.Model):
+    """Some record says that `alias` is another key of `entity`: kept, so that who goes by which key can be found anew.
+
+    proof: both are one thing. Without, the alias is a handle, which leads to who uses it and is nobody's key.
+    """
+
+    pk = models.CompositePrimaryKey("alias_id", "entity_id")
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False)
+    alias_id = models.UUIDField()
+    entity_id = models.UUIDField()
+    proof = models.BooleanField()
+
+    class Meta:
+        verbose_name_plural = "entity aliases"
+        indexes = [models.Index(fields=["entity_id"], name="alias_of_entity")]
+
+    def __str__(self) -> str:
+        return f"{self.alias_id} is {self.entity_id}"
+
+
 class Relationship(models.Model):
     """A statement of one record: `source` `kind` `target`. Its key includes the record, so it says where it comes from.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ from historical_sync.extraction import (
     record_rows,
     sound,
 )
-from historical_sync.identity import content_hash, key_rank
+from historical_sync.identity import KEY_RANK, NAME_RANK, content_hash, key_rank
 from historical_sync.settling import settle
 from integrations.crypto import encrypt_document
 from integrations.providers.base import JSON, Context, Extract, Record
@@ -122,6 +122,10 @@ class Seen(NamedTuple):
     subject: UUID | None
 
 
+# Of a tenant: ids; kind and name of mentioned entities; pairs of alias and entity.
+Known = tuple[Ids, dict[bytes, tuple[str, str]], set[tuple[bytes, bytes]]]
+
+
 class Memory:
     """What this worker knows to be stored already, so that it need not be sent again: mentioned entities and aliases of a tenant.
 
@@ -131,14 +135,14 @@ class Memory:
     LIMIT = 100_000
 
     def __init__(self) -> None:
-        self.tenants: dict[str, tuple[Ids, set[bytes], set[tuple[bytes, bytes]]]] = {}
+        self.tenants: dict[str, Known] = {}
 
-    def of(self, tenant_id: str) -> tuple[Ids, set[bytes], set[tuple[bytes, bytes]]]:
+    def of(self, tenant_id: str) -> Known:
         found = self.tenants.get(tenant_id)
         if found is None or len(found[1]) + len(found[2]) > self.LIMIT:
             if len(self.tenants) > 50:
                 self.tenants.clear()
-            found = self.tenants[tenant_id] = (Ids(UUID(tenant_id).bytes), set(), set())
+            found = self.tenants[tenant_id] = (Ids(UUID(tenant_id).bytes), {}, set())
         return found
 
     def forget(self, tenant_id: str) -> None:
@@ -243,7 +247,7 @@ async def write_rows(
         relationships += await _write_statements(db, lease, graph, revised)
 
     def remember() -> None:
-        mentioned.update(entity.id for entity in new_entities if entity.as_of is None)
+        mentioned.update({entity.id: (entity.kind, entity.name) for entity in new_entities if entity.as_of is None})
         merged.update(graph.aliases)
 
     return Written(
@@ -335,26 +339,31 @@ async def _write_records(db: Connection, lease: Lease, rows: Sequence[RecordRow]
 async def _write_entities(db: Connection, lease: Lease, rows: Sequence[Any]) -> Counter[str]:
     """Writes entities in the order of their ids (no deadlocks); returns how many are new, by kind.
 
-    A mention never changes what is there. A record of the entity's own does when it is newer; equal times are decided by the
-    record's id, so that any order of pages ends in the same graph.
+    A mention never changes what records of the entity's own say, and of mentions the one that says most is kept
+    (`identity.name_rank`). A record of the entity's own counts when it is newer; equal times are decided by the record's id. So
+    any order of pages ends in the same graph.
     """
     answer = await db.execute(
-        """
+        f"""
         WITH written AS (
             INSERT INTO historical_sync_entity AS e (id, tenant_id, kind, key, name, properties, as_of, record_id)
             SELECT u.id, %(tenant)s, u.kind, u.key, u.name, u.properties, u.as_of, u.record_id
             FROM unnest(%(ids)s, %(kinds)s, %(keys)s, %(names)s, %(properties)s, %(times)s, %(records)s)
                 AS u(id, kind, key, name, properties, as_of, record_id)
-            WHERE u.as_of IS NOT NULL OR NOT EXISTS (SELECT FROM historical_sync_entity x WHERE x.id = u.id)
+            WHERE u.as_of IS NOT NULL OR NOT EXISTS (
+                SELECT FROM historical_sync_entity x
+                WHERE x.id = u.id AND (x.as_of IS NOT NULL OR {NAME_RANK.format(e="x")} >= {NAME_RANK.format(e="u")}))
             ON CONFLICT (id) DO UPDATE
             SET kind = excluded.kind, name = excluded.name, properties = excluded.properties,
                 as_of = excluded.as_of, record_id = excluded.record_id
-            WHERE excluded.as_of IS NOT NULL
-              AND (e.as_of IS NULL OR (e.as_of, e.record_id) < (excluded.as_of, excluded.record_id))
+            WHERE CASE
+                WHEN excluded.as_of IS NOT NULL
+                THEN e.as_of IS NULL OR (e.as_of, e.record_id) < (excluded.as_of, excluded.record_id)
+                ELSE e.as_of IS NULL AND {NAME_RANK.format(e="e")} < {NAME_RANK.format(e="excluded")} END
             RETURNING kind, xmax = 0 AS fresh
         )
         SELECT kind, count(*) FROM written WHERE fresh GROUP BY kind
-        """,
+        """,  # noqa: S608 - an expression of this project's own
         {
             "tenant": lease.tenant_id,
             "ids": pg.uuids([e.id for e in rows]),
@@ -369,81 +378,100 @@ async def _write_entities(db: Connection, lease: Lease, rows: Sequence[Any]) -> 
     return Counter(dict(await answer.fetchall()))
 
 
-async def _merge(
-    db: Connection, lease: Lease, aliases: dict[tuple[bytes, bytes], tuple[str, str, bool]]
-) -> Counter[str]:
+async def _merge(db: Connection, lease: Lease, aliases: Mapping[tuple[bytes, bytes], bool]) -> Counter[str]:
     """Makes the given keys mean the same thing; returns how many entities stopped standing for themselves, by kind.
 
     The keys of one thing form a group; the group is stood for by its least key (`identity.key_rank`), whoever tells of it first.
     A key without proof (a handle) leads to the least of the groups that use it and never joins two of them.
-    The caller holds the tenant's merge lock.
+    The caller holds the tenant's merge lock and has written the entities.
     """
-    nodes = {node for pair in aliases for node in pair}
+    await db.execute(
+        """
+        INSERT INTO historical_sync_entityalias AS a (tenant_id, alias_id, entity_id, proof)
+        SELECT %(tenant)s, * FROM unnest(%(aliases)s, %(entities)s, %(proofs)s::bool[])
+        ON CONFLICT (alias_id, entity_id) DO UPDATE SET proof = true WHERE excluded.proof AND NOT a.proof
+        """,
+        {
+            "tenant": lease.tenant_id,
+            "aliases": pg.uuids([alias for alias, _ in aliases]),
+            "entities": pg.uuids([node for _, node in aliases]),
+            "proofs": list(aliases.values()),
+        },
+    )
+    joined = [pair for pair, proof in aliases.items() if proof]
+    counts, roots = await _join(db, joined) if joined else (Counter(), [])
+    handles = {alias for (alias, _), proof in aliases.items() if not proof}
+    if handles or roots:
+        counts += await _lead(db, handles, roots)
+    return counts
+
+
+async def _join(db: Connection, pairs: Sequence[tuple[bytes, bytes]]) -> tuple[Counter[str], list[bytes]]:
+    """Joins the groups of each two keys; returns how many stopped standing for themselves, by kind, and what they are now."""
     answer = await db.execute(
         """
         SELECT e.id, e.kind, e.key, e.merged_into FROM historical_sync_entity e
         WHERE e.id = ANY(%(ids)s)
            OR e.id IN (SELECT merged_into FROM historical_sync_entity WHERE id = ANY(%(ids)s) AND merged_into IS NOT NULL)
         """,
-        {"ids": pg.uuids(list(nodes))},
+        {"ids": pg.uuids(list({node for pair in pairs for node in pair}))},
     )
     known = {key.bytes: (kind, text, into.bytes if into else None) for key, kind, text, into in await answer.fetchall()}
-    keys = {node: text for node, (_, text, _) in known.items()}
-    kinds = {node: kind for node, (kind, _, _) in known.items()}
     parent = {node: into or node for node, (_, _, into) in known.items()}
-    missing = {alias: (text, kind) for (alias, _), (text, kind, _) in aliases.items() if alias not in known}
-    for alias, (text, kind) in missing.items():
-        keys[alias], kinds[alias], parent[alias] = text, kind, alias
 
     def root(node: bytes) -> bytes:
         while parent[node] != node:
             node = parent[node]
         return node
 
-    def least(*groups: bytes) -> bytes:
-        return min(groups, key=lambda group: key_rank(keys[group]))
-
-    for (alias, node), (_, _, proof) in aliases.items():
-        if proof and (a := root(alias)) != (b := root(node)):
-            first = least(a, b)
-            parent[b if first == a else a] = first
-    moved: dict[bytes, bytes] = {}
-    for (alias, node), (_, _, proof) in aliases.items():
-        if not proof:
-            group = root(node)
-            free = alias in missing or root(alias) == alias
-            moved[alias] = parent[alias] = group if free and alias not in moved else least(root(alias), group)
-    counts: Counter[str] = Counter()
-    if missing:
-        order = sorted(missing)
-        await db.execute(
-            """
-            INSERT INTO historical_sync_entity (id, tenant_id, kind, key, name, properties, merged_into)
-            SELECT u.id, %(tenant)s, u.kind, u.key, u.key, '{}', NULLIF(u.merged_into, u.id)
-            FROM unnest(%(ids)s, %(kinds)s, %(keys)s, %(roots)s) AS u(id, kind, key, merged_into)
-            """,
-            {
-                "tenant": lease.tenant_id,
-                "ids": pg.uuids(order),
-                "kinds": pg.texts([missing[n][1] for n in order]),
-                "keys": pg.texts([missing[n][0] for n in order]),
-                "roots": pg.uuids([root(n) for n in order]),
-            },
-        )
-        # An alias that stands for its group is one thing more.
-        counts.subtract(Counter(kind for node, (_, kind) in missing.items() if root(node) == node))
+    for alias, node in pairs:
+        if (a := root(alias)) != (b := root(node)):
+            first, other = sorted((a, b), key=lambda group: key_rank(known[group][1]))
+            parent[other] = first
     changed = sorted(node for node, (_, _, into) in known.items() if root(node) != (into or node))
-    if changed:
-        await db.execute(
-            """
-            UPDATE historical_sync_entity e SET merged_into = u.root
-            FROM unnest(%(changed)s, %(roots)s) AS u(id, root)
-            WHERE e.id = u.id OR e.merged_into = u.id
-            """,
-            {"changed": pg.uuids(changed), "roots": pg.uuids([root(n) for n in changed])},
+    if not changed:
+        return Counter(), []
+    await db.execute(
+        """
+        UPDATE historical_sync_entity e SET merged_into = u.root
+        FROM unnest(%(changed)s, %(roots)s) AS u(id, root)
+        WHERE e.id = u.id OR e.merged_into = u.id
+        """,
+        {"changed": pg.uuids(changed), "roots": pg.uuids([root(n) for n in changed])},
+    )
+    gone = Counter(known[node][0] for node in changed if known[node][2] is None)
+    return gone, sorted({root(node) for node in changed})
+
+
+async def _lead(db: Connection, handles: Iterable[bytes], roots: Sequence[bytes]) -> Counter[str]:
+    """Points handles, these and those of the groups' members, to the least group that uses them; how many did not lead anywhere
+    before, by kind."""
+    answer = await db.execute(
+        f"""
+        WITH handle AS (
+            SELECT unnest(%(handles)s) AS id
+            UNION
+            SELECT a.alias_id FROM historical_sync_entityalias a
+            WHERE NOT a.proof AND a.entity_id IN (
+                SELECT id FROM historical_sync_entity WHERE id = ANY(%(roots)s) OR merged_into = ANY(%(roots)s))
+        ),
+        best AS (
+            SELECT DISTINCT ON (a.alias_id) a.alias_id, root.id AS root
+            FROM handle JOIN historical_sync_entityalias a ON a.alias_id = handle.id AND NOT a.proof
+            JOIN historical_sync_entity e ON e.id = a.entity_id
+            JOIN historical_sync_entity root ON root.id = COALESCE(e.merged_into, e.id)
+            ORDER BY a.alias_id, {KEY_RANK.format(e="root")}
+        ),
+        moved AS (
+            UPDATE historical_sync_entity h SET merged_into = best.root FROM best
+            WHERE h.id = best.alias_id AND h.merged_into IS DISTINCT FROM best.root
         )
-        counts.update(Counter(kinds[node] for node in changed if known[node][2] is None))
-    return counts
+        SELECT h.kind, count(*) FROM historical_sync_entity h JOIN best ON best.alias_id = h.id
+        WHERE h.merged_into IS NULL GROUP BY h.kind
+        """,  # noqa: S608 - an expression of this project's own
+        {"handles": pg.uuids(list(handles)), "roots": pg.uuids(roots)},
+    )
+    return Counter(dict(await answer.fetchall()))
 
 
 async def _write_statements(

@@ -15,6 +15,7 @@ from historical_sync.automation import QueuedStart
 from historical_sync.models import (
     Coverage,
     Entity,
+    EntityAlias,
     HistoricalSyncJob,
     JobEvent,
     QuarantinedRecord,
@@ -72,6 +73,7 @@ def one_of_everything(tenant: Any) -> SimpleNamespace:
         Relationship.objects.create(
             tenant=tenant, record_id=record.id, kind="part_of", source_id=entity.id, target_id=entity.id
         )
+        EntityAlias.objects.create(tenant=tenant, alias_id=uuid.uuid4(), entity_id=entity.id, proof=True)
         QuarantinedRecord.objects.create(
             tenant=tenant,
             job=job,

@@ -106,7 +106,8 @@ class Entity(NamedTuple):
         overwrites what is known).
     aliases: other verified keys of the same thing, in any provider ("salesforce:contact:003..."): whoever refers to
         one of them means this entity, and entities that share one are one.
-    handles: names by which others may mention it and which can change hands (a login): they lead here, but prove nothing.
+    handles: names by which others may mention it and which can change hands (a login): they lead here, but prove nothing. A
+        handle is nobody's key or alias.
     """
 
     kind: str

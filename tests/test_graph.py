@@ -1,0 +1,199 @@
+"""The graph is a function of the records: any order, batching and number of workers end in the same one."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+from django.db import connection as database
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from atom.tenancy import tenant_scope
+from historical_sync.database import Pool, make_pool, pipelined_transaction, retried
+from historical_sync.extraction import record_rows
+from historical_sync.models import Entity, EntityAlias, Relationship, SyncRecord
+from historical_sync.storage import Lease, Memory, look_up, write_rows
+from integrations.providers.base import Context, Graph, Record
+from integrations.providers.base import Entity as Thing
+from integrations.providers.base import Relationship as Said
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+TOOLS = [str(uuid.UUID(int=n + 1)) for n in range(2)]
+TABLES = ("syncrecord", "entity", "entityalias", "relationship")
+
+
+@pytest.fixture
+def stage(live_cast: SimpleNamespace) -> Iterator[SimpleNamespace]:
+    """A tenant, an event loop and a pool, as a worker has them."""
+    loop = asyncio.new_event_loop()
+    pool = make_pool(4)
+    loop.run_until_complete(pool.open())
+    yield SimpleNamespace(do=loop.run_until_complete, pool=pool, tenant=live_cast.acme)
+    loop.run_until_complete(pool.close())
+    loop.close()
+
+
+# -- records that say anything --------------------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    """A record of one of two tools, and what it says."""
+
+    tool: int
+    name: str
+    hour: int
+    says: dict[str, Any]
+
+
+def extract(payload: dict[str, Any], context: Context) -> Graph:
+    things = [Thing(k, key, n, p, tuple(a), tuple(h)) for k, key, n, p, a, h in payload["things"]]
+    return Graph(things, [Said(*row) for row in payload["links"]])
+
+
+PEOPLE = ["person:email:a@x.io", "person:email:b@x.io", "code:user:1", "code:user:2", "crm:user:3"]
+HANDLES = ["code:login:ann", "code:login:bob"]
+NAMES = ["Ann", "Bo", "Ann B. Chen", "1"]
+keys = st.sampled_from(PEOPLE)
+few = {"max_size": 2, "unique": True}
+people = st.tuples(
+    st.just("person"),
+    keys,
+    st.sampled_from(NAMES),
+    st.none() | st.fixed_dictionaries({"title": st.sampled_from(["CEO", "CTO"])}),
+    st.lists(keys, **few),
+    st.lists(st.sampled_from(HANDLES), **few),
+).map(list)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> list[Row]:
+    """Records of two tools, no two versions of one at the same time."""
+    found = []
+    for number in range(draw(st.integers(2, 8))):
+        tool, own = draw(st.integers(0, 1)), f"code:issue:{draw(st.integers(1, 3))}"
+        others = draw(st.lists(people, min_size=1, max_size=2))
+        kind = draw(st.sampled_from(["issue", "pull_request"]))
+        links = [["authored", person[1], own] for person in others]
+        links += [["mentions", own, key] for key in draw(st.lists(st.sampled_from(PEOPLE + HANDLES), **few))]
+        things = [[kind, own, draw(st.sampled_from(NAMES)), {"n": number}, [], []], *others]
+        found.append(Row(tool, f"r{number}", draw(st.integers(0, 3)), {"things": things, "links": links}))
+    return found
+
+
+async def store(pool: Pool, tenant: Any, batches: Sequence[Sequence[Row]], memory: Memory) -> tuple[Counter[str], int]:
+    """Stores the batches one after the other, as one worker; returns entities by kind and statements, as they were counted."""
+    entities: Counter[str] = Counter()
+    statements = 0
+
+    @retried
+    async def save(lease: Lease, batch: Sequence[Row]) -> Any:
+        records = [Record(row.name, START + timedelta(hours=row.hour), row.says) for row in batch]
+        found = record_rows(records, lease.connection_bytes, lease.stream)
+        async with pipelined_transaction(pool, lease.tenant_id) as db:
+            before = await look_up(db, lease, found)
+            written = await write_rows(db, lease, found, before, extract, Context("code"), memory)
+        written.remember()
+        return written
+
+    for batch in batches:
+        for tool, part in itertools.groupby(batch, key=lambda row: row.tool):
+            lease = Lease("", "", str(uuid.uuid4()), str(tenant.id), TOOLS[tool], "rows", "")
+            written = await save(lease, list(part))
+            assert not written.rejected
+            entities.update(written.entities)
+            statements += written.relationships.total()
+    return entities, statements
+
+
+def empty(tenant: Any) -> None:
+    with tenant_scope(tenant.id), database.cursor() as cursor:
+        for table in TABLES:
+            cursor.execute(f"DELETE FROM historical_sync_{table} WHERE tenant_id = %s", [tenant.id])
+
+
+def graph_of(tenant: Any) -> dict[str, Any]:
+    """All of the tenant's graph, by keys."""
+    with tenant_scope(tenant.id):
+        entities = list(Entity.objects.filter(tenant=tenant))
+        key = {entity.id: entity.key for entity in entities}
+        return {
+            "entities": {e.key: (e.kind, e.name, e.properties, e.as_of, e.record_id) for e in entities},
+            "groups": {e.key: key[e.merged_into] for e in entities if e.merged_into},
+            "aliases": {
+                (key[a.alias_id], key[a.entity_id], a.proof) for a in EntityAlias.objects.filter(tenant=tenant)
+            },
+            "links": {
+                (key.get(r.source_id, r.source_id), r.kind, key.get(r.target_id, r.target_id), r.record_id)
+                for r in Relationship.objects.filter(tenant=tenant)
+            },
+            "records": set(SyncRecord.objects.filter(tenant=tenant).values_list("id", "entity_id", "content_hash")),
+        }
+
+
+def counted(tenant: Any) -> tuple[dict[str, int], int]:
+    """How many entities of each kind stand for themselves, and how many statements there are."""
+    with tenant_scope(tenant.id):
+        standing = Entity.objects.filter(tenant=tenant, merged_into=None).values_list("kind", flat=True)
+        return dict(Counter(standing)), Relationship.objects.filter(tenant=tenant).count()
+
+
+few_examples = settings(
+    max_examples=60,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_any_order_and_batching_ends_in_the_same_graph(stage: SimpleNamespace) -> None:
+    @few_examples
+    @given(first=rows(), data=st.data())
+    def check(first: list[Row], data: st.DataObject) -> None:
+        graphs = []
+        for order in (first, data.draw(st.permutations(first)), data.draw(st.permutations(first))):
+            size = data.draw(st.integers(1, len(order)))
+            empty(stage.tenant)
+            batches = [order[n : n + size] for n in range(0, len(order), size)]
+            entities, statements = stage.do(store(stage.pool, stage.tenant, batches, Memory()))
+            graphs.append(graph_of(stage.tenant))
+            kinds, links = counted(stage.tenant)
+            assert links == statements
+            assert sum(kinds.values()) == entities.total()
+        for part in graphs[0]:
+            assert graphs[0][part] == graphs[1][part] == graphs[2][part], part
+
+    check()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_workers_at_once_end_in_the_same_graph(stage: SimpleNamespace) -> None:
+    async def both(first: list[Row], second: list[Row]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for part in (first, second):
+                batches = [part[n : n + 2] for n in range(0, len(part), 2)]
+                group.create_task(store(stage.pool, stage.tenant, batches, Memory()))
+
+    @few_examples
+    @given(found=rows())
+    def check(found: list[Row]) -> None:
+        empty(stage.tenant)
+        stage.do(store(stage.pool, stage.tenant, [found], Memory()))
+        alone = graph_of(stage.tenant)
+        empty(stage.tenant)
+        stage.do(both(found[::2], found[1::2]))
+        together = graph_of(stage.tenant)
+        for part in alone:
+            assert alone[part] == together[part], part
+
+    check()
