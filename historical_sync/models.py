@@ -21,6 +21,7 @@ from procrastinate.contrib.django.models import ProcrastinateWorker
 from atom.models import Tenant, User
 from historical_sync import states
 from historical_sync.fields import JsonTextField, TimestamptzMultirangeField
+from historical_sync.totals import DailyTotals as DailyTotals
 from integrations.models import Connection
 
 
@@ -138,6 +139,7 @@ class HistoricalSyncJob(models.Model):
             models.Index(fields=["tenant", "-created_at"], name="job_newest"),
             models.Index(fields=["connection", "-created_at"], name="job_of_connection"),
             models.Index(fields=["status"], condition=Q(status__in=states.ACTIVE), name="job_active"),
+            models.Index(fields=["tenant", "-completed_at"], condition=Q(status=states.FAILED), name="job_failed"),
         ]
         constraints = [
             models.UniqueConstraint(

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from historical_sync.pages import bulk, coverage, explorer, frame, integrations, jobs, schedules, styleguide
+from historical_sync.pages import analytics, bulk, coverage, explorer, frame, integrations, jobs, schedules, styleguide
 
 urlpatterns = [
     path("integrations", integrations.integrations, name="integrations"),
@@ -23,6 +23,7 @@ urlpatterns = [
     path("jobs/<uuid:job_id>/resume", jobs.resume, name="job-resume"),
     path("jobs/<uuid:job_id>/cancel", jobs.cancel, name="job-cancel"),
     path("jobs/<uuid:job_id>/replay", jobs.replay, name="job-replay"),
+    path("analytics", analytics.analytics, name="analytics"),
     path("coverage", coverage.overview, name="coverage"),
     path("coverage/<uuid:connection_id>", coverage.of_connection, name="coverage-connection"),
     path("coverage/<uuid:connection_id>/repair", coverage.repair, name="coverage-repair"),

@@ -14,6 +14,7 @@ from atom.tenancy import tenant_scope
 from historical_sync.automation import QueuedStart
 from historical_sync.models import (
     Coverage,
+    DailyTotals,
     Entity,
     EntityAlias,
     HistoricalSyncJob,
@@ -85,6 +86,7 @@ def one_of_everything(tenant: Any) -> SimpleNamespace:
         )
         event = JobEvent.objects.create(tenant=tenant, job=job, actor="Alice", kind="started")
         Coverage.objects.create(tenant=tenant, connection=connection, stream="issues", ranges=[])
+        DailyTotals.objects.create(tenant=tenant, connection=connection, day=NOW.date(), completed=1, records=1)
         schedule = SyncSchedule.objects.create(
             tenant=tenant, connection=connection, interval=timedelta(days=1), next_run_at=NOW
         )

@@ -38,6 +38,7 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "queued": ("get", 200, 200, SIGN_IN),
     "schedules": ("get", 200, 200, SIGN_IN),
     "jobs": ("get", 200, 200, SIGN_IN),
+    "analytics": ("get", 200, 200, SIGN_IN),
     "coverage": ("get", 200, 200, SIGN_IN),
     "entities": ("get", 200, 200, SIGN_IN),
     "styleguide": ("get", 200, 200, SIGN_IN),

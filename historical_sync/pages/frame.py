@@ -26,6 +26,7 @@ NAVIGATION = (
     ("Schedules", "schedules", ("schedules", "schedule")),
     ("Coverage", "coverage", ("coverage", "coverage-connection")),
     ("Explorer", "entities", ("entities", "entity")),
+    ("Analytics", "analytics", ("analytics",)),
 )
 RECENT = timedelta(seconds=30)  # how far back a page that polls is told of what ended
 

@@ -19,6 +19,8 @@ PAGES = {
     "jobs": "/jobs",
     "jobs-none": "/jobs?status=paused",
     "job": "/jobs/{job}",
+    "analytics": "/analytics",
+    "analytics-year": "/analytics?range=12m",
     "coverage": "/coverage",
     "coverage-connection": "/coverage/{connection}?open=issues",
     "explorer": "/entities",
