@@ -10,6 +10,7 @@ from integrations.providers.hubspot import HUBSPOT
 from integrations.providers.intercom import INTERCOM
 from integrations.providers.jira import JIRA
 from integrations.providers.linear import LINEAR
+from integrations.providers.microsoft365 import MICROSOFT365
 from integrations.providers.notion import NOTION
 from integrations.providers.salesforce import SALESFORCE
 from integrations.providers.slack import SLACK
@@ -30,6 +31,7 @@ PROVIDERS: dict[str, Provider] = {
     "jira": JIRA,
     "intercom": INTERCOM,
     "google": GOOGLE,
+    "microsoft365": MICROSOFT365,
 }
 
 

@@ -20,6 +20,7 @@ from integrations.sandbox.hubspot import HubSpot
 from integrations.sandbox.intercom import Intercom
 from integrations.sandbox.jira import Jira
 from integrations.sandbox.linear import Linear
+from integrations.sandbox.microsoft365 import Microsoft365
 from integrations.sandbox.notion import Notion
 from integrations.sandbox.salesforce import Salesforce
 from integrations.sandbox.slack import Slack
@@ -44,6 +45,7 @@ STAND_INS: tuple[type[StandIn], ...] = (
     Jira,
     Intercom,
     Google,
+    Microsoft365,
 )
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]

@@ -1,0 +1,304 @@
+"""Microsoft 365 by Microsoft Graph: a mailbox's folders and messages, and its calendars with their events."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from html import unescape
+from typing import Any
+from urllib.parse import quote
+
+from integrations.errors import AccessDenied, CursorExpired, ProviderError, Throttled
+from integrations.http import Api, Reply
+from integrations.providers.base import (
+    JSON,
+    Account,
+    Clock,
+    Context,
+    Entity,
+    Estimate,
+    Graph,
+    OAuth,
+    Page,
+    Partition,
+    Provider,
+    RateBudget,
+    Stream,
+    Window,
+    WindowKind,
+)
+from integrations.providers.graph import GraphBuilder, facts, headline
+from integrations.providers.text import email_key, mentioned_emails
+from integrations.providers.wire import reader, records, rows_of, stamp, utc
+
+ME = "/v1.0/me"
+MAIL, CALENDARS, USER = (
+    f"{name}|https://graph.microsoft.com/{name}" for name in ("Mail.Read", "Calendars.Read", "User.Read")
+)
+# Ids that stay when a message moves to another folder: for good, as another choice would give every message another id.
+_PREFER = {"Prefer": 'IdType="ImmutableId", outlook.body-content-type="text"'}
+_MESSAGE = (
+    "id,internetMessageId,conversationId,parentFolderId,subject,body,isDraft,isRead,hasAttachments,importance,categories,webLink,"
+    "receivedDateTime,sentDateTime,lastModifiedDateTime,from,sender,toRecipients,ccRecipients,bccRecipients"
+)
+MOST_TEXT = 100_000  # characters of a message that are searched for mentions
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND = timedelta(seconds=1)
+_DATES_LAG = timedelta(hours=12)  # a whole day begins up to so much after the same day of UTC
+_LEAST_WAIT = timedelta(seconds=10)  # some replies always say one second
+_MESSAGE_ID = re.compile(r"<([^<>\s]{1,250})>")
+_FRACTION = re.compile(r"(\.\d{6})\d+")
+_TAG = re.compile(r"<(?:style|script)\b.*?</(?:style|script)>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+
+# -- wire format --------------------------------------------------------------------------------------------------------------
+
+_DENIED = {
+    "MailboxNotEnabledForRESTAPI": "Microsoft 365: this account has no mailbox in the cloud.",
+    "ErrorAccessDenied": "Microsoft 365 does not let this connection read it: connect again and grant the permission.",
+    "Authorization_RequestDenied": "Microsoft 365 does not let this connection read it: an administrator must consent.",
+}
+_LIMITS = ("ApplicationThrottled", "TooManyRequests", "activityLimitReached")
+_CURSORS = ("syncStateNotFound", "SyncStateNotFound", "resyncRequired", "ErrorInvalidSkipToken")
+
+
+def _classify(reply: Reply) -> ProviderError | None:
+    error = reply.data.get("error") if isinstance(reply.data, dict) else None
+    code = str(error.get("code") or "") if isinstance(error, dict) else ""
+    if reply.status == 429 or code in _LIMITS:
+        soonest = datetime.now(UTC) + (_LEAST_WAIT if reply.headers.get("retry-after") == "1" else timedelta(0))
+        named = reply.retry_at()
+        return Throttled(
+            "Microsoft 365 asks to slow down.", max(named, soonest) if named else soonest + 3 * _LEAST_WAIT
+        )
+    if code in _DENIED:
+        return AccessDenied(_DENIED[code])
+    if reply.status == 410 or code in _CURSORS:
+        return CursorExpired("Microsoft 365 no longer knows the page; going on by date.")
+    return None
+
+
+def _time(value: str) -> datetime:
+    """2025-01-07T09:00:00.0000000, in UTC as long as no other zone is asked for; with seven decimals, or Z and none."""
+    return utc(_FRACTION.sub(r"\1", value))
+
+
+def _received(row: JSON) -> datetime:
+    return _time(row["receivedDateTime"])
+
+
+async def _get(api: Api, path: str, params: JSON | None, cursor: JSON | None) -> tuple[list[Any], JSON | None]:
+    """(rows, cursor of the next page), which is an address to be asked for as it is."""
+    data = (await api.get(cursor["url"] if cursor else path, None if cursor else params, _PREFER)).data
+    data = data if isinstance(data, dict) else {}
+    following = data.get("@odata.nextLink")
+    return rows_of(data.get("value"), "Microsoft 365"), {"url": following} if following else None
+
+
+# -- fetching -----------------------------------------------------------------------------------------------------------------
+
+
+async def _fetch_folders(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+    """The tree, level by level. cursor: {"url": next page of a list, None at its end, "inside": folders whose own are still to list}."""
+    inside: list[str] = list(cursor["inside"]) if cursor else []
+    page = {"url": cursor["url"]} if cursor and cursor["url"] else None
+    path = (
+        f"{ME}/mailFolders/{quote(inside.pop(0), safe='')}/childFolders" if cursor and not page else f"{ME}/mailFolders"
+    )
+    rows, following = await _get(api, path, {"includeHiddenFolders": "true", "$top": 100}, page)
+    inside += [row["id"] for row in rows if row.get("childFolderCount")]
+    found, rejected = records(rows, lambda row: row["id"], lambda row: _EPOCH)
+    more = {"url": following["url"] if following else None, "inside": inside}
+    return Page(found, more if following or inside else None, None, rejected)
+
+
+def _filter(window: Window) -> str:
+    """Times are in whole seconds; the engine filters again."""
+    return f"receivedDateTime ge {stamp(window.since)} and receivedDateTime lt {stamp(window.until + _SECOND)}"
+
+
+async def _fetch_messages(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+    """All folders, oldest first. What is sorted by must stand first in the filter."""
+    asked = {"$filter": _filter(window), "$orderby": "receivedDateTime asc", "$select": _MESSAGE, "$top": 50}
+    rows, following = await _get(api, f"{ME}/messages", asked, cursor)
+    found, rejected = records(rows, lambda row: row["id"], _received)
+    return Page(found, following, found[-1].occurred_at if found else None, rejected)
+
+
+async def _count_messages(api: Api, partition: Partition, window: Window) -> Estimate | None:
+    reply = await api.get(f"{ME}/messages/$count", {"$filter": _filter(window)}, {"ConsistencyLevel": "eventual"})
+    return Estimate(int(str(reply.data).strip("\ufeff \r\n")), exact=False)
+
+
+async def _fetch_calendars(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+    rows, following = await _get(api, f"{ME}/calendars", {"$top": 100}, cursor)
+    found, rejected = records(rows, lambda row: row["id"], lambda row: _EPOCH)
+    return Page(found, following, None, rejected)
+
+
+async def _partitions(api: Api) -> list[Partition]:
+    found: list[Partition] = []
+    cursor: JSON | None = None
+    while True:
+        rows, cursor = await _get(api, f"{ME}/calendars", {"$top": 100}, cursor)
+        found += [Partition(row["id"], row.get("name") or "Calendar") for row in rows]
+        if cursor is None:
+            return found
+
+
+async def _fetch_events(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+    """What overlaps the window, each occurrence of a series by itself; the engine takes what begins in it, so each comes once.
+
+    Whether the bounds are included is not said, nor where a whole day, which is dated in UTC, lies: so more is asked for.
+    """
+    span = {"startDateTime": stamp(window.since - _SECOND), "endDateTime": stamp(window.until + _DATES_LAG + _SECOND)}
+    path = f"{ME}/calendars/{quote(partition.key, safe='')}/calendarView"
+    rows, following = await _get(api, path, {**span, "$orderby": "start/dateTime", "$top": 100}, cursor)
+    found, rejected = records(rows, lambda row: row["id"], lambda row: _time(row["start"]["dateTime"]))
+    return Page(found, following, None, rejected)
+
+
+# -- records to graph ---------------------------------------------------------------------------------------------------------
+
+
+def _key(ns: str, kind: str, name: object) -> str:
+    return f"{ns}:{kind}:{name}"
+
+
+def _people(*given: JSON | None) -> list[Entity]:
+    """Whom recipients name, each once. An address may be one of Exchange's own (/o=...), which says nothing elsewhere."""
+    found: dict[str, Entity] = {}
+    for one in given:
+        address = (one or {}).get("emailAddress") or {}
+        if key := email_key(address.get("address")):
+            found.setdefault(key, Entity("person", key, (address.get("name") or "").strip() or key.rpartition(":")[2]))
+    return list(found.values())
+
+
+def _mentioned(subject: str | None, body: JSON | None) -> list[str]:
+    text = str((body or {}).get("content") or "")[:MOST_TEXT]
+    if str((body or {}).get("contentType")).lower() == "html":
+        text = unescape(_TAG.sub(" ", text))
+    return mentioned_emails(f"{subject or ''}\n{text}")
+
+
+def _extract_folder(row: JSON, context: Context) -> Graph:
+    known = facts(row, "totalItemCount", "unreadItemCount", "isHidden")
+    said = GraphBuilder(
+        Entity("folder", _key(context.namespace, "folder", row["id"]), row.get("displayName") or "Folder", known)
+    )
+    if row.get("parentFolderId"):
+        said.refer("part_of", [_key(context.namespace, "folder", row["parentFolderId"])])
+    return said.graph()
+
+
+def _extract_message(row: JSON, context: Context) -> Graph:
+    """A message is what its Message-ID names, the same in every mailbox that has it."""
+    ns, here, name = (
+        context.namespace,
+        _key(context.namespace, "message", row["id"]),
+        headline(row.get("subject"), "(no subject)"),
+    )
+    named = _MESSAGE_ID.search(row.get("internetMessageId") or "")
+    known = facts(row, "sentDateTime", "receivedDateTime", "importance", "isDraft", "hasAttachments", "webLink")
+    key = _key(ns, "message", named[1]) if named else here
+    said = GraphBuilder(Entity("message", key, name, known, (here,) if named else ()))
+    said.by("authored", *_people(row.get("from") or row.get("sender")))
+    said.to("with", *_people(*(one for kind in ("to", "cc", "bcc") for one in row.get(f"{kind}Recipients") or ())))
+    if row.get("conversationId"):
+        said.to("part_of", Entity("thread", _key(ns, "thread", row["conversationId"]), name))
+    if row.get("parentFolderId"):
+        said.refer("part_of", [_key(ns, "folder", row["parentFolderId"])])
+    said.to("labelled", *(Entity("label", _key(ns, "category", label), label) for label in row.get("categories") or ()))
+    said.refer("mentions", _mentioned(row.get("subject"), row.get("body")))
+    return said.graph()
+
+
+def _extract_calendar(row: JSON, context: Context) -> Graph:
+    known = facts(row, "color", "canEdit", "isDefaultCalendar")
+    said = GraphBuilder(
+        Entity("calendar", _key(context.namespace, "calendar", row["id"]), row.get("name") or "Calendar", known)
+    )
+    said.to("owned_by", *_people({"emailAddress": row.get("owner")}))
+    return said.graph()
+
+
+def _extract_event(row: JSON, context: Context) -> Graph:
+    """A meeting is what its iCalUId names, which each occurrence of a series has for itself: the same in all calendars."""
+    ns, here, name = (
+        context.namespace,
+        _key(context.namespace, "event", row["id"]),
+        headline(row.get("subject"), "(no title)"),
+    )
+    key = _key(ns, "event", row["iCalUId"]) if row.get("iCalUId") else here
+    known = facts(row, "type", "isAllDay", "webLink", "createdDateTime", "lastModifiedDateTime")
+    known |= {side: _time(row[side]["dateTime"]).isoformat() for side in ("start", "end") if row.get(side)}
+    known |= {"location": place} if (place := (row.get("location") or {}).get("displayName")) else {}
+    known |= {"deleted": True} if row.get("isCancelled") else {}
+    said = GraphBuilder(Entity("event", key, name, known, (here,) if key != here else ()))
+    said.to(
+        "part_of",
+        Entity("calendar", _key(ns, "calendar", context.partition.key), context.partition.label or "Calendar"),
+    )
+    if row.get("seriesMasterId"):
+        said.to("part_of", Entity("series", _key(ns, "series", row["seriesMasterId"]), name))
+    said.by("authored", *_people(row.get("organizer")))
+    for guest in row.get("attendees") or ():
+        if guest.get("type") == "resource":  # a room
+            place = guest.get("emailAddress") or {}
+            said.to(
+                "with",
+                Entity("room", _key(ns, "room", place["address"]), place.get("name") or place["address"])
+                if place.get("address")
+                else None,
+            )
+        elif (guest.get("status") or {}).get("response") == "declined":
+            said.to("with", *_people(guest))
+        else:
+            said.by("attended", *_people(guest))
+    said.refer("mentions", _mentioned(row.get("subject"), row.get("body")))
+    return said.graph()
+
+
+# -- who ----------------------------------------------------------------------------------------------------------------------
+
+
+async def _identify(api: Api) -> Account:
+    who = (await api.get(ME, {"$select": "id,displayName,mail,userPrincipalName"})).data
+    return Account(str(who["id"]), who.get("mail") or who.get("userPrincipalName") or str(who["id"]))
+
+
+MICROSOFT365 = Provider(
+    slug="microsoft365",
+    name="Microsoft 365",
+    category="Mail and calendar",
+    summary="An Outlook mailbox and its calendars: who writes to whom about what, and who meets.",
+    brings=("Mail", "Conversations and folders", "Calendars", "Events and who attends"),
+    api_url="https://graph.microsoft.com",
+    # An app that is registered for one organization only needs that one's id in place of "common".
+    auth_url="https://login.microsoftonline.com/common",
+    identify=_identify,
+    classify=_classify,
+    # A mailbox answers 10,000 in ten minutes and four at once, of which one is left for health checks.
+    budget=RateBudget(requests=10_000, seconds=600, concurrency=3),
+    oauth=OAuth(
+        "/oauth2/v2.0/authorize", "/oauth2/v2.0/token",
+        ("offline_access", "openid", "profile", "email", "User.Read", "Mail.Read", "Calendars.Read"),
+        extra_authorize={"response_mode": "query", "prompt": "select_account"},
+        grant_errors=frozenset({"consent_required", "login_required"}),
+    ),
+    settle=timedelta(minutes=5),
+    partition_label="Calendars",
+    partitions=_partitions,
+    streams=(
+        Stream("folders", "Mail folders", WindowKind.SNAPSHOT, _fetch_folders, _extract_folder, needs=(MAIL,), record=reader(lambda row: row["id"], lambda row: _EPOCH)),
+        Stream(
+            "messages", "Mail", WindowKind.EXACT, _fetch_messages, _extract_message, _count_messages, needs=(MAIL,), page_size=50,
+            clock=Clock.CREATED, record=reader(lambda row: row["id"], _received),
+        ),
+        Stream("calendars", "Calendars", WindowKind.SNAPSHOT, _fetch_calendars, _extract_calendar, needs=(CALENDARS,), names_partitions=True),
+        Stream(
+            "events", "Events", WindowKind.EXACT, _fetch_events, _extract_event, partitioned=True, needs=(CALENDARS,), clock=Clock.EVENT,
+            record=reader(lambda row: row["id"], lambda row: _time(row["start"]["dateTime"])),
+        ),
+    ),
+)  # fmt: skip

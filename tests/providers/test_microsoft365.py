@@ -1,0 +1,208 @@
+"""What only Microsoft Graph has: codes of errors, ids that stay, next pages by address, times without a zone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+import pytest
+
+from integrations.errors import AccessDenied, CursorExpired, RequestRejected, Throttled
+from integrations.grants import read_token
+from integrations.http import Reply
+from integrations.providers import microsoft365
+from integrations.providers.base import WHOLE, Context, Partition, Window
+from integrations.providers.microsoft365 import MICROSOFT365
+from tests.contract.stage import ALL, staged
+
+NS, DAY = "microsoft365", timedelta(days=1)
+ANA, LI = "person:email:ana@acme.test", "person:email:li@example.org"
+FOLDERS, MESSAGES, EVENTS = (MICROSOFT365.stream(name) for name in ("folders", "messages", "events"))
+
+
+def reply(status: int, code: str, **headers: str) -> Reply:
+    return Reply(status, httpx2.Headers(headers), {"error": {"code": code, "message": "words"}}, "", "")
+
+
+def address(email: str, name: str = "", **more: Any) -> Any:
+    return {"emailAddress": {"name": name, "address": email}, **more}
+
+
+def said(graph: Any) -> set[tuple[str, str, str]]:
+    return {tuple(relationship) for relationship in graph.relationships}
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (429, "ApplicationThrottled", Throttled),
+        (429, "", Throttled),
+        (503, "TooManyRequests", Throttled),
+        (403, "ErrorAccessDenied", AccessDenied),
+        (403, "Authorization_RequestDenied", AccessDenied),
+        (404, "MailboxNotEnabledForRESTAPI", AccessDenied),
+        (410, "syncStateNotFound", CursorExpired),
+        (400, "syncStateNotFound", CursorExpired),
+    ],
+)
+def test_an_error_is_read_by_its_code(status: int, code: str, kind: type[Exception]):
+    found = MICROSOFT365.classify(reply(status, code))
+    assert type(found) is kind
+    assert "Microsoft 365" in str(found)
+
+
+@pytest.mark.parametrize(("told", "seconds"), [("120", 120), ("1", 10), (None, 30)])
+def test_a_limit_is_waited_for_even_if_its_end_is_not_told_or_always_a_second(told: str | None, seconds: int):
+    found = MICROSOFT365.classify(reply(429, "ApplicationThrottled", **({"retry-after": told} if told else {})))
+    assert isinstance(found, Throttled)
+    assert found.retry_at is not None
+    assert abs(found.retry_at - datetime.now(UTC) - timedelta(seconds=seconds)) < timedelta(seconds=5)
+
+
+@pytest.mark.parametrize(
+    "text", ["2025-01-07T09:00:00.1234567", "2025-01-07T09:00:00.1234567Z", "2025-01-07T09:00:00.123456"]
+)
+def test_times_have_seven_decimals_and_no_zone(text: str):
+    assert microsoft365._time(text) == datetime(2025, 1, 7, 9, 0, 0, 123456, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ("invalid_grant", "ReauthRequired"),
+        ("interaction_required", "ReauthRequired"),
+        ("invalid_client", "Misconfigured"),
+    ],
+)
+def test_what_ends_a_grant_is_told_by_oauths_words_not_by_numbers(error: str, kind: str):
+    body = f'{{"error": "{error}", "error_codes": [999999]}}'.encode()
+    with pytest.raises(Exception, match="Microsoft 365") as caught:
+        read_token(MICROSOFT365, 400, {}, body)
+    assert type(caught.value).__name__ == kind
+
+
+# -- reading --------------------------------------------------------------------------------------------------------------
+
+
+async def test_ids_are_those_that_stay_on_every_page():
+    async with staged(NS) as stage:
+        first = await MESSAGES.fetch(stage.api(), WHOLE, ALL, None)
+        second = await MESSAGES.fetch(stage.api(), WHOLE, ALL, first.next_cursor)
+        own = stage.stand_in.holdings[stage.account]
+        assert [record.external_id for record in (*first.records, *second.records)] == [
+            own.message_id(place) for place in range(100)
+        ]
+        assert first.records[0].payload["body"]["contentType"] == "text"
+
+
+async def test_a_next_page_on_another_host_is_not_asked_with_the_token():
+    async with staged(NS) as stage:
+        asked = len(stage.app.control.log)
+        with pytest.raises(RequestRejected):
+            await MESSAGES.fetch(stage.api(), WHOLE, ALL, {"url": "https://graph.evil.test/v1.0/me/messages?$skip=50"})
+        assert len(stage.app.control.log) == asked
+
+
+async def test_folders_in_folders_come_however_small_the_pages_are():
+    async with staged(NS) as stage:
+        await stage.control(page_size=1)
+        found = await stage.read(FOLDERS)
+        names = {record.payload["displayName"] for record, _ in found.rows.values()}
+        assert {"Kunden", "Größere", "Archive"} <= names
+        assert found.ids == stage.truth(FOLDERS, ALL)
+
+
+async def test_an_event_that_overlaps_two_windows_comes_once_and_one_without_length_comes_at_all():
+    async with staged(NS) as stage:
+        own = stage.stand_in.holdings[stage.account]
+        long = next(found for found in own.events if found.ends - found.begins >= 2 * 86_400 and found.calendar == 0)
+        point = next(found for found in own.events if found.ends == found.begins)
+        for found, edge in ((long, long.begins + 86_400), (point, point.begins)):
+            at = datetime.fromtimestamp(edge, UTC)
+            early, late = (
+                await stage.read(EVENTS, Window(at - 9 * DAY, at)),
+                await stage.read(EVENTS, Window(at, at + DAY)),
+            )
+            key = own.event_id(found)
+            assert (key in early.ids, key in late.ids) == ((True, False) if found is long else (False, True))
+
+
+async def test_a_whole_day_comes_once_wherever_its_calendar_lies():
+    async with staged(NS) as stage:
+        own = stage.stand_in.holdings[stage.account]
+        whole = {own.event_id(event): event for event in own.events if event.calendar == 1}
+        edge = datetime.fromtimestamp(
+            next(iter(whole.values())).at + 3 * 3600, UTC
+        )  # between its date and its beginning
+        early, late = (
+            await stage.read(EVENTS, Window(ALL.since, edge)),
+            await stage.read(EVENTS, Window(edge, ALL.until)),
+        )
+        assert (early.ids | late.ids) & set(whole) == set(whole)
+        assert not early.ids & late.ids
+
+
+async def test_a_mailbox_answers_four_at_once_and_atom_asks_for_fewer():
+    async with staged(NS) as stage:
+        assert MICROSOFT365.budget.concurrency < 4
+        for _ in range(4):
+            stage.app.control.at_once[stage.token] += 1  # four that are still being answered
+        with pytest.raises(Throttled):
+            await MESSAGES.fetch(stage.api(), WHOLE, ALL, None)
+
+
+# -- what rows say --------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_names_who_wrote_it_to_whom_and_where_it_belongs():
+    row = {
+        "id": "AAk1", "internetMessageId": "<m1@example.org>", "conversationId": "C1", "parentFolderId": "F1", "subject": "Renewal", "isDraft": False,
+        "from": address("LI@example.org", "Li"), "sender": address("bot@example.org"), "toRecipients": [address("ana@acme.test", "Ana")],
+        "ccRecipients": [address("/O=EXCHANGELABS/CN=X", "Legacy")], "categories": ["Red"],
+        "body": {"contentType": "html", "content": "<style>a@b.test</style>ask <b>mia@acme.test</b>"},
+    }  # fmt: skip
+    found = microsoft365._extract_message(row, Context(NS))
+    key = f"{NS}:message:m1@example.org"
+    assert (found.entities[0].key, found.entities[0].aliases) == (key, (f"{NS}:message:AAk1",))
+    assert said(found) == {
+        ("authored", LI, key),
+        ("with", key, ANA),
+        ("part_of", key, f"{NS}:thread:C1"),
+        ("part_of", key, f"{NS}:folder:F1"),
+        ("labelled", key, f"{NS}:category:Red"),
+        ("mentions", key, "person:email:mia@acme.test"),
+    }
+
+
+def test_a_draft_without_author_or_id_of_its_own_is_a_message_too():
+    found = microsoft365._extract_message(
+        {"id": "AAk1", "from": None, "sender": None, "subject": None, "body": None, "isDraft": True}, Context(NS)
+    )
+    assert (found.entities[0].key, found.entities[0].name) == (f"{NS}:message:AAk1", "(no subject)")
+    assert found.relationships == []
+
+
+def test_the_same_meeting_in_two_calendars_is_one_and_who_declined_did_not_attend():
+    row = {
+        "iCalUId": "0400", "seriesMasterId": "S1", "isCancelled": True, "start": {"dateTime": "2025-01-07T09:00:00.0000000", "timeZone": "UTC"},
+        "organizer": address("ana@acme.test"),
+        "attendees": [
+            address("li@example.org", status={"response": "accepted"}),
+            address("bo@acme.test", status={"response": "declined"}),
+            address("room@acme.test", "Room", type="resource"),
+        ],
+    }  # fmt: skip
+    one = microsoft365._extract_event({"id": "e1", **row}, Context(NS, Partition("K1", "Ana")))
+    other = microsoft365._extract_event({"id": "e2", **row}, Context(NS, Partition("K2", "Li")))
+    key = f"{NS}:event:0400"
+    assert one.entities[0].key == other.entities[0].key == key
+    assert one.entities[0].properties["deleted"] is True
+    assert said(one) == {
+        ("part_of", key, f"{NS}:calendar:K1"),
+        ("part_of", key, f"{NS}:series:S1"),
+        ("authored", ANA, key),
+        ("attended", LI, key),
+        ("with", key, "person:email:bo@acme.test"),
+        ("with", key, f"{NS}:room:room@acme.test"),
+    }
