@@ -21,7 +21,7 @@ from atom.errors import InvalidInput, Refused
 from atom.models import Tenant
 from atom.plans import ACTIVE_JOBS, Plan, cheapest
 from historical_sync import broadcast, coverage, states, tasks
-from historical_sync.models import HistoricalSyncJob, JobEvent, JobQuerySet, SyncChunk
+from historical_sync.models import DataRemoval, HistoricalSyncJob, JobEvent, JobQuerySet, SyncChunk
 from historical_sync.replaying import Replayed, replay
 from historical_sync.settling import settle_sync, take_from_the_dead
 from integrations.models import Connection, ConnectionStatus
@@ -339,6 +339,8 @@ def _streams(connection: Connection, wanted: Sequence[str] | None) -> list[str]:
 
 
 def _check_connection(connection: Connection) -> None:
+    if DataRemoval.objects.filter(tenant=connection.tenant_id, connection=connection, completed_at=None).exists():
+        raise Refused("invalid_state", f"The data of {connection} is being removed. Import it again once that is done.")
     if connection.status != ConnectionStatus.CONNECTED:
         raise Refused("connection_reauth_required", f"Access to {connection} was lost or given up. Reconnect it first.")
 

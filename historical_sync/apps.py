@@ -7,8 +7,9 @@ class HistoricalSyncConfig(AppConfig):
 
     def ready(self) -> None:
         # `integrations` may not import this package; it calls what is registered here.
-        from historical_sync import actions
+        from historical_sync import actions, removing
         from integrations import connect
 
         connect.reconnected_hooks.append(actions.reconnected)
         connect.disconnecting_hooks.append(actions.disconnecting)
+        connect.removing_hooks.append(removing.request)

@@ -400,6 +400,47 @@ class Coverage(models.Model):
         return f"{self.stream} {self.partition}"
 
 
+class DataRemoval(models.Model):
+    """The removal of all that only one connection brought: asked for, under way or done (`removing.py`).
+
+    batches: transactions that took something out of the graph; what a worker remembers of it from before is void.
+    """
+
+    connection = models.OneToOneField(Connection, primary_key=True, on_delete=models.CASCADE, related_name="removal")
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+")
+    records_total = models.PositiveBigIntegerField(default=0)
+    records_removed = models.PositiveBigIntegerField(default=0)
+    batches = models.PositiveBigIntegerField(default=0)
+    created_by_label = models.CharField(max_length=200, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    completed_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"Removal of {self.connection}"
+
+    @property
+    def words(self) -> str:
+        """How far it is, for people."""
+        if self.completed_at is not None:
+            return f"{self.records_removed:,} records were removed"
+        if self.records_removed < self.records_total:
+            return f"Removing records: {self.records_removed:,} of {self.records_total:,}"
+        return "Tidying up what they were linked to"
+
+
+class StaleEntity(models.Model):
+    """An entity that lost a record which spoke of it: what is left of it has to be found anew."""
+
+    entity_id = models.UUIDField(primary_key=True, editable=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_constraint=False)
+
+    class Meta:
+        verbose_name_plural = "stale entities"
+
+    def __str__(self) -> str:
+        return str(self.entity_id)
+
+
 class SyncSchedule(models.Model):
     """A regular incremental sync of a connection, and what became of its last run (`schedules.py`)."""
 

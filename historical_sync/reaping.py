@@ -135,3 +135,19 @@ async def only_reaper(pool: Pool) -> AsyncIterator[bool]:
         await cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended('reaper', 0))")
         row = await cursor.fetchone()
         yield bool(row and row[0])
+
+
+async def removals_without_entry(pool: Pool, task: str) -> list[tuple[str, str]]:
+    """(connection, tenant) of each removal of data that is not done and that nobody has in hand or will get."""
+    async with system_transaction(pool, "removals of all tenants") as cursor:
+        await cursor.execute(
+            """
+            SELECT connection_id::text, tenant_id::text FROM historical_sync_dataremoval r
+            WHERE completed_at IS NULL AND NOT EXISTS (
+                SELECT FROM procrastinate_jobs entry
+                WHERE entry.task_name = %s AND entry.status IN ('todo', 'doing')
+                  AND entry.args ->> 'connection_id' = r.connection_id::text)
+            """,
+            [task],
+        )
+        return [(connection, tenant) for connection, tenant in await cursor.fetchall()]

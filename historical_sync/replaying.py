@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 from historical_sync.database import Connection, Pool, make_pool, pipelined_transaction, retried, tenant_transaction
 from historical_sync.extraction import record_rows, sound
 from historical_sync.models import HistoricalSyncJob
-from historical_sync.storage import Lease, Memory, look_up, write_rows
+from historical_sync.storage import Lease, Memory, enter_graph, look_up, write_rows
 from integrations import gateway
 from integrations.crypto import decrypt
 from integrations.errors import RecordRejected
@@ -101,6 +101,7 @@ async def _replay_some(pool: Pool, job: HistoricalSyncJob, chunk: _Chunk, after:
     """(mapped, left, the last row tried) of some rows after row `after`; None for the last when there were no more."""
     lease = chunk.lease
     async with pipelined_transaction(pool, lease.tenant_id, "replay") as db:
+        await enter_graph(db, lease.tenant_id)
         # As a page's save: the chunk's row first, the job's last.
         await db.execute("SELECT FROM historical_sync_syncchunk WHERE id = %s FOR UPDATE", [lease.chunk_id])
         found: AsyncCursor[Any] = await db.execute(

@@ -87,13 +87,17 @@ class Pages:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The chunk as it was when its row was locked. seen: records of it that are stored or in quarantine."""
+    """The chunk as it was when its row was locked. seen: records of it that are stored or in quarantine.
+
+    generation: how often something was taken out of the tenant's graph.
+    """
 
     progress: float
     weight: float
     seen: int
     quarantined: int
     forgiven: int
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,24 +133,27 @@ Known = tuple[Ids, dict[bytes, tuple[str, str]], set[tuple[bytes, bytes]]]
 class Memory:
     """What this worker knows to be stored already, so that it need not be sent again: mentioned entities and aliases of a tenant.
 
-    Forgetting is always safe. Remembering is safe because such rows are only ever added while jobs of the tenant run.
+    Forgetting is always safe. Remembering is safe because whoever removes such rows counts the generation up (`removing.py`).
     """
 
     LIMIT = 100_000
 
     def __init__(self) -> None:
-        self.tenants: dict[str, Known] = {}
+        self.tenants: dict[tuple[str, int], Known] = {}
 
-    def of(self, tenant_id: str) -> Known:
-        found = self.tenants.get(tenant_id)
+    def of(self, tenant_id: str, generation: int = 0) -> Known:
+        """generation: grows when something is taken out of the tenant's graph; what was known before is void then."""
+        found = self.tenants.get((tenant_id, generation))
         if found is None or len(found[1]) + len(found[2]) > self.LIMIT:
             if len(self.tenants) > 50:
                 self.tenants.clear()
-            found = self.tenants[tenant_id] = (Ids(UUID(tenant_id).bytes), {}, set())
+            self.forget(tenant_id)
+            found = self.tenants[tenant_id, generation] = (Ids(UUID(tenant_id).bytes), {}, set())
         return found
 
     def forget(self, tenant_id: str) -> None:
-        self.tenants.pop(tenant_id, None)
+        for known in [known for known in self.tenants if known[0] == tenant_id]:
+            del self.tenants[known]
 
 
 async def save_pages(
@@ -189,9 +196,10 @@ async def _save(
     # A page's rows and the cursor behind them are kept or lost together, so only a chunk's end need wait for the disk.
     place = "done" if batch.done else "save"
     async with pipelined_transaction(pool, lease.tenant_id, place, durable=batch.done) as db:
+        await enter_graph(db, lease.tenant_id)
         chunk, stored_before = await _hold(db, lease), await look_up(db, lease, rows)
         held = await _held(chunk)
-        written = await write_rows(db, lease, rows, stored_before, extract, context, memory)
+        written = await write_rows(db, lease, rows, stored_before, extract, context, memory, held.generation)
         rejected = batch.rejected + written.rejected
         quarantined = await _quarantine(db, lease, rejected) if rejected else 0
         too_many = _too_many(held, written.stored + written.unchanged, quarantined)
@@ -222,9 +230,11 @@ async def write_rows(
     extract: Extract,
     context: Context,
     memory: Memory,
+    generation: int = 0,
 ) -> Written:
-    """Writes records and what they say, in the caller's transaction. stored_before: what `look_up` asked for."""
-    ids, mentioned, merged = memory.of(lease.tenant_id)
+    """Writes records and what they say, in the caller's transaction, which has entered the graph. stored_before: what `look_up`
+    asked for. generation: of the tenant's graph."""
+    ids, mentioned, merged = memory.of(lease.tenant_id, generation)
     seen = {key.bytes: Seen(*facts) for key, *facts in await stored_before.fetchall()}
     changed = {key: row for key, row in rows.items() if not (key in seen and seen[key].current)}
     graph = graph_rows(changed.values(), extract, context, ids, stored=seen, mentioned=mentioned, merged=merged)
@@ -260,6 +270,11 @@ async def write_rows(
     )
 
 
+async def enter_graph(db: Connection, tenant_id: str) -> None:
+    """Keeps out who takes things out of the tenant's graph until the transaction ends; any number may add to it at once."""
+    await db.execute("SELECT pg_advisory_xact_lock_shared(hashtextextended('graph ' || %s, 0))", [tenant_id])
+
+
 async def look_up(db: Connection, lease: Lease, rows: dict[bytes, RecordRow]) -> AsyncCursor[tuple[Any, ...]]:
     """Asks for the id and the fields of `Seen` of the rows that exist."""
     return await db.execute(
@@ -282,10 +297,11 @@ async def _hold(db: Connection, lease: Lease) -> AsyncCursor[tuple[Any, ...]]:
     """Locks the chunk if the lease is still ours, and asks for the fields of `Held`."""
     return await db.execute(
         """
-        SELECT progress, weight, records_processed + records_skipped + records_quarantined, records_quarantined, quarantine_forgiven
+        SELECT progress, weight, records_processed + records_skipped + records_quarantined, records_quarantined, quarantine_forgiven,
+               (SELECT COALESCE(sum(batches), 0)::bigint FROM historical_sync_dataremoval WHERE tenant_id = %s)
         FROM historical_sync_syncchunk WHERE id = %s AND lease = %s AND status = 'running' FOR UPDATE
         """,
-        [lease.chunk_id, lease.token],
+        [lease.tenant_id, lease.chunk_id, lease.token],
     )
 
 
@@ -402,7 +418,7 @@ async def _merge(db: Connection, lease: Lease, aliases: Mapping[tuple[bytes, byt
     counts, roots = await _join(db, joined) if joined else (Counter(), [])
     handles = {alias for (alias, _), proof in aliases.items() if not proof}
     if handles or roots:
-        counts += await _lead(db, handles, roots)
+        counts += await lead_handles(db, handles, roots)
     return counts
 
 
@@ -443,7 +459,7 @@ async def _join(db: Connection, pairs: Sequence[tuple[bytes, bytes]]) -> tuple[C
     return gone, sorted({root(node) for node in changed})
 
 
-async def _lead(db: Connection, handles: Iterable[bytes], roots: Sequence[bytes]) -> Counter[str]:
+async def lead_handles(db: Connection, handles: Iterable[bytes], roots: Sequence[bytes]) -> Counter[str]:
     """Points handles, these and those of the groups' members, to the least group that uses them; how many did not lead anywhere
     before, by kind."""
     answer = await db.execute(

@@ -29,6 +29,7 @@ QUEUE = "history"
 UPKEEP = "upkeep"  # a queue of its own, so that it neither waits behind imports nor counts as one that waits
 QUEUES = (QUEUE, UPKEEP)
 TASK = "historical_sync.work"
+REMOVE = "historical_sync.remove"
 TICK = "historical_sync.tick"
 ENDED = "historical_sync.ended"
 app: App = django_app
@@ -59,6 +60,15 @@ async def ended(tenant_id: str) -> None:
     from historical_sync.upkeep import after_an_end
 
     await in_thread(after_an_end)(tenant_id)
+
+
+@django_app.task(queue=QUEUE, name=REMOVE, pass_context=False)
+async def remove(connection_id: str, tenant_id: str) -> None:
+    """Removes what only the connection brought. Ended half-way, it is handed out again and goes on."""
+    from historical_sync import removing
+    from historical_sync.worker import current
+
+    await removing.remove(current().pool, connection_id, tenant_id)
 
 
 def enqueue(job: HistoricalSyncJob, entries: int) -> None:

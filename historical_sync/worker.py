@@ -187,6 +187,9 @@ async def _reap(engine: Engine, worker_app: App) -> None:
         for entry in await worker_app.job_manager.get_stalled_jobs(seconds_since_heartbeat=settings.LEASE_SECONDS):
             if entry.id is not None:
                 await worker_app.job_manager.finish_job_by_id_async(entry.id, status=Status.FAILED, delete_job=True)
+        for connection_id, tenant_id in await reaping.removals_without_entry(engine.pool, tasks.REMOVE):
+            removal = worker_app.configure_task(tasks.REMOVE, queue=tasks.QUEUE)
+            await removal.defer_async(connection_id=connection_id, tenant_id=tenant_id)
         for lanes in await reaping.lanes(engine.pool, tasks.TASK):
             if lanes.provider in providers.PROVIDERS:
                 room = tasks.room(PLANS[lanes.plan], providers.get(lanes.provider))

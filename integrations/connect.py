@@ -34,6 +34,7 @@ REVOKE_TIMEOUT = 10.0  # seconds; a provider that does not answer must not keep 
 # What other packages do when access comes back or is about to be given up; they fill these in when they are ready.
 reconnected_hooks: list[Callable[[Actor, Connection], None]] = []
 disconnecting_hooks: list[Callable[[Actor, Connection], None]] = []
+removing_hooks: list[Callable[[Actor, Connection], None]] = []
 
 
 def connections_of(tenant: Tenant) -> ConnectionQuerySet:
@@ -142,8 +143,11 @@ def finish_oauth(
     )
 
 
-def disconnect(actor: Actor, connection: Connection) -> None:
-    """Gives up access: stops imports, revokes the grant at the provider (best effort), wipes the tokens. History is kept."""
+def disconnect(actor: Actor, connection: Connection, *, delete_data: bool = False) -> None:
+    """Gives up access: stops imports, revokes the grant at the provider (best effort), wipes the tokens.
+
+    History is kept, unless `delete_data`: then what only this connection brought is removed, in the background.
+    """
     for hook in disconnecting_hooks:
         hook(actor, connection)
     try:
@@ -156,6 +160,9 @@ def disconnect(actor: Actor, connection: Connection) -> None:
         row.status = ConnectionStatus.DISCONNECTED
         row.last_error = ""
         row.save(update_fields=["sealed_credentials", "token_expires_at", "status", "last_error", "updated_at"])
+        if delete_data:
+            for hook in removing_hooks:
+                hook(actor, row)
 
 
 def _checked_base_url(provider: Provider, base_url: str, private_host_allowed: bool) -> str:

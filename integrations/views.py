@@ -204,7 +204,9 @@ def disconnect_connection(request: HttpRequest, connection_id: UUID) -> HttpResp
             "integrations/_disconnect.html" if htmx else "integrations/disconnect.html",
             {"connection": connection},
         )
-    if connection.status != ConnectionStatus.DISCONNECTED:
-        disconnect(actor, connection)
-        messages.success(request, f"{connection} is disconnected. Its history stays.")
+    delete_data = request.POST.get("delete_data") == "on"
+    if connection.status != ConnectionStatus.DISCONNECTED or delete_data:
+        disconnect(actor, connection, delete_data=delete_data)
+        kept = "What only it brought is being removed." if delete_data else "Its history stays."
+        messages.success(request, f"{connection} is disconnected. {kept}")
     return redirect("integrations")

@@ -15,12 +15,14 @@ from historical_sync.automation import QueuedStart
 from historical_sync.models import (
     Coverage,
     DailyTotals,
+    DataRemoval,
     Entity,
     EntityAlias,
     HistoricalSyncJob,
     JobEvent,
     QuarantinedRecord,
     Relationship,
+    StaleEntity,
     SyncChunk,
     SyncRecord,
     SyncSchedule,
@@ -85,6 +87,8 @@ def one_of_everything(tenant: Any) -> SimpleNamespace:
             sealed_payload=b"x",
         )
         event = JobEvent.objects.create(tenant=tenant, job=job, actor="Alice", kind="started")
+        DataRemoval.objects.create(tenant=tenant, connection=connection, completed_at=NOW)
+        StaleEntity.objects.create(tenant=tenant, entity_id=uuid.uuid4())
         Coverage.objects.create(tenant=tenant, connection=connection, stream="issues", ranges=[])
         DailyTotals.objects.create(tenant=tenant, connection=connection, day=NOW.date(), completed=1, records=1)
         schedule = SyncSchedule.objects.create(

@@ -16,18 +16,22 @@ from django.db import connection as database
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from atom.access import system_actor
 from atom.tenancy import tenant_scope
+from historical_sync import actions
 from historical_sync.database import Pool, make_pool, pipelined_transaction, retried
 from historical_sync.extraction import record_rows
-from historical_sync.models import Entity, EntityAlias, Relationship, SyncRecord
-from historical_sync.storage import Lease, Memory, look_up, write_rows
+from historical_sync.models import Coverage, DataRemoval, Entity, EntityAlias, Relationship, SyncRecord
+from historical_sync.removing import Witness, remove
+from historical_sync.storage import Lease, Memory, enter_graph, look_up, write_rows
 from integrations.providers.base import Context, Graph, Record
 from integrations.providers.base import Entity as Thing
 from integrations.providers.base import Relationship as Said
+from tests.conftest import connected, until, wait_for
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TOOLS = [str(uuid.UUID(int=n + 1)) for n in range(2)]
-TABLES = ("syncrecord", "entity", "entityalias", "relationship")
+TABLES = ("syncrecord", "entity", "entityalias", "relationship", "staleentity")
 
 
 @pytest.fixture
@@ -98,6 +102,7 @@ async def store(pool: Pool, tenant: Any, batches: Sequence[Sequence[Row]], memor
         records = [Record(row.name, START + timedelta(hours=row.hour), row.says) for row in batch]
         found = record_rows(records, lease.connection_bytes, lease.stream)
         async with pipelined_transaction(pool, lease.tenant_id) as db:
+            await enter_graph(db, lease.tenant_id)
             before = await look_up(db, lease, found)
             written = await write_rows(db, lease, found, before, extract, Context("code"), memory)
         written.remember()
@@ -197,3 +202,79 @@ def test_two_workers_at_once_end_in_the_same_graph(stage: SimpleNamespace) -> No
             assert alone[part] == together[part], part
 
     check()
+
+
+# -- taking out -----------------------------------------------------------------------------------------------------------
+
+
+async def read(witness: Witness) -> Graph:
+    return extract(witness.payload, Context("code"))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_left_without_a_tools_data_is_what_the_others_alone_would_have_brought(stage: SimpleNamespace) -> None:
+    @few_examples
+    @given(found=rows(), data=st.data())
+    def check(found: list[Row], data: st.DataObject) -> None:
+        empty(stage.tenant)
+        others = [row for row in found if row.tool == 1]
+        stage.do(store(stage.pool, stage.tenant, [others], Memory()))
+        alone = graph_of(stage.tenant)
+        empty(stage.tenant)
+        stage.do(store(stage.pool, stage.tenant, [data.draw(st.permutations(found))], Memory()))
+        stage.do(remove(stage.pool, TOOLS[0], str(stage.tenant.id), read))
+        left = graph_of(stage.tenant)
+        for part in alone:
+            assert left[part] == alone[part], part
+        stage.do(remove(stage.pool, TOOLS[0], str(stage.tenant.id), read))
+        assert graph_of(stage.tenant) == left, "once more changes nothing"
+
+    check()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_disconnecting_with_delete_its_data_leaves_what_another_tool_brought_and_it_can_come_back(
+    live_cast: SimpleNamespace, sandbox: Any, worker: Any, signed_in: Any
+) -> None:
+    tenant, actor = live_cast.acme, system_actor(live_cast.acme, "test")
+
+    def bring(row: Any) -> None:
+        with tenant_scope(tenant.id):
+            job = actions.start_sync(
+                actor, row, start=datetime(2026, 8, 1, tzinfo=UTC), end=datetime(2026, 10, 1, tzinfo=UTC)
+            )
+        until(job, "completed", seconds=90)
+
+    crm, code = connected(tenant, "salesforce", sandbox.root), connected(tenant, "github", sandbox.root, account="2")
+    bring(crm)
+    before = graph_of(tenant)
+    bring(code)
+    both = graph_of(tenant)
+    assert both["groups"].keys() - before["groups"].keys()
+    form = signed_in(live_cast.alice).get(f"/connections/{code.id}/disconnect").content.decode()
+    assert "lost for good" in form
+    signed_in(live_cast.alice).post(f"/connections/{code.id}/disconnect", {"delete_data": "on"})
+
+    def removal() -> Any:
+        with tenant_scope(tenant.id):
+            found = DataRemoval.objects.filter(connection=code).first()
+        return found if found and found.completed_at else None
+
+    done = wait_for(removal, 60)
+    assert done.words == f"{done.records_total:,} records were removed"
+    assert done.records_total > 0
+    left = graph_of(tenant)
+    for part in before:
+        assert left[part] == before[part], part
+    with tenant_scope(tenant.id):
+        assert not Coverage.objects.filter(connection=code).exists()
+        assert Coverage.objects.filter(connection=crm).exists()
+        code.refresh_from_db()
+        code.set_credentials(connected(tenant, "github", sandbox.root, account="3").credentials["access_token"])
+        code.status = "connected"
+        code.save()
+    # The same worker, which once knew what is gone.
+    bring(code)
+    again = graph_of(tenant)
+    for part in both:
+        assert again[part] == both[part], part

@@ -1,0 +1,402 @@
+"""Takes out of the graph exactly what only one connection brought.
+
+The graph is a function of the records, so what is left is found from what is left of them:
+
+    records of the connection go, with their statements; every entity that they spoke of is stale
+    -> a stale entity's remaining records are mapped again: they say whether it is there, what it is called and by which keys
+    -> the groups of keys that lost a key or a reason to be one are made anew
+
+All of it in transactions of a bounded size that keep out who adds to the graph for as long as each takes. They can end anywhere:
+what is stale stays so until it has been looked at. The road not taken: a row for every mention of every entity would say the
+same without mapping again, and double what an import writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from django.db import transaction
+
+from atom.access import Actor
+from historical_sync import pgarrays as pg
+from historical_sync import states, tasks
+from historical_sync.database import Connection, Pool, retried, tenant_transaction
+from historical_sync.extraction import Ids
+from historical_sync.identity import key_rank, name_rank, placeholder
+from historical_sync.models import Coverage, DataRemoval, HistoricalSyncJob, SyncRecord
+from historical_sync.storage import lead_handles
+from integrations import gateway, providers
+from integrations.errors import RecordRejected
+from integrations.models import Connection as Account
+from integrations.providers.base import Context, Entity, Graph, Partition, Provider
+
+RECORDS_AT_ONCE = 500
+ENTITIES_AT_ONCE = 50
+WITNESSES_AT_ONCE = 200
+WAIT_SECONDS = 1.0  # for a page in hand of an import that was told to stop
+_UNMAPPABLE = (RecordRejected, KeyError, TypeError, ValueError, AttributeError, IndexError)
+
+Read = Callable[["Witness"], Awaitable[Graph | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A record that may speak of a stale entity."""
+
+    id: UUID
+    connection_id: UUID
+    stream: str
+    partition: str
+    occurred_at: datetime
+    payload: Any
+
+
+def request(actor: Actor, connection: Account) -> None:
+    """Has the connection's data removed in the background; from now on nothing counts as imported."""
+    with transaction.atomic():
+        mine = {"tenant": actor.tenant, "connection": connection}
+        Coverage.objects.filter(**mine).delete()
+        DataRemoval.objects.update_or_create(
+            connection=connection,
+            defaults={
+                "tenant": actor.tenant,
+                "records_total": SyncRecord.objects.filter(**mine).count(),
+                "records_removed": 0,
+                "created_by_label": actor.label,
+                "completed_at": None,
+            },
+        )
+        tasks.remove.defer(connection_id=str(connection.id), tenant_id=str(actor.tenant.id))
+
+
+async def remove(pool: Pool, connection_id: str, tenant_id: str, read: Read | None = None) -> None:
+    """Removes the connection's data, from wherever an earlier try ended. read: maps a record; for tests."""
+    while await _being_imported(pool, connection_id, tenant_id):  # noqa: ASYNC110 - other processes work on it
+        await asyncio.sleep(WAIT_SECONDS)
+    while await _remove_records(pool, connection_id, tenant_id):
+        pass
+    read = read or Reader(pool, tenant_id)
+    while await _rebuild(pool, connection_id, tenant_id, read):
+        pass
+    async with tenant_transaction(pool, tenant_id, "remove") as cursor:
+        await cursor.execute(
+            """
+            DELETE FROM historical_sync_quarantinedrecord q USING historical_sync_historicalsyncjob job
+            WHERE job.id = q.job_id AND job.connection_id = %s
+            """,
+            [connection_id],
+        )
+        await cursor.execute(
+            "UPDATE historical_sync_dataremoval SET completed_at = clock_timestamp() WHERE connection_id = %s AND completed_at IS NULL",
+            [connection_id],
+        )
+
+
+async def _being_imported(pool: Pool, connection_id: str, tenant_id: str) -> bool:
+    async with tenant_transaction(pool, tenant_id) as cursor:
+        await cursor.execute(
+            """
+            SELECT EXISTS (SELECT FROM historical_sync_historicalsyncjob
+                           WHERE connection_id = %s AND (status = ANY(%s) OR EXISTS (
+                               SELECT FROM historical_sync_syncchunk c WHERE c.job_id = historical_sync_historicalsyncjob.id AND c.status = 'running')))
+            """,
+            [connection_id, [states.PENDING, states.RUNNING]],
+        )
+        row = await cursor.fetchone()
+        return bool(row and row[0])
+
+
+async def _alone(db: Connection, tenant_id: str) -> None:
+    """Waits for who adds to the tenant's graph, and keeps others out until the transaction ends."""
+    await db.execute("SELECT pg_advisory_xact_lock(hashtextextended('graph ' || %s, 0))", [tenant_id])
+
+
+@retried
+async def _remove_records(pool: Pool, connection_id: str, tenant_id: str) -> bool:
+    """Removes some records and what they say; False when there were none."""
+    async with tenant_transaction(pool, tenant_id, "remove") as cursor:
+        db = cursor.connection
+        await _alone(db, tenant_id)
+        found = await db.execute(
+            "SELECT id, entity_id FROM historical_sync_syncrecord WHERE tenant_id = %s AND connection_id = %s LIMIT %s",
+            [tenant_id, connection_id, RECORDS_AT_ONCE],
+        )
+        rows = await found.fetchall()
+        if not rows:
+            return False
+        about = [(key.bytes, subject.bytes) for key, subject in rows if subject is not None]
+        stale = {subject for _, subject in about}
+        for end in ("source_id", "target_id"):
+            gone = await db.execute(
+                f"""
+                DELETE FROM historical_sync_relationship r USING unnest(%s, %s) AS s(record_id, subject_id)
+                WHERE r.{end} = s.subject_id AND r.record_id = s.record_id RETURNING r.source_id, r.target_id
+                """,  # noqa: S608 - one of two names of this function's own
+                [pg.uuids([key for key, _ in about]), pg.uuids([subject for _, subject in about])],
+            )
+            stale |= {key.bytes for ends in await gone.fetchall() for key in ends}
+        await _mark(db, tenant_id, stale)
+        await db.execute(
+            "DELETE FROM historical_sync_syncrecord WHERE id = ANY(%s)", [pg.uuids([key.bytes for key, _ in rows])]
+        )
+        await _count(db, connection_id, len(rows))
+    return True
+
+
+async def _mark(db: Connection, tenant_id: str, entities: Iterable[bytes]) -> None:
+    await db.execute(
+        "INSERT INTO historical_sync_staleentity (tenant_id, entity_id) SELECT %s, unnest(%s) ON CONFLICT DO NOTHING",
+        [tenant_id, pg.uuids(sorted(entities))],
+    )
+
+
+async def _count(db: Connection, connection_id: str, records: int) -> None:
+    await db.execute(
+        """
+        UPDATE historical_sync_dataremoval SET batches = batches + 1, records_removed = records_removed + %s
+        WHERE connection_id = %s
+        """,
+        [records, connection_id],
+    )
+
+
+@retried
+async def _rebuild(pool: Pool, connection_id: str, tenant_id: str, read: Read) -> bool:
+    """Finds some stale entities anew; False when there were none."""
+    async with tenant_transaction(pool, tenant_id, "remove") as cursor:
+        db = cursor.connection
+        await _alone(db, tenant_id)
+        found = await db.execute(
+            """
+            DELETE FROM historical_sync_staleentity WHERE entity_id IN (
+                SELECT entity_id FROM historical_sync_staleentity WHERE tenant_id = %s LIMIT %s) RETURNING entity_id
+            """,
+            [tenant_id, ENTITIES_AT_ONCE],
+        )
+        stale = [key for (key,) in await found.fetchall()]
+        if not stale:
+            return False
+        groups: set[UUID] = set()
+        doomed: list[UUID] = []
+        ids = Ids(UUID(tenant_id).bytes)
+        for key in stale:
+            groups |= await _look_again(db, tenant_id, key, ids, read, doomed)
+        await _regroup(db, groups, doomed)
+        await _count(db, connection_id, 0)
+    return True
+
+
+@dataclass(slots=True)
+class Said:
+    """What records say of one entity. own: (as of, record, kind, name, properties); name: (kind, name) of the best mention."""
+
+    own: tuple[datetime, UUID, str, str, Any] | None = None
+    name: tuple[str, str] | None = None
+    aliases: set[tuple[UUID, bool]] = field(default_factory=set)
+
+    def hear(self, entity: Entity, witness: Witness, ids: Ids) -> None:
+        if entity.properties is not None:
+            own = (witness.occurred_at, witness.id, entity.kind, entity.name, entity.properties)
+            if self.own is None or self.own[:2] <= own[:2]:
+                self.own = own
+        else:
+            self.mention(entity.key, entity.kind, entity.name)
+        self.aliases |= {(UUID(bytes=ids[alias]), True) for alias in entity.aliases}
+        self.aliases |= {(UUID(bytes=ids[handle]), False) for handle in entity.handles}
+
+    def mention(self, key: str, kind: str, name: str) -> None:
+        if self.name is None or name_rank(key, *self.name) < name_rank(key, kind, name):
+            self.name = (kind, name)
+
+
+async def _look_again(
+    db: Connection, tenant_id: str, entity_id: UUID, ids: Ids, read: Read, doomed: list[UUID]
+) -> set[UUID]:
+    """Writes what the remaining records say of the entity; adds it to `doomed` if they say nothing. Returns the groups to make
+    anew, by what stands for them."""
+    found = await db.execute(
+        "SELECT kind, key, name, as_of, record_id, merged_into FROM historical_sync_entity WHERE id = %s", [entity_id]
+    )
+    row = await found.fetchone()
+    if row is None:
+        return set()
+    kind, key, name, as_of, record_id, merged_into = row
+    found = await db.execute(
+        "SELECT alias_id, proof FROM historical_sync_entityalias WHERE entity_id = %s", [entity_id]
+    )
+    known = set(await found.fetchall())
+    said = Said()
+    # Who calls it an alias of something else speaks of it, too.
+    found = await db.execute(
+        """
+        SELECT e.kind FROM historical_sync_entityalias a JOIN historical_sync_entity e ON e.id = a.entity_id
+        WHERE a.alias_id = %s
+        """,
+        [entity_id],
+    )
+    for (of_kind,) in await found.fetchall():
+        said.mention(key, of_kind, placeholder(key))
+    async for witness in _witnesses(db, entity_id, record_id):
+        graph = await read(witness)
+        for entity in graph.entities if graph else ():
+            if ids[entity.key] == entity_id.bytes:
+                said.hear(entity, witness, ids)
+        # What is kept is the greatest of all that was ever said: once somebody still says it, the others need not be heard.
+        same = (
+            said.own is not None and said.own[:2] == (as_of, record_id)
+            if as_of is not None
+            else said.name == (kind, name)
+        )
+        if same and known <= said.aliases:
+            return set()
+    groups: set[UUID] = set()
+    if lost := known - said.aliases:
+        await db.execute(
+            "DELETE FROM historical_sync_entityalias WHERE entity_id = %s AND alias_id = ANY(%s)",
+            [entity_id, [alias for alias, _ in lost]],
+        )
+        await _mark(db, tenant_id, [alias.bytes for alias, _ in lost])
+        groups.add(merged_into or entity_id)
+        found = await db.execute(
+            "SELECT COALESCE(merged_into, id) FROM historical_sync_entity WHERE id = ANY(%s)",
+            [[alias for alias, _ in lost]],
+        )
+        groups |= {group for (group,) in await found.fetchall()}
+    if said.own is not None:
+        moment, record, kind, name, properties = said.own
+        values = [kind, name, pg.jsonbs([orjson.dumps(properties)]), moment, record]
+    elif said.name is not None:
+        values = [*said.name, pg.jsonbs([b"{}"]), None, None]
+    else:
+        doomed.append(entity_id)
+        return groups | {merged_into or entity_id}
+    await db.execute(
+        """
+        UPDATE historical_sync_entity SET kind = %s, name = %s, properties = (%s)[1], as_of = %s, record_id = %s WHERE id = %s
+        """,
+        [*values, entity_id],
+    )
+    return groups
+
+
+async def _witnesses(db: Connection, entity_id: UUID, first: UUID | None) -> AsyncIterator[Witness]:
+    """The records that are about the entity or say something of it, some at a time; `first` before all others."""
+    columns = "r.id, r.connection_id, r.stream, r.partition, r.occurred_at, r.payload"
+    if first is not None:
+        found = await db.execute(
+            f"SELECT {columns} FROM historical_sync_syncrecord r WHERE r.id = %s",  # noqa: S608
+            [first],
+        )
+        for row in await found.fetchall():
+            yield Witness(*row)
+    after = UUID(int=0)
+    while True:
+        found = await db.execute(
+            f"""
+            WITH speaks AS (
+                (SELECT id FROM historical_sync_syncrecord WHERE entity_id = %(entity)s AND id > %(after)s)
+                UNION
+                (SELECT record_id FROM historical_sync_relationship WHERE source_id = %(entity)s AND record_id > %(after)s)
+                UNION
+                (SELECT record_id FROM historical_sync_relationship WHERE target_id = %(entity)s AND record_id > %(after)s)
+                ORDER BY 1 LIMIT %(most)s
+            )
+            SELECT {columns} FROM speaks JOIN historical_sync_syncrecord r ON r.id = speaks.id ORDER BY r.id
+            """,  # noqa: S608 - names of this function's own
+            {"entity": entity_id, "after": after, "most": WITNESSES_AT_ONCE},
+        )
+        rows = await found.fetchall()
+        for row in rows:
+            yield Witness(*row)
+        if not rows:
+            return
+        after = rows[-1][0]
+
+
+async def _regroup(db: Connection, groups: set[UUID], doomed: Sequence[UUID]) -> None:
+    """Takes the doomed out and finds anew which of the groups' remaining keys are one thing."""
+    found = await db.execute(
+        """
+        SELECT e.id, e.key, e.merged_into,
+               EXISTS (SELECT FROM historical_sync_entityalias a WHERE a.alias_id = e.id AND NOT a.proof)
+        FROM historical_sync_entity e WHERE (id = ANY(%(groups)s) OR merged_into = ANY(%(groups)s)) AND NOT id = ANY(%(doomed)s)
+        """,
+        {"groups": list(groups), "doomed": list(doomed)},
+    )
+    rows = await found.fetchall()
+    await db.execute("DELETE FROM historical_sync_entity WHERE id = ANY(%s)", [list(doomed)])
+    keys = {key: text for key, text, _, _ in rows}
+    parent = {key: key for key in keys}
+
+    def root(key: UUID) -> UUID:
+        while parent[key] != key:
+            key = parent[key]
+        return key
+
+    found = await db.execute(
+        "SELECT alias_id, entity_id FROM historical_sync_entityalias WHERE proof AND alias_id = ANY(%(keys)s) AND entity_id = ANY(%(keys)s)",
+        {"keys": list(keys)},
+    )
+    for alias, entity in await found.fetchall():
+        if (a := root(alias)) != (b := root(entity)):
+            first, other = sorted((a, b), key=lambda group: key_rank(keys[group]))
+            parent[other] = first
+    now = {key: None if root(key) == key else root(key) for key in keys}
+    changed = [key for key, _, into, _ in rows if into != now[key]]
+    await db.execute(
+        """
+        UPDATE historical_sync_entity e SET merged_into = u.root FROM unnest(%s::uuid[], %s::uuid[]) AS u(id, root)
+        WHERE e.id = u.id
+        """,
+        [changed, [now[key] for key in changed]],
+    )
+    handles = [key.bytes for key, _, _, is_handle in rows if is_handle]
+    await lead_handles(db, handles, [root(key).bytes for key in keys])
+
+
+class Reader:
+    """Maps stored records again, each as its stream did: calling it gives the record's graph, None if it can't be mapped."""
+
+    def __init__(self, pool: Pool, tenant_id: str) -> None:
+        self.pool = pool
+        self.tenant_id = tenant_id
+        self.accounts: dict[UUID, tuple[Provider, str, dict[tuple[str, str], Partition]]] = {}
+
+    async def __call__(self, witness: Witness) -> Graph | None:
+        provider, namespace, partitions = await self._account(witness.connection_id)
+        partition = partitions.get((witness.stream, witness.partition), Partition(witness.partition))
+        try:
+            return provider.stream(witness.stream).extract(witness.payload, Context(namespace, partition))
+        except _UNMAPPABLE:
+            return None
+
+    async def _account(self, connection_id: UUID) -> tuple[Provider, str, dict[tuple[str, str], Partition]]:
+        if connection_id not in self.accounts:
+            async with tenant_transaction(self.pool, self.tenant_id) as cursor:
+                await cursor.execute(
+                    "SELECT provider, base_url, external_account_id FROM integrations_connection WHERE id = %s",
+                    [connection_id],
+                )
+                row = await cursor.fetchone()
+                if row is None:
+                    raise LookupError(f"records of a connection that is not there: {connection_id}")
+                await cursor.execute(
+                    f"""
+                    SELECT DISTINCT ON (c.stream, c.partition) c.stream, c.partition, c.partition_label, c.partition_facts
+                    FROM historical_sync_syncchunk c JOIN {HistoricalSyncJob._meta.db_table} job ON job.id = c.job_id
+                    WHERE job.connection_id = %s ORDER BY c.stream, c.partition, job.created_at DESC
+                    """,  # noqa: S608 - a table's name
+                    [connection_id],
+                )
+                parts = {
+                    (stream, key): Partition(key, label, facts) for stream, key, label, facts in await cursor.fetchall()
+                }
+            provider = providers.get(row[0])
+            self.accounts[connection_id] = (provider, gateway.namespace(provider, row[1], row[2]), parts)
+        return self.accounts[connection_id]
