@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from email.errors import HeaderParseError
-from email.header import decode_header, make_header
-from email.utils import getaddresses
-from html import unescape
 from urllib.parse import quote
 
 from integrations.errors import (
@@ -41,14 +36,23 @@ from integrations.providers.base import (
     WindowKind,
 )
 from integrations.providers.graph import GraphBuilder, facts, headline
-from integrations.providers.text import domain_key, email_key, mentioned_emails
+from integrations.providers.mail import (
+    addressed,
+    message_entity,
+    message_ids,
+    message_key,
+    people,
+    plain,
+    text_of,
+    words,
+)
+from integrations.providers.text import domain_key, mentioned_emails
 from integrations.providers.wire import reader, records, stamp, utc
 
 MAIL, CALENDAR = "/gmail/v1/users/me", "/calendar/v3"
 READ_MAIL, READ_CALENDARS = (f"https://www.googleapis.com/auth/{name}.readonly" for name in ("gmail", "calendar"))
 AT_ONCE = 4  # messages of one page that are read at the same time
 A_READ = 20  # messages of one page: what is lost when the limit comes in the middle of it
-MOST_TEXT = 100_000  # characters of a message that are searched for mentions
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS, _SECOND = timedelta(milliseconds=1), timedelta(seconds=1)
 _DATES_LAG = timedelta(hours=12)  # a calendar's day begins up to so much after the same day of UTC
@@ -56,8 +60,6 @@ _LIMITS = ("rateLimitExceeded", "userRateLimitExceeded", "quotaExceeded", "RATE_
 _SCOPES = ("insufficientPermissions", "ACCESS_TOKEN_SCOPE_INSUFFICIENT")
 _SWITCHED_OFF = ("accessNotConfigured", "SERVICE_DISABLED")
 _AFTER = re.compile(r"[Rr]etry after (\d{4}-\d\d-\d\dT[\d:.]+Z)")
-_MESSAGE_ID = re.compile(r"<([^<>\s]{1,250})>")
-_TAG = re.compile(r"<(?:style|script)\b.*?</(?:style|script)>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 _NO_PERSON = (".calendar.google.com", "calendar-notification@google.com")  # group calendars, rooms, the calendar itself
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
@@ -73,7 +75,8 @@ def _classify(reply: Reply) -> ProviderError | None:
     if not isinstance(error, dict):
         return None
     words = str(error.get("message") or "")
-    reasons = [part.get("reason") for part in (*error.get("errors", ()), *error.get("details", ()))]
+    parts = (*(error.get("errors") or ()), *(error.get("details") or ()))
+    reasons = [part.get("reason") for part in parts if isinstance(part, dict)]
     if "dailyLimitExceeded" in reasons:
         return Throttled("Google's limit of a day is used up.", reply.retry_at(), daily=True)
     if reply.status == 429 or any(reason in _LIMITS for reason in reasons):
@@ -220,56 +223,25 @@ def _extract_label(row: JSON, context: Context) -> Graph:
     return Graph([Entity("label", key, row.get("name") or row["id"], facts(row, "type"))], [])
 
 
-def _words(value: str) -> str:
-    """A header's words, which are mostly decoded already."""
-    try:
-        return str(make_header(decode_header(value))) if "=?" in value else value
-    except (ValueError, LookupError, HeaderParseError):
-        return value
-
-
-def _people(*headers: str) -> list[Entity]:
-    """Whom address headers name, each once; lists of undisclosed recipients and the like are nobody."""
-    found: dict[str, Entity] = {}
-    for name, address in (pair for header in headers for pair in getaddresses([header])):
-        if (key := email_key(address)) and not address.lower().endswith(_NO_PERSON):
-            found.setdefault(key, Entity("person", key, _words(name).strip() or address.lower()))
-    return list(found.values())
-
-
-def _text(part: JSON, kind: str, left: int = 200) -> str:
-    """The first part of this type in the message, as text; MIME parts hold parts."""
-    if part.get("mimeType") == kind and not part.get("filename") and (data := (part.get("body") or {}).get("data")):
-        try:
-            return base64.urlsafe_b64decode(data + "=" * (-len(data) % 4)).decode("utf-8", "replace")[:MOST_TEXT]
-        except (binascii.Error, ValueError):
-            return ""
-    return next((text for inner in part.get("parts") or () if left and (text := _text(inner, kind, left - 1))), "")
-
-
-def _message_key(ns: str, message_id: str) -> str:
-    return f"{ns}:message:{message_id}"
+def _people(named: Iterable[tuple[object, object]]) -> list[Entity]:
+    return people(pair for pair in named if not str(pair[1]).lower().endswith(_NO_PERSON))
 
 
 def _extract_message(row: JSON, context: Context) -> Graph:
-    """A message is what its Message-ID names, the same in every mailbox that has it; a thread is one mailbox's."""
     ns, payload, owner = context.namespace, row.get("payload") or {}, row["mailbox"]
     headers: dict[str, list[str]] = {}
     for header in payload.get("headers") or ():
         headers.setdefault(str(header["name"]).lower(), []).append(str(header["value"]))
-    subject = _words((headers.get("subject") or [""])[0])
-    here = f"{owner['email']}:{row['id']}"
-    named = _MESSAGE_ID.search((headers.get("message-id") or [""])[0])
-    key = _message_key(ns, named[1] if named else here)
+    first = {name: values[0] for name, values in headers.items()}
+    subject = words(first.get("subject", ""))
     known = {"sent_at": _sent_at(row).isoformat(), **facts(row, "snippet", "sizeEstimate")}
     labels = [str(label) for label in row.get("labelIds") or ()]
     known |= {"folders": system} if (system := [label for label in labels if not label.startswith("Label_")]) else {}
     known |= {"deleted": True} if "TRASH" in labels else {}
-    said = GraphBuilder(
-        Entity("message", key, headline(subject, "(no subject)"), known, (_message_key(ns, here),) if named else ())
-    )
-    authors = _people(*headers.get("from", ()))
-    readers = _people(*headers.get("to", ()), *headers.get("cc", ()), *headers.get("bcc", ()))
+    name = headline(subject, "(no subject)")
+    said = GraphBuilder(message_entity(ns, first.get("message-id"), f"{owner['email']}:{row['id']}", name, known))
+    authors = _people(addressed(headers.get("from", ())))
+    readers = _people(addressed(value for header in ("to", "cc", "bcc") for value in headers.get(header, ())))
     said.by("authored", *authors)
     said.to("with", *readers)
     for one in {one.key: one for one in (*authors, *readers)}.values():
@@ -278,22 +250,12 @@ def _extract_message(row: JSON, context: Context) -> Graph:
             said.entities.append(Entity("organization", home, home.rpartition(":")[2]))
             said.relationships.append(Relationship("works_at", one.key, home))
     if row.get("threadId"):
-        said.to(
-            "part_of",
-            Entity("thread", f"{ns}:thread:{owner['email']}:{row['threadId']}", headline(subject, "(no subject)")),
-        )
-    said.to(
-        "labelled",
-        *(
-            Entity("label", f"{ns}:label:{owner['email']}:{label}", label)
-            for label in labels
-            if label.startswith("Label_")
-        ),
-    )
-    if before := _MESSAGE_ID.findall(" ".join(headers.get("in-reply-to") or headers.get("references") or ())):
-        said.refer("replied_to", [_message_key(ns, before[-1])])
-    text = _text(payload, "text/plain") or unescape(_TAG.sub(" ", _text(payload, "text/html")))
-    said.refer("mentions", mentioned_emails(f"{subject}\n{text}"))
+        said.to("part_of", Entity("thread", f"{ns}:thread:{owner['email']}:{row['threadId']}", name))
+    own = [label for label in labels if label.startswith("Label_")]
+    said.to("labelled", *(Entity("label", f"{ns}:label:{owner['email']}:{label}", label) for label in own))
+    before = message_ids(first.get("in-reply-to") or first.get("references"))
+    said.refer("replied_to", [message_key(ns, one) for one in before[-1:]])
+    said.refer("mentions", mentioned_emails(f"{subject}\n{text_of(payload)}"))
     return said.graph()
 
 
@@ -301,7 +263,7 @@ def _extract_calendar(row: JSON, context: Context) -> Graph:
     name = row.get("summaryOverride") or row.get("summary") or row["id"]
     known = facts(row, "description", "timeZone", "accessRole", "primary", "deleted")
     said = GraphBuilder(Entity("calendar", f"{context.namespace}:calendar:{row['id']}", name, known))
-    said.to("owned_by", *(_people(row["id"]) if row.get("primary") else ()))
+    said.to("owned_by", *(_people([(None, row["id"])]) if row.get("primary") else ()))
     return said.graph()
 
 
@@ -311,7 +273,7 @@ def _guest(ns: str, row: JSON | None) -> Entity | None:
         return None
     if row.get("resource") or row["email"].endswith(_NO_PERSON):
         return Entity("calendar", f"{ns}:calendar:{row['email']}", row.get("displayName") or row["email"])
-    return next(iter(_people(row["email"])), None)
+    return next(iter(_people([(row.get("displayName"), row["email"])])), None)
 
 
 def _extract_event(row: JSON, context: Context) -> Graph:
@@ -338,12 +300,7 @@ def _extract_event(row: JSON, context: Context) -> Graph:
             said.by("attended", found)
         else:
             said.to("with", found)
-    said.refer(
-        "mentions",
-        mentioned_emails(
-            f"{row.get('summary') or ''}\n{unescape(_TAG.sub(' ', row.get('description') or ''))}"[:MOST_TEXT]
-        ),
-    )
+    said.refer("mentions", mentioned_emails(f"{row.get('summary') or ''}\n{plain(row.get('description') or '')}"))
     return said.graph()
 
 

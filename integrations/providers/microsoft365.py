@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from html import unescape
 from typing import Any
 from urllib.parse import quote
 
@@ -28,7 +27,8 @@ from integrations.providers.base import (
     WindowKind,
 )
 from integrations.providers.graph import GraphBuilder, facts, headline
-from integrations.providers.text import email_key, mentioned_emails
+from integrations.providers.mail import MOST_TEXT, message_entity, people, plain
+from integrations.providers.text import mentioned_emails
 from integrations.providers.wire import reader, records, rows_of, stamp, utc
 
 ME = "/v1.0/me"
@@ -41,14 +41,11 @@ _MESSAGE = (
     "id,internetMessageId,conversationId,parentFolderId,subject,body,isDraft,isRead,hasAttachments,importance,categories,webLink,"
     "receivedDateTime,sentDateTime,lastModifiedDateTime,from,sender,toRecipients,ccRecipients,bccRecipients"
 )
-MOST_TEXT = 100_000  # characters of a message that are searched for mentions
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 _DATES_LAG = timedelta(hours=12)  # a whole day begins up to so much after the same day of UTC
 _LEAST_WAIT = timedelta(seconds=10)  # some replies always say one second
-_MESSAGE_ID = re.compile(r"<([^<>\s]{1,250})>")
 _FRACTION = re.compile(r"(\.\d{6})\d+")
-_TAG = re.compile(r"<(?:style|script)\b.*?</(?:style|script)>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
 
@@ -165,20 +162,15 @@ def _key(ns: str, kind: str, name: object) -> str:
 
 
 def _people(*given: JSON | None) -> list[Entity]:
-    """Whom recipients name, each once. An address may be one of Exchange's own (/o=...), which says nothing elsewhere."""
-    found: dict[str, Entity] = {}
-    for one in given:
-        address = (one or {}).get("emailAddress") or {}
-        if key := email_key(address.get("address")):
-            found.setdefault(key, Entity("person", key, (address.get("name") or "").strip() or key.rpartition(":")[2]))
-    return list(found.values())
+    """Whom recipients name. An address may be one of Exchange's own (/o=...), which says nothing elsewhere."""
+    addresses = [(one or {}).get("emailAddress") or {} for one in given]
+    return people((one.get("name"), one.get("address")) for one in addresses)
 
 
 def _mentioned(subject: str | None, body: JSON | None) -> list[str]:
-    text = str((body or {}).get("content") or "")[:MOST_TEXT]
-    if str((body or {}).get("contentType")).lower() == "html":
-        text = unescape(_TAG.sub(" ", text))
-    return mentioned_emails(f"{subject or ''}\n{text}")
+    text = str((body or {}).get("content") or "")
+    is_html = str((body or {}).get("contentType")).lower() == "html"
+    return mentioned_emails(f"{subject or ''}\n{plain(text) if is_html else text[:MOST_TEXT]}")
 
 
 def _extract_folder(row: JSON, context: Context) -> Graph:
@@ -192,16 +184,9 @@ def _extract_folder(row: JSON, context: Context) -> Graph:
 
 
 def _extract_message(row: JSON, context: Context) -> Graph:
-    """A message is what its Message-ID names, the same in every mailbox that has it."""
-    ns, here, name = (
-        context.namespace,
-        _key(context.namespace, "message", row["id"]),
-        headline(row.get("subject"), "(no subject)"),
-    )
-    named = _MESSAGE_ID.search(row.get("internetMessageId") or "")
+    ns, name = context.namespace, headline(row.get("subject"), "(no subject)")
     known = facts(row, "sentDateTime", "receivedDateTime", "importance", "isDraft", "hasAttachments", "webLink")
-    key = _key(ns, "message", named[1]) if named else here
-    said = GraphBuilder(Entity("message", key, name, known, (here,) if named else ()))
+    said = GraphBuilder(message_entity(ns, row.get("internetMessageId"), row["id"], name, known))
     said.by("authored", *_people(row.get("from") or row.get("sender")))
     said.to("with", *_people(*(one for kind in ("to", "cc", "bcc") for one in row.get(f"{kind}Recipients") or ())))
     if row.get("conversationId"):
