@@ -283,6 +283,12 @@ CACHES = {
 }
 
 EMAIL_BACKEND = env.str("ATOM_EMAIL_BACKEND", "django.core.mail.backends.console.EmailBackend")
+EMAIL_HOST = env.str("ATOM_EMAIL_HOST", "localhost")
+EMAIL_PORT = env.int("ATOM_EMAIL_PORT", 25)
+EMAIL_HOST_USER = env.str("ATOM_EMAIL_USER", "")
+EMAIL_HOST_PASSWORD = env.str("ATOM_EMAIL_PASSWORD", "")
+EMAIL_USE_TLS = env.bool("ATOM_EMAIL_TLS", False)
+EMAIL_TIMEOUT = 20
 DEFAULT_FROM_EMAIL = env.str("ATOM_EMAIL_FROM", "atom@localhost")
 
 LOG_LEVEL = env.str("ATOM_LOG_LEVEL", "INFO")

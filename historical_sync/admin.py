@@ -18,7 +18,7 @@ from atom.errors import Refused
 from atom.templatetags.words import took
 from atom.tenancy import tenant_scope
 from historical_sync import actions
-from historical_sync.automation import QueuedStart
+from historical_sync.automation import Delivery, Notice, NotificationPreference, QueuedStart, WebhookEndpoint
 from historical_sync.models import (
     Coverage,
     HistoricalSyncJob,
@@ -173,3 +173,40 @@ class QueuedStartAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     list_filter = ("refused", "tenant")
     list_select_related = ("connection", "tenant")
     search_fields = ("=id", "connection__account_label", "reason")
+
+
+@admin.register(Notice)
+class NoticeAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ("at", "event", "job", "tenant", "spread_at")
+    list_filter = ("event", "tenant")
+    list_select_related = ("job__connection", "tenant")
+    search_fields = ("=id", "=job__id")
+    show_full_result_count = False
+
+
+@admin.register(Delivery)
+class DeliveryAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ("notice", "endpoint", "membership", "status", "attempts", "response_code", "detail", "next_attempt_at", "created_at")  # fmt: skip
+    list_filter = ("status", "tenant")
+    list_select_related = ("notice", "endpoint", "membership__user", "membership__tenant")
+    search_fields = ("=id", "=notice__job__id", "endpoint__url")
+    show_full_result_count = False
+
+
+@admin.register(WebhookEndpoint)
+class EndpointAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+    """Where tenants are told. Their secrets stay sealed."""
+
+    list_display = ("url", "tenant", "events", "enabled", "failing_since", "disabled_reason", "created_at")
+    list_filter = ("enabled", "tenant")
+    list_select_related = ("tenant",)
+    search_fields = ("=id", "url")
+    exclude = ("sealed_secret",)
+
+
+@admin.register(NotificationPreference)
+class PreferenceAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ("membership", "completed", "failed", "paused")
+    list_filter = ("tenant",)
+    list_select_related = ("membership__user", "membership__tenant")
+    search_fields = ("membership__user__email",)

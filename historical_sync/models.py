@@ -469,4 +469,4 @@ class SyncSchedule(models.Model):
         return f"{self.connection} every {self.interval}"
 
 
-from historical_sync.automation import QueuedStart  # noqa: E402, F401 - where Django looks for it
+from historical_sync import automation  # noqa: E402, F401 - its tables, where Django looks for them

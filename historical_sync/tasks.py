@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from django.db import transaction
 from procrastinate import App
 from procrastinate.contrib.django import app as django_app
 from procrastinate.exceptions import AlreadyEnqueued
@@ -19,7 +21,7 @@ from historical_sync import faultpoints
 from historical_sync.claims import Room
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from uuid import UUID
 
     from atom.plans import Plan
     from historical_sync.models import HistoricalSyncJob
@@ -32,6 +34,7 @@ TASK = "historical_sync.work"
 REMOVE = "historical_sync.remove"
 TICK = "historical_sync.tick"
 ENDED = "historical_sync.ended"
+SOON = timedelta(minutes=1)  # sooner than the next tick
 app: App = django_app
 
 
@@ -55,11 +58,22 @@ async def tick(timestamp: int) -> None:
 
 @django_app.task(queue=UPKEEP, name=ENDED, pass_context=False)
 async def ended(tenant_id: str) -> None:
-    """Does what follows from the end, or pause, of a job of the tenant."""
+    """Does what follows from the end, or pause, of a job of the tenant, and tells those who want to know."""
+    from historical_sync.delivering import deliver_due
     from historical_sync.live import in_thread
     from historical_sync.upkeep import after_an_end
+    from historical_sync.worker import current
 
     await in_thread(after_an_end)(tenant_id)
+    following = await deliver_due(tenant_id)
+    if following is not None and following < datetime.now(UTC) + SOON:
+        await current().defer.ended(tenant_id, at=following)
+
+
+def tell(tenant_id: UUID | str) -> None:
+    """Has what is due to be told of the tenant's jobs delivered."""
+    with suppress(AlreadyEnqueued), transaction.atomic():
+        ended.configure(queueing_lock=f"{ENDED} {tenant_id}").defer(tenant_id=str(tenant_id))
 
 
 @django_app.task(queue=QUEUE, name=REMOVE, pass_context=False)
@@ -101,10 +115,14 @@ class Defer:
                 timestamp=int(time.time())
             )
 
-    async def ended(self, tenant_id: str) -> None:
-        """What follows from the end of a job of the tenant. Several workers hear of one end: one entry is enough."""
+    async def ended(self, tenant_id: str, at: datetime | None = None) -> None:
+        """What follows from the end of a job of the tenant. Several workers hear of one end: one entry is enough.
+
+        at: not before that time, besides one that may be due now.
+        """
+        lock = f"{ENDED} {tenant_id}" + (" later" if at is not None else "")
         with suppress(AlreadyEnqueued):
-            entry = self.app.configure_task(ENDED, queue=UPKEEP, priority=1, queueing_lock=f"{ENDED} {tenant_id}")
+            entry = self.app.configure_task(ENDED, queue=UPKEEP, priority=1, queueing_lock=lock, schedule_at=at)
             await entry.defer_async(tenant_id=tenant_id)
 
     async def others_wait(self) -> bool:

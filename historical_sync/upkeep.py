@@ -11,7 +11,7 @@ from datetime import datetime
 from django.utils import timezone
 
 from atom.tenancy import tenant_scope
-from historical_sync import queueing, schedules
+from historical_sync import delivering, notices, queueing, schedules, tasks
 
 log = logging.getLogger(__name__)
 
@@ -19,14 +19,24 @@ log = logging.getLogger(__name__)
 def by_the_clock(now: datetime | None = None) -> None:
     """Does all that is due at `now`. What goes wrong in one part keeps no other from its turn."""
     now = now or timezone.now()
-    for part in (queueing.start_all_waiting, schedules.start_due):
+    for part in (queueing.start_all_waiting, schedules.start_due, _tell, notices.forget_old):
         try:
             part(now)
         except Exception:
             log.exception("upkeep failed, trying again in a minute")
 
 
+def _tell(now: datetime) -> None:
+    """Has delivered what is due and what nobody noticed."""
+    for tenant_id in delivering.tenants_with_something_due(now):
+        tasks.tell(tenant_id)
+
+
 def after_an_end(tenant_id: str) -> None:
-    """What follows from the end, or pause, of a job of the tenant."""
+    """What follows from the end, or pause, of a job of the tenant; telling of it is still to be done (`delivering`)."""
     with tenant_scope(tenant_id):
-        queueing.start_waiting(tenant_id)
+        for part in (lambda: notices.spread(tenant_id, timezone.now()), lambda: queueing.start_waiting(tenant_id)):
+            try:
+                part()
+            except Exception:
+                log.exception("what follows from an end failed, trying again within a minute")

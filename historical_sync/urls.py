@@ -2,7 +2,18 @@
 
 from django.urls import path
 
-from historical_sync.pages import analytics, bulk, coverage, explorer, frame, integrations, jobs, schedules, styleguide
+from historical_sync.pages import (
+    analytics,
+    bulk,
+    coverage,
+    explorer,
+    frame,
+    integrations,
+    jobs,
+    notifications,
+    schedules,
+    styleguide,
+)
 
 urlpatterns = [
     path("integrations", integrations.integrations, name="integrations"),
@@ -29,5 +40,9 @@ urlpatterns = [
     path("coverage/<uuid:connection_id>/repair", coverage.repair, name="coverage-repair"),
     path("entities", explorer.entities, name="entities"),
     path("entities/<uuid:entity_id>", explorer.entity, name="entity"),
+    path("settings/notifications", notifications.notifications, name="notifications"),
+    path("settings/webhooks", notifications.webhooks, name="webhooks"),
+    path("settings/webhooks/<uuid:endpoint_id>", notifications.webhook, name="webhook"),
+    path("settings/webhooks/deliveries/<uuid:delivery_id>/resend", notifications.resend, name="webhook-resend"),
     path("styleguide", styleguide.styleguide, name="styleguide"),
 ]

@@ -9,9 +9,9 @@ from typing import Any
 
 from django.utils import timezone
 
-from atom.models import ApiKey
+from atom.models import ApiKey, Membership
 from atom.tenancy import tenant_scope
-from historical_sync.automation import QueuedStart
+from historical_sync.automation import Delivery, Notice, NotificationPreference, QueuedStart, WebhookEndpoint
 from historical_sync.models import (
     Coverage,
     DailyTotals,
@@ -27,6 +27,7 @@ from historical_sync.models import (
     SyncRecord,
     SyncSchedule,
 )
+from integrations.crypto import encrypt
 from integrations.models import Connection
 
 NOW = datetime(2026, 10, 20, 12, tzinfo=UTC)
@@ -97,6 +98,16 @@ def one_of_everything(tenant: Any) -> SimpleNamespace:
         queued = QueuedStart.objects.create(
             tenant=tenant, connection=connection, reason="Three imports run", created_by_label="Alice"
         )
+        endpoint = WebhookEndpoint.objects.create(
+            tenant=tenant, url="https://acme.test/hook", events=["failed"], sealed_secret=encrypt("whsec_c2VjcmV0")
+        )
+        notice = Notice.objects.create(tenant=tenant, job=job, revision=0, event="failed", snapshot={}, spread_at=NOW)
+        delivery = Delivery.objects.create(
+            tenant=tenant, notice=notice, endpoint=endpoint, status="failed", next_attempt_at=None
+        )
+        NotificationPreference.objects.get_or_create(
+            tenant=tenant, membership=Membership.objects.filter(tenant=tenant)[0]
+        )
         key, _ = ApiKey.objects.create_key(tenant=tenant, role="member", name="k")
     return SimpleNamespace(
         connection=connection,
@@ -107,4 +118,6 @@ def one_of_everything(tenant: Any) -> SimpleNamespace:
         schedule=schedule,
         key=key,
         queued=queued,
+        endpoint=endpoint,
+        delivery=delivery,
     )

@@ -41,12 +41,16 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "analytics": ("get", 200, 200, SIGN_IN),
     "coverage": ("get", 200, 200, SIGN_IN),
     "entities": ("get", 200, 200, SIGN_IN),
+    "notifications": ("get", 200, 200, SIGN_IN),
+    "webhooks": ("get", 200, 403, SIGN_IN),
     "styleguide": ("get", 200, 200, SIGN_IN),
     # Of Acme
     "connection-parts": ("post", 404, 403, SIGN_IN),
     "disconnect": ("post", 404, 403, SIGN_IN),
     "estimate-selected": ("get", 404, 403, SIGN_IN),
     "queued-take-back": ("post", 404, 403, SIGN_IN),
+    "webhook": ("post", 404, 403, SIGN_IN),
+    "webhook-resend": ("post", 404, 403, SIGN_IN),
     "schedule": ("post", 404, 403, SIGN_IN),
     "import": ("post", 404, 403, SIGN_IN),
     "import-estimate": ("get", 404, 403, SIGN_IN),
@@ -96,7 +100,8 @@ def acme(cast: SimpleNamespace) -> SimpleNamespace:
 def address(route: str, acme: SimpleNamespace) -> str:
     for placeholder, value in {
         "<uuid:job_id>": acme.job.id, "<str:job_id>": acme.job.id, "<uuid:connection_id>": acme.connection.id,
-        "<str:connection_id>": acme.connection.id,        "<str:integration_id>": acme.connection.id, "<uuid:entity_id>": acme.entity.id, "<uuid:queued_id>": acme.queued.id, "<slug:slug>": "github",
+        "<str:connection_id>": acme.connection.id,        "<str:integration_id>": acme.connection.id, "<uuid:entity_id>": acme.entity.id, "<uuid:queued_id>": acme.queued.id,
+        "<uuid:endpoint_id>": acme.endpoint.id, "<uuid:delivery_id>": acme.delivery.id, "<slug:slug>": "github",
     }.items():  # fmt: skip
         route = route.replace(placeholder, str(value))
     assert "<" not in route, f"the walk does not know how to fill {route}"
@@ -137,7 +142,7 @@ def test_nobody_sees_what_is_not_theirs(acme: SimpleNamespace, who: str, name: s
         assert reply.status_code == want, reply.content[:500]
     text = reply.content.decode()
     if who != "vera":
-        for secret in (str(acme.job.id), "acme-github", acme.entity.name):
+        for secret in (str(acme.job.id), "acme-github", acme.entity.name, acme.endpoint.url):
             assert secret not in text.replace(path, "")
     with across_tenants("looking after the walk"):
         acme.job.refresh_from_db()
@@ -151,6 +156,7 @@ def test_tokens_are_on_no_page(acme: SimpleNamespace, name: str) -> None:
     text = client.get(address(routes()[name], acme)).content.decode()
     assert "secret-access-token" not in text
     assert "secret-refresh-token" not in text
+    assert "whsec_" not in text
 
 
 @pytest.mark.parametrize("name", sorted(name for name, row in WALK.items() if row[0] == "post"))

@@ -1,0 +1,110 @@
+"""What is told of jobs: from the notice that the database wrote when a job ended to one delivery for each who wants to know.
+
+The trigger `job_ended` writes the notice in the job's own transaction, whoever ended it. Spreading is one transaction, so a notice
+is spread once; what is on its way is a row with the time of its next attempt (`delivering.py`).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+from django.conf import settings
+from django.core.mail import EmailMessage
+from django.db import transaction
+from django.urls import reverse
+
+from atom.templatetags.words import plural, sentence
+from atom.tenancy import across_tenants
+from historical_sync.automation import Delivery, Notice, NotificationPreference, WebhookEndpoint
+from historical_sync.models import HistoricalSyncJob
+from historical_sync.serializers import job_json
+
+KEPT = timedelta(days=30)  # notices, and with them the log of deliveries
+
+
+def spread(tenant_id: UUID | str, now: datetime) -> None:
+    """Makes the tenant's new notices deliveries that are due at once. The caller is in the tenant's scope."""
+    with transaction.atomic():
+        new = list(
+            Notice.objects.filter(tenant_id=tenant_id, spread_at=None)
+            .select_for_update(skip_locked=True)
+            .order_by("at")
+        )
+        if not new:
+            return
+        endpoints = list(WebhookEndpoint.objects.filter(tenant_id=tenant_id, enabled=True))
+        members = list(NotificationPreference.objects.filter(tenant_id=tenant_id, membership__user__is_active=True))
+        made = []
+        for notice in new:
+            common: dict[str, Any] = {
+                "tenant_id": tenant_id,
+                "notice": notice,
+                "next_attempt_at": now,
+                "created_at": now,
+            }
+            made += [Delivery(endpoint=one, **common) for one in endpoints if notice.event in one.events]
+            made += [
+                Delivery(membership_id=one.membership_id, **common) for one in members if getattr(one, notice.event)
+            ]
+        Delivery.objects.bulk_create(made, ignore_conflicts=True)
+        Notice.objects.filter(tenant_id=tenant_id, id__in=[notice.id for notice in new]).update(spread_at=now)
+
+
+def job_of(notice: Notice) -> HistoricalSyncJob:
+    """The job as it was when the notice was written."""
+    snapshot = notice.snapshot
+    fields = HistoricalSyncJob._meta.concrete_fields
+    job = HistoricalSyncJob(
+        **{field.attname: field.to_python(snapshot[field.column]) for field in fields if field.column in snapshot}
+    )
+    job.connection = notice.job.connection
+    return job
+
+
+def message(notice: Notice) -> str:
+    """A webhook's body: Standard Webhooks' shape with the contract's job as its data."""
+    return orjson.dumps(
+        {
+            "type": f"job.{notice.event}",
+            "timestamp": notice.at.isoformat().replace("+00:00", "Z"),
+            "data": job_json(job_of(notice), now=notice.at),
+        }
+    ).decode()
+
+
+def email(delivery: Delivery) -> EmailMessage:
+    """The e-mail of a delivery. Its Message-ID is the same however often it is sent: mail programs show one."""
+    notice, membership = delivery.notice, delivery.membership
+    assert membership is not None
+    job = job_of(notice)
+    connection = job.connection
+    subject = " ".join(f"{connection.provider_name} import {notice.event}: {connection.account_label}".split())
+    lines = [
+        f"The import of {connection} {notice.event}.",
+        "",
+        f"Range: {job.start_date:%d %b %Y} to {job.end_date:%d %b %Y} (UTC)",
+        f"Came in: {plural(job.records_processed, 'record,records')}",
+    ]
+    if notice.event != "completed" and job.last_error_message:
+        lines.append(f"Why: {sentence(job.last_error_message)}")
+    if settings.PUBLIC_URL:
+        lines += [
+            "",
+            f"The import: {settings.PUBLIC_URL}{reverse('job', args=[job.id])}",
+            f"Which e-mails you get: {settings.PUBLIC_URL}{reverse('notifications')}",
+        ]
+    return EmailMessage(
+        subject,
+        "\n".join(lines) + "\n",
+        to=[membership.user.email],
+        headers={"Message-ID": f"<{delivery.id}@atom.invalid>", "Auto-Submitted": "auto-generated"},
+    )
+
+
+def forget_old(now: datetime) -> None:
+    """Removes what was told long ago, of every tenant."""
+    with across_tenants("old notices of every tenant are removed"):
+        Notice.objects.filter(at__lt=now - KEPT).delete()

@@ -1,0 +1,121 @@
+"""Who is told what: a member's e-mails, a tenant's webhooks and their log."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST
+
+from atom.access import Right
+from atom.errors import Refused
+from atom.middleware import actor_of
+from atom.models import Membership
+from atom.views import tenant_required
+from historical_sync import delivering, tasks
+from historical_sync import webhooks as endpoints
+from historical_sync.automation import EVENTS, NotificationPreference, WebhookEndpoint
+
+LOGGED = 50  # deliveries that the page shows
+CHOICES = (
+    ("completed", "An import completed", "With how much came in."),
+    ("failed", "An import failed", "With what is missing and why."),
+    ("paused", "An import paused", "By a person, by lost access, or by your plan's limit."),
+)
+
+
+@never_cache
+@require_http_methods(["GET", "POST"])
+@tenant_required()
+def notifications(request: HttpRequest) -> HttpResponse:
+    """Of what the member wants e-mail in this workspace."""
+    actor = actor_of(request)
+    membership = Membership.objects.get(tenant=actor.tenant, user=actor.user)
+    mine = NotificationPreference.objects.filter(tenant=actor.tenant, membership=membership)
+    if request.method == "POST":
+        chosen = {event: event in request.POST for event in EVENTS}
+        NotificationPreference.objects.update_or_create(
+            tenant=actor.tenant, membership=membership, defaults=chosen, create_defaults=chosen
+        )
+        messages.success(request, "Saved.")
+        return redirect("notifications")
+    preference = mine.first() or NotificationPreference()
+    context = {"choices": [(name, words, hint, getattr(preference, name)) for name, words, hint in CHOICES]}
+    return render(request, "historical_sync/notifications.html", context)
+
+
+@never_cache
+@require_http_methods(["GET", "POST"])
+@tenant_required(Right.MANAGE)
+def webhooks(request: HttpRequest) -> HttpResponse:
+    """Endpoints and the log (GET); a new endpoint, whose secret is shown this once (POST)."""
+    if request.method == "GET":
+        return _webhooks(request)
+    url, events = request.POST.get("url", ""), request.POST.getlist("events")
+    try:
+        endpoint, secret = endpoints.add(actor_of(request), url, events)
+    except Refused as error:
+        return _webhooks(
+            request, errors={error.attr or "": error.detail}, given={"url": url, "events": events}, status=400
+        )
+    return _webhooks(request, secret=secret, secret_of=endpoint.url)
+
+
+@never_cache
+@require_POST
+@tenant_required(Right.MANAGE)
+def webhook(request: HttpRequest, endpoint_id: UUID) -> HttpResponse:
+    """Changes an endpoint: `action` is on, off, renew or remove."""
+    tenant = actor_of(request).tenant
+    found = endpoints.endpoints_of(tenant).filter(id=endpoint_id).first()
+    if found is None:
+        raise Http404
+    action = request.POST.get("action", "")
+    try:
+        if action == "renew":
+            return _webhooks(request, secret=endpoints.renew_secret(tenant, endpoint_id), secret_of=found.url)
+        if action == "on":
+            endpoints.turn_on(tenant, endpoint_id)
+        elif action == "off":
+            endpoints.turn_off(tenant, endpoint_id)
+        elif action == "remove":
+            endpoints.remove(tenant, endpoint_id)
+            messages.success(request, f"{found.url} was removed.")
+        else:
+            return HttpResponse("There is no such action.", status=400, content_type="text/plain")
+    except WebhookEndpoint.DoesNotExist:
+        raise Http404 from None
+    return redirect("webhooks")
+
+
+@require_POST
+@tenant_required(Right.MANAGE)
+def resend(request: HttpRequest, delivery_id: UUID) -> HttpResponse:
+    """Has a delivery made again."""
+    tenant = actor_of(request).tenant
+    if not endpoints.log_of(tenant).filter(id=delivery_id).exists():
+        raise Http404
+    if delivering.resend(tenant.id, delivery_id, timezone.now()):
+        tasks.tell(tenant.id)
+        messages.success(request, "It is sent again.")
+    else:
+        messages.error(request, "The endpoint is turned off. Turn it on first.")
+    return redirect("webhooks")
+
+
+def _webhooks(request: HttpRequest, *, status: int = 200, **more: Any) -> HttpResponse:
+    tenant = actor_of(request).tenant
+    log = endpoints.log_of(tenant).select_related("endpoint", "notice__job__connection").defer("notice__snapshot")
+    context = {
+        "endpoints": endpoints.endpoints_of(tenant),
+        "log": log[:LOGGED],
+        "events": EVENTS,
+        "given": {"url": "", "events": EVENTS},
+        "errors": {},
+    } | more
+    return render(request, "historical_sync/webhooks.html", context, status=status)

@@ -1,0 +1,46 @@
+"""One message to an address that a customer gave: no redirects, time-outs, and public hosts only, seen to when the connection is made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import httpx2
+from django.conf import settings
+
+from integrations.errors import Misconfigured, Unavailable
+from integrations.http import _PrivateAddress, check_address, check_public_address, make_client
+
+SECONDS = 15.0  # for the whole of it
+
+
+def check_target(url: str) -> None:
+    """Refuses an address that messages must not go to. Raises Misconfigured in words for the form."""
+    if len(url) > 500:
+        raise Misconfigured("The address is too long.")
+    check_address(url)
+    if settings.PRODUCTION and urlsplit(url).scheme != "https":
+        raise Misconfigured("The address must begin with https://.")
+    if not settings.ALLOW_PRIVATE_HOSTS:
+        check_public_address(url)
+
+
+async def post(url: str, body: str, headers: Mapping[str, str]) -> int:
+    """The status that the receiver answered with; its body is not read. Raises Unavailable or Misconfigured in words."""
+    try:
+        async with asyncio.timeout(SECONDS), make_client(allow_private=settings.ALLOW_PRIVATE_HOSTS) as client:
+            request = client.build_request("POST", url, content=body.encode(), headers=dict(headers))
+            response = await client.send(request, stream=True)
+            await response.aclose()
+            return int(response.status_code)
+    except _PrivateAddress:
+        raise Misconfigured("The address leads to a private network, which this deployment does not allow.") from None
+    except (TimeoutError, httpx2.TimeoutException):
+        raise Unavailable(f"No answer within {SECONDS:.0f} s.") from None
+    except httpx2.ConnectError:
+        raise Unavailable("The host could not be reached.") from None
+    except (httpx2.TransportError, httpx2.DecodingError):
+        raise Unavailable("The connection broke off.") from None
+    except (httpx2.InvalidURL, UnicodeError):
+        raise Misconfigured("This is not a valid address.") from None

@@ -1,0 +1,471 @@
+"""Who is told what: from the end of a job to a signed request at a real server, and an e-mail. Time is given, not waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.core import mail
+from django.db import transaction
+from django.utils import timezone
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from atom.access import system_actor
+from atom.errors import InvalidInput, Refused
+from atom.models import Membership
+from atom.tenancy import tenant_scope
+from historical_sync import actions, delivering, notices, webhooks
+from historical_sync.automation import Delivery, Notice, NotificationPreference, WebhookEndpoint
+from historical_sync.models import HistoricalSyncJob
+from historical_sync.serializers import job_json
+from historical_sync.upkeep import after_an_end
+from integrations import outgoing
+from tests.conftest import Sandbox, Worker, connected, job_now, until, wait_for
+from tests.graphs import make_connection, make_job
+
+pytestmark = pytest.mark.django_db(transaction=True)
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+
+
+class Receiver:
+    """A customer's server. `answers`: the status of each request, in order; 204 when there are none left."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[dict[str, str], bytes]] = []
+        self.answers: list[int] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                receiver.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                status = receiver.answers.pop(0) if receiver.answers else 204
+                self.send_response(status)
+                if status == 302:
+                    self.send_header("Location", f"http://127.0.0.1:{receiver.port}/elsewhere")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}/hook"
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+
+
+@pytest.fixture
+def receiver(settings: Any) -> Iterator[Receiver]:
+    settings.ALLOW_PRIVATE_HOSTS = True
+    made = Receiver()
+    yield made
+    made.server.shutdown()
+    made.thread.join(5)
+    made.server.server_close()
+
+
+@pytest.fixture
+def hooked(live_cast: SimpleNamespace, receiver: Receiver) -> SimpleNamespace:
+    """Acme with an endpoint for everything and a job."""
+    with tenant_scope(live_cast.acme.id):
+        actor = system_actor(live_cast.acme, "Alice")
+        endpoint, secret = webhooks.add(actor, receiver.url, ["completed", "failed", "paused"])
+        job = make_job(make_connection(live_cast.acme), records_processed=12)
+    return SimpleNamespace(
+        cast=live_cast, tenant=live_cast.acme, actor=actor, endpoint=endpoint, secret=secret, job=job, receiver=receiver
+    )
+
+
+def end(job: HistoricalSyncJob, status: str, **fields: Any) -> None:
+    """The job's row as the engine would leave it."""
+    now = timezone.now()
+    reason = {"pause_reason": "user"} if status == "paused" else {"pause_reason": "", "completed_at": now}
+    with tenant_scope(job.tenant_id):
+        found = HistoricalSyncJob.objects.get(id=job.id)
+        HistoricalSyncJob.objects.filter(id=job.id).update(
+            status=status, revision=found.revision + 1, **(reason | fields)
+        )
+
+
+def tell(tenant: Any, now: Any = None) -> Any:
+    """What a worker does when it hears of an end."""
+    after_an_end(str(tenant.id))
+    return asyncio.run(delivering.deliver_due(tenant.id, now))
+
+
+def deliveries(tenant: Any) -> list[Delivery]:
+    with tenant_scope(tenant.id):
+        return list(Delivery.objects.select_related("notice", "endpoint").order_by("created_at", "id"))
+
+
+def verified(stage: SimpleNamespace, number: int = -1) -> Any:
+    headers, body = stage.receiver.got[number]
+    return Webhook(stage.secret).verify(body, headers)
+
+
+# -- webhooks -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "paused"])
+def test_an_end_is_told_signed_with_the_job_as_the_contract_shows_it(hooked: SimpleNamespace, status: str) -> None:
+    end(hooked.job, status)
+    tell(hooked.tenant)
+    said = verified(hooked)
+    assert said["type"] == f"job.{status}"
+    assert set(said) == {"type", "timestamp", "data"}
+    assert said["data"] == job_json(job_now(hooked.job))
+    assert said["data"]["status"] == status
+    (delivery,) = deliveries(hooked.tenant)
+    assert (delivery.status, delivery.response_code, delivery.attempts) == ("delivered", 204, 1)
+    tell(hooked.tenant)
+    assert len(hooked.receiver.got) == 1
+
+
+def test_a_body_that_was_tampered_with_and_another_secret_are_found_out(hooked: SimpleNamespace) -> None:
+    end(hooked.job, "completed")
+    tell(hooked.tenant)
+    headers, body = hooked.receiver.got[0]
+    with pytest.raises(WebhookVerificationError):
+        Webhook(hooked.secret).verify(body.replace(b"completed", b"cancelled"), headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook("whsec_c29tZWJvZHkgZWxzZQ==").verify(body, headers)
+
+
+def test_what_is_told_is_how_the_job_was_then(hooked: SimpleNamespace) -> None:
+    """A worker told of it late: the job has been taken up again."""
+    end(hooked.job, "failed", last_error_code="provider_access_denied")
+    with tenant_scope(hooked.tenant.id):
+        HistoricalSyncJob.objects.filter(id=hooked.job.id).update(last_error_message="Not imported: issues.")
+        actions.resume(hooked.actor, hooked.job)
+    tell(hooked.tenant)
+    said = verified(hooked)["data"]
+    assert said["status"] == "failed"
+    assert said["last_error"] == {"code": "provider_access_denied", "message": "Not imported: issues."}
+
+
+def test_what_fails_is_tried_again_with_the_same_id_ever_later_and_then_given_up(hooked: SimpleNamespace) -> None:
+    hooked.receiver.answers = [500] * 10
+    end(hooked.job, "completed")
+    now = timezone.now() + MINUTE
+    waits = []
+    for _ in range(10):
+        following = tell(hooked.tenant, now)
+        if following is not None:
+            waits.append(following - now)
+            assert asyncio.run(delivering.deliver_due(hooked.tenant.id, following - timedelta(seconds=1))) == following
+            now = following
+    assert waits == list(delivering.BACK_OFF)
+    assert len(hooked.receiver.got) == 10
+    assert len({headers["webhook-id"] for headers, _ in hooked.receiver.got}) == 1
+    (delivery,) = deliveries(hooked.tenant)
+    assert (delivery.status, delivery.attempts, delivery.response_code) == ("failed", 10, 500)
+    assert delivery.detail == "The receiver answered with status 500."
+
+
+def test_what_was_given_up_can_be_sent_again(hooked: SimpleNamespace, signed_in: Any) -> None:
+    hooked.receiver.answers = [500]
+    end(hooked.job, "completed")
+    tell(hooked.tenant)
+    with tenant_scope(hooked.tenant.id):
+        Delivery.objects.update(status="failed", next_attempt_at=None)
+    (delivery,) = deliveries(hooked.tenant)
+    client = signed_in(hooked.cast.alice)
+    assert "Given up" in client.get("/settings/webhooks").content.decode()
+    assert client.post(f"/settings/webhooks/deliveries/{delivery.id}/resend").status_code == 302
+    tell(hooked.tenant)
+    assert len(hooked.receiver.got) == 2
+    verified(hooked)
+    page = client.get("/settings/webhooks").content.decode()
+    assert "Delivered" in page
+    assert "204" in page
+
+
+def test_redirects_are_not_followed(hooked: SimpleNamespace) -> None:
+    hooked.receiver.answers = [302]
+    end(hooked.job, "completed")
+    tell(hooked.tenant)
+    assert len(hooked.receiver.got) == 1
+    assert deliveries(hooked.tenant)[0].response_code == 302
+    assert deliveries(hooked.tenant)[0].status == "pending"
+
+
+def test_an_endpoint_that_says_it_is_gone_is_turned_off(hooked: SimpleNamespace) -> None:
+    hooked.receiver.answers = [410]
+    end(hooked.job, "completed")
+    tell(hooked.tenant)
+    with tenant_scope(hooked.tenant.id):
+        endpoint = WebhookEndpoint.objects.get()
+    assert (endpoint.enabled, deliveries(hooked.tenant)[0].status) == (False, "failed")
+    assert "gone" in endpoint.disabled_reason
+
+
+def test_an_endpoint_is_turned_off_after_days_without_a_success(hooked: SimpleNamespace) -> None:
+    now = timezone.now()
+
+    def attempt_at(moment: Any, answer: int) -> WebhookEndpoint:
+        hooked.receiver.answers = [answer]
+        with tenant_scope(hooked.tenant.id):
+            HistoricalSyncJob.objects.filter(id=hooked.job.id).update(status="pending", completed_at=None)
+            Delivery.objects.all().delete()
+        end(hooked.job, "completed")
+        after_an_end(str(hooked.tenant.id))
+        asyncio.run(delivering.deliver_due(hooked.tenant.id, moment))
+        with tenant_scope(hooked.tenant.id):
+            return WebhookEndpoint.objects.get()
+
+    now += MINUTE
+    assert attempt_at(now, 500).failing_since == now
+    assert attempt_at(now + 3 * DAY, 200).failing_since is None
+    assert attempt_at(now + 4 * DAY, 500).enabled
+    assert attempt_at(now + 8 * DAY, 500).enabled
+    gone = attempt_at(now + 9 * DAY, 500)
+    assert not gone.enabled
+    assert "Nothing got through for 5 days" in gone.disabled_reason
+
+
+def test_a_worker_that_dies_at_it_leaves_it_to_the_next(hooked: SimpleNamespace) -> None:
+    end(hooked.job, "completed")
+    after_an_end(str(hooked.tenant.id))
+    (delivery,) = deliveries(hooked.tenant)
+    now = timezone.now()
+    assert delivering._claim(hooked.tenant.id, delivery.id, now) is not None, "and nothing more is heard of it"
+    tell(hooked.tenant, now + timedelta(seconds=30))
+    assert hooked.receiver.got == [], "it may still be at it"
+    assert hooked.tenant.id in delivering.tenants_with_something_due(now + 2 * MINUTE)
+    tell(hooked.tenant, now + 2 * MINUTE)
+    verified(hooked)
+    assert deliveries(hooked.tenant)[0].status == "delivered"
+
+
+def test_an_end_that_nobody_heard_of_is_noticed(hooked: SimpleNamespace) -> None:
+    end(hooked.job, "completed")
+    assert delivering.tenants_with_something_due(timezone.now()) == {hooked.tenant.id}
+    tell(hooked.tenant)
+    assert delivering.tenants_with_something_due(timezone.now()) == set()
+
+
+def test_the_notice_is_written_with_the_end_or_not_at_all(hooked: SimpleNamespace) -> None:
+    with tenant_scope(hooked.tenant.id):
+        with transaction.atomic():
+            HistoricalSyncJob.objects.filter(id=hooked.job.id).update(status="failed", completed_at=timezone.now())
+            assert Notice.objects.count() == 1
+            transaction.set_rollback(True)
+        assert Notice.objects.count() == 0
+        actions.pause(hooked.actor, hooked.job)
+        assert [notice.event for notice in Notice.objects.all()] == ["paused"]
+        actions.cancel(hooked.actor, hooked.job)
+        assert Notice.objects.count() == 1, "who cancels knows"
+
+
+def test_others_are_told_nothing(hooked: SimpleNamespace) -> None:
+    with tenant_scope(hooked.cast.globex.id):
+        job = make_job(make_connection(hooked.cast.globex))
+    end(job, "completed")
+    tell(hooked.cast.globex)
+    tell(hooked.tenant)
+    assert hooked.receiver.got == []
+    assert deliveries(hooked.tenant) == []
+
+
+def test_only_the_chosen_events_are_told_and_nothing_while_off(hooked: SimpleNamespace) -> None:
+    with tenant_scope(hooked.tenant.id):
+        WebhookEndpoint.objects.update(events=["failed"])
+    end(hooked.job, "completed")
+    tell(hooked.tenant)
+    assert hooked.receiver.got == []
+    with tenant_scope(hooked.tenant.id):
+        webhooks.turn_off(hooked.tenant, hooked.endpoint.id)
+    end(hooked.job, "failed")
+    tell(hooked.tenant)
+    assert deliveries(hooked.tenant) == []
+
+
+def test_a_worker_tells_of_an_import_that_it_finished(
+    hooked: SimpleNamespace, sandbox: Sandbox, worker: Worker
+) -> None:
+    connection = connected(hooked.tenant, "github", sandbox.root)
+    hooked.receiver.answers = [503]
+    with tenant_scope(hooked.tenant.id):
+        job = actions.start_sync(hooked.actor, connection, streams=["repositories"])
+    until(job, "completed")
+    # The first answer was no success: the second attempt comes five seconds later, not with the next minute.
+    wait_for(lambda: len(hooked.receiver.got) == 2, 30)
+    said = verified(hooked)
+    assert (said["type"], said["data"]["id"]) == ("job.completed", str(job.id))
+    assert said["data"] == job_json(job_now(job))
+
+
+def test_what_ended_while_no_worker_lived_is_told_by_the_next(hooked: SimpleNamespace) -> None:
+    end(hooked.job, "failed")
+    worker = Worker()
+    try:
+        wait_for(lambda: hooked.receiver.got)
+    finally:
+        worker.stop()
+    assert verified(hooked)["data"]["id"] == str(hooked.job.id)
+
+
+# -- endpoints ----------------------------------------------------------------------------------------------------------------
+
+
+def test_private_addresses_are_refused_in_the_form_and_at_the_connection(
+    hooked: SimpleNamespace, settings: Any
+) -> None:
+    settings.ALLOW_PRIVATE_HOSTS = False
+    with tenant_scope(hooked.tenant.id):
+        for url in (
+            "http://127.0.0.1:9/x",
+            "http://169.254.169.254/latest",
+            "http://[::1]/",
+            "ftp://a.test/",
+            "nonsense",
+        ):
+            with pytest.raises(InvalidInput) as refused:
+                webhooks.add(hooked.actor, url, ["failed"])
+            assert refused.value.attr == "url"
+    # The name may have changed its mind since.
+    end(hooked.job, "completed")
+    tell(hooked.tenant)
+    assert hooked.receiver.got == []
+    assert "private network" in deliveries(hooked.tenant)[0].detail
+
+
+def test_production_asks_for_https(hooked: SimpleNamespace, settings: Any) -> None:
+    settings.PRODUCTION = True
+    with tenant_scope(hooked.tenant.id), pytest.raises(InvalidInput, match="https"):
+        webhooks.add(hooked.actor, hooked.receiver.url, ["failed"])
+
+
+def test_a_receiver_that_does_not_answer_is_given_up(hooked: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    monkeypatch.setattr(outgoing, "SECONDS", 0.3)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with tenant_scope(hooked.tenant.id):
+            WebhookEndpoint.objects.update(url=f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        end(hooked.job, "completed")
+        tell(hooked.tenant)
+    assert "No answer" in deliveries(hooked.tenant)[0].detail
+
+
+def test_the_secret_is_shown_once_and_sealed(hooked: SimpleNamespace, signed_in: Any) -> None:
+    client = signed_in(hooked.cast.alice)
+    form = {"url": hooked.receiver.url + "/2", "events": ["failed", "completed"]}
+    page = client.post("/settings/webhooks", form)
+    assert page.status_code == 200
+    assert page["Cache-Control"].count("no-store") == 1
+    secret = page.content.decode().split("<code>whsec_")[1].split("</code>")[0]
+    assert "whsec_" not in client.get("/settings/webhooks").content.decode()
+    with tenant_scope(hooked.tenant.id):
+        made = WebhookEndpoint.objects.last()
+    assert secret.encode() not in bytes(made.sealed_secret)
+    renewed = client.post(f"/settings/webhooks/{made.id}", {"action": "renew"}).content.decode()
+    assert "<code>whsec_" in renewed
+    assert secret not in renewed
+
+
+def test_endpoints_are_turned_off_and_on_and_removed_by_who_may(hooked: SimpleNamespace, signed_in: Any) -> None:
+    path = f"/settings/webhooks/{hooked.endpoint.id}"
+    assert signed_in(hooked.cast.bob).post(path, {"action": "remove"}).status_code == 403
+    client = signed_in(hooked.cast.alice)
+    client.post(path, {"action": "off"})
+    assert "Turn on" in client.get("/settings/webhooks").content.decode()
+    client.post(path, {"action": "on"})
+    with tenant_scope(hooked.tenant.id):
+        assert WebhookEndpoint.objects.get().enabled
+    assert client.post(path, {"action": "explode"}).status_code == 400
+    client.post(path, {"action": "remove"})
+    with tenant_scope(hooked.tenant.id):
+        assert not WebhookEndpoint.objects.exists()
+    assert client.post(path, {"action": "remove"}).status_code == 404
+
+
+def test_bad_input_makes_no_endpoint(hooked: SimpleNamespace, signed_in: Any) -> None:
+    client = signed_in(hooked.cast.alice)
+    for form in ({"url": hooked.receiver.url}, {"url": "", "events": ["failed"]}, {"url": "x", "events": ["nothing"]}):
+        reply = client.post("/settings/webhooks", form)
+        assert reply.status_code == 400
+        assert b'role="alert"' in reply.content
+    with tenant_scope(hooked.tenant.id):
+        assert WebhookEndpoint.objects.count() == 1
+        for number in range(9):
+            webhooks.add(hooked.actor, f"{hooked.receiver.url}/{number}", ["failed"])
+        with pytest.raises(Refused, match="10 endpoints"):
+            webhooks.add(hooked.actor, hooked.receiver.url, ["failed"])
+
+
+# -- e-mail -------------------------------------------------------------------------------------------------------------------
+
+
+def test_members_get_the_e_mails_that_they_chose(hooked: SimpleNamespace, signed_in: Any, settings: Any) -> None:
+    settings.PUBLIC_URL = "https://atom.example"
+    assert signed_in(hooked.cast.alice).post("/settings/notifications", {"failed": "on"}).status_code == 302
+    signed_in(hooked.cast.bob).post("/settings/notifications", {"completed": "on"})
+    assert signed_in(hooked.cast.alice).get("/settings/notifications").content.decode().count(" checked") == 1
+    end(hooked.job, "failed", last_error_code="x", last_error_message="GitHub said no")
+    tell(hooked.tenant)
+    tell(hooked.tenant)
+    (sent,) = mail.outbox
+    assert sent.to == ["alice@acme.test"]
+    assert sent.subject == "GitHub import failed: acme-github"
+    assert "Why: GitHub said no." in sent.body
+    assert f"https://atom.example/jobs/{hooked.job.id}" in sent.body
+    assert sent.message()["Message-ID"].endswith("@atom.invalid>")
+
+
+def test_nobody_gets_e_mail_that_they_did_not_ask_for_or_after_they_left(hooked: SimpleNamespace) -> None:
+    end(hooked.job, "failed")
+    tell(hooked.tenant)
+    with tenant_scope(hooked.tenant.id):
+        for user in (hooked.cast.alice, hooked.cast.bob):
+            membership = Membership.objects.get(tenant=hooked.tenant, user=user)
+            NotificationPreference.objects.create(tenant=hooked.tenant, membership=membership, completed=True)
+        Membership.objects.filter(user=hooked.cast.bob).delete()
+    hooked.cast.alice.is_active = False
+    hooked.cast.alice.save()
+    end(hooked.job, "completed")
+    tell(hooked.tenant)
+    assert mail.outbox == []
+
+
+def test_an_account_with_odd_letters_makes_no_headers(hooked: SimpleNamespace, signed_in: Any) -> None:
+    signed_in(hooked.cast.alice).post("/settings/notifications", {"completed": "on"})
+    with tenant_scope(hooked.tenant.id):
+        type(hooked.job.connection).objects.update(account_label="acme\r\nBcc: evil@evil.test")
+    end(hooked.job, "completed")
+    tell(hooked.tenant)
+    (sent,) = mail.outbox
+    assert sent.subject == "GitHub import completed: acme Bcc: evil@evil.test"
+    assert "Bcc" not in sent.message()
+
+
+def test_a_mail_server_that_is_away_is_tried_again(hooked: SimpleNamespace, signed_in: Any, settings: Any) -> None:
+    signed_in(hooked.cast.alice).post("/settings/notifications", {"completed": "on"})
+    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 9
+    end(hooked.job, "completed")
+    following = tell(hooked.tenant)
+    (mailed,) = [one for one in deliveries(hooked.tenant) if one.membership_id]
+    assert (mailed.status, mailed.detail) == ("pending", "The mail server did not take it.")
+    settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+    tell(hooked.tenant, following)
+    assert len(mail.outbox) == 1
+
+
+def test_what_was_told_long_ago_is_forgotten(hooked: SimpleNamespace) -> None:
+    end(hooked.job, "completed")
+    tell(hooked.tenant)
+    notices.forget_old(timezone.now() + 29 * DAY)
+    assert len(deliveries(hooked.tenant)) == 1
+    notices.forget_old(timezone.now() + 31 * DAY)
+    assert deliveries(hooked.tenant) == []
