@@ -60,6 +60,7 @@ _LIMITS = ("rateLimitExceeded", "userRateLimitExceeded", "quotaExceeded", "RATE_
 _SCOPES = ("insufficientPermissions", "ACCESS_TOKEN_SCOPE_INSUFFICIENT")
 _SWITCHED_OFF = ("accessNotConfigured", "SERVICE_DISABLED")
 _AFTER = re.compile(r"[Rr]etry after (\d{4}-\d\d-\d\dT[\d:.]+Z)")
+_COMING = ("accepted", "tentative")
 _NO_PERSON = (".calendar.google.com", "calendar-notification@google.com")  # group calendars, rooms, the calendar itself
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
@@ -277,14 +278,18 @@ def _guest(ns: str, row: JSON | None) -> Entity | None:
 
 
 def _extract_event(row: JSON, context: Context) -> Graph:
-    """A meeting is what its iCalUID names, with the time it was planned for if it is one of a series: the same in all calendars."""
+    """A meeting is what its iCalUID names, with the time it was planned for if it is one of a series: the same in all calendars.
+
+    Who only takes it out of their own calendar does not call it off for the others.
+    """
     ns, here = context.namespace, f"{context.namespace}:event:{context.partition.key}:{row['id']}"
-    key = f"{ns}:event:{row['iCalUID']}" if row.get("iCalUID") else here
-    if row.get("iCalUID") and row.get("originalStartTime"):
+    cancelled, uid = row.get("status") == "cancelled", row.get("iCalUID")
+    key = f"{ns}:event:{uid}" if uid and (not cancelled or (row.get("organizer") or {}).get("self")) else here
+    if key != here and row.get("originalStartTime"):
         key += f":{_moment(row['originalStartTime']).isoformat()}"
     known = facts(row, "status", "location", "htmlLink", "eventType", "created", "updated")
     known |= {name: (row[name].get("dateTime") or row[name].get("date")) for name in ("start", "end") if row.get(name)}
-    known |= {"deleted": True} if row.get("status") == "cancelled" else {}
+    known |= {"deleted": True} if cancelled else {}
     name = headline(row.get("summary"), "(no title)")
     said = GraphBuilder(Entity("event", key, name, known, (here,) if key != here else ()))
     said.to(
@@ -292,11 +297,11 @@ def _extract_event(row: JSON, context: Context) -> Graph:
         Entity("calendar", f"{ns}:calendar:{context.partition.key}", context.partition.label or context.partition.key),
     )
     if row.get("recurringEventId"):
-        said.to("part_of", Entity("series", f"{ns}:series:{row.get('iCalUID') or row['recurringEventId']}", name))
+        said.to("part_of", Entity("series", f"{ns}:series:{uid or row['recurringEventId']}", name))
     said.by("authored", _guest(ns, row.get("organizer")))
     for guest in row.get("attendees") or ():
         found = _guest(ns, guest)
-        if found is not None and found.kind == "person" and guest.get("responseStatus") != "declined":
+        if found is not None and found.kind == "person" and guest.get("responseStatus") in _COMING:
             said.by("attended", found)
         else:
             said.to("with", found)

@@ -45,6 +45,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 _DATES_LAG = timedelta(hours=12)  # a whole day begins up to so much after the same day of UTC
 _LEAST_WAIT = timedelta(seconds=10)  # some replies always say one second
+_COMING = ("accepted", "tentativelyAccepted", "organizer")
 _FRACTION = re.compile(r"(\.\d{6})\d+")
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
@@ -236,10 +237,10 @@ def _extract_event(row: JSON, context: Context) -> Graph:
                 if place.get("address")
                 else None,
             )
-        elif (guest.get("status") or {}).get("response") == "declined":
-            said.to("with", *_people(guest))
-        else:
+        elif (guest.get("status") or {}).get("response") in _COMING:
             said.by("attended", *_people(guest))
+        else:
+            said.to("with", *_people(guest))
     said.refer("mentions", _mentioned(row.get("subject"), row.get("body")))
     return said.graph()
 

@@ -206,7 +206,11 @@ class Holdings:
         title = TITLES[event.number % len(TITLES)]
         row |= {} if title is None else {"summary": title}
         host, *guests = rng.sample(self.world.people(), 1 + rng.randrange(4))
-        row["organizer"] = {"email": host.email, "displayName": host.name}
+        row["organizer"] = {
+            "email": host.email,
+            "displayName": host.name,
+            **({"self": True} if host == self.owner else {}),
+        }
         row["creator"] = {"email": host.email}
         if guests:
             answers = ("accepted", "declined", "tentative", "needsAction")

@@ -269,12 +269,13 @@ def test_the_same_meeting_in_two_calendars_is_one():
     assert ("part_of", one.entities[0].key, "google:series:u@google.com") in said(one)
 
 
-def test_who_declined_did_not_attend_and_a_room_is_no_person():
+def test_who_did_not_say_yes_did_not_attend_and_a_room_is_no_person():
     found = event(
         organizer={"email": "ana@acme.test"},
         attendees=[
             {"email": "Li@example.org", "responseStatus": "accepted"},
             {"email": "bo@acme.test", "responseStatus": "declined"},
+            {"email": "cy@acme.test", "responseStatus": "needsAction"},
             {"email": "c_1@resource.calendar.google.com", "resource": True, "displayName": "Room 1"},
         ],
     )
@@ -284,5 +285,16 @@ def test_who_declined_did_not_attend_and_a_room_is_no_person():
         ("authored", ANA, key),
         ("attended", LI, key),
         ("with", key, "person:email:bo@acme.test"),
+        ("with", key, "person:email:cy@acme.test"),
         ("with", key, "google:calendar:c_1@resource.calendar.google.com"),
     }
+
+
+def test_a_meeting_is_called_off_by_who_called_it_only():
+    meeting = event(iCalUID="u@google.com").entities[0].key
+    left = event(iCalUID="u@google.com", status="cancelled", organizer={"email": "li@example.org"}).entities[0]
+    off = event(
+        iCalUID="u@google.com", status="cancelled", organizer={"email": "ana@acme.test", "self": True}
+    ).entities[0]
+    assert (left.key, off.key) == ("google:event:ana@acme.test:e1", meeting)
+    assert left.properties["deleted"] is off.properties["deleted"] is True

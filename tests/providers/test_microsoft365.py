@@ -183,13 +183,14 @@ def test_a_draft_without_author_or_id_of_its_own_is_a_message_too():
     assert found.relationships == []
 
 
-def test_the_same_meeting_in_two_calendars_is_one_and_who_declined_did_not_attend():
+def test_the_same_meeting_in_two_calendars_is_one_and_who_did_not_say_yes_did_not_attend():
     row = {
         "iCalUId": "0400", "seriesMasterId": "S1", "isCancelled": True, "start": {"dateTime": "2025-01-07T09:00:00.0000000", "timeZone": "UTC"},
         "organizer": address("ana@acme.test"),
         "attendees": [
             address("li@example.org", status={"response": "accepted"}),
             address("bo@acme.test", status={"response": "declined"}),
+            address("cy@acme.test", status={"response": "none"}),
             address("room@acme.test", "Room", type="resource"),
         ],
     }  # fmt: skip
@@ -204,5 +205,6 @@ def test_the_same_meeting_in_two_calendars_is_one_and_who_declined_did_not_atten
         ("authored", ANA, key),
         ("attended", LI, key),
         ("with", key, "person:email:bo@acme.test"),
+        ("with", key, "person:email:cy@acme.test"),
         ("with", key, f"{NS}:room:room@acme.test"),
     }
