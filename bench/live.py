@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import time
 from typing import Any
@@ -128,7 +127,6 @@ def measure(sockets: int = 1000, jobs: int = 350, seconds: float = 15) -> dict[s
         stage.empty_tables()
         stage.forget_connections()
         with stage.redis_server() as redis_url, stage.web(redis_url) as (address, process):
-            os.environ["REDIS_URL"] = redis_url
             _use_redis(redis_url)
             waits = asyncio.run(scene(address, make_jobs(number), sockets, rate, seconds))
             found[name] = {
