@@ -80,7 +80,6 @@ def measure() -> dict[str, Any]:
     from atom.tenancy import tenant_scope
 
     stage.empty_tables()
-    stage.forget_connections()
     tenant = stage.make_tenant()
     old = stage.connect(tenant, "http://127.0.0.1:1", "old")
     seed(tenant, old)

@@ -16,7 +16,6 @@ def measure(records: int = 2_000_000) -> dict[str, Any]:
     from historical_sync.actions import get_job
 
     stage.empty_tables()
-    stage.forget_connections()
     steps: list[tuple[int, float, float]] = []
     with stage.mock_api(records) as root, stage.workers(1) as (worker,):
         job = stage.start(stage.connect(stage.make_tenant(), root))
@@ -46,7 +45,6 @@ def two_workers(records: int = 200_000) -> dict[str, float]:
     found = {}
     for number in (1, 2):
         stage.empty_tables()
-        stage.forget_connections()
         with stage.mock_api(records) as root, stage.workers(number):
             began = time.perf_counter()
             stage.finished(stage.start(stage.connect(stage.make_tenant(), root)))

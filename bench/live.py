@@ -125,7 +125,6 @@ def measure(sockets: int = 1000, jobs: int = 350, seconds: float = 15) -> dict[s
     found: dict[str, Any] = {}
     for name, number, rate in (("spread", jobs, float(jobs)), ("one", 1, 2.0)):
         stage.empty_tables()
-        stage.forget_connections()
         with stage.redis_server() as redis_url, stage.web(redis_url) as (address, process):
             _use_redis(redis_url)
             waits = asyncio.run(scene(address, make_jobs(number), sockets, rate, seconds))

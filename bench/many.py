@@ -15,7 +15,6 @@ JOBS, RECORDS, TENANTS = 1000, 1000, 350
 def measure() -> dict[str, Any]:
     """seconds until the last job's first page and until all are completed; memory and connections at their most."""
     stage.empty_tables()
-    stage.forget_connections()
     with stage.mock_api(JOBS * RECORDS, repositories=JOBS) as root:
         for number in range(JOBS):
             tenant = stage.make_tenant(f"many-{number % TENANTS}")

@@ -14,7 +14,6 @@ IN_FLIGHT = 16
 def atom(root: str, records: int, *, full_again: bool) -> dict[str, Any]:
     """One worker process, default settings: a connection, a job, chunks, checkpoints, graph, progress."""
     stage.empty_tables()
-    stage.forget_connections()
     connection = stage.connect(stage.make_tenant(), root)
     with stage.workers(1) as (worker,):
         began = time.perf_counter()

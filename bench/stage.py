@@ -63,11 +63,10 @@ def dsn() -> str:
 
 
 def empty_tables() -> None:
-    """No jobs, records, entities or relationships; statistics and indexes as new."""
+    """No connections, and nothing that came in through them; statistics and indexes as new."""
     with psycopg.connect(dsn(), autocommit=True) as owner:
         owner.execute(
-            "TRUNCATE historical_sync_syncrecord, historical_sync_entity, historical_sync_relationship, historical_sync_coverage, "
-            "historical_sync_historicalsyncjob, procrastinate_jobs CASCADE"
+            "TRUNCATE integrations_connection, historical_sync_entity, historical_sync_relationship, procrastinate_jobs CASCADE"
         )
         owner.execute("CHECKPOINT")
 
@@ -213,11 +212,6 @@ def finished(job: Any, seconds: float = 900) -> Any:
         return now if now.status == "completed" else None
 
     return wait_for(look, seconds, 0.05)
-
-
-def forget_connections() -> None:
-    with psycopg.connect(dsn(), autocommit=True) as owner:
-        owner.execute("DELETE FROM integrations_connection")
 
 
 def outside(command: list[str], **environment: str) -> dict[str, Any]:

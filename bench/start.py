@@ -15,7 +15,6 @@ RUNNING, TRIES = 100, 100
 def measure() -> dict[str, Any]:
     """{"p50_ms", "p99_ms", "most_ms"} over TRIES starts."""
     stage.empty_tables()
-    stage.forget_connections()
     waits: list[float] = []
     with (
         stage.redis_server() as redis_url,

@@ -14,7 +14,7 @@ from integrations.providers.base import JSON, Page
 
 RECORDS_A_COMMIT = 1_000
 GATHER_SECONDS = 0.25  # from a commit's first page; progress and requests to stop are seen once a commit
-RECORDS_IN_HAND = 3_000  # of all chunks of a worker: some 25 MB
+RECORDS_IN_HAND = 4_000  # of all chunks of a worker: some 30 MB
 
 
 @dataclass(slots=True)
@@ -28,6 +28,14 @@ class InHand:
     @property
     def full(self) -> bool:
         return self.held >= self.limit
+
+    def has_room_for(self, waiting: int) -> bool:
+        """Whether a chunk with `waiting` records at hand may fetch its next page.
+
+        Who begins a batch needs half of the room free: where the provider is quicker than the database, a few chunks then fill
+        whole batches while the others wait, instead of all of them committing a little.
+        """
+        return self.held < (self.limit if waiting else self.limit // 2)
 
     def take(self, records: int) -> None:
         self.held += records
@@ -103,7 +111,7 @@ class Arrivals:
             while self.waiting >= RECORDS_A_COMMIT:
                 self.taken.clear()
                 await self.taken.wait()
-            while self.in_hand.full and self.waiting:
+            while not self.in_hand.has_room_for(self.waiting):
                 self.in_hand.freed.clear()
                 await self.in_hand.freed.wait()
             page = await self.fetch(self.cursor)
