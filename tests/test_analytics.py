@@ -167,17 +167,17 @@ def test_filling_them_from_jobs_that_are_there_gives_the_same(cast: SimpleNamesp
 
 def test_bars_stand_on_each_other_and_end_at_a_round_number() -> None:
     spans = buckets(date(2026, 10, 1), date(2026, 10, 3), 1)
-    chart = stacked(spans, [("a", "A", "good"), ("b", "B", "bad")], {"a": [10, 0, 30], "b": [5, 0, 10]})
+    chart = stacked(spans, [("a", "A", "good"), ("b", "B", "bad")], {"a": [10, 0, 30], "b": [5, 0, 20]})
     assert chart.top == 50
     assert [len(bar.pieces) for bar in chart.bars] == [2, 0, 2]
     low, high = chart.bars[2].pieces
     assert (low.y, low.height) == (40, 60)
-    assert (high.y, high.height) == (20, 20)
-    assert chart.total == 55
+    assert (high.y, high.height) == (0, 40)
+    assert chart.total == 65
 
 
 @pytest.mark.parametrize(
-    ("value", "top"), [(0, 1), (1, 1), (7, 10), (11, 20), (21, 25), (260, 500), (100_001, 200_000)]
+    ("value", "top"), [(0, 1), (1, 1), (7, 8), (11, 15), (21, 25), (260, 300), (100_001, 150_000), (999, 1000)]
 )
 def test_a_charts_upper_edge_is_round_and_not_below_its_highest_bar(value: float, top: float) -> None:
     assert nice(value) == top

@@ -96,10 +96,10 @@ def stacked(
 
 
 def nice(value: float) -> float:
-    """The least of 1, 2, 2.5, 5 times a power of ten that is not below the value; 1 for nothing."""
+    """The least round number (1 to 8, and two halves, times a power of ten) that is not below the value; 1 for nothing."""
     if value <= 1:
         return 1
     power = 1
     while power * 10 < value:
         power *= 10
-    return next(power * step for step in (1, 2, 2.5, 5, 10) if power * step >= value)
+    return next(power * step for step in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if power * step >= value)

@@ -13,6 +13,8 @@ const changedAt = new WeakMap();
 
 serverTime(document.body.dataset.now);
 localise();
+// On a phone the header's links scroll sideways: the page that one is on shall be among those that show.
+document.querySelector(".nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest", behavior: "instant" });
 
 // -- fragments ------------------------------------------------------------------------------------------------------------
 
