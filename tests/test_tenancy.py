@@ -131,3 +131,15 @@ def test_an_api_key_belongs_to_one_tenant(cast: SimpleNamespace) -> None:
     with tenant_scope(cast.acme.id):
         ApiKey.objects.update(revoked=True)
     assert actor_for_key(key) is None
+
+
+def test_a_savepoint_goes_back_after_an_error_in_whatever_scope(cast: SimpleNamespace) -> None:
+    with tenant_scope(cast.globex.id), transaction.atomic():
+        with (
+            pytest.raises(DatabaseError, match="division by zero"),
+            transaction.atomic(),
+            tenant_scope(cast.acme.id),
+            connection.cursor() as cursor,
+        ):
+            cursor.execute("SELECT 1 / 0")
+        assert Membership.objects.get().tenant_id == cast.globex.id, "the scope is applied again"

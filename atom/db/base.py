@@ -78,5 +78,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return super()._rollback()  # type: ignore[misc]
 
     def _savepoint_rollback(self, sid: str) -> None:
+        # Not by way of `create_cursor`: after an error the transaction takes no statement but this one.
+        with self.connection.cursor() as cursor:
+            cursor.execute(self.ops.savepoint_rollback_sql(sid))
         self._applied = None
-        super()._savepoint_rollback(sid)  # type: ignore[misc]
