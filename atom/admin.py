@@ -15,6 +15,7 @@ from django.db.models import Count, QuerySet
 from django.http import HttpRequest
 from rest_framework_api_key.models import APIKey as UnusedKey
 
+from atom import audit
 from atom.models import ApiKey, Membership, Tenant, User
 
 admin.site.site_header = admin.site.site_title = "Atom"
@@ -99,6 +100,11 @@ class TenantAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+    def save_model(self, request: HttpRequest, obj: Tenant, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        if change and "plan" in form.changed_data:
+            audit.record(obj.id, "The operator", "workspace.plan", obj.limits.name)
 
     @admin.display(ordering="people")
     def people(self, tenant: Any) -> int:

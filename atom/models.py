@@ -118,3 +118,24 @@ class ApiKey(AbstractAPIKey):
         verbose_name = "API key"
         verbose_name_plural = "API keys"
         constraints = [models.CheckConstraint(condition=models.Q(role__in=Role.values), name="apikey_role")]
+
+
+class AuditEvent(models.Model):
+    """Who did what in a tenant: members, keys, connections, plan, imports. Append only: the database refuses changes.
+
+    Written by `atom.audit.record` in the transaction of what it tells of.
+    """
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    at = models.DateTimeField(default=timezone.now, editable=False)
+    actor = models.CharField(max_length=200)
+    action = models.CharField(max_length=40)
+    subject = models.CharField(max_length=300, blank=True)
+    detail = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        ordering = ["-at", "-id"]
+        indexes = [models.Index(fields=["tenant", "-at", "-id"], name="audit_newest")]
+
+    def __str__(self) -> str:
+        return f"{self.actor}: {self.action} {self.subject}"

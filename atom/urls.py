@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView
 
-from atom import views
+from atom import views, workspace
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -12,6 +12,13 @@ urlpatterns = [
     path("sign-out", views.sign_out, name="sign-out"),
     path("workspace", views.switch_tenant, name="switch-tenant"),
     path("appearance", views.appearance, name="appearance"),
+    path("settings", workspace.general, name="settings"),
+    path("settings/members", workspace.people, name="settings-members"),
+    path("settings/members/<uuid:membership_id>", workspace.member, name="settings-member"),
+    path("settings/keys", workspace.keys, name="settings-keys"),
+    path("settings/keys/<str:prefix>/revoke", workspace.revoke_key, name="settings-key-revoke"),
+    path("settings/audit", workspace.audit_log, name="settings-audit"),
+    path("welcome/<str:uidb64>/<str:token>", workspace.SetPassword.as_view(), name="set-password"),
     path("healthz", views.healthz, name="healthz"),
     path("readyz", views.readyz, name="readyz"),
     path("admin/", admin.site.urls),

@@ -16,6 +16,7 @@ from django.db import connection as database
 from django.db.models import F, Sum
 from django.utils import timezone
 
+from atom import audit
 from atom.access import Actor
 from atom.errors import InvalidInput, Refused
 from atom.models import Tenant
@@ -244,6 +245,8 @@ def disconnecting(actor: Actor, connection: Connection) -> None:
 def record_event(job: HistoricalSyncJob, actor: str, kind: str, detail: str) -> None:
     """Adds to the job's timeline, in the caller's transaction."""
     JobEvent.objects.create(tenant_id=job.tenant_id, job=job, actor=actor, kind=kind, detail=detail)
+    if f"job.{kind}" in audit.PHRASES:
+        audit.record(job.tenant_id, actor, f"job.{kind}", str(job.connection), detail)
 
 
 def _reopen(job: HistoricalSyncJob, who: str, allowance: int | None) -> None:
@@ -383,6 +386,11 @@ def records_this_month(tenant: Tenant, now: datetime) -> int:
     """Records stored by the jobs that were started in this calendar month (UTC)."""
     month = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return jobs_of(tenant).filter(created_at__gte=month).aggregate(total=Sum("records_processed"))["total"] or 0
+
+
+def usage_of(actor: Actor) -> tuple[int, int]:
+    """What of the plan is used: records this month, connections."""
+    return records_this_month(actor.tenant, timezone.now()), Connection.objects.of(actor.tenant).live().count()
 
 
 def _within_depth(tenant: Tenant, start: datetime, now: datetime) -> datetime:

@@ -6,10 +6,12 @@ class HistoricalSyncConfig(AppConfig):
     verbose_name = "Historical sync"
 
     def ready(self) -> None:
-        # `integrations` may not import this package; it calls what is registered here.
+        # `atom` and `integrations` may not import this package; they call what is registered here.
+        from atom import workspace
         from historical_sync import actions, removing
         from integrations import connect
 
+        workspace.usage = actions.usage_of
         connect.reconnected_hooks.append(actions.reconnected)
         connect.disconnecting_hooks.append(actions.disconnecting)
         connect.removing_hooks.append(removing.request)

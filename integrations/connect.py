@@ -14,6 +14,7 @@ from uuid import UUID
 from asgiref.sync import async_to_sync
 from django.db import transaction
 
+from atom import audit
 from atom.access import Actor
 from atom.errors import InvalidInput, Refused
 from atom.models import Tenant
@@ -163,6 +164,13 @@ def disconnect(actor: Actor, connection: Connection, *, delete_data: bool = Fals
         if delete_data:
             for hook in removing_hooks:
                 hook(actor, row)
+        audit.record(
+            row.tenant_id,
+            actor.label,
+            "connection.disconnected",
+            str(row),
+            "with what it brought" if delete_data else "",
+        )
 
 
 def _checked_base_url(provider: Provider, base_url: str, private_host_allowed: bool) -> str:
@@ -263,6 +271,7 @@ def _store(
         row.last_error = ""
         row.blocked_until = None
         row.save()
+        audit.record(tenant.id, actor.label, "connection.connected" if is_new else "connection.reconnected", str(row))
         if not is_new:
             for hook in reconnected_hooks:
                 hook(actor, row)

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from atom.models import ApiKey, Membership
+from atom.models import ApiKey, AuditEvent, Membership
 from atom.tenancy import tenant_scope
 from historical_sync.automation import Delivery, Notice, NotificationPreference, QueuedStart, WebhookEndpoint
 from historical_sync.models import (
@@ -108,6 +108,8 @@ def one_of_everything(tenant: Any) -> SimpleNamespace:
         NotificationPreference.objects.get_or_create(
             tenant=tenant, membership=Membership.objects.filter(tenant=tenant)[0]
         )
+        AuditEvent.objects.create(tenant=tenant, actor="Alice", action="key.created", subject="k")
+        membership = Membership.objects.filter(tenant=tenant).first()
         key, _ = ApiKey.objects.create_key(tenant=tenant, role="member", name="k")
     return SimpleNamespace(
         connection=connection,
@@ -117,6 +119,7 @@ def one_of_everything(tenant: Any) -> SimpleNamespace:
         event=event,
         schedule=schedule,
         key=key,
+        membership=membership,
         queued=queued,
         endpoint=endpoint,
         delivery=delivery,

@@ -38,6 +38,13 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "queued": ("get", 200, 200, SIGN_IN),
     "schedules": ("get", 200, 200, SIGN_IN),
     "jobs": ("get", 200, 200, SIGN_IN),
+    "settings": ("get", 200, 403, SIGN_IN),
+    "settings-members": ("get", 200, 403, SIGN_IN),
+    "settings-member": ("post", 404, 403, SIGN_IN),
+    "settings-keys": ("get", 200, 403, SIGN_IN),
+    "settings-key-revoke": ("post", 404, 403, SIGN_IN),
+    "settings-audit": ("get", 200, 403, SIGN_IN),
+    "set-password": ("get", 200, 200, 200),
     "analytics": ("get", 200, 200, SIGN_IN),
     "coverage": ("get", 200, 200, SIGN_IN),
     "entities": ("get", 200, 200, SIGN_IN),
@@ -102,6 +109,7 @@ def address(route: str, acme: SimpleNamespace) -> str:
         "<uuid:job_id>": acme.job.id, "<str:job_id>": acme.job.id, "<uuid:connection_id>": acme.connection.id,
         "<str:connection_id>": acme.connection.id,        "<str:integration_id>": acme.connection.id, "<uuid:entity_id>": acme.entity.id, "<uuid:queued_id>": acme.queued.id,
         "<uuid:endpoint_id>": acme.endpoint.id, "<uuid:delivery_id>": acme.delivery.id, "<slug:slug>": "github",
+        "<uuid:membership_id>": acme.membership.id, "<str:prefix>": acme.key.prefix, "<str:uidb64>": "MQ", "<str:token>": "a-b",
     }.items():  # fmt: skip
         route = route.replace(placeholder, str(value))
     assert "<" not in route, f"the walk does not know how to fill {route}"

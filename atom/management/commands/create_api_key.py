@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from atom import audit
 from atom.models import ApiKey, Role, Tenant
 from atom.tenancy import tenant_scope
 
@@ -29,4 +30,5 @@ class Command(BaseCommand):
             raise CommandError("--name must have from 1 to 50 characters.", returncode=2)
         with tenant_scope(tenant.id):
             _, key = ApiKey.objects.create_key(tenant=tenant, role=options["role"], name=name)
+            audit.record(tenant.id, "The operator", "key.created", name, f"as {options['role']}")
         self.stdout.write(key)

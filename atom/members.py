@@ -1,0 +1,165 @@
+"""What owners and admins do in their workspace: members, API keys, its name. Each action is recorded in the audit log.
+
+Callers have checked `Right.MANAGE`. Only an owner makes, changes or removes an owner, and the last one stays.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+from django.db import transaction
+from django.utils import timezone
+
+from atom import audit
+from atom.access import RIGHTS, Actor
+from atom.errors import InvalidInput, Refused
+from atom.models import ApiKey, Membership, Role, Tenant, User
+
+MOST_MEMBERS = 500
+MOST_KEYS = 100
+KEY_LIVES = {"30": "30 days", "90": "90 days", "365": "1 year", "": "Until it is revoked"}  # days -> words
+
+
+def members_of(tenant: Tenant) -> Any:
+    """The tenant's memberships with their people, owners first."""
+    rank = {role: i for i, role in enumerate(Role.values)}
+    found = Membership.objects.filter(tenant=tenant).select_related("user")
+    return sorted(found, key=lambda one: (rank[one.role], one.user.email))
+
+
+def keys_of(tenant: Tenant) -> Any:
+    """The tenant's API keys, newest first; those that were revoked last."""
+    return ApiKey.objects.filter(tenant=tenant).select_related("created_by").order_by("revoked", "-created")
+
+
+def invite(actor: Actor, email: str, role: str) -> Membership:
+    """Makes the person with this address a member, and a user if they are none yet; they set a password by a link.
+
+    Raises InvalidInput (email, role) and Refused (already a member; an owner made by somebody else).
+    """
+    email = email.strip().lower()
+    try:
+        validate_email(email)
+        if len(email) > 254:
+            raise ValidationError("too long")
+    except ValidationError:
+        raise InvalidInput("invalid", "This is not an e-mail address.", "email") from None
+    _check_role(actor, role)
+    with transaction.atomic():
+        tenant = _locked(actor)
+        user = User.objects.filter(email__iexact=email).first()
+        if user is None:
+            user = User.objects.create_user(email)  # without a password nobody gets in
+        elif not user.is_active:
+            raise InvalidInput("invalid", "This account was closed by the operator.", "email")
+        if Membership.objects.filter(tenant=tenant, user=user).exists():
+            raise InvalidInput("invalid", f"{email} is a member already.", "email")
+        if Membership.objects.filter(tenant=tenant).count() >= MOST_MEMBERS:
+            raise Refused("invalid_state", f"A workspace has at most {MOST_MEMBERS} members.")
+        made = Membership.objects.create(tenant=tenant, user=user, role=role)
+        action = "member.added" if user.has_usable_password() else "member.invited"
+        audit.record(tenant.id, actor.label, action, email, f"as {role}")
+    return made
+
+
+def change_role(actor: Actor, membership_id: UUID, role: str) -> Membership:
+    """Raises Membership.DoesNotExist for another tenant's, InvalidInput (role), Refused (the last owner, an owner by an admin)."""
+    _check_role(actor, role)
+    with transaction.atomic():
+        tenant = _locked(actor)
+        found = _member(actor, tenant, membership_id)
+        if found.role == role:
+            return found
+        if found.role == Role.OWNER:
+            _check_not_last(tenant)
+        before, found.role = found.role, role
+        found.save(update_fields=["role"])
+        audit.record(tenant.id, actor.label, "member.role", found.user.email, f"from {before} to {role}")
+    return found
+
+
+def remove(actor: Actor, membership_id: UUID) -> Membership:
+    """Ends a membership at once; the person's account stays. Raises as `change_role` does."""
+    with transaction.atomic():
+        tenant = _locked(actor)
+        found = _member(actor, tenant, membership_id)
+        if found.role == Role.OWNER:
+            _check_not_last(tenant)
+        Membership.objects.filter(tenant=tenant, id=found.id).delete()
+        audit.record(tenant.id, actor.label, "member.removed", found.user.email, f"was {found.role}")
+    return found
+
+
+def create_key(actor: Actor, name: str, role: str, days: str) -> tuple[ApiKey, str]:
+    """A key for a program and its secret, which is not kept. days: one of `KEY_LIVES`. Raises InvalidInput (name, role, days)."""
+    name = name.strip()
+    if not name or len(name) > 50 or not name.isprintable():
+        raise InvalidInput("invalid", "A key needs a name of at most 50 characters.", "name")
+    if days not in KEY_LIVES:
+        raise InvalidInput("invalid", "Choose how long the key lives.", "days")
+    _check_role(actor, role)
+    with transaction.atomic():
+        tenant = _locked(actor)
+        if ApiKey.objects.filter(tenant=tenant, revoked=False).count() >= MOST_KEYS:
+            raise Refused("invalid_state", f"A workspace has at most {MOST_KEYS} keys. Revoke one first.")
+        expiry = timezone.now() + timedelta(days=int(days)) if days else None
+        key, secret = ApiKey.objects.create_key(
+            tenant=tenant, name=name, role=role, expiry_date=expiry, created_by=actor.user
+        )
+        audit.record(tenant.id, actor.label, "key.created", name, f"as {role}")
+    assert isinstance(key, ApiKey)
+    return key, secret
+
+
+def revoke_key(actor: Actor, prefix: str) -> ApiKey:
+    """Ends a key at once and for good. Raises ApiKey.DoesNotExist for another tenant's."""
+    with transaction.atomic():
+        tenant = _locked(actor)
+        key: ApiKey = ApiKey.objects.get(tenant=tenant, prefix=prefix)
+        if not key.revoked:
+            key.revoked = True
+            key.save(update_fields=["revoked"])
+            audit.record(tenant.id, actor.label, "key.revoked", key.name)
+    return key
+
+
+def rename(actor: Actor, name: str) -> Tenant:
+    """Raises InvalidInput (name)."""
+    name = name.strip()
+    if not name or len(name) > 150 or not name.isprintable():
+        raise InvalidInput("invalid", "A workspace needs a name of at most 150 characters.", "name")
+    with transaction.atomic():
+        tenant = _locked(actor)
+        if tenant.name != name:
+            before, tenant.name = tenant.name, name
+            tenant.save(update_fields=["name"])
+            audit.record(tenant.id, actor.label, "workspace.renamed", name, f"was {before}")
+    return tenant
+
+
+def _locked(actor: Actor) -> Tenant:
+    """One at a time per tenant: "the last owner" is counted under this lock."""
+    return Tenant.objects.select_for_update().get(id=actor.tenant.id)
+
+
+def _member(actor: Actor, tenant: Tenant, membership_id: UUID) -> Membership:
+    found = Membership.objects.select_related("user").get(tenant=tenant, id=membership_id)
+    if found.role == Role.OWNER and actor.role != Role.OWNER:
+        raise Refused("permission_denied", "Only an owner can change or remove an owner.", status_code=403)
+    return found
+
+
+def _check_role(actor: Actor, role: str) -> None:
+    if role not in RIGHTS:
+        raise InvalidInput("invalid", "Choose a role.", "role")
+    if role == Role.OWNER and actor.role != Role.OWNER:
+        raise Refused("permission_denied", "Only an owner can give the rights of an owner.", status_code=403)
+
+
+def _check_not_last(tenant: Tenant) -> None:
+    if Membership.objects.filter(tenant=tenant, role=Role.OWNER).count() < 2:
+        raise Refused("invalid_state", "A workspace needs an owner. Make somebody else an owner first.")

@@ -1,0 +1,226 @@
+"""The settings pages: members, API keys, plan and usage, audit log. For owners and admins."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.tokens import default_token_generator
+from django.contrib.auth.views import PasswordResetConfirmView
+from django.core.mail import send_mail
+from django.core.paginator import Paginator
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.template.loader import render_to_string
+from django.urls import reverse, reverse_lazy
+from django.utils import timezone
+from django.utils.encoding import force_bytes
+from django.utils.http import urlsafe_base64_encode
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from atom import audit, members
+from atom.access import Actor, Right
+from atom.errors import Refused
+from atom.middleware import actor_of
+from atom.models import ApiKey, AuditEvent, Membership, Role, User
+from atom.plans import PLANS
+from atom.views import tenant_required
+
+log = logging.getLogger(__name__)
+
+PAGE = 50
+ROLE_WORDS = {
+    Role.OWNER: "everything, owners included",
+    Role.ADMIN: "everything but owners",
+    Role.MEMBER: "connect tools and run imports",
+    Role.VIEWER: "look",
+}
+# What the plan's page says of use, filled in by the package that knows: (actor) -> records this month, connections.
+usage: Callable[[Actor], tuple[int, int]] = lambda actor: (0, 0)  # noqa: E731
+
+
+@never_cache
+@require_http_methods(["GET", "POST"])
+@tenant_required(Right.MANAGE)
+def general(request: HttpRequest) -> HttpResponse:
+    """The workspace's name, and its plan beside what is used of it."""
+    actor = actor_of(request)
+    errors: dict[str, str] = {}
+    if request.method == "POST":
+        try:
+            members.rename(actor, request.POST.get("name", ""))
+        except Refused as error:
+            errors = {error.attr or "": error.detail}
+        else:
+            messages.success(request, "The name is saved.")
+            return redirect("settings")
+    records, connections = usage(actor)
+    plan = actor.tenant.limits
+    context = {
+        "name": request.POST.get("name", actor.tenant.name),
+        "errors": errors,
+        "plan": plan,
+        "plans": PLANS.values(),
+        "records": records,
+        "records_share": min(100, round(100 * records / plan.records_a_month)) if plan.records_a_month else 0,
+        "connections": connections,
+        "connections_share": min(100, round(100 * connections / plan.connections)) if plan.connections else 0,
+    }
+    return render(request, "workspace/general.html", context, status=400 if errors else 200)
+
+
+@never_cache
+@require_http_methods(["GET", "POST"])
+@tenant_required(Right.MANAGE)
+def people(request: HttpRequest) -> HttpResponse:
+    """Members (GET); an invitation by e-mail (POST)."""
+    actor = actor_of(request)
+    errors: dict[str, str] = {}
+    status = 200
+    if request.method == "POST":
+        try:
+            made = members.invite(actor, request.POST.get("email", ""), request.POST.get("role", ""))
+        except Refused as error:
+            errors, status = {error.attr or "": error.detail}, error.status_code
+        else:
+            _write_to(request, actor, made.user)
+            return redirect("settings-members")
+    context = {
+        "members": members.members_of(actor.tenant),
+        "roles": _roles(actor),
+        "role_words": [(Role(role).label, words) for role, words in ROLE_WORDS.items()],
+        "errors": errors,
+        "given": {"email": request.POST.get("email", ""), "role": request.POST.get("role") or Role.MEMBER},
+    }
+    return render(request, "workspace/members.html", context, status=status)
+
+
+@require_POST
+@tenant_required(Right.MANAGE)
+def member(request: HttpRequest, membership_id: UUID) -> HttpResponse:
+    """`action`: role (with `role`), remove, or link (sends the invitation again)."""
+    actor = actor_of(request)
+    found = Membership.objects.filter(tenant=actor.tenant, id=membership_id).select_related("user").first()
+    if found is None:
+        raise Http404
+    action = request.POST.get("action", "")
+    try:
+        if action == "role":
+            members.change_role(actor, found.id, request.POST.get("role", ""))
+            messages.success(request, f"The role of {found.user} is changed.")
+        elif action == "remove":
+            members.remove(actor, found.id)
+            messages.success(request, f"{found.user} is no member any more.")
+        elif action == "link" and not found.user.has_usable_password() and found.user.is_active:
+            _write_to(request, actor, found.user)
+        else:
+            messages.error(request, "Nothing was changed.")
+    except Refused as error:
+        messages.error(request, error.detail)
+    # Whoever removed or demoted themselves may not see the members any more.
+    mine = found.user_id == getattr(actor.user, "id", None)
+    return redirect("home" if mine else "settings-members")
+
+
+@never_cache
+@require_http_methods(["GET", "POST"])
+@tenant_required(Right.MANAGE)
+def keys(request: HttpRequest) -> HttpResponse:
+    """API keys (GET); a new one, whose secret this answer alone shows (POST)."""
+    actor = actor_of(request)
+    errors: dict[str, str] = {}
+    made, secret, status = None, "", 200
+    if request.method == "POST":
+        try:
+            made, secret = members.create_key(
+                actor, request.POST.get("name", ""), request.POST.get("role", ""), request.POST.get("days", "")
+            )
+        except Refused as error:
+            errors, status = {error.attr or "": error.detail}, error.status_code
+    given = request.POST if errors else {}
+    context = {
+        "keys": members.keys_of(actor.tenant)[: members.MOST_KEYS * 2],
+        "roles": _roles(actor),
+        "lives": members.KEY_LIVES.items(),
+        "made": made,
+        "secret": secret,
+        "errors": errors,
+        "given": {
+            "name": given.get("name", ""),
+            "role": given.get("role", Role.MEMBER),
+            "days": given.get("days", "90"),
+        },
+        "now": timezone.now(),
+    }
+    return render(request, "workspace/keys.html", context, status=status)
+
+
+@require_POST
+@tenant_required(Right.MANAGE)
+def revoke_key(request: HttpRequest, prefix: str) -> HttpResponse:
+    actor = actor_of(request)
+    try:
+        key = members.revoke_key(actor, prefix)
+    except ApiKey.DoesNotExist:
+        raise Http404 from None
+    messages.success(request, f"{key.name} is revoked: it opens nothing any more.")
+    return redirect("settings-keys")
+
+
+@require_GET
+@tenant_required(Right.MANAGE)
+def audit_log(request: HttpRequest) -> HttpResponse:
+    """Who did what, newest first: `?area=&page=`."""
+    actor = actor_of(request)
+    area = request.GET.get("area", "")
+    found = AuditEvent.objects.filter(tenant=actor.tenant)
+    if area in audit.WORDS:
+        found = found.filter(action__in=audit.WORDS[area])
+    page = Paginator(found, PAGE).get_page(request.GET.get("page"))
+    context = {
+        "page": page,
+        "lines": [(event, audit.PHRASES.get(event.action, event.action)) for event in page],
+        "area": area if area in audit.WORDS else "",
+        "areas": audit.WORDS,
+    }
+    return render(request, "workspace/audit.html", context)
+
+
+class SetPassword(PasswordResetConfirmView):
+    """Where an invitation's link leads: the first password, then signed in. The link works once, and for three days."""
+
+    template_name = "workspace/set_password.html"
+    success_url = reverse_lazy("home")
+    post_reset_login = True
+
+
+def _roles(actor: Actor) -> list[tuple[str, str]]:
+    return [(role, label) for role, label in Role.choices if role != Role.OWNER or actor.role == Role.OWNER]
+
+
+def _write_to(request: HttpRequest, actor: Actor, user: User) -> None:
+    """Sends the invitation and says so; a mail server that does not answer is no reason to undo it."""
+    new = not user.has_usable_password()
+    path = reverse("home")
+    if new:
+        uid = urlsafe_base64_encode(force_bytes(user.pk))
+        path = reverse("set-password", args=[uid, default_token_generator.make_token(user)])
+    address = f"{settings.PUBLIC_URL}{path}" if settings.PUBLIC_URL else request.build_absolute_uri(path)
+    days = timedelta(seconds=settings.PASSWORD_RESET_TIMEOUT).days
+    words = render_to_string("workspace/invitation.txt", {"actor": actor, "new": new, "address": address, "days": days})
+    subject = " ".join(f"{actor.label} invites you to {actor.tenant}".split())
+    try:
+        send_mail(subject, words, None, [user.email])
+    except OSError as error:
+        log.warning("an invitation could not be sent: %s", error)
+        messages.error(request, f"{user} is a member, but the e-mail could not be sent. Try again later.")
+    else:
+        messages.success(
+            request,
+            f"{user} is a member now and was written to." if not new else f"An invitation is on its way to {user}.",
+        )

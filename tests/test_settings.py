@@ -1,0 +1,340 @@
+"""Settings: members, API keys, plan and usage, audit log; what is refused, and to whom."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.core import mail
+from django.db import DatabaseError, transaction
+from django.db import connection as database
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from atom import audit, members
+from atom.access import Actor, actor_for_key, system_actor
+from atom.errors import InvalidInput, Refused
+from atom.models import ApiKey, AuditEvent, Membership, Role, User
+from atom.tenancy import across_tenants, tenant_scope
+from historical_sync import actions
+from tests.graphs import make_connection, make_job
+
+
+def member(cast: SimpleNamespace, who: str) -> Membership:
+    with across_tenants("the test looks"):
+        return Membership.objects.select_related("tenant").get(user=getattr(cast, who))
+
+
+def log(tenant: Any) -> list[tuple[str, str, str]]:
+    with tenant_scope(tenant.id):
+        return list(AuditEvent.objects.filter(tenant=tenant).order_by("id").values_list("actor", "action", "subject"))
+
+
+@pytest.fixture
+def admin(cast: SimpleNamespace) -> User:
+    with tenant_scope(cast.acme.id):
+        user = User.objects.create_user("dana@acme.test", "dana", name="Dana")
+        Membership.objects.create(tenant=cast.acme, user=user, role=Role.ADMIN)
+    return user
+
+
+# -- members --------------------------------------------------------------------------------------------------------------
+
+
+def test_somebody_new_is_invited_by_mail_sets_a_password_and_is_in(cast: SimpleNamespace, signed_in: Any) -> None:
+    page = signed_in(cast.alice).post("/settings/members", {"email": " Eve@New.test ", "role": "member"}, follow=True)
+    assert "An invitation is on its way to eve@new.test" in page.content.decode()
+    [letter] = mail.outbox
+    assert letter.to == ["eve@new.test"]
+    assert "Alice made you a member of Acme" in letter.body
+    path = re.search(r"http://testserver(/welcome/\S+)", letter.body)
+    assert path
+    eve = Client()
+    form = eve.get(path[1], follow=True)
+    assert "Choose a password" in form.content.decode()
+    where = form.redirect_chain[-1][0]
+    weak = eve.post(where, {"new_password1": "short", "new_password2": "short"})
+    assert "too short" in weak.content.decode()
+    done = eve.post(where, {"new_password1": "a long one indeed", "new_password2": "a long one indeed"}, follow=True)
+    assert done.redirect_chain[-1][0] == "/integrations"
+    assert "Member in Acme" in done.content.decode()
+    assert "This link is used up" in Client().get(path[1], follow=True).content.decode()
+    assert log(cast.acme) == [("Alice", "member.invited", "eve@new.test")]
+
+
+def test_somebody_with_an_account_is_added_and_told(cast: SimpleNamespace, signed_in: Any) -> None:
+    signed_in(cast.alice).post("/settings/members", {"email": "charlie@globex.test", "role": "viewer"})
+    [letter] = mail.outbox
+    assert "/welcome/" not in letter.body
+    with tenant_scope(cast.acme.id):
+        assert Membership.objects.get(tenant=cast.acme, user=cast.charlie).role == "viewer"
+    with tenant_scope(cast.globex.id):
+        assert Membership.objects.get(tenant=cast.globex, user=cast.charlie).role == "owner"
+    assert log(cast.globex) == []
+
+
+@pytest.mark.parametrize(
+    ("email", "role", "words"),
+    [
+        ("nobody", "member", "not an e-mail address"),
+        ("a@b.test\nBcc: x@y.test", "member", "not an e-mail address"),
+        ("bob@acme.test", "member", "is a member already"),
+        ("BOB@acme.test", "member", "is a member already"),
+        ("new@acme.test", "god", "Choose a role"),
+        ("new@acme.test", "", "Choose a role"),
+    ],
+)
+def test_invitations_that_can_not_be_leave_no_trace(
+    cast: SimpleNamespace, signed_in: Any, email: str, role: str, words: str
+) -> None:
+    before = User.objects.count()
+    reply = signed_in(cast.alice).post("/settings/members", {"email": email, "role": role})
+    assert reply.status_code == 400
+    assert words in reply.content.decode()
+    assert User.objects.count() == before
+    assert mail.outbox == []
+    assert log(cast.acme) == []
+
+
+def test_whose_account_was_closed_is_not_added(cast: SimpleNamespace, signed_in: Any) -> None:
+    User.objects.filter(id=cast.charlie.id).update(is_active=False)
+    reply = signed_in(cast.alice).post("/settings/members", {"email": "charlie@globex.test", "role": "viewer"})
+    assert reply.status_code == 400
+
+
+def test_a_mail_server_that_is_down_does_not_undo_the_invitation(
+    cast: SimpleNamespace, signed_in: Any, settings: Any
+) -> None:
+    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 1
+    client = signed_in(cast.alice)
+    page = client.post("/settings/members", {"email": "eve@new.test", "role": "member"}, follow=True)
+    assert "could not be sent" in page.content.decode()
+    settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+    with tenant_scope(cast.acme.id):
+        invited = Membership.objects.get(tenant=cast.acme, user__email="eve@new.test")
+    client.post(f"/settings/members/{invited.id}", {"action": "link"})
+    assert "/welcome/" in mail.outbox[-1].body
+
+
+def test_a_role_changes_at_once(cast: SimpleNamespace, signed_in: Any) -> None:
+    bob = signed_in(cast.bob)
+    assert bob.get("/settings/members").status_code == 403
+    signed_in(cast.alice).post(f"/settings/members/{member(cast, 'bob').id}", {"action": "role", "role": "admin"})
+    assert bob.get("/settings/members").status_code == 200
+    assert log(cast.acme) == [("Alice", "member.role", "bob@acme.test")]
+
+
+def test_who_is_removed_is_out_at_once(cast: SimpleNamespace, signed_in: Any) -> None:
+    bob = signed_in(cast.bob)
+    assert bob.get("/jobs").status_code == 200
+    signed_in(cast.alice).post(f"/settings/members/{member(cast, 'bob').id}", {"action": "remove"})
+    reply = bob.get("/jobs")
+    assert reply.status_code == 403
+    assert "not a member of any workspace" in reply.content.decode()
+    assert User.objects.filter(id=cast.bob.id).exists()
+    assert log(cast.acme) == [("Alice", "member.removed", "bob@acme.test")]
+
+
+@pytest.mark.parametrize("data", [{"action": "remove"}, {"action": "role", "role": "admin"}])
+def test_the_last_owner_stays(cast: SimpleNamespace, signed_in: Any, data: dict[str, str]) -> None:
+    page = signed_in(cast.alice).post(f"/settings/members/{member(cast, 'alice').id}", data, follow=True)
+    assert "A workspace needs an owner" in page.content.decode()
+    assert member(cast, "alice").role == "owner"
+    assert log(cast.acme) == []
+
+
+def test_an_owner_may_leave_once_there_is_another(cast: SimpleNamespace, signed_in: Any) -> None:
+    client = signed_in(cast.alice)
+    client.post(f"/settings/members/{member(cast, 'bob').id}", {"action": "role", "role": "owner"})
+    client.post(f"/settings/members/{member(cast, 'alice').id}", {"action": "remove"})
+    with tenant_scope(cast.acme.id):
+        assert not Membership.objects.filter(tenant=cast.acme, user=cast.alice).exists()
+
+
+def test_an_admin_neither_makes_nor_touches_owners(cast: SimpleNamespace, signed_in: Any, admin: User) -> None:
+    client = signed_in(admin)
+    alice = member(cast, "alice")
+    for data in ({"action": "remove"}, {"action": "role", "role": "member"}):
+        page = client.post(f"/settings/members/{alice.id}", data, follow=True)
+        assert "Only an owner can" in page.content.decode()
+    client.post(f"/settings/members/{member(cast, 'bob').id}", {"action": "role", "role": "owner"})
+    assert client.post("/settings/members", {"email": "x@y.test", "role": "owner"}).status_code == 403
+    assert client.post("/settings/keys", {"name": "x", "role": "owner", "days": "30"}).status_code == 403
+    with tenant_scope(cast.acme.id):
+        assert Membership.objects.filter(tenant=cast.acme, role=Role.OWNER).count() == 1
+        assert not ApiKey.objects.exists()
+    assert log(cast.acme) == []
+    assert 'value="owner"' not in client.get("/settings/members").content.decode()
+
+
+def test_members_of_another_tenant_do_not_exist(cast: SimpleNamespace, signed_in: Any) -> None:
+    charlie = member(cast, "charlie")
+    client = signed_in(cast.alice)
+    assert client.post(f"/settings/members/{charlie.id}", {"action": "remove"}).status_code == 404
+    assert "charlie" not in client.get("/settings/members").content.decode()
+    alice = Actor(cast.acme, Role.OWNER, "Alice", cast.alice)
+    with across_tenants("the code's own scope, without the database's"), pytest.raises(Membership.DoesNotExist):
+        members.remove(alice, charlie.id)
+
+
+# -- keys -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_shown_once_works_with_its_role_and_ends_when_revoked(cast: SimpleNamespace, signed_in: Any) -> None:
+    client = signed_in(cast.alice)
+    reply = client.post("/settings/keys", {"name": "report", "role": "viewer", "days": "30"})
+    found = re.search(r"<code>(\w+\.\w+)</code>", reply.content.decode())
+    assert found
+    assert "no-store" in reply["Cache-Control"]
+    assert found[1] not in client.get("/settings/keys").content.decode()
+    actor = actor_for_key(found[1])
+    assert actor
+    assert (actor.tenant, actor.role) == (cast.acme, "viewer")
+    with tenant_scope(cast.acme.id):
+        key = ApiKey.objects.get(tenant=cast.acme)
+    assert key.created_by == cast.alice
+    assert timedelta(days=29) < key.expiry_date - timezone.now() < timedelta(days=31)
+    client.post(f"/settings/keys/{key.prefix}/revoke")
+    assert actor_for_key(found[1]) is None
+    assert "Revoked" in client.get("/settings/keys").content.decode()
+    client.post(f"/settings/keys/{key.prefix}/revoke")
+    assert log(cast.acme) == [("Alice", "key.created", "report"), ("Alice", "key.revoked", "report")]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"name": "", "role": "viewer", "days": "30"},
+        {"name": "x" * 51, "role": "viewer", "days": "30"},
+        {"name": "a\0b", "role": "viewer", "days": "30"},
+        {"name": "x", "role": "root", "days": "30"},
+        {"name": "x", "role": "viewer", "days": "31"},
+        {"name": "x", "role": "viewer", "days": "-1"},
+    ],
+)
+def test_keys_that_can_not_be_leave_no_trace(cast: SimpleNamespace, signed_in: Any, data: dict[str, str]) -> None:
+    assert signed_in(cast.alice).post("/settings/keys", data).status_code == 400
+    with tenant_scope(cast.acme.id):
+        assert not ApiKey.objects.exists()
+    assert log(cast.acme) == []
+
+
+def test_keys_of_another_tenant_do_not_exist(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.globex.id):
+        key, secret = ApiKey.objects.create_key(tenant=cast.globex, role="viewer", name="theirs")
+    client = signed_in(cast.alice)
+    assert client.post(f"/settings/keys/{key.prefix}/revoke").status_code == 404
+    assert "theirs" not in client.get("/settings/keys").content.decode()
+    assert actor_for_key(secret) is not None
+
+
+# -- workspace and plan ---------------------------------------------------------------------------------------------------
+
+
+def test_the_name_changes_and_bad_ones_do_not(cast: SimpleNamespace, signed_in: Any) -> None:
+    client = signed_in(cast.alice)
+    client.post("/settings", {"name": " Acme & Sons "})
+    cast.acme.refresh_from_db()
+    assert cast.acme.name == "Acme & Sons"
+    for bad in ("", " ", "x" * 151, "a\nb"):
+        assert client.post("/settings", {"name": bad}).status_code == 400
+    cast.acme.refresh_from_db()
+    assert cast.acme.name == "Acme & Sons"
+    assert log(cast.acme) == [("Alice", "workspace.renamed", "Acme & Sons")]
+
+
+def test_what_is_used_of_the_plan(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.globex.id):
+        make_job(make_connection(cast.globex), records_processed=9000)
+    text = signed_in(cast.charlie).get("/settings").content.decode()
+    assert '<strong class="num">9,000</strong>' in text
+    assert 'class="warn" max="100" value="90"' in text
+    assert "3 months back" in text
+    assert "5,000,000" in text, "what the other plans include"
+
+
+# -- audit log ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_done_with_imports_and_connections_is_in_the_log(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        actor = Actor(cast.acme, Role.MEMBER, "Bob", cast.bob)
+        connection = make_connection(cast.acme)
+        job = actions.start_sync(actor, connection)
+        actions.cancel(actor, job)
+    name = str(connection)
+    assert log(cast.acme) == [("Bob", "job.started", name), ("Bob", "job.cancel_requested", name)]
+    client = signed_in(cast.alice)
+    text = client.get("/settings/audit").content.decode()
+    assert "started an import of" in text
+    assert "acme-github" in text
+    assert "started an import of" not in client.get("/settings/audit?area=keys").content.decode()
+    assert signed_in(cast.bob).get("/settings/audit").status_code == 403
+
+
+def test_an_action_that_is_rolled_back_leaves_no_line(cast: SimpleNamespace) -> None:
+    alice = Actor(cast.acme, Role.OWNER, "Alice", cast.alice)
+    with tenant_scope(cast.acme.id):
+        with transaction.atomic():
+            members.rename(alice, "Other")
+            transaction.set_rollback(True)
+        with pytest.raises((InvalidInput, Refused)):
+            members.rename(alice, "")
+    assert log(cast.acme) == []
+
+
+def test_lines_can_not_be_changed_or_taken_out(cast: SimpleNamespace) -> None:
+    with tenant_scope(cast.acme.id):
+        audit.record(cast.acme.id, "Alice", "key.created", "k")
+        for change in (lambda rows: rows.update(actor="Bob"), lambda rows: rows.delete()):
+            with pytest.raises(DatabaseError, match="append only"), transaction.atomic():
+                change(AuditEvent.objects.filter(tenant=cast.acme))
+    assert log(cast.acme) == [("Alice", "key.created", "k")]
+    with across_tenants("deleting a tenant"):
+        cast.acme.delete()
+        assert not AuditEvent.objects.exists()
+
+
+def test_the_operator_changing_a_plan_is_in_the_log(cast: SimpleNamespace, signed_in: Any) -> None:
+    User.objects.filter(id=cast.alice.id).update(is_staff=True, is_superuser=True)
+    form = {
+        "name": "Globex", "plan": "team", "memberships-TOTAL_FORMS": "0", "memberships-INITIAL_FORMS": "0",
+    }  # fmt: skip
+    reply = signed_in(cast.alice).post(f"/admin/atom/tenant/{cast.globex.id}/change/", form)
+    assert reply.status_code == 302
+    assert log(cast.globex) == [("The operator", "workspace.plan", "Team")]
+
+
+# -- lists ----------------------------------------------------------------------------------------------------------------
+
+
+def fill(cast: SimpleNamespace, count: int) -> None:
+    with tenant_scope(cast.acme.id):
+        for _ in range(count):
+            user = User.objects.create_user(f"u{User.objects.count()}@acme.test")
+            Membership.objects.create(tenant=cast.acme, user=user, role=Role.MEMBER)
+            ApiKey.objects.create_key(tenant=cast.acme, role="viewer", name="k", created_by=user)
+            audit.record(cast.acme.id, "Alice", "key.created", "k")
+
+
+@pytest.mark.parametrize("path", ["/settings/members", "/settings/keys", "/settings/audit"])
+def test_forty_rows_take_as_many_queries_as_four(cast: SimpleNamespace, signed_in: Any, path: str) -> None:
+    client = signed_in(cast.alice)
+    counts = []
+    for more in (4, 36):
+        fill(cast, more)
+        with CaptureQueriesContext(database) as queries:
+            assert client.get(path).status_code == 200
+        counts.append(len(queries))
+    assert counts[0] == counts[1], [query["sql"][:100] for query in queries]
+
+
+def test_the_deployment_itself_acts_by_name(cast: SimpleNamespace) -> None:
+    with tenant_scope(cast.acme.id):
+        members.create_key(system_actor(cast.acme, "The operator"), "k", "viewer", "")
+    assert log(cast.acme) == [("The operator", "key.created", "k")]
