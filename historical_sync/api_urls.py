@@ -3,6 +3,7 @@
 from django.urls import path
 
 from historical_sync.api import HistoricalSyncViewSet as Jobs
+from historical_sync.graph_api import GraphViewSet as Graph
 
 urlpatterns = [
     path("integrations/<str:integration_id>/historical-sync/start", Jobs.as_view({"post": "start"}), name="api-start"),
@@ -11,4 +12,7 @@ urlpatterns = [
     path("integrations/historical-sync/jobs/<str:job_id>/cancel", Jobs.as_view({"post": "cancel"}), name="api-cancel"),
     path("integrations/historical-sync/jobs/<str:job_id>/pause", Jobs.as_view({"post": "pause"}), name="api-pause"),
     path("integrations/historical-sync/jobs/<str:job_id>/resume", Jobs.as_view({"post": "resume"}), name="api-resume"),
+    path("entities", Graph.as_view({"get": "entities"}), name="api-entities"),
+    path("entities/<str:entity_id>", Graph.as_view({"get": "entity"}), name="api-entity"),
+    path("relationships", Graph.as_view({"get": "relationships"}), name="api-relationships"),
 ]

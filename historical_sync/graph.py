@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
+from django.core.cache import cache
+from django.db import connection as database
 from django.db import models
 from django.db.models import Count, Q
 
 from atom.models import Tenant
+from historical_sync.identity import name_rank
 from historical_sync.models import Entity, Relationship, SyncRecord
 
 MOST_LINKS = 200
 MOST_RECORDS = 20
+COUNTS_KEPT = 60  # seconds
 
 
 def entities_of(tenant: Tenant) -> models.QuerySet[Entity]:
@@ -21,24 +25,87 @@ def entities_of(tenant: Tenant) -> models.QuerySet[Entity]:
     return Entity.objects.filter(tenant=tenant, merged_into=None)
 
 
+def get_entity(tenant: Tenant, entity_id: UUID | str) -> Entity | None:
+    """The tenant's entity, by the id of any of its keys; None for another tenant's as for none."""
+    try:
+        found = Entity.objects.filter(tenant=tenant, id=UUID(str(entity_id))).first()
+    except ValueError:
+        return None
+    if found is not None and found.merged_into is not None:
+        return Entity.objects.filter(tenant=tenant, id=found.merged_into).first()
+    return found
+
+
+def things(tenant: Tenant, keys: Iterable[UUID]) -> dict[UUID, Entity]:
+    """What the keys stand for, by key, with best names; without those that have not arrived."""
+    rows = {row.id: row for row in Entity.objects.filter(tenant=tenant, id__in=list(keys))}
+    roots = {row.merged_into or row.id for row in rows.values()}
+    stands = {row.id: row for row in Entity.objects.filter(tenant=tenant, id__in=roots)}
+    whole(tenant, list(stands.values()))
+    return {key: stands[root] for key, row in rows.items() if (root := row.merged_into or row.id) in stands}
+
+
 def kinds_of(tenant: Tenant) -> dict[str, int]:
-    """How many entities there are of each kind, most first."""
-    rows = entities_of(tenant).values("kind").annotate(n=Count("id")).order_by("-n", "kind")
-    return {row["kind"]: row["n"] for row in rows}
+    """How many entities there are of each kind, most first; counted once a minute at most."""
+    key = f"entity-kinds:{tenant.id}"
+    found: dict[str, int] | None = cache.get(key)
+    if found is None:
+        rows = entities_of(tenant).values("kind").annotate(n=Count("id")).order_by("-n", "kind")
+        found = {row["kind"]: row["n"] for row in rows}
+        # While little is there it is counted soon, and a page that shows less than its list has would be odd.
+        cache.set(key, found, COUNTS_KEPT if sum(found.values()) > 10_000 else 1)
+    return found
 
 
-def search(tenant: Tenant, query: str, kind: str, *, after: str = "", limit: int = 50) -> list[Entity]:
-    """Entities by name; `after`: the id and name, "id name", that the page before ended with."""
-    found = entities_of(tenant)
-    if kind:
-        found = found.filter(kind=kind)
-    for word in query.split()[:5]:
-        found = found.filter(Q(name__icontains=word) | Q(key__icontains=word))
-    last, _, name = after.partition(" ")
-    if last:
-        with contextlib.suppress(ValueError):
-            found = found.filter(Q(name__gt=name) | Q(name=name, id__gt=UUID(last)))
-    return list(found.order_by("name", "id")[:limit])
+def search(
+    tenant: Tenant, query: str, kind: str = "", source: UUID | None = None, *, after: str = "", limit: int = 50
+) -> list[Entity]:
+    """Entities with all words of the query in a name, by kind; with their best names.
+
+    source: a connection that brought a record about them. after: "kind id", of the entity that the page before ended with.
+    Raises ValueError for an `after` that is none.
+    """
+    after_kind, _, after_id = after.partition(" ")
+    words = [_escaped(word) for word in query.replace("\0", " ").split()[:5]]
+    # Fewer than three letters make no trigram, but the beginning of a word does.
+    first = [f"{word}%" if len(word) < 3 else f"%{word}%" for word in words]
+    later = [f"% {word}%" if len(word) < 3 else f"%{word}%" for word in words]
+    with database.cursor() as cursor:
+        cursor.execute(
+            "SELECT atom_find_entities(%s, %s::text[], %s::text[], %s, %s, %s, %s, %s)",
+            [tenant.id, first, later, kind, source, after_kind, UUID(after_id) if after else None, limit],
+        )
+        ids = [row[0] for row in cursor.fetchall()]
+    found = list(Entity.objects.filter(tenant=tenant, id__in=ids).order_by("kind", "id"))
+    whole(tenant, found)
+    return found
+
+
+def _escaped(word: str) -> str:
+    return word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def whole(tenant: Tenant, entities: Sequence[Entity]) -> dict[UUID, dict[str, UUID]]:
+    """Gives entities, in memory, the names and properties of all keys that were merged into them; the newest counts.
+
+    Returns for each the record that each property comes from.
+    """
+    members: dict[UUID, list[Entity]] = {entity.id: [entity] for entity in entities}
+    for member in Entity.objects.filter(tenant=tenant, merged_into__in=list(members)):
+        assert member.merged_into is not None
+        members[member.merged_into].append(member)
+    origins: dict[UUID, dict[str, UUID]] = {}
+    for entity in entities:
+        told = [member for member in members[entity.id] if member.as_of is not None]
+        told.sort(key=lambda member: (member.as_of, str(member.record_id)))
+        mentions = sorted(members[entity.id], key=lambda member: name_rank(member.key, member.kind, member.name))
+        best = (told or mentions)[-1]
+        entity.name, entity.as_of = best.name, best.as_of
+        entity.properties = {name: value for member in told for name, value in member.properties.items()}
+        origins[entity.id] = {
+            name: member.record_id for member in told if member.record_id for name in member.properties
+        }
+    return origins
 
 
 def neighbourhood(tenant: Tenant, entity: Entity) -> dict[str, Any]:
@@ -51,16 +118,11 @@ def neighbourhood(tenant: Tenant, entity: Entity) -> dict[str, Any]:
         for part in (said.filter(source_id__in=ids), said.filter(target_id__in=ids))
         for r in part[:MOST_LINKS]
     }
-    ends = {end for _, source, target in rows for end in (source, target)}
-    others = {e.id: e for e in Entity.objects.filter(tenant=tenant, id__in=ends)}
-    roots = {e.merged_into for e in others.values() if e.merged_into}
-    others |= {e.id: e for e in Entity.objects.filter(tenant=tenant, id__in=roots)}
+    others = things(tenant, {end for _, source, target in rows for end in (source, target)})
     links: dict[tuple[str, bool], dict[UUID, Entity]] = {}
     for kind, source, target in rows:
         outward = source in ids
         other = others.get(target if outward else source)
-        if other is not None and other.merged_into:
-            other = others.get(other.merged_into)
         if other is not None:
             links.setdefault((kind, outward), {})[other.id] = other
     records = (
@@ -76,3 +138,23 @@ def neighbourhood(tenant: Tenant, entity: Entity) -> dict[str, Any]:
         "records": list(records[:MOST_RECORDS]),
         "keys": [key for _, key in keys],
     }
+
+
+def links_of(
+    tenant: Tenant, entity: Entity | None, kind: str = "", *, after: tuple[str, ...] = (), limit: int = 50
+) -> list[Relationship]:
+    """Statements of the tenant's records, about any key of the entity if one is given, in the order of their keys.
+
+    after: source, target, kind and record of the last one of the page before.
+    """
+    said = Relationship.objects.filter(tenant=tenant)
+    if entity is not None:
+        keys = [entity.id, *Entity.objects.filter(tenant=tenant, merged_into=entity.id).values_list("id", flat=True)]
+        said = said.filter(Q(source_id__in=keys) | Q(target_id__in=keys))
+    if kind:
+        said = said.filter(kind=kind)
+    if after:
+        said = said.extra(
+            where=["(source_id, target_id, kind, record_id) > (%s::uuid, %s::uuid, %s, %s::uuid)"], params=list(after)
+        )
+    return list(said.order_by("source_id", "target_id", "kind", "record_id")[:limit])

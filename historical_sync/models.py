@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import GinIndex
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -290,7 +291,11 @@ class Entity(models.Model):
 
     class Meta:
         verbose_name_plural = "entities"
-        indexes = [models.Index(fields=["merged_into"], condition=Q(merged_into__isnull=False), name="entity_merged")]
+        indexes = [
+            models.Index(fields=["merged_into"], condition=Q(merged_into__isnull=False), name="entity_merged"),
+            models.Index(fields=["tenant", "kind", "id"], condition=Q(merged_into__isnull=True), name="entity_listing"),
+            GinIndex(fields=["name"], opclasses=["gin_trgm_ops"], name="entity_name"),
+        ]
 
     def __str__(self) -> str:
         return self.name

@@ -10,3 +10,65 @@ CREATE FUNCTION atom_add_counts(a jsonb, b jsonb) RETURNS jsonb LANGUAGE sql IMM
 $$
 """
 DROP_ADD_COUNTS = "DROP FUNCTION atom_add_counts(jsonb, jsonb)"
+
+# The ids of a tenant's entities whose name, or a name of another key of theirs, has all of the patterns (`pats`: alternatives for
+# each word), in the order (kind, id), after (after_kind, after_id).
+#
+# Row-level security hides a row's name from ILIKE until the row is known to be the tenant's, so under the run-time role no index
+# on names could be used. The function runs as its owner and compares the tenant itself, with the same setting as the policies.
+#
+# What many names have is soon met in the order asked for; what few names have the trigram index finds.
+FIND_ENTITIES = """
+CREATE FUNCTION atom_find_entities(
+    of_tenant uuid, first_words text[], later_words text[], of_kind text, of_connection uuid, after_kind text, after_id uuid, most int
+) RETURNS SETOF uuid LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path FROM CURRENT SET enable_seqscan = off SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    found uuid[] := '{}';
+    is_like text := '';
+    is_more text := '';
+BEGIN
+    IF of_tenant IS DISTINCT FROM NULLIF(current_setting('atom.tenant', true), '')::uuid THEN
+        RETURN;
+    END IF;
+    FOR i IN 1 .. COALESCE(array_length(first_words, 1), 0) LOOP
+        IF first_words[i] = later_words[i] THEN
+            is_like := is_like || format(' AND e.name ILIKE %L', first_words[i]);
+        ELSE
+            is_like := is_like || format(' AND (e.name ILIKE %L OR e.name ILIKE %L)', first_words[i], later_words[i]);
+        END IF;
+    END LOOP;
+    IF of_kind <> '' THEN
+        is_more := is_more || format(' AND e.kind = %L', of_kind);
+    END IF;
+    IF of_connection IS NOT NULL THEN
+        is_more := is_more || format(
+            ' AND (EXISTS (SELECT FROM historical_sync_syncrecord r WHERE r.entity_id = e.id AND r.connection_id = %1$L)'
+            ' OR EXISTS (SELECT FROM historical_sync_entity m JOIN historical_sync_syncrecord r ON r.entity_id = m.id'
+            ' WHERE m.merged_into = e.id AND r.connection_id = %1$L))', of_connection);
+    END IF;
+    IF after_id IS NOT NULL THEN
+        is_more := is_more || format(' AND (e.kind, e.id) > (%L, %L::uuid)', after_kind, after_id);
+    END IF;
+    IF is_like = '' THEN
+        RETURN QUERY EXECUTE format(
+            'SELECT e.id FROM historical_sync_entity e WHERE e.tenant_id = %L AND e.merged_into IS NULL %s'
+            ' ORDER BY e.kind, e.id LIMIT %s', of_tenant, is_more, most);
+        RETURN;
+    END IF;
+    EXECUTE format(
+        'SELECT array_agg(id) FROM (SELECT e.id FROM (SELECT e.* FROM historical_sync_entity e'
+        ' WHERE e.tenant_id = %L AND e.merged_into IS NULL %s ORDER BY e.kind, e.id LIMIT 5000) e'
+        ' WHERE true %s ORDER BY e.kind, e.id LIMIT %s) x', of_tenant, is_more, is_like, most) INTO found;
+    IF COALESCE(array_length(found, 1), 0) >= most THEN
+        RETURN QUERY SELECT unnest(found);
+        RETURN;
+    END IF;
+    RETURN QUERY EXECUTE format(
+        'WITH hit AS MATERIALIZED (SELECT COALESCE(e.merged_into, e.id) AS id FROM historical_sync_entity e'
+        ' WHERE e.tenant_id = %L %s LIMIT 2000)'
+        ' SELECT e.id FROM historical_sync_entity e WHERE e.id IN (SELECT id FROM hit) AND e.tenant_id = %L %s'
+        ' ORDER BY e.kind, e.id LIMIT %s', of_tenant, is_like, of_tenant, is_more, most);
+END $$
+"""
+DROP_FIND_ENTITIES = "DROP FUNCTION atom_find_entities(uuid, text[], text[], text, uuid, text, uuid, int)"

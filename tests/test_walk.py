@@ -77,6 +77,9 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "api-cancel": ("post", 404, 403, 401),
     "api-pause": ("post", 404, 403, 401),
     "api-resume": ("post", 404, 403, 401),
+    "api-entities": ("get", 200, 200, 401),
+    "api-entity": ("get", 404, 200, 401),
+    "api-relationships": ("get", 200, 200, 401),
     "api-partitions": ("post", 404, 403, 401),
 }
 SOCKETS = {"ws/historical-sync/<str:job_id>", "ws/notifications", "ws/pages", "ws/pages/jobs/<str:job_id>"}
@@ -110,6 +113,7 @@ def address(route: str, acme: SimpleNamespace) -> str:
         "<str:connection_id>": acme.connection.id,        "<str:integration_id>": acme.connection.id, "<uuid:entity_id>": acme.entity.id, "<uuid:queued_id>": acme.queued.id,
         "<uuid:endpoint_id>": acme.endpoint.id, "<uuid:delivery_id>": acme.delivery.id, "<slug:slug>": "github",
         "<uuid:membership_id>": acme.membership.id, "<str:prefix>": acme.key.prefix, "<str:uidb64>": "MQ", "<str:token>": "a-b",
+        "<str:entity_id>": acme.entity.id,
     }.items():  # fmt: skip
         route = route.replace(placeholder, str(value))
     assert "<" not in route, f"the walk does not know how to fill {route}"

@@ -5,6 +5,7 @@ Times are written in UTC and say so; `static/atom/times.js` rewrites them in the
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +17,8 @@ from django.utils.safestring import SafeString
 from atom.templatetags.pictures import icon
 
 register = template.Library()
+
+MOST_SHOWN = 20_000  # characters of a record's payload
 
 # status -> word, icon, tone
 STATUS_WORDS = {
@@ -272,6 +275,13 @@ DETAILS = ("email", "state", "status", "stage", "domain", "title", "description"
 def detail(properties: dict[str, Any]) -> str:
     """The one property that says most in a list; "" when there is none."""
     return next((str(properties[name]) for name in DETAILS if properties.get(name)), "")
+
+
+@register.filter
+def document(value: Any) -> str:
+    """A record's payload, to be read by a person; the beginning of a long one."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}\n…"
 
 
 @register.filter

@@ -9,10 +9,12 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET
 
+from atom.access import Right
 from atom.middleware import actor_of
 from atom.views import tenant_required
 from historical_sync import graph
-from historical_sync.models import Entity
+from historical_sync.models import DataRemoval, Entity, SyncRecord
+from integrations.connect import connections_of
 
 PAGE = 50
 
@@ -20,11 +22,19 @@ PAGE = 50
 @require_GET
 @tenant_required()
 def entities(request: HttpRequest) -> HttpResponse:
-    """Search by name and filter by kind: `?q=&kind=&after=`."""
+    """Search by name, filter by kind and by the connection that brought it: `?q=&kind=&source=&after=`."""
     actor = actor_of(request)
-    query, kind = request.GET.get("q", "").strip()[:100], request.GET.get("kind", "")[:40]
+    query, kind = request.GET.get("q", "").strip()[:100], request.GET.get("kind", "").replace("\0", "")[:40]
     kinds = graph.kinds_of(actor.tenant)
-    found = graph.search(actor.tenant, query, kind, after=request.GET.get("after", "")[:900], limit=PAGE + 1)
+    sources = list(connections_of(actor.tenant))
+    source = next((row for row in sources if str(row.id) == request.GET.get("source")), None)
+    narrowed = (query, kind, source.id if source else None)
+    try:
+        found = graph.search(
+            actor.tenant, *narrowed, after=request.GET.get("after", "").replace("\0", "")[:100], limit=PAGE + 1
+        )
+    except ValueError:
+        found = graph.search(actor.tenant, *narrowed, limit=PAGE + 1)
     more = len(found) > PAGE
     context = {
         "entities": found[:PAGE],
@@ -32,6 +42,9 @@ def entities(request: HttpRequest) -> HttpResponse:
         "query": query,
         "kind": kind,
         "kinds": kinds,
+        "sources": sources,
+        "source": source,
+        "removals": DataRemoval.objects.filter(tenant=actor.tenant, completed_at=None).select_related("connection"),
         "total": sum(kinds.values()),
     }
     fragment = getattr(request, "htmx", False) and request.htmx.target == "entities-list"  # type: ignore[attr-defined]
@@ -48,4 +61,17 @@ def entity(request: HttpRequest, entity_id: UUID) -> HttpResponse:
         raise Http404
     if found.merged_into is not None:
         return redirect("entity", entity_id=found.merged_into)
-    return render(request, "historical_sync/entity.html", {"entity": found, **graph.neighbourhood(actor.tenant, found)})
+    origins = graph.whole(actor.tenant, [found])[found.id]
+    around = graph.neighbourhood(actor.tenant, found)
+    records = SyncRecord.objects.filter(tenant=actor.tenant, id__in=set(origins.values())).select_related("connection")
+    origin = {record.id: record.connection for record in records}
+    context = {
+        "entity": found,
+        "properties": [
+            (name, value, origin.get(origins.get(name, found.id))) for name, value in found.properties.items()
+        ],
+        "tools": {row.provider_slug for row in origin.values()},
+        "may_read_payloads": actor.may(Right.OPERATE),
+        **around,
+    }
+    return render(request, "historical_sync/entity.html", context)

@@ -1,0 +1,254 @@
+"""The REST API of the graph: what came in, and how it is linked."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from django.http import Http404
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers, viewsets
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from atom.access import Actor
+from atom.api_auth import TenantScoped
+from atom.errors import InvalidInput
+from historical_sync import graph
+from historical_sync.models import Entity, Relationship, SyncRecord
+
+PAGE = 50
+MOST = 200
+
+
+class EntitySerializer(serializers.Serializer):
+    """A thing of the company's: a person, an issue. Names and properties are those of all its keys, the newest counts."""
+
+    id = serializers.UUIDField()
+    kind = serializers.CharField()
+    key = serializers.CharField()
+    name = serializers.CharField()
+    properties = serializers.DictField()
+    as_of = serializers.DateTimeField(allow_null=True, help_text="null: only mentioned so far")
+
+
+class RecordSerializer(serializers.Serializer):
+    id = serializers.UUIDField()
+    integration_id = serializers.CharField()
+    connection_id = serializers.UUIDField()
+    stream = serializers.CharField()
+    external_id = serializers.CharField()
+    occurred_at = serializers.DateTimeField()
+
+
+class EntityDetailSerializer(EntitySerializer):
+    also_known_as = serializers.ListField(child=serializers.CharField(), help_text="Its other keys.")
+    property_records = serializers.DictField(
+        child=serializers.UUIDField(), help_text="Id of the record that each property comes from."
+    )
+    records = RecordSerializer(many=True)
+
+
+class EndSerializer(serializers.Serializer):
+    id = serializers.UUIDField()
+    kind = serializers.CharField(allow_null=True, help_text="null: it has not arrived yet")
+    name = serializers.CharField(allow_null=True)
+
+
+class RelationshipSerializer(serializers.Serializer):
+    kind = serializers.CharField()
+    source = EndSerializer()
+    target = EndSerializer()
+    record_id = serializers.UUIDField(help_text="The record that says so.")
+
+
+class EntityPageSerializer(serializers.Serializer):
+    next = serializers.CharField(allow_null=True, help_text="Goes into `cursor` for the next page.")
+    results = EntitySerializer(many=True)
+
+
+class RelationshipPageSerializer(serializers.Serializer):
+    next = serializers.CharField(allow_null=True, help_text="Goes into `cursor` for the next page.")
+    results = RelationshipSerializer(many=True)
+
+
+def _asked(name: str, description: str, of: Any = OpenApiTypes.STR) -> OpenApiParameter:
+    return OpenApiParameter(name, of, OpenApiParameter.QUERY, description=description)
+
+
+PAGING = [
+    _asked("cursor", "`next` of the page before."),
+    _asked("page_size", f"At most {MOST}.", OpenApiTypes.INT),
+]
+
+
+class GraphViewSet(TenantScoped, viewsets.GenericViewSet):
+    """Entities and relationships of all the tenant's tools."""
+
+    serializer_class = EntitySerializer
+    # For the schema only; requests are answered from `graph`.
+    queryset = Entity.objects.none()
+    pagination_class = None
+    filter_backends = ()
+
+    @extend_schema(
+        operation_id="list_entities",
+        parameters=[
+            _asked("q", "Words that the name has."),
+            _asked("kind", "person, organization, issue, ..."),
+            _asked("source", "A connection's id: only what a record of it is about.", OpenApiTypes.UUID),
+            *PAGING,
+        ],
+        responses={200: EntityPageSerializer},
+    )
+    def entities(self, request: Request) -> Response:
+        tenant, size = _actor(request).tenant, _size(request)
+        cursor = _cursor(request, 2)
+        found = graph.search(
+            tenant,
+            _text(request, "q", 100),
+            _text(request, "kind", 40),
+            _uuid(request, "source"),
+            after=" ".join(cursor),
+            limit=size + 1,
+        )
+        return _page([_entity_json(row) for row in found], found, size, lambda row: (row.kind, str(row.id)))
+
+    @extend_schema(
+        operation_id="get_entity",
+        parameters=[OpenApiParameter("entity_id", OpenApiTypes.UUID, OpenApiParameter.PATH)],
+        responses={200: EntityDetailSerializer},
+    )
+    def entity(self, request: Request, entity_id: str) -> Response:
+        tenant = _actor(request).tenant
+        found = graph.get_entity(tenant, entity_id)
+        if found is None:
+            raise Http404
+        origins = graph.whole(tenant, [found])[found.id]
+        keys = dict(Entity.objects.filter(tenant=tenant, merged_into=found.id).values_list("id", "key"))
+        records = (
+            SyncRecord.objects.filter(tenant=tenant, entity_id__in=[found.id, *keys])
+            .select_related("connection")
+            .order_by("-occurred_at", "id")[:PAGE]
+        )
+        return Response(
+            {
+                **_entity_json(found),
+                "also_known_as": sorted(keys.values()),
+                "property_records": origins,
+                "records": [
+                    {
+                        "id": row.id,
+                        "integration_id": row.connection.provider_slug,
+                        "connection_id": row.connection_id,
+                        "stream": row.stream,
+                        "external_id": row.external_id,
+                        "occurred_at": row.occurred_at,
+                    }
+                    for row in records
+                ],
+            }
+        )
+
+    @extend_schema(
+        operation_id="list_relationships",
+        parameters=[
+            _asked("entity", "An entity's id: only what is said about it.", OpenApiTypes.UUID),
+            _asked("kind", "authored, mentions, ..."),
+            *PAGING,
+        ],
+        responses={200: RelationshipPageSerializer},
+    )
+    def relationships(self, request: Request) -> Response:
+        tenant, size = _actor(request).tenant, _size(request)
+        wanted = _uuid(request, "entity")
+        entity = graph.get_entity(tenant, wanted) if wanted else None
+        if wanted and entity is None:
+            raise Http404
+        cursor = _cursor(request, 4)
+        found = graph.links_of(tenant, entity, _text(request, "kind", 40), after=cursor, limit=size + 1)
+        ends = graph.things(tenant, {end for row in found for end in (row.source_id, row.target_id)})
+        results = [
+            {
+                "kind": row.kind,
+                "source": _end_json(row.source_id, ends),
+                "target": _end_json(row.target_id, ends),
+                "record_id": row.record_id,
+            }
+            for row in found
+        ]
+        return _page(results, found, size, _place)
+
+
+def _place(row: Relationship) -> tuple[str, ...]:
+    return (str(row.source_id), str(row.target_id), row.kind, str(row.record_id))
+
+
+def _actor(request: Request) -> Actor:
+    assert isinstance(request.auth, Actor), "HasTenant lets nobody else in"
+    return request.auth
+
+
+def _entity_json(row: Entity) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "kind": row.kind,
+        "key": row.key,
+        "name": row.name,
+        "properties": row.properties,
+        "as_of": row.as_of,
+    }
+
+
+def _end_json(end: UUID, things: dict[UUID, Entity]) -> dict[str, Any]:
+    thing = things.get(end)
+    return {"id": thing.id if thing else end, "kind": thing and thing.kind, "name": thing and thing.name}
+
+
+def _page(results: list[Any], rows: Sequence[Any], size: int, place: Any) -> Response:
+    more = len(rows) > size
+    mark = base64.urlsafe_b64encode("\0".join(place(rows[size - 1])).encode()).decode() if more else None
+    return Response({"next": mark, "results": results[:size]})
+
+
+def _cursor(request: Request, parts: int) -> tuple[str, ...]:
+    """The parts of the place that a page ended at; () for the first page. Raises InvalidInput."""
+    given = request.query_params.get("cursor", "")
+    if not given:
+        return ()
+    try:
+        found = tuple(base64.urlsafe_b64decode(given.encode()).decode().split("\0"))
+        for part in found:
+            if part is not found[0 if parts == 2 else 2]:
+                UUID(part)
+    except (ValueError, binascii.Error, IndexError):
+        found = ()
+    if len(found) != parts:
+        raise InvalidInput("invalid", "This is not a `next` of this list.", "cursor")
+    return found
+
+
+def _text(request: Request, name: str, most: int) -> str:
+    given = str(request.query_params.get(name, "")).strip()
+    if len(given) > most or not given.isprintable():
+        raise InvalidInput("invalid", f"Must be at most {most} printable characters.", name)
+    return given
+
+
+def _uuid(request: Request, name: str) -> UUID | None:
+    given = request.query_params.get(name, "")
+    try:
+        return UUID(given) if given else None
+    except ValueError:
+        raise InvalidInput("invalid", "Must be an id.", name) from None
+
+
+def _size(request: Request) -> int:
+    given = request.query_params.get("page_size", str(PAGE))
+    if not (given.isascii() and given.isdigit() and len(given) < 6 and 1 <= int(given) <= MOST):
+        raise InvalidInput("invalid", f"Must be between 1 and {MOST}.", "page_size")
+    return int(given)

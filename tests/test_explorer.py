@@ -1,0 +1,190 @@
+"""What came in, searched and paged by people and programs, each in their own tenant."""
+
+from __future__ import annotations
+
+import uuid
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.core.cache import cache
+
+from atom.models import ApiKey
+from atom.tenancy import tenant_scope
+from historical_sync import graph
+from historical_sync.models import Entity, Relationship, SyncRecord
+from tests.graphs import NOW, make_connection
+
+
+def add(tenant: Any, name: str, kind: str = "person", into: Entity | None = None, **fields: Any) -> Entity:
+    with tenant_scope(tenant.id):
+        return Entity.objects.create(
+            id=uuid.uuid4(), tenant=tenant, kind=kind, key=f"k:{uuid.uuid4()}", name=name,
+            merged_into=into.id if into else None, **fields,
+        )  # fmt: skip
+
+
+def told(tenant: Any, entity: Entity, connection: Any, payload: Any = None) -> SyncRecord:
+    with tenant_scope(tenant.id):
+        return SyncRecord.objects.create(
+            id=uuid.uuid4(), tenant=tenant, connection=connection, job_id=uuid.uuid4(), stream="people", external_id="1",
+            occurred_at=NOW, payload=payload or {}, content_hash=uuid.uuid4(), entity_id=entity.id,
+        )  # fmt: skip
+
+
+def names(tenant: Any, query: str = "", *narrowed: Any, **more: Any) -> list[str]:
+    with tenant_scope(tenant.id):
+        return sorted(entity.name for entity in graph.search(tenant, query, *narrowed, **more))
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("jane", ["Jane Doe"]),
+        ("DOE jan", ["Jane Doe"]),
+        ("ja", ["Jane Doe"]),
+        ("do", ["Jane Doe"]),
+        ("ne", []),
+        ("100%", ["100% of it"]),
+        ("a_b", ["a_b"]),
+        ("%", []),
+        ("back\\", ["back\\slash"]),
+        ("zoë", ["Zoë 日本語"]),
+        ("日本語", ["Zoë 日本語"]),
+        ("'; DROP TABLE x", []),
+        ("\0", ["100% of it", "Jane Doe", "a_b", "axb", "back\\slash", "Zoë 日本語"]),
+    ],
+)
+def test_names_are_found_by_their_words(cast: SimpleNamespace, query: str, found: list[str]) -> None:
+    for name in ("Jane Doe", "100% of it", "a_b", "axb", "back\\slash", "Zoë 日本語"):
+        add(cast.acme, name)
+    add(cast.globex, "Jane of Globex")
+    assert names(cast.acme, query) == sorted(found)
+
+
+def test_nothing_is_found_for_a_tenant_that_is_not_the_scopes(cast: SimpleNamespace) -> None:
+    add(cast.acme, "Jane Doe")
+    with tenant_scope(cast.globex.id):
+        assert graph.search(cast.acme, "jane") == []
+
+
+def test_a_thing_is_found_once_by_the_names_of_all_its_keys_and_shown_by_the_best(cast: SimpleNamespace) -> None:
+    jane = add(cast.acme, "jane@acme.test")
+    add(cast.acme, "Jane Doe", into=jane, as_of=NOW, record_id=uuid.uuid4(), properties={"title": "CEO"})
+    add(cast.acme, "jdoe", into=jane)
+    for query in ("jane", "jdoe", "doe"):
+        assert names(cast.acme, query) == ["Jane Doe"]
+    with tenant_scope(cast.acme.id):
+        assert graph.search(cast.acme, "jdoe")[0].properties == {"title": "CEO"}
+
+
+def test_kind_and_source_narrow(cast: SimpleNamespace) -> None:
+    with tenant_scope(cast.acme.id):
+        crm, code = make_connection(cast.acme, "salesforce"), make_connection(cast.acme)
+    jane, root = add(cast.acme, "Jane"), add(cast.acme, "Janet")
+    add(cast.acme, "Janes issue", kind="issue")
+    told(cast.acme, jane, crm)
+    told(cast.acme, add(cast.acme, "j", into=root), code)
+    assert names(cast.acme, "jan", "person") == ["Jane", "Janet"]
+    assert names(cast.acme, "jan", "", crm.id) == ["Jane"]
+    assert names(cast.acme, "", "", code.id) == ["Janet"]
+
+
+@pytest.mark.parametrize("query", ["", "thing"])
+def test_pages_hold_everything_once(cast: SimpleNamespace, query: str) -> None:
+    for number in range(23):
+        add(cast.acme, f"Thing {number}", kind=("issue", "person")[number % 2])
+    seen: list[str] = []
+    after = ""
+    with tenant_scope(cast.acme.id):
+        while page := graph.search(cast.acme, query, after=after, limit=5):
+            seen += [entity.name for entity in page]
+            after = f"{page[-1].kind} {page[-1].id}"
+    assert sorted(seen) == sorted(f"Thing {number}" for number in range(23))
+
+
+def test_a_things_page_says_where_each_property_comes_from_and_shows_records_to_members_only(
+    cast: SimpleNamespace, signed_in: Any
+) -> None:
+    with tenant_scope(cast.acme.id):
+        crm, code = make_connection(cast.acme, "salesforce"), make_connection(cast.acme)
+    jane = add(cast.acme, "jane@acme.test")
+    for connection, properties in ((crm, {"title": "CEO"}), (code, {"company": "Acme"})):
+        record = told(cast.acme, jane, connection, {"note": "<script>alert(1)</script>"})
+        add(cast.acme, "Jane Doe", into=jane, as_of=NOW, record_id=record.id, properties=properties)
+    page = signed_in(cast.bob).get(f"/entities/{jane.id}").content.decode()
+    assert "known in 3 ways" in page
+    assert page.index("CEO") < page.index("Salesforce")
+    assert "&lt;script&gt;alert(1)" in page
+    assert "<script>alert(1)" not in page
+    assert "alert(1)" not in signed_in(cast.vera).get(f"/entities/{jane.id}").content.decode()
+
+
+@pytest.fixture
+def program(cast: SimpleNamespace) -> Any:
+    """program(path, **query) -> (status, JSON), as a viewer's key of Acme."""
+    from django.test import Client
+
+    with tenant_scope(cast.acme.id):
+        _, key = ApiKey.objects.create_key(tenant=cast.acme, role="viewer", name="reader")
+
+    def get(path: str, **query: Any) -> tuple[int, Any]:
+        reply = Client().get(f"/api/{path}", query, headers={"Authorization": f"Api-Key {key}"})
+        return reply.status_code, reply.json()
+
+    return get
+
+
+def test_a_program_pages_through_entities_and_relationships(cast: SimpleNamespace, program: Any) -> None:
+    cache.clear()
+    jane = add(cast.acme, "jane@acme.test")
+    alias = add(cast.acme, "Jane Doe", into=jane, as_of=NOW, record_id=uuid.uuid4(), properties={"title": "CEO"})
+    missing = uuid.uuid4()
+    with tenant_scope(cast.acme.id):
+        for number in range(5):
+            issue = add(cast.acme, f"Issue {number}", kind="issue")
+            for target in (alias.id, missing):
+                Relationship.objects.create(
+                    tenant=cast.acme, record_id=uuid.uuid4(), kind="mentions", source_id=issue.id, target_id=target
+                )
+    for path, total in (("entities", 6), ("relationships", 10)):
+        seen, cursor = [], ""
+        while True:
+            status, page = program(path, page_size=4, cursor=cursor)
+            assert status == 200
+            seen += page["results"]
+            cursor = page["next"]
+            if cursor is None:
+                break
+        assert len(seen) == total
+        assert len({str(row) for row in seen}) == total
+    status, page = program("relationships", entity=alias.id, kind="mentions")
+    assert [row["target"]["name"] for row in page["results"]] == ["Jane Doe"] * 5
+    assert {row["target"]["id"] for row in page["results"]} == {str(jane.id)}
+    status, page = program("relationships")
+    assert {"id": str(missing), "kind": None, "name": None} in [row["target"] for row in page["results"]]
+    status, found = program(f"entities/{alias.id}")
+    assert (found["id"], found["name"], found["also_known_as"]) == (str(jane.id), "Jane Doe", [alias.key])
+    assert found["property_records"] == {"title": str(alias.record_id)}
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "status", "attr"),
+    [
+        ("entities", {"cursor": "x"}, 400, "cursor"),
+        ("entities", {"cursor": "AAAA"}, 400, "cursor"),
+        ("relationships", {"cursor": "cGVyc29uADE="}, 400, "cursor"),
+        ("entities", {"page_size": "0"}, 400, "page_size"),
+        ("entities", {"page_size": "²"}, 400, "page_size"),
+        ("entities", {"q": "x" * 101}, 400, "q"),
+        ("entities", {"kind": "a\0b"}, 400, "kind"),
+        ("entities", {"source": "1"}, 400, "source"),
+        ("relationships", {"entity": "1"}, 400, "entity"),
+        ("relationships", {"entity": str(uuid.uuid4())}, 404, None),
+        ("entities/1", {}, 404, None),
+    ],
+)
+def test_bad_questions_get_clear_answers(program: Any, path: str, query: Any, status: int, attr: str | None) -> None:
+    got, body = program(path, **query)
+    assert got == status
+    assert body["errors"][0]["attr"] == attr
