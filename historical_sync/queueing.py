@@ -16,6 +16,7 @@ from django.db.models import QuerySet
 from atom.access import Actor, Right
 from atom.errors import Refused
 from atom.models import Membership, Tenant
+from atom.plans import ACTIVE_JOBS
 from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import actions
 from historical_sync.automation import QueuedStart
@@ -24,6 +25,7 @@ from integrations.models import Connection
 
 log = logging.getLogger(__name__)
 
+WAITS = f"{ACTIVE_JOBS} imports are active; it starts by itself when one of them ends."
 NO_ROOM = "too_many_concurrent_jobs"
 # Refusals that pass by themselves, or when somebody reconnects: what is queued goes on waiting.
 _PASSING = (NO_ROOM, "job_already_active", "connection_reauth_required")
@@ -44,7 +46,7 @@ def start_or_queue(
         if error.code != NO_ROOM:
             raise
         values = {
-            "start_date": start, "end_date": end, "reason": error.detail, "refused": False,
+            "start_date": start, "end_date": end, "reason": WAITS, "refused": False,
             "created_by": actor.user, "created_by_label": actor.label,
         }  # fmt: skip
         queued, _ = QueuedStart.objects.update_or_create(
@@ -99,7 +101,8 @@ def _start(tenant: Tenant, queued_id: UUID) -> str:
         try:
             actions.start_sync(_who(tenant, queued), queued.connection, start=queued.start_date, end=queued.end_date)
         except Refused as error:
-            queued.reason, queued.refused = error.detail, error.code not in _PASSING
+            queued.reason = WAITS if error.code == NO_ROOM else error.detail
+            queued.refused = error.code not in _PASSING
             queued.save(update_fields=["reason", "refused"])
             return error.code
         queued.delete()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from psycopg.conninfo import make_conninfo
 
 PROJECT = Path(__file__).resolve().parent.parent
 # What the test run itself has set must not decide how the processes under test are set up.
@@ -138,3 +139,12 @@ def manage(*arguments: str, input: str = "", **variables: str) -> subprocess.Com
         text=True,
         timeout=120,
     )
+
+
+def on_the_tests_database(**given: str) -> dict[str, str]:
+    """Variables for a process that works on the running test's database (which must be committed: `transactional_db`)."""
+    from django.db import connection
+
+    found = connection.settings_dict
+    parts = {"host": found["HOST"], "port": found["PORT"], "user": found["USER"], "password": found["PASSWORD"]}
+    return {"DATABASE_URL": make_conninfo("", dbname=found["NAME"], **{k: v for k, v in parts.items() if v}), **given}

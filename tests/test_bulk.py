@@ -50,7 +50,7 @@ def test_three_start_and_the_rest_waits_saying_why(cast: SimpleNamespace, signed
     client = signed_in(cast.bob)
     page = ask(client, connections).content.decode()
     assert "3 imports started; 2 wait for room and will start by themselves." in page
-    assert page.count("3 imports are active already") == 2
+    assert page.count("3 imports are active; it starts by itself") == 2
     assert "Asked for by Bob" in page
     jobs = active(cast.acme)
     assert len(jobs) == 3

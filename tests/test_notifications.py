@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -28,6 +30,7 @@ from historical_sync.upkeep import after_an_end
 from integrations import outgoing
 from tests.conftest import Sandbox, Worker, connected, job_now, until, wait_for
 from tests.graphs import make_connection, make_job
+from tests.processes import Running, on_the_tests_database
 
 pytestmark = pytest.mark.django_db(transaction=True)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -39,13 +42,21 @@ class Receiver:
     def __init__(self) -> None:
         self.got: list[tuple[dict[str, str], bytes]] = []
         self.answers: list[int] = []
+        self.may_answer = threading.Event()
+        self.may_answer.set()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                receiver.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                arrived = {name.lower(): value for name, value in self.headers.items()}
+                receiver.got.append((arrived, body))
+                receiver.may_answer.wait(20)
                 status = receiver.answers.pop(0) if receiver.answers else 204
+                with suppress(OSError):  # whoever asked may be dead by now
+                    self.answer(status)
+
+            def answer(self, status: int) -> None:
                 self.send_response(status)
                 if status == 302:
                     self.send_header("Location", f"http://127.0.0.1:{receiver.port}/elsewhere")
@@ -311,6 +322,27 @@ def test_what_ended_while_no_worker_lived_is_told_by_the_next(hooked: SimpleName
     finally:
         worker.stop()
     assert verified(hooked)["data"]["id"] == str(hooked.job.id)
+
+
+@pytest.mark.processes
+def test_a_worker_that_is_killed_while_it_tells_loses_nothing(hooked: SimpleNamespace) -> None:
+    receiver = hooked.receiver
+    receiver.may_answer.clear()
+    end(hooked.job, "failed")
+    process = Running("manage.py", "sync_worker", **on_the_tests_database(ATOM_ALLOW_PRIVATE_HOSTS="1"))
+    try:
+        wait_for(lambda: receiver.got, 40)
+    finally:
+        process.signal(signal.SIGKILL)
+        process.ends()
+        receiver.may_answer.set()
+    (delivery,) = deliveries(hooked.tenant)
+    assert (delivery.status, delivery.attempts) == ("pending", 1)
+    tell(hooked.tenant, delivery.next_attempt_at)
+    assert deliveries(hooked.tenant)[0].status == "delivered"
+    assert len(receiver.got) == 2
+    assert receiver.got[0][0]["webhook-id"] == receiver.got[1][0]["webhook-id"]
+    assert verified(hooked, 0) == verified(hooked, 1)
 
 
 # -- endpoints ----------------------------------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ from historical_sync import actions, schedules
 from historical_sync.models import Coverage, HistoricalSyncJob, SyncSchedule
 from historical_sync.upkeep import by_the_clock
 from integrations.models import Connection
-from tests.conftest import Sandbox, Worker, connected, until, wait_for
+from tests.conftest import Sandbox, connected, until, wait_for
 from tests.graphs import make_connection, make_job
+from tests.processes import Running, on_the_tests_database
 
 DAY = timedelta(days=1)
 
@@ -205,6 +206,7 @@ def test_the_card_says_why_a_scheduled_sync_did_not_start(cast: SimpleNamespace,
     assert "Scheduled sync not started" in signed_in(cast.alice).get("/integrations").content.decode()
 
 
+@pytest.mark.processes
 @pytest.mark.django_db(transaction=True)
 def test_a_worker_starts_what_is_due_and_brings_it_in(live_cast: SimpleNamespace, sandbox: Sandbox) -> None:
     acme = live_cast.acme
@@ -219,9 +221,9 @@ def test_a_worker_starts_what_is_due_and_brings_it_in(live_cast: SimpleNamespace
                 ranges=[DateTimeTZRange(now - 30 * DAY, now - 3 * DAY)],
             )
         schedule = due(connection)
-    worker = Worker()
+    worker = Running("manage.py", "sync_worker", **on_the_tests_database(ATOM_SANDBOX_URL=sandbox.root))
     try:
-        job = wait_for(lambda: now_of(schedule).last_job)
+        job = wait_for(lambda: now_of(schedule).last_job, 40)
         assert until(job, "completed").kind == "incremental"
     finally:
         worker.stop()
