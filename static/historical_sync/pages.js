@@ -13,8 +13,8 @@ const changedAt = new WeakMap();
 
 serverTime(document.body.dataset.now);
 localise();
-// On a phone the header's links scroll sideways: the page that one is on shall be among those that show.
-document.querySelector(".nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest", behavior: "instant" });
+// On a phone the header's links and a page's tabs scroll sideways: the page that one is on shall be among those that show.
+for (const here of document.querySelectorAll(".nav [aria-current], .tabs [aria-current]")) here.scrollIntoView({ inline: "center", block: "nearest", behavior: "instant" });
 
 // -- fragments ------------------------------------------------------------------------------------------------------------
 

@@ -239,3 +239,18 @@ def sign_out_and_in(page: Page, site: Up) -> None:
     expect(page.get_by_role("heading", name="Sign in to Atom")).to_be_visible()
     sign_in(page, site.address, "vera@acme.test")
     expect(page.get_by_role("button", name="Sync History")).to_have_count(0)
+
+
+def test_removing_a_member_asks_first_and_says_what_is_kept(page: Page) -> None:
+    page.goto("/settings/members")
+    page.get_by_role("button", name="Remove vera@acme.test").click()
+    dialog = page.get_by_role("dialog", name="Remove vera@acme.test")
+    expect(dialog).to_contain_text("What was connected and imported stays")
+    expect(dialog.get_by_role("button", name="Keep")).to_be_focused()
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        picture(page, f"remove-member-{scheme}")
+        assert violations(page) == []
+    dialog.get_by_role("button", name="Keep").click()
+    expect(dialog).to_be_hidden()
+    expect(page.get_by_role("button", name="Remove vera@acme.test")).to_be_visible()
