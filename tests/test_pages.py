@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from atom.tenancy import tenant_scope
 from historical_sync import states
+from historical_sync.automation import Delivery, Notice, QueuedStart, WebhookEndpoint
 from historical_sync.models import Entity, JobEvent, QuarantinedRecord, SyncChunk
 from historical_sync.pages.chunkmap import MOST_CELLS, MOST_PARTS, ChunkFacts, chunk_map
 from tests.graphs import make_connection, make_job
@@ -71,10 +72,33 @@ def parts(cast: SimpleNamespace, count: int) -> Any:
     return job
 
 
+def waiting(cast: SimpleNamespace, count: int) -> None:
+    for i in range(count):
+        QueuedStart.objects.create(
+            tenant=cast.acme,
+            connection=make_connection(cast.acme, "github" if i % 2 else "salesforce"),
+            reason="",
+            created_by_label="Bob",
+        )
+
+
+def deliveries(cast: SimpleNamespace, count: int) -> None:
+    for _ in range(count):
+        endpoint, _secret = WebhookEndpoint.objects.get_or_create(
+            tenant=cast.acme, url="https://acme.test/hook", events=["failed"], sealed_secret=b"x"
+        )
+        job = make_job(make_connection(cast.acme))
+        notice = Notice.objects.create(tenant=cast.acme, job=job, revision=1, event="failed", snapshot={})
+        Delivery.objects.create(tenant=cast.acme, notice=notice, endpoint=endpoint)
+
+
 LISTS: dict[str, tuple[Callable[[SimpleNamespace, int], Any], str]] = {
     "jobs": (jobs, "/jobs"),
     "integrations": (connections, "/integrations"),
     "schedules": (connections, "/schedules"),
+    "waiting": (waiting, "/jobs"),
+    "waiting-on-cards": (waiting, "/integrations"),
+    "webhooks": (deliveries, "/settings/webhooks"),
     "entities": (entities, "/entities"),
     "live": (connections, "/live"),
     "job": (parts, "/jobs/{id}"),
