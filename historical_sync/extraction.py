@@ -12,7 +12,8 @@ import orjson
 
 from historical_sync.identity import content_hash, entity_id, name_rank, placeholder, record_id
 from integrations.errors import RecordRejected
-from integrations.providers.base import Context, Entity, Extract, Record
+from integrations.providers.base import Context, Entity, Extract, Record, Relationship
+from integrations.providers.links import linked
 
 LONGEST_EXTERNAL_ID = 512  # characters; the columns' sizes
 LONGEST_KEY = 600
@@ -171,6 +172,7 @@ def graph_rows(
     """
     graph = GraphRows()
     entities, aliases = graph.entities, graph.aliases
+    slug = context.namespace.partition("@")[0]
     for row in rows:
         try:
             said = extract(row.record.payload, context)
@@ -194,7 +196,11 @@ def graph_rows(
                         aliases[pair] = proof
                         _mention(entities, pair[0], entity.kind, other, placeholder(other), mentioned)
         statements = graph.revised if record in stored else graph.added
-        for kind, source, target in dict.fromkeys(said.relationships):
+        own = said.entities[0].key
+        elsewhere = [Relationship("mentions", own, key) for key in linked(row.document, slug)]
+        for kind, source, target in dict.fromkeys(
+            [*said.relationships, *elsewhere] if elsewhere else said.relationships
+        ):
             statements.records.append(record)
             statements.kinds.append(kind)
             statements.sources.append(ids[source])

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import orjson
 import pytest
 from django.db import connection as database
 from hypothesis import HealthCheck, Phase, given, settings
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from atom.access import system_actor
 from atom.tenancy import tenant_scope
-from historical_sync import actions
+from historical_sync import actions, graph
 from historical_sync.database import Pool, make_pool, pipelined_transaction, retried
 from historical_sync.extraction import record_rows
 from historical_sync.models import Coverage, DataRemoval, Entity, EntityAlias, Relationship, SyncRecord
@@ -27,6 +28,7 @@ from historical_sync.storage import Lease, Memory, enter_graph, look_up, write_r
 from integrations.providers.base import Context, Graph, Record
 from integrations.providers.base import Entity as Thing
 from integrations.providers.base import Relationship as Said
+from integrations.providers.links import linked
 from tests.conftest import connected, until, wait_for
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -278,3 +280,43 @@ def test_disconnecting_with_delete_its_data_leaves_what_another_tool_brought_and
     again = graph_of(tenant)
     for part in both:
         assert again[part] == both[part], part
+
+
+# -- across tools ---------------------------------------------------------------------------------------------------------
+
+PAGE = "3c90c3cc-0d44-4b50-8888-8dd25736052a"
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("see https://linear.app/acme/issue/ENG-7/fix-it, please", ["linear:identifier:acme/ENG-7"]),
+        (f"https://www.notion.so/acme/Roadmap-{PAGE.replace('-', '')}?pvs=4", [f"notion:page:{PAGE}"]),
+        (f"https://www.notion.so/{PAGE.replace('-', '')}", [f"notion:page:{PAGE}"]),
+        ("https://app.asana.com/0/12/34 https://app.asana.com/1/9/project/8/task/34", ["asana:task:34"]),
+        ("https://linear.app.evil.example/acme/issue/ENG-7 http://linear.app/acme/issue/ENG-7", []),
+        ("https://linear.app/acme/issue/eng", []),
+    ],
+)
+def test_an_address_of_another_tool_says_what_it_means(text: str, keys: list[str]) -> None:
+    assert linked(orjson.dumps({"a": [{"text": text}]}), "github") == keys
+
+
+def test_a_tool_reads_its_own_addresses_itself() -> None:
+    assert linked(b'"https://linear.app/acme/issue/ENG-7"', "linear") == []
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("arrives", ["before", "after"])
+def test_a_link_leads_to_its_target_whichever_arrives_first(stage: SimpleNamespace, arrives: str) -> None:
+    handle = "linear:identifier:acme/ENG-7"
+    target = Row(0, "i", 1, {"things": [["issue", "linear:issue:1", "Fix it", {}, [], [handle]]], "links": []})
+    note = {"things": [["message", "chat:message:1", "Look", {}, [], []]], "links": []}
+    source = Row(1, "m", 1, {**note, "text": "https://linear.app/acme/issue/ENG-7"})
+    order = [target, source] if arrives == "before" else [source, target]
+    stage.do(store(stage.pool, stage.tenant, [[row] for row in order], Memory()))
+    with tenant_scope(stage.tenant.id):
+        (said,) = graph.links_of(stage.tenant, None)
+        things = graph.things(stage.tenant, [said.source_id, said.target_id])
+        assert said.kind == "mentions"
+        assert [things[end].name for end in (said.source_id, said.target_id)] == ["Look", "Fix it"]

@@ -16,6 +16,7 @@ from integrations.providers.base import (
     Context,
     Entity,
     Graph,
+    Link,
     OAuth,
     Page,
     Partition,
@@ -282,6 +283,13 @@ async def _revoke(grant: Revocation) -> None:
 _TASKS = ("tasks:read", "projects:read")
 
 ASANA = Provider(
+    links=(
+        Link(
+            "app.asana.com",
+            r"(?:0/\d+/|1/\d+/(?:project/\d+/)?task/)(\d+)",
+            lambda match: f"asana:task:{match[1]}",
+        ),
+    ),
     slug="asana",
     name="Asana",
     category="Project management",

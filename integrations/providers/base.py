@@ -7,6 +7,7 @@ bound to one connection), one `Partition` and one `Window`, page after page, and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -284,6 +285,18 @@ class RateState:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """Addresses of a provider's things, by which records of other tools mention them.
+
+    path: a regular expression for what follows "https://host/". key: the key or handle of what a match means.
+    """
+
+    host: str
+    path: str
+    key: Callable[[re.Match[str]], str]
+
+
+@dataclass(frozen=True, slots=True)
 class Provider:
     """All that Atom knows about one provider.
 
@@ -300,6 +313,7 @@ class Provider:
     partition_label: what the partitions are called, in the plural ("Repositories"), for the choice of what to import.
     asks: facts that are asked before connecting, by OAuth or token.
     auth_root: (default_auth_url, facts) -> root of the OAuth paths, where it depends on an answer.
+    links: addresses that say by themselves which of its things they lead to.
     ids_by_account: ids are unique within one account only, so that keys carry the account's id besides the slug.
     path_roots: beginning of a path -> root, for APIs of one vendor that live on several hosts; holds while `api_url` does.
     """
@@ -325,6 +339,7 @@ class Provider:
     rate_state: Callable[[Reply], RateState | None] = lambda reply: None
     partitions: Callable[[Api], Awaitable[list[Partition]]] | None = None
     settle: timedelta = timedelta(0)
+    links: tuple[Link, ...] = ()
     ids_by_account: bool = False
     partition_label: str = ""
     asks: tuple[Question, ...] = ()

@@ -26,6 +26,7 @@ from integrations.providers.base import (
     Context,
     Entity,
     Graph,
+    Link,
     OAuth,
     Page,
     Partition,
@@ -337,6 +338,13 @@ def _stream(name: str, label: str, extract: Callable[[JSON, Context], Graph], *,
 
 
 LINEAR = Provider(
+    links=(
+        Link(
+            "linear.app",
+            r"([\w-]{1,60})/issue/([A-Z][A-Z0-9]{0,6}-[0-9]{1,7})\b",
+            lambda match: f"linear:identifier:{match[1]}/{match[2]}",
+        ),
+    ),
     slug="linear",
     name="Linear",
     category="Engineering",

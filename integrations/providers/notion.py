@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from integrations.errors import (
     AccessDenied,
@@ -27,6 +28,7 @@ from integrations.providers.base import (
     Context,
     Entity,
     Graph,
+    Link,
     OAuth,
     Page,
     Partition,
@@ -368,6 +370,13 @@ def _token_facts(token: Mapping[str, Any]) -> JSON:
 
 
 NOTION = Provider(
+    links=(
+        Link(
+            "www.notion.so",
+            r"(?:[\w-]{1,80}/)?(?:[\w%-]{1,200}-)?([0-9a-f]{32})\b",
+            lambda match: f"notion:page:{UUID(match[1])}",
+        ),
+    ),
     slug="notion",
     name="Notion",
     category="Knowledge",
