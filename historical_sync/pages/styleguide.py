@@ -20,11 +20,14 @@ from atom.middleware import actor_of
 from atom.models import Tenant
 from atom.views import tenant_required
 from historical_sync import states
+from historical_sync.automation import QueuedStart
 from historical_sync.estimating import RangeEstimate
 from historical_sync.live import job_context
-from historical_sync.models import HistoricalSyncJob, JobEvent
+from historical_sync.models import HistoricalSyncJob, JobEvent, SyncSchedule
 from historical_sync.pages.chunkmap import ChunkFacts, chunk_map
 from historical_sync.pages.jobs import Happening
+from historical_sync.queueing import WAITS
+from historical_sync.schedules import INTERVALS
 from integrations.models import Connection
 from integrations.providers import PROVIDERS
 
@@ -71,6 +74,8 @@ def styleguide(request: HttpRequest) -> HttpResponse:
         "no_details": drawn("historical_sync/_job_details.html", map=[], timeline=[], quarantine=[], finished=False),
         "cancel": drawn("historical_sync/_cancel.html", job=jobs["Running"]),
         "estimates": [drawn("historical_sync/_estimate.html", **given) for given in _estimates()],
+        "queued": [drawn("historical_sync/_queued.html", queued=one) for one in _queued(jobs["Queued"].connection)],
+        "schedules": [drawn("historical_sync/_schedule.html", row=row) for row in _schedules(jobs)],
         "now": timezone.now(),
         "long_ago": datetime(2025, 10, 12, 14, 5, tzinfo=UTC),
     }
@@ -214,3 +219,38 @@ def _estimates() -> list[dict[str, Any]]:
         {"estimate": RangeEstimate(0, "exact", 0, 0.0, covered=True)},
         {"problem": "History older than 92 days is not part of the Free plan. The Solo plan includes it."},
     ]
+
+
+def _queued(connection: Connection) -> list[QueuedStart]:
+    common: dict[str, Any] = {"id": NOBODY, "connection": connection, "created_by_label": "Alice"}
+    return [
+        QueuedStart(reason=WAITS, **common),
+        QueuedStart(reason="Alice may not start imports here any more.", refused=True, **common),
+    ]
+
+
+def _schedules(jobs: dict[str, HistoricalSyncJob]) -> list[dict[str, Any]]:
+    """A row for each thing that can be said of a schedule."""
+    now = timezone.now()
+    connection = jobs["Queued"].connection
+    outcomes: list[tuple[str, str, HistoricalSyncJob | None]] = [
+        ("", "", None),
+        ("started", "", jobs["Running"]),
+        ("started", "", jobs["Completed"]),
+        ("started", "", jobs["Failed"]),
+        ("skipped", "It is being imported already.", None),
+        ("waiting", "3 imports are active already.", None),
+        ("refused", "Your plan's records for this month are used up.", None),
+    ]
+    common = {
+        "connection": connection, "interval": "1h", "intervals": [(c, words) for c, (words, _) in INTERVALS.items()],
+        "words": "Every hour",
+    }  # fmt: skip
+    rows = [
+        common | {"on": True, "paused": False, "may_change": True, "schedule": SyncSchedule(
+            next_run_at=now + timedelta(hours=1), last_run_at=now, last_result=result, last_detail=detail, last_job=job
+        )}
+        for result, detail, job in outcomes
+    ]  # fmt: skip
+    off = common | {"words": "Off", "on": False, "paused": False, "may_change": False, "schedule": None}
+    return [*rows, rows[2] | {"paused": True}, off]
