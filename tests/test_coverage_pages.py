@@ -79,6 +79,17 @@ def test_hundreds_of_partitions_are_cut_to_what_a_page_holds_and_can_be_searched
     assert [part.label for part in row.parts] == [f"acme/repo-{i}" for i in range(120, 130)]
 
 
+def test_a_partitions_row_joins_what_is_alike() -> None:
+    parts = [held("a", covered=(span(1, 11), span(13, 20)), missing=(span(11, 13),)), held("b", covered=(span(1, 20),))]
+    [row] = coverage_map(parts, START, END, ["issues"])
+    first = next(part for part in row.parts if part.key == "a")
+    assert [(cell.state, cell.since.day) for cell in first.cells] == [
+        ("in", 1), ("missing", 11), ("in", 13), ("unasked", 20)
+    ]  # fmt: skip
+    assert abs(first.cells[-1].x + first.cells[-1].width - (row.cells[-1].x + row.cells[-1].width)) < 0.1
+    assert len(row.cells) == 31
+
+
 def test_what_is_missing_of_many_partitions_in_the_same_span_is_one_line() -> None:
     failed = (Failed(span(6, 8), "access_denied", "no access"),)
     parts = [held(str(i), missing=(span(5, 9),), failed=failed) for i in range(40)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
@@ -107,6 +107,8 @@ def coverage_map(
             found = [part for part in parts if search.lower() in part.partition_label.lower()]
             shown = sorted(found, key=lambda part: (not part.failed, not part.missing))[:MOST_PARTS]
             row.parts = [_row(part.partition, part.partition_label, [part], edges) for part in shown]
+            for one in row.parts:
+                one.cells = _joined(one.cells)
             row.found, row.hidden = len(found), len(found) - len(shown)
         rows.append(row)
     return rows
@@ -160,6 +162,18 @@ def _row(key: str, label: str, parts: Sequence[Held], edges: Sequence[datetime])
         sum(len(part.missing) for part in parts),
         sum(len(part.failed) for part in parts),
     )
+
+
+def _joined(cells: Iterable[Cell]) -> list[Cell]:
+    """With neighbours that say the same as one: a page holds many rows of partitions."""
+    joined: list[Cell] = []
+    for cell in cells:
+        last = joined[-1] if joined else None
+        if last is not None and (last.state, last.share, last.words) == (cell.state, cell.share, cell.words):
+            joined[-1] = replace(last, width=round(cell.x + cell.width - last.x, 2), until=cell.until)
+        else:
+            joined.append(cell)
+    return joined
 
 
 def _measured(spans: Iterable[Window], edges: Sequence[datetime]) -> Iterable[tuple[int, float]]:
