@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from integrations.providers.base import JSON, Page
 
 RECORDS_A_COMMIT = 1_000
-GATHER_SECONDS = 0.25  # from a commit's first page; progress and requests to stop are seen once a commit
+GATHER_SECONDS = 0.5  # from a commit's first page; progress and requests to stop are seen once a commit
 RECORDS_IN_HAND = 4_000  # of all chunks of a worker: some 30 MB
 
 

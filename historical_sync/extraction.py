@@ -188,8 +188,10 @@ def graph_rows(
             key = ids[entity.key]
             if entity.properties is not None:
                 _keep_newest(entities, key, entity, row)
-            else:
+            elif mentioned.get(key) != (entity.kind, entity.name):
                 _mention(entities, key, entity.kind, entity.key, entity.name, mentioned)
+            if not (entity.aliases or entity.handles):
+                continue
             for proof, others in ((True, entity.aliases), (False, entity.handles)):
                 for other in others:
                     if (pair := (ids[other], key)) not in merged:
@@ -197,10 +199,10 @@ def graph_rows(
                         _mention(entities, pair[0], entity.kind, other, placeholder(other), mentioned)
         statements = graph.revised if record in stored else graph.added
         own = said.entities[0].key
-        elsewhere = [Relationship("mentions", own, key) for key in linked(row.document, slug)]
-        for kind, source, target in dict.fromkeys(
-            [*said.relationships, *elsewhere] if elsewhere else said.relationships
-        ):
+        relationships = said.relationships
+        if elsewhere := linked(row.document, slug):
+            relationships = [*relationships, *(Relationship("mentions", own, key) for key in elsewhere)]
+        for kind, source, target in dict.fromkeys(relationships):
             statements.records.append(record)
             statements.kinds.append(kind)
             statements.sources.append(ids[source])
