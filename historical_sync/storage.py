@@ -203,11 +203,15 @@ async def _save(
         rejected = batch.rejected + written.rejected
         quarantined = await _quarantine(db, lease, rejected) if rejected else 0
         too_many = _too_many(held, written.stored + written.unchanged, quarantined)
-        saved = await _advance(db, lease, batch, held, written, quarantined, phase, too_many)
+        job = await _advance(db, lease, batch, held, written, quarantined, phase, too_many)
         if batch.done and not too_many:
             await settle(db.cursor(), lease.job_id)
+    # Asked for only now: the job's row is locked from the moment it was written, and every chunk of the job wants it next.
+    row = await job.fetchone()
+    assert row is not None, "its chunk was locked"
     written.remember()
-    return saved
+    control, status, exhausted = row
+    return Saved(written.stored, written.unchanged, quarantined, control, status, exhausted, too_many)
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,11 +405,12 @@ async def _merge(db: Connection, lease: Lease, aliases: Mapping[tuple[bytes, byt
     A key without proof (a handle) leads to the least of the groups that use it and never joins two of them.
     The caller holds the tenant's merge lock and has written the entities.
     """
-    await db.execute(
+    answer = await db.execute(
         """
         INSERT INTO historical_sync_entityalias AS a (tenant_id, alias_id, entity_id, proof)
         SELECT %(tenant)s, * FROM unnest(%(aliases)s, %(entities)s, %(proofs)s::bool[])
         ON CONFLICT (alias_id, entity_id) DO UPDATE SET proof = true WHERE excluded.proof AND NOT a.proof
+        RETURNING alias_id, entity_id
         """,
         {
             "tenant": lease.tenant_id,
@@ -414,9 +419,11 @@ async def _merge(db: Connection, lease: Lease, aliases: Mapping[tuple[bytes, byt
             "proofs": list(aliases.values()),
         },
     )
-    joined = [pair for pair, proof in aliases.items() if proof]
+    # Whoever held the lock before may have told of the same: what was there is led where it should be.
+    news = {(alias.bytes, node.bytes) for alias, node in await answer.fetchall()}
+    joined = [pair for pair, proof in aliases.items() if proof and pair in news]
     counts, roots = await _join(db, joined) if joined else (Counter(), [])
-    handles = {alias for (alias, _), proof in aliases.items() if not proof}
+    handles = {alias for (alias, node), proof in aliases.items() if not proof and (alias, node) in news}
     if handles or roots:
         counts += await lead_handles(db, handles, roots)
     return counts
@@ -590,8 +597,9 @@ async def _advance(
     quarantined: int,
     phase: str,
     too_many: str,
-) -> Saved:
-    """Moves the chunk's cursor and every counter; last in the transaction, as it locks the job's row."""
+) -> AsyncCursor[tuple[Any, ...]]:
+    """Moves the chunk's cursor and every counter; last in the transaction, as it locks the job's row. Asks for `Saved`'s control,
+    job_status and exhausted."""
     stored, unchanged = written.stored, written.unchanged
     entities, relationships = written.entities, written.relationships
     done = batch.done and not too_many
@@ -658,7 +666,7 @@ async def _advance(
             """,
             values,
         )
-    answer = await db.execute(
+    return await db.execute(
         """
         UPDATE historical_sync_historicalsyncjob
         SET records_processed = records_processed + %(stored)s, records_skipped = records_skipped + %(unchanged)s,
@@ -691,8 +699,3 @@ async def _advance(
         """,
         values,
     )
-    row = await answer.fetchone()
-    if row is None:
-        raise LeaseLost
-    control, status, exhausted = row
-    return Saved(stored, unchanged, quarantined, control, status, exhausted, too_many)
