@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
 
@@ -107,15 +108,30 @@ def acme(cast: SimpleNamespace) -> SimpleNamespace:
     return made
 
 
+# placeholder -> what of Acme's stands in its place, by path
+PLACES = {
+    "<uuid:job_id>": "job.id",
+    "<str:job_id>": "job.id",
+    "<uuid:connection_id>": "connection.id",
+    "<str:connection_id>": "connection.id",
+    "<str:integration_id>": "connection.id",
+    "<uuid:entity_id>": "entity.id",
+    "<str:entity_id>": "entity.id",
+    "<uuid:queued_id>": "queued.id",
+    "<uuid:endpoint_id>": "endpoint.id",
+    "<uuid:delivery_id>": "delivery.id",
+    "<uuid:membership_id>": "membership.id",
+    "<str:prefix>": "key.prefix",
+}
+FIXED = {"<slug:slug>": "github", "<str:uidb64>": "MQ", "<str:token>": "a-b"}
+
+
 def address(route: str, acme: SimpleNamespace) -> str:
-    for placeholder, value in {
-        "<uuid:job_id>": acme.job.id, "<str:job_id>": acme.job.id, "<uuid:connection_id>": acme.connection.id,
-        "<str:connection_id>": acme.connection.id,        "<str:integration_id>": acme.connection.id, "<uuid:entity_id>": acme.entity.id, "<uuid:queued_id>": acme.queued.id,
-        "<uuid:endpoint_id>": acme.endpoint.id, "<uuid:delivery_id>": acme.delivery.id, "<slug:slug>": "github",
-        "<uuid:membership_id>": acme.membership.id, "<str:prefix>": acme.key.prefix, "<str:uidb64>": "MQ", "<str:token>": "a-b",
-        "<str:entity_id>": acme.entity.id,
-    }.items():  # fmt: skip
-        route = route.replace(placeholder, str(value))
+    for placeholder, path in PLACES.items():
+        if placeholder in route:
+            route = route.replace(placeholder, str(attrgetter(path)(acme)))
+    for placeholder, value in FIXED.items():
+        route = route.replace(placeholder, value)
     assert "<" not in route, f"the walk does not know how to fill {route}"
     return f"/{route}"
 

@@ -151,6 +151,7 @@ def test_no_more_chunks_at_once_than_plan_and_connection_and_worker_allow(theatr
     jobs = [
         theatre.job(5, provider, plan="free", account=provider, start=start) for provider in ("github", "salesforce")
     ]
+    theatre.sandbox.control(latency_ms=120)  # so that nothing is done before it is counted
     for _ in range(2):
         theatre.worker(concurrency=6, lease=60)
     wait_for(lambda: all(job_now(job).planned for job in jobs), 30)
