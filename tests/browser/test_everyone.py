@@ -254,3 +254,12 @@ def test_removing_a_member_asks_first_and_says_what_is_kept(page: Page) -> None:
     dialog.get_by_role("button", name="Keep").click()
     expect(dialog).to_be_hidden()
     expect(page.get_by_role("button", name="Remove vera@acme.test")).to_be_visible()
+
+
+def test_every_state_of_a_part_is_drawn(page: Page) -> None:
+    """A rule of one page hid the waiting parts of another."""
+    page.goto("/styleguide")
+    for state in ("going", "completed", "waiting", "failed"):
+        cell = page.locator(f".cell.{state}").first
+        cell.scroll_into_view_if_needed()
+        expect(cell).to_be_visible()
