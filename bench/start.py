@@ -9,7 +9,7 @@ import httpx2
 
 from bench import stage
 
-RUNNING, TRIES = 100, 100
+RUNNING, TRIES = 100, 50
 
 
 def measure() -> dict[str, Any]:
@@ -19,15 +19,15 @@ def measure() -> dict[str, Any]:
     with (
         stage.redis_server() as redis_url,
         # A slow provider, so that the hundred go on for as long as is measured.
-        stage.mock_api(400_000, latency_ms=400, repositories=RUNNING) as slow,
+        stage.mock_api(400_000, latency_ms=8000, repositories=RUNNING) as slow,
         stage.mock_api(100) as quick,
-        stage.workers(2, concurrency=80, REDIS_URL=redis_url),
+        stage.workers(2, concurrency=250, REDIS_URL=redis_url),
         stage.web(redis_url) as (address, _),
     ):
         for number in range(RUNNING):
-            tenant = stage.make_tenant(f"running-{number // 3}")
+            tenant = stage.make_tenant(f"running-{number // 3}", "solo")
             stage.start(stage.connect(tenant, slow, f"slow-{number}", f"only-{number}"))
-        stage.wait_for(lambda: _running() >= RUNNING, 60)
+        stage.wait_for(lambda: _running() >= RUNNING, 90)
         connections = []
         for number in range(TRIES):
             tenant = stage.make_tenant(f"starting-{number}")

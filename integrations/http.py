@@ -37,7 +37,8 @@ READ_TIMEOUT = 30.0  # seconds without a byte
 TOTAL_TIMEOUT = 120.0  # seconds for a whole reply, however slowly it drips
 MAX_BODY = 64 * 1024 * 1024  # bytes, decoded
 MAX_REDIRECTS = 3
-MAX_CONNECTIONS = 100
+MAX_CONNECTIONS = 1000  # as many as a worker may have chunks: a slow provider must not take the way from the others
+KEPT_OPEN = 100
 CLOCKS_AGREE = timedelta(seconds=5)  # of two clocks that are as one
 USER_AGENT = "Atom/1 (history import)"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -220,7 +221,7 @@ class _PrivateAddress(Exception):
 def make_client(*, allow_private: bool) -> httpx2.AsyncClient:
     """The HTTP client of one event loop, shared by its connections. `allow_private`: may reach private networks."""
     transport = httpx2.AsyncHTTPTransport(
-        limits=httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
+        limits=httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=KEPT_OPEN),
         trust_env=allow_private,
     )
     if not allow_private:

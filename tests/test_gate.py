@@ -1,0 +1,39 @@
+"""The gate for HTTP to providers: what one provider does to another."""
+
+from __future__ import annotations
+
+import asyncio
+
+from integrations.http import make_client
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/json\r\n\r\n[]"
+
+
+async def test_a_provider_that_does_not_answer_leaves_the_way_to_the_others_open() -> None:
+    """More requests hang than a client keeps connections by default."""
+    asked = 0
+
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        await reader.readuntil(b"\r\n\r\n")
+        asked += 1
+        await reader.read()
+        writer.close()
+
+    async def at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(ANSWER)
+        await writer.drain()
+        writer.close()
+
+    slow, quick = await asyncio.start_server(never, "127.0.0.1"), await asyncio.start_server(at_once, "127.0.0.1")
+    address = [f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/" for server in (slow, quick)]
+    async with slow, quick, make_client(allow_private=True) as client:
+        hanging = [asyncio.create_task(client.get(address[0])) for _ in range(150)]
+        async with asyncio.timeout(30):
+            while asked < 150:
+                await asyncio.sleep(0.02)
+            assert (await client.get(address[1])).status_code == 200
+        for task in hanging:
+            task.cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
