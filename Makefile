@@ -34,8 +34,8 @@ bench-faults: .venv/dev
 requirements: .venv/dev
 	for name in run dev; do \
 	  extras="--extra embedded"; [ $$name = dev ] && extras="$$extras --extra dev"; \
-	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	    --no-emit-find-links --no-header $$extras pyproject.toml -o requirements/$$name.txt; \
+	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	    --no-header $$extras pyproject.toml -o requirements/$$name.txt; \
 	done
 
 .venv/bin/python:
