@@ -28,6 +28,7 @@ Answer = TypeVar("Answer")
 
 # The database is away, or has ended this connection: nothing is known of what was under way, and nothing can be written.
 AWAY = (OperationalError, InterfaceError, errors.IdleInTransactionSessionTimeout, DatabaseError)
+ENGINE = "atom engine"  # what PostgreSQL calls the engine's connections
 TRUSTED_SECONDS = 1.0
 TRIES = 5  # of a transaction that PostgreSQL refused for reasons of concurrency
 
@@ -36,7 +37,9 @@ def connect_arguments() -> dict[str, Any]:
     """psycopg's connection parameters of the run-time role, as Django would use them."""
     arguments = connector_params()
     arguments.pop("prepare_threshold", None)  # the engine's few statements are worth preparing
-    # A frozen worker, or one whose machine is gone, must not keep its locks: the server ends a transaction in which nothing happens.
+    arguments["application_name"] = ENGINE
+    # A frozen worker, or one whose machine is gone, must not keep its locks: the server ends a transaction in which nothing happens
+    # (but not a pipeline: see `reaping.SilentClients`).
     patience = int(settings.LEASE_SECONDS * 1000)
     arguments["options"] = f"{arguments.get('options', '')} -c idle_in_transaction_session_timeout={patience}".strip()
     return arguments

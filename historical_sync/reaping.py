@@ -5,14 +5,16 @@ Every worker does this every few seconds, one of them at a time; so whoever is l
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 from django.conf import settings
 
 from historical_sync.claims import Room, job_note
-from historical_sync.database import Pool, retried, system_transaction, tenant_transaction
+from historical_sync.database import ENGINE, Connection, Pool, retried, system_transaction, tenant_transaction
 from historical_sync.settling import settle
 
 STOP_GRACE_SECONDS = 8  # a worker that has not honoured a request to stop by then is not listening
@@ -151,3 +153,42 @@ async def removals_without_entry(pool: Pool, task: str) -> list[tuple[str, str]]
             [task],
         )
         return [(connection, tenant) for connection, tenant in await cursor.fetchall()]
+
+
+class SilentClients:
+    """Cuts off workers that stopped in the middle of a pipeline (frozen, or their machine is gone), whose locks would stay for ever.
+
+    PostgreSQL counts idle time from the end of a pipeline only. Before it, a server process waits for its client without a limit,
+    and shows as 'active'. (`transaction_timeout` would also end a transaction that is at work, and came with PostgreSQL 17.)
+    """
+
+    def __init__(self) -> None:
+        # When each was first seen to wait: (process, time of the last message from its client) -> monotonic seconds.
+        self._since: dict[tuple[int, datetime], float] = {}
+
+    async def cut_off(self, connection: Connection) -> int:
+        """Ends the engine's connections that have said nothing for a lease's time while the server waits for them; how many.
+
+        connection: one of its own, in autocommit; those of the pool may all be waiting for these very locks.
+        """
+        # As who logged in: the run-time role may neither see what other connections do nor end them.
+        await connection.execute("SET ROLE NONE")
+        answer = await connection.execute(
+            """
+            SELECT pid, state_change FROM pg_stat_activity
+            WHERE datname = current_database() AND usename = session_user AND application_name = %s
+              AND state = 'active' AND wait_event_type = 'Client'
+            """,
+            [ENGINE],
+        )
+        now = time.monotonic()
+        self._since = {(pid, at): self._since.get((pid, at), now) for pid, at in await answer.fetchall()}
+        ended = 0
+        for (pid, at), since in self._since.items():
+            if now - since >= settings.LEASE_SECONDS:
+                answer = await connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s AND state_change = %s",
+                    [pid, at],
+                )
+                ended += len(await answer.fetchall())
+        return ended

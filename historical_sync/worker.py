@@ -119,6 +119,7 @@ async def _run(
                 asyncio.create_task(_every(SAY_SECONDS, engine.say_what_is_asked), name="say"),
                 asyncio.create_task(_listen(engine, defer if tasks.UPKEEP in queues else None), name="listen"),
                 asyncio.create_task(_every(lease * REAP_SHARE, lambda: _reap(engine, worker_app)), name="reap"),
+                asyncio.create_task(_cut_off_the_silent(lease * REAP_SHARE), name="cut off"),
             ]
             stopper = asyncio.create_task(_until(stop, once))
             try:
@@ -174,6 +175,19 @@ async def _listen(engine: Engine, defer: tasks.Defer | None) -> None:
                     elif defer is not None:
                         await defer.ended(notification.payload)
         except (psycopg.Error, ConnectorException, OSError):
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+
+async def _cut_off_the_silent(every: float) -> None:
+    silent = reaping.SilentClients()
+    while True:
+        try:
+            async with await psycopg.AsyncConnection.connect(**connect_arguments(), autocommit=True) as connection:
+                while True:
+                    if ended := await silent.cut_off(connection):
+                        log.warning("%d connections of workers that have stopped in mid-transaction were ended", ended)
+                    await asyncio.sleep(every)
+        except (psycopg.Error, OSError):
             await asyncio.sleep(RECONNECT_SECONDS)
 
 

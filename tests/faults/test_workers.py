@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import psycopg
 import pytest
 from django.conf import settings
+from psycopg import AsyncConnection
 
+from historical_sync import reaping
 from historical_sync.database import connect_arguments
 from tests.conftest import job_now, until, wait_for
 from tests.faults.conftest import describe
@@ -137,6 +141,53 @@ def test_a_worker_frozen_in_mid_transaction_does_not_keep_its_locks(theatre: Sta
         undamaged(theatre, undisturbed, until(job, "completed", seconds=60))
         with pytest.raises(psycopg.Error):
             frozen.execute("SELECT 1")
+
+
+def test_a_worker_frozen_in_mid_pipeline_does_not_keep_its_locks(theatre: Stage, undisturbed: Undisturbed) -> None:
+    """As above, in the middle of a save: the server waits for more statements and counts no idle time."""
+    theatre.sandbox.control(latency_ms=100)
+    job = theatre.job()
+    theatre.worker()
+    wait_for(lambda: pages_of(job) > 0, 30)
+    with psycopg.connect(**connect_arguments()) as frozen, suppress(psycopg.OperationalError), frozen.pipeline():
+        frozen.execute("SET LOCAL ROLE atom_system")
+        held = frozen.execute("SELECT id FROM historical_sync_historicalsyncjob WHERE id = %s FOR UPDATE", [job.id])
+        assert held.fetchone() == (job.id,)
+        theatre.sandbox.control(latency_ms=0)
+        undamaged(theatre, undisturbed, until(job, "completed", seconds=60))
+    assert frozen.broken, "it was cut off"
+
+
+async def test_only_a_client_of_the_engine_that_is_silent_for_a_whole_lease_is_cut_off(db: None, settings: Any) -> None:
+    settings.LEASE_SECONDS = 0.6
+    ended = 0
+    async with AsyncExitStack() as connections:
+
+        async def connect(**more: Any) -> AsyncConnection:
+            made = await AsyncConnection.connect(**{**connect_arguments(), **more})
+            connections.push_async_callback(made.close)
+            return made
+
+        clients = {
+            "silent": await connect(),
+            "busy": await connect(),
+            "foreign": await connect(application_name="psql"),
+        }
+        watcher = await connect(autocommit=True)
+        silent = reaping.SilentClients()
+        with suppress(psycopg.OperationalError):
+            async with AsyncExitStack() as pipelines:
+                for client in clients.values():
+                    await pipelines.enter_async_context(client.pipeline())
+                    await client.execute("SELECT 1")
+                    await (await client.execute("SELECT 1")).fetchone()
+                until = time.monotonic() + 2
+                while time.monotonic() < until:
+                    ended += await silent.cut_off(watcher)
+                    await (await clients["busy"].execute("SELECT 1")).fetchone()
+                    await asyncio.sleep(0.1)
+        assert ended == 1
+        assert [name for name, client in clients.items() if client.broken] == ["silent"]
 
 
 def test_the_engine_and_the_site_ask_the_server_to_end_frozen_transactions(db: None) -> None:
