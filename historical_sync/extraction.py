@@ -67,13 +67,15 @@ class GraphRows:
 
     added: statements of records that are new; revised: those of records that were stored before, perhaps with other statements.
     aliases: (alias id, id of the entity that has it) -> proof: with it both are one thing, without it the alias only leads
-    there; the alias is among the entities. subjects: record id -> id of the entity that the record is about.
+    there; the alias is among the entities. addresses: id -> (key, id of the handle of what it lies in). subjects: record id ->
+    id of the entity that the record is about.
     """
 
     entities: dict[bytes, EntityRow] = field(default_factory=dict)
     added: Statements = field(default_factory=Statements)
     revised: Statements = field(default_factory=Statements)
     aliases: dict[tuple[bytes, bytes], bool] = field(default_factory=dict)
+    addresses: dict[bytes, tuple[str, bytes]] = field(default_factory=dict)
     subjects: dict[bytes, bytes] = field(default_factory=dict)
     rejected: list[tuple[RecordRow, str]] = field(default_factory=list)
 
@@ -202,6 +204,7 @@ def graph_rows(
         relationships = said.relationships
         if elsewhere := linked(row.document, slug):
             relationships = [*relationships, *(Relationship("mentions", own, key) for key in elsewhere)]
+            graph.addresses |= {ids[key]: (key, ids[within]) for key, within in elsewhere.items() if within is not None}
         for kind, source, target in dict.fromkeys(relationships):
             statements.records.append(record)
             statements.kinds.append(kind)

@@ -13,7 +13,7 @@ from django.db.models import Count, Q
 
 from atom.models import Tenant
 from historical_sync.identity import name_rank
-from historical_sync.models import Entity, Relationship, SyncRecord
+from historical_sync.models import Address, Entity, Relationship, SyncRecord
 
 MOST_LINKS = 200
 MOST_RECORDS = 20
@@ -38,11 +38,19 @@ def get_entity(tenant: Tenant, entity_id: UUID | str) -> Entity | None:
 
 def things(tenant: Tenant, keys: Iterable[UUID]) -> dict[UUID, Entity]:
     """What the keys stand for, by key, with best names; without those that have not arrived."""
-    rows = {row.id: row for row in Entity.objects.filter(tenant=tenant, id__in=list(keys))}
+    keys = list(keys)
+    means = dict(Address.objects.filter(tenant=tenant, id__in=keys).values_list("id", "leads_to"))
+    rows = {row.id: row for row in Entity.objects.filter(tenant=tenant, id__in=[*keys, *filter(None, means.values())])}
     roots = {row.merged_into or row.id for row in rows.values()}
     stands = {row.id: row for row in Entity.objects.filter(tenant=tenant, id__in=roots)}
     whole(tenant, list(stands.values()))
-    return {key: stands[root] for key, row in rows.items() if (root := row.merged_into or row.id) in stands}
+    found = {key: stands[root] for key, row in rows.items() if (root := row.merged_into or row.id) in stands}
+    return found | {address: found[key] for address, key in means.items() if key in found}
+
+
+def _with_addresses(tenant: Tenant, keys: list[UUID]) -> list[UUID]:
+    """The keys, and the ids of the addresses that lead to them: all that statements about them may have at their ends."""
+    return [*keys, *Address.objects.filter(tenant=tenant, leads_to__in=keys).values_list("id", flat=True)]
 
 
 def kinds_of(tenant: Tenant) -> dict[str, int]:
@@ -113,9 +121,10 @@ def neighbourhood(tenant: Tenant, entity: Entity) -> dict[str, Any]:
     keys = list(Entity.objects.filter(tenant=tenant, merged_into=entity.id).values_list("id", "key"))
     ids = [entity.id, *[key_id for key_id, _ in keys]]
     said = Relationship.objects.filter(tenant=tenant)
+    ends = _with_addresses(tenant, ids)
     rows = {
         (r.kind, r.source_id, r.target_id)
-        for part in (said.filter(source_id__in=ids), said.filter(target_id__in=ids))
+        for part in (said.filter(source_id__in=ids), said.filter(target_id__in=ends))
         for r in part[:MOST_LINKS]
     }
     others = things(tenant, {end for _, source, target in rows for end in (source, target)})
@@ -150,7 +159,7 @@ def links_of(
     said = Relationship.objects.filter(tenant=tenant)
     if entity is not None:
         keys = [entity.id, *Entity.objects.filter(tenant=tenant, merged_into=entity.id).values_list("id", flat=True)]
-        said = said.filter(Q(source_id__in=keys) | Q(target_id__in=keys))
+        said = said.filter(Q(source_id__in=keys) | Q(target_id__in=_with_addresses(tenant, keys)))
     if kind:
         said = said.filter(kind=kind)
     if after:

@@ -321,6 +321,30 @@ class EntityAlias(models.Model):
         return f"{self.alias_id} is {self.entity_id}"
 
 
+class Address(models.Model):
+    """A web address by which records mention a thing whose key does not follow from it: statements have its `id` as their target.
+
+    id: computed from (tenant, key), as an entity's. within_id: the handle of what the thing lies in. leads_to: a key of the thing,
+    which may have been merged or not have arrived; null while nobody has said where the handle leads.
+    """
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False)
+    key = models.CharField(max_length=600)
+    within_id = models.UUIDField()
+    leads_to = models.UUIDField(null=True)
+
+    class Meta:
+        verbose_name_plural = "addresses"
+        indexes = [
+            models.Index(fields=["within_id"], name="address_within"),
+            models.Index(fields=["leads_to"], name="address_leads_to"),
+        ]
+
+    def __str__(self) -> str:
+        return self.key
+
+
 class Relationship(models.Model):
     """A statement of one record: `source` `kind` `target`. Its key includes the record, so it says where it comes from.
 
@@ -406,16 +430,12 @@ class Coverage(models.Model):
 
 
 class DataRemoval(models.Model):
-    """The removal of all that only one connection brought: asked for, under way or done (`removing.py`).
-
-    batches: transactions that took something out of the graph; what a worker remembers of it from before is void.
-    """
+    """The removal of all that only one connection brought: asked for, under way or done (`removing.py`)."""
 
     connection = models.OneToOneField(Connection, primary_key=True, on_delete=models.CASCADE, related_name="removal")
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+")
     records_total = models.PositiveBigIntegerField(default=0)
     records_removed = models.PositiveBigIntegerField(default=0)
-    batches = models.PositiveBigIntegerField(default=0)
     created_by_label = models.CharField(max_length=200, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
     completed_at = models.DateTimeField(null=True, blank=True)
@@ -433,11 +453,25 @@ class DataRemoval(models.Model):
         return "Tidying up what they were linked to"
 
 
+class GraphGeneration(models.Model):
+    """How often something was taken out of the tenant's graph: what a worker remembers of it from before is void."""
+
+    tenant = models.OneToOneField(Tenant, primary_key=True, on_delete=models.CASCADE, related_name="+")
+    number = models.PositiveBigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return str(self.number)
+
+
 class StaleEntity(models.Model):
-    """An entity that lost a record which spoke of it: what is left of it has to be found anew."""
+    """An entity of which a record no longer says what it said: what is left of it has to be found anew.
+
+    aliases: those that the record no longer tells of; null: any of them may be without a witness.
+    """
 
     entity_id = models.UUIDField(primary_key=True, editable=False)
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_constraint=False)
+    aliases = ArrayField(models.UUIDField(), null=True)
 
     class Meta:
         verbose_name_plural = "stale entities"

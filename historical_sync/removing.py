@@ -30,7 +30,7 @@ from historical_sync.database import Connection, Pool, retried, tenant_transacti
 from historical_sync.extraction import Ids
 from historical_sync.identity import key_rank, name_rank, placeholder
 from historical_sync.models import Coverage, DataRemoval, HistoricalSyncJob, SyncRecord
-from historical_sync.storage import lead_handles
+from historical_sync.storage import lead_addresses, lead_handles
 from integrations import gateway, providers
 from integrations.errors import RecordRejected
 from integrations.models import Connection as Account
@@ -82,7 +82,7 @@ async def remove(pool: Pool, connection_id: str, tenant_id: str, read: Read | No
     while await _remove_records(pool, connection_id, tenant_id):
         pass
     read = read or Reader(pool, tenant_id)
-    while await _rebuild(pool, connection_id, tenant_id, read):
+    while await _rebuild(pool, tenant_id, read):
         pass
     async with tenant_transaction(pool, tenant_id, "remove") as cursor:
         await cursor.execute(
@@ -145,7 +145,11 @@ async def _remove_records(pool: Pool, connection_id: str, tenant_id: str) -> boo
         await db.execute(
             "DELETE FROM historical_sync_syncrecord WHERE id = ANY(%s)", [pg.uuids([key.bytes for key, _ in rows])]
         )
-        await _count(db, connection_id, len(rows))
+        await db.execute(
+            "UPDATE historical_sync_dataremoval SET records_removed = records_removed + %s WHERE connection_id = %s",
+            [len(rows), connection_id],
+        )
+        await _generation(db, tenant_id)
     return True
 
 
@@ -156,18 +160,19 @@ async def _mark(db: Connection, tenant_id: str, entities: Iterable[bytes]) -> No
     )
 
 
-async def _count(db: Connection, connection_id: str, records: int) -> None:
+async def _generation(db: Connection, tenant_id: str) -> None:
+    """Voids what workers remember of the tenant's graph."""
     await db.execute(
         """
-        UPDATE historical_sync_dataremoval SET batches = batches + 1, records_removed = records_removed + %s
-        WHERE connection_id = %s
+        INSERT INTO historical_sync_graphgeneration AS g (tenant_id, number) VALUES (%s, 1)
+        ON CONFLICT (tenant_id) DO UPDATE SET number = g.number + 1
         """,
-        [records, connection_id],
+        [tenant_id],
     )
 
 
 @retried
-async def _rebuild(pool: Pool, connection_id: str, tenant_id: str, read: Read) -> bool:
+async def _rebuild(pool: Pool, tenant_id: str, read: Read) -> bool:
     """Finds some stale entities anew; False when there were none."""
     async with tenant_transaction(pool, tenant_id, "remove") as cursor:
         db = cursor.connection
@@ -188,7 +193,14 @@ async def _rebuild(pool: Pool, connection_id: str, tenant_id: str, read: Read) -
         for key in stale:
             groups |= await _look_again(db, tenant_id, key, ids, read, doomed)
         await _regroup(db, groups, doomed)
-        await _count(db, connection_id, 0)
+        await db.execute(
+            """
+            DELETE FROM historical_sync_address a
+            WHERE id = ANY(%s) AND NOT EXISTS (SELECT FROM historical_sync_relationship r WHERE r.target_id = a.id)
+            """,
+            [stale],
+        )
+        await _generation(db, tenant_id)
     return True
 
 
@@ -358,6 +370,7 @@ async def _regroup(db: Connection, groups: set[UUID], doomed: Sequence[UUID]) ->
     )
     handles = [key.bytes for key, _, _, is_handle in rows if is_handle]
     await lead_handles(db, handles, [root(key).bytes for key in keys])
+    await lead_addresses(db, within=[key.bytes for key in [*keys, *doomed]])
 
 
 class Reader:

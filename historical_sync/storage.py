@@ -32,10 +32,11 @@ from historical_sync.extraction import (
     record_rows,
     sound,
 )
-from historical_sync.identity import KEY_RANK, NAME_RANK, content_hash, key_rank
+from historical_sync.identity import KEY_RANK, NAME_RANK, content_hash, entity_id, key_rank
 from historical_sync.settling import settle
 from integrations.crypto import encrypt_document
 from integrations.providers.base import JSON, Context, Extract, Record
+from integrations.providers.links import located
 
 PACE_SECONDS = 8  # between the two points that speed is measured by
 QUARANTINE_SHARE = 0.2  # of a chunk's records; more means that we, not the records, are wrong
@@ -248,7 +249,7 @@ async def write_rows(
     relationships: Counter[str] = Counter()
     if changed:
         await _write_records(db, lease, list(changed.values()), graph)
-    if graph.aliases:
+    if graph.aliases or graph.addresses:
         # Before any entity row is locked: whoever merges holds the tenant's merge lock first.
         await db.execute("SELECT pg_advisory_xact_lock(hashtextextended('merge ' || %s, 0))", [lease.tenant_id])
     new_entities = sorted(graph.entities.values())
@@ -256,6 +257,8 @@ async def write_rows(
         entities += await _write_entities(db, lease, new_entities)
     if graph.aliases:
         entities.subtract(await _merge(db, lease, graph.aliases))
+    if graph.addresses:
+        await _write_addresses(db, lease, graph.addresses)
     if changed:
         revised = {key: seen[key].subject for key in changed if key in seen}
         relationships += await _write_statements(db, lease, graph, revised)
@@ -302,7 +305,7 @@ async def _hold(db: Connection, lease: Lease) -> AsyncCursor[tuple[Any, ...]]:
     return await db.execute(
         """
         SELECT progress, weight, records_processed + records_skipped + records_quarantined, records_quarantined, quarantine_forgiven,
-               (SELECT COALESCE(sum(batches), 0)::bigint FROM historical_sync_dataremoval WHERE tenant_id = %s)
+               COALESCE((SELECT number FROM historical_sync_graphgeneration WHERE tenant_id = %s), 0)
         FROM historical_sync_syncchunk WHERE id = %s AND lease = %s AND status = 'running' FOR UPDATE
         """,
         [lease.tenant_id, lease.chunk_id, lease.token],
@@ -489,12 +492,61 @@ async def lead_handles(db: Connection, handles: Iterable[bytes], roots: Sequence
             UPDATE historical_sync_entity h SET merged_into = best.root FROM best
             WHERE h.id = best.alias_id AND h.merged_into IS DISTINCT FROM best.root
         )
-        SELECT h.kind, count(*) FROM historical_sync_entity h JOIN best ON best.alias_id = h.id
-        WHERE h.merged_into IS NULL GROUP BY h.kind
+        SELECT h.id, h.kind, h.merged_into IS NULL FROM historical_sync_entity h JOIN best ON best.alias_id = h.id
+        WHERE h.merged_into IS DISTINCT FROM best.root
         """,  # noqa: S608 - an expression of this project's own
         {"handles": pg.uuids(list(handles)), "roots": pg.uuids(roots)},
     )
-    return Counter(dict(await answer.fetchall()))
+    moved = await answer.fetchall()
+    if moved:
+        await lead_addresses(db, within=[key.bytes for key, _, _ in moved])
+    return Counter(kind for _, kind, led_nowhere in moved if led_nowhere)
+
+
+async def _write_addresses(db: Connection, lease: Lease, addresses: Mapping[bytes, tuple[str, bytes]]) -> None:
+    """Keeps addresses, and where they lead if that is known. The caller holds the tenant's merge lock: who tells where a handle
+    leads either sees them, or has been seen."""
+    answer = await db.execute(
+        """
+        INSERT INTO historical_sync_address (id, tenant_id, key, within_id)
+        SELECT u.id, %(tenant)s, u.key, u.within FROM unnest(%(ids)s, %(keys)s, %(within)s) AS u(id, key, within)
+        ON CONFLICT DO NOTHING RETURNING id
+        """,
+        {
+            "tenant": lease.tenant_id,
+            "ids": pg.uuids(list(addresses)),
+            "keys": pg.texts([key for key, _ in addresses.values()]),
+            "within": pg.uuids([within for _, within in addresses.values()]),
+        },
+    )
+    if news := [key.bytes for (key,) in await answer.fetchall()]:
+        await lead_addresses(db, these=news)
+
+
+async def lead_addresses(db: Connection, *, these: Sequence[bytes] = (), within: Sequence[bytes] = ()) -> None:
+    """Points these addresses, and those of what lies `within` the handles, to the keys that they mean now."""
+    answer = await db.execute(
+        """
+        SELECT a.id, a.tenant_id, a.key, a.leads_to, container.key FROM historical_sync_address a
+        LEFT JOIN historical_sync_entity handle ON handle.id = a.within_id
+        LEFT JOIN historical_sync_entity container ON container.id = handle.merged_into
+        WHERE a.id = ANY(%s) OR a.within_id = ANY(%s)
+        """,
+        [pg.uuids(these), pg.uuids(within)],
+    )
+    moved: dict[bytes, bytes | None] = {}
+    for address, tenant, key, before, container in await answer.fetchall():
+        meant = located(key, container) if container else None
+        now = entity_id(tenant.bytes, meant) if meant else None
+        if now != (before.bytes if before else None):
+            moved[address.bytes] = now
+    if moved:
+        await db.execute(
+            """
+            UPDATE historical_sync_address a SET leads_to = u.leads_to FROM unnest(%s, %s) AS u(id, leads_to) WHERE a.id = u.id
+            """,
+            [pg.uuids(list(moved)), pg.nullable_uuids(list(moved.values()))],
+        )
 
 
 async def _write_statements(

@@ -13,11 +13,13 @@ from atom.models import ApiKey, AuditEvent, Membership
 from atom.tenancy import tenant_scope
 from historical_sync.automation import Delivery, Notice, NotificationPreference, QueuedStart, WebhookEndpoint
 from historical_sync.models import (
+    Address,
     Coverage,
     DailyTotals,
     DataRemoval,
     Entity,
     EntityAlias,
+    GraphGeneration,
     HistoricalSyncJob,
     JobEvent,
     QuarantinedRecord,
@@ -77,6 +79,7 @@ def one_of_everything(tenant: Any) -> SimpleNamespace:
         Relationship.objects.create(
             tenant=tenant, record_id=record.id, kind="part_of", source_id=entity.id, target_id=entity.id
         )
+        Address.objects.create(id=uuid.uuid4(), tenant=tenant, key=f"a{uuid.uuid4()}", within_id=uuid.uuid4())
         EntityAlias.objects.create(tenant=tenant, alias_id=uuid.uuid4(), entity_id=entity.id, proof=True)
         QuarantinedRecord.objects.create(
             tenant=tenant,
@@ -89,6 +92,7 @@ def one_of_everything(tenant: Any) -> SimpleNamespace:
         )
         event = JobEvent.objects.create(tenant=tenant, job=job, actor="Alice", kind="started")
         DataRemoval.objects.create(tenant=tenant, connection=connection, completed_at=NOW)
+        GraphGeneration.objects.get_or_create(tenant=tenant)
         StaleEntity.objects.create(tenant=tenant, entity_id=uuid.uuid4())
         Coverage.objects.create(tenant=tenant, connection=connection, stream="issues", ranges=[])
         DailyTotals.objects.create(tenant=tenant, connection=connection, day=NOW.date(), completed=1, records=1)

@@ -22,18 +22,20 @@ from atom.tenancy import tenant_scope
 from historical_sync import actions, graph
 from historical_sync.database import Pool, make_pool, pipelined_transaction, retried
 from historical_sync.extraction import record_rows
-from historical_sync.models import Coverage, DataRemoval, Entity, EntityAlias, Relationship, SyncRecord
+from historical_sync.models import Address, Coverage, DataRemoval, Entity, EntityAlias, Relationship, SyncRecord
 from historical_sync.removing import Witness, remove
 from historical_sync.storage import Lease, Memory, enter_graph, look_up, write_rows
-from integrations.providers.base import Context, Graph, Record
+from integrations.providers.base import Context, Graph, Partition, Record
 from integrations.providers.base import Entity as Thing
 from integrations.providers.base import Relationship as Said
+from integrations.providers.github import GITHUB
+from integrations.providers.jira import JIRA
 from integrations.providers.links import linked
 from tests.conftest import connected, until, wait_for
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TOOLS = [str(uuid.UUID(int=n + 1)) for n in range(2)]
-TABLES = ("syncrecord", "entity", "entityalias", "relationship", "staleentity")
+TABLES = ("syncrecord", "entity", "entityalias", "address", "relationship", "staleentity")
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def stage(live_cast: SimpleNamespace) -> Iterator[SimpleNamespace]:
     loop = asyncio.new_event_loop()
     pool = make_pool(4)
     loop.run_until_complete(pool.open())
-    yield SimpleNamespace(do=loop.run_until_complete, pool=pool, tenant=live_cast.acme)
+    yield SimpleNamespace(do=loop.run_until_complete, pool=pool, tenant=live_cast.acme, stranger=live_cast.globex)
     loop.run_until_complete(pool.close())
     loop.close()
 
@@ -67,6 +69,15 @@ def extract(payload: dict[str, Any], context: Context) -> Graph:
 PEOPLE = ["person:email:a@x.io", "person:email:b@x.io", "code:user:1", "code:user:2", "crm:user:3"]
 HANDLES = ["code:login:ann", "code:login:bob"]
 NAMES = ["Ann", "Bo", "Ann B. Chen", "1"]
+# Things whose addresses lack the id that is in their keys; two repositories may have had one name.
+PLACES = {"github:repository:7": "repository", "github:repository:8": "repository", "github:issue:7#12": "issue"}
+PLACE_NAMES = ["github:named:acme/web", "github:named:acme/old"]
+TEXTS = [
+    "",
+    "",
+    "https://github.com/acme/web/issues/12",
+    "https://github.com/Acme/old/pull/12 https://github.com/acme/web",
+]
 keys = st.sampled_from(PEOPLE)
 few = {"max_size": 2, "unique": True}
 people = st.tuples(
@@ -84,36 +95,44 @@ def rows(draw: st.DrawFn) -> list[Row]:
     """Records of two tools, no two versions of one at the same time."""
     found = []
     for number in range(draw(st.integers(2, 8))):
-        tool, own = draw(st.integers(0, 1)), f"code:issue:{draw(st.integers(1, 3))}"
+        tool, own = draw(st.integers(0, 1)), draw(st.sampled_from(["code:issue:1", "code:issue:2", *PLACES]))
         others = draw(st.lists(people, min_size=1, max_size=2))
         kind = draw(st.sampled_from(["issue", "pull_request"]))
         links = [["authored", person[1], own] for person in others]
         links += [["mentions", own, key] for key in draw(st.lists(st.sampled_from(PEOPLE + HANDLES), **few))]
-        things = [[kind, own, draw(st.sampled_from(NAMES)), {"n": number}, [], []], *others]
-        found.append(Row(tool, f"r{number}", draw(st.integers(0, 3)), {"things": things, "links": links}))
+        handles = draw(st.lists(st.sampled_from(PLACE_NAMES), **few)) if "repository" in own else []
+        things = [[PLACES.get(own, kind), own, draw(st.sampled_from(NAMES)), {"n": number}, [], handles], *others]
+        says = {"things": things, "links": links, "text": draw(st.sampled_from(TEXTS))}
+        found.append(Row(tool, f"r{number}", draw(st.integers(0, 3)), says))
     return found
 
 
-async def store(pool: Pool, tenant: Any, batches: Sequence[Sequence[Row]], memory: Memory) -> tuple[Counter[str], int]:
+async def store(
+    pool: Pool,
+    tenant: Any,
+    batches: Sequence[Sequence[Row]],
+    memory: Memory,
+    tools: tuple[str, str] = ("code", "code"),
+) -> tuple[Counter[str], int]:
     """Stores the batches one after the other, as one worker; returns entities by kind and statements, as they were counted."""
     entities: Counter[str] = Counter()
     statements = 0
 
     @retried
-    async def save(lease: Lease, batch: Sequence[Row]) -> Any:
+    async def save(lease: Lease, batch: Sequence[Row], tool: str) -> Any:
         records = [Record(row.name, START + timedelta(hours=row.hour), row.says) for row in batch]
         found = record_rows(records, lease.connection_bytes, lease.stream)
         async with pipelined_transaction(pool, lease.tenant_id) as db:
             await enter_graph(db, lease.tenant_id)
             before = await look_up(db, lease, found)
-            written = await write_rows(db, lease, found, before, extract, Context("code"), memory)
+            written = await write_rows(db, lease, found, before, extract, Context(tool), memory)
         written.remember()
         return written
 
     for batch in batches:
         for tool, part in itertools.groupby(batch, key=lambda row: row.tool):
             lease = Lease("", "", str(uuid.uuid4()), str(tenant.id), TOOLS[tool], "rows", "")
-            written = await save(lease, list(part))
+            written = await save(lease, list(part), tools[tool])
             assert not written.rejected
             entities.update(written.entities)
             statements += written.relationships.total()
@@ -141,6 +160,7 @@ def graph_of(tenant: Any) -> dict[str, Any]:
                 (key.get(r.source_id, r.source_id), r.kind, key.get(r.target_id, r.target_id), r.record_id)
                 for r in Relationship.objects.filter(tenant=tenant)
             },
+            "addresses": set(Address.objects.filter(tenant=tenant).values_list("key", "within_id", "leads_to")),
             "records": set(SyncRecord.objects.filter(tenant=tenant).values_list("id", "entity_id", "content_hash")),
         }
 
@@ -296,14 +316,33 @@ PAGE = "3c90c3cc-0d44-4b50-8888-8dd25736052a"
         ("https://app.asana.com/0/12/34 https://app.asana.com/1/9/project/8/task/34", ["asana:task:34"]),
         ("https://linear.app.evil.example/acme/issue/ENG-7 http://linear.app/acme/issue/ENG-7", []),
         ("https://linear.app/acme/issue/eng", []),
+        ("https://github.com/Acme/Web/pull/13/files#diff-1", ["github:address:acme/web#13"]),
+        ("(https://github.com/acme/web/issues/12#issuecomment-5)", ["github:address:acme/web#12"]),
+        ("on https://github.com/Acme/web.js. And", ["github:named:acme/web.js"]),
+        ("git clone https://github.com/acme/web.git", ["github:named:acme/web"]),
+        ("<https://github.com/acme/web|web>\n", ["github:named:acme/web"]),
+        ("https://github.com/acme/web/blob/main/a.py https://github.com/acme/web/issues/new", []),
+        (
+            f"https://github.com/acme/web/pull/4/commits/{'a' * 40}",
+            ["github:address:acme/web#4", f"github:commit:{'a' * 40}"],
+        ),
+        (f"https://github.com/acme/web/commit/{'a' * 40}", [f"github:commit:{'a' * 40}"]),
+        ("https://github.com/Bob-1, https://github.com", ["github:login:bob-1"]),
+        ("https://acme.atlassian.net/browse/eng-12?focusedId=1", ["jira:address:acme.atlassian.net/ENG-12"]),
+        (
+            "https://acme.atlassian.net/jira/software/c/projects/ENG/boards/3?view=x&selectedIssue=ENG-9",
+            ["jira:address:acme.atlassian.net/ENG-9"],
+        ),
+        ("https://acme.atlassian.net/browse/ENG", ["jira:address:acme.atlassian.net/ENG"]),
+        ("https://acme.atlassian.net.evil.example/browse/ENG-1 https://atlassian.net/browse/ENG-1", []),
     ],
 )
 def test_an_address_of_another_tool_says_what_it_means(text: str, keys: list[str]) -> None:
-    assert linked(orjson.dumps({"a": [{"text": text}]}), "github") == keys
+    assert list(linked(orjson.dumps({"a": [{"text": text}]}), "slack")) == keys
 
 
 def test_a_tool_reads_its_own_addresses_itself() -> None:
-    assert linked(b'"https://linear.app/acme/issue/ENG-7"', "linear") == []
+    assert linked(b'"https://linear.app/acme/issue/ENG-7"', "linear") == {}
 
 
 @pytest.mark.django_db(transaction=True)
@@ -320,3 +359,59 @@ def test_a_link_leads_to_its_target_whichever_arrives_first(stage: SimpleNamespa
         things = graph.things(stage.tenant, [said.source_id, said.target_id])
         assert said.kind == "mentions"
         assert [things[end].name for end in (said.source_id, said.target_id)] == ["Look", "Fix it"]
+
+
+REPOSITORY = {"id": 77, "full_name": "Acme/Web", "updated_at": "2026-01-01T00:00:00Z"}
+ISSUE = {
+    "id": 5,
+    "number": 12,
+    "title": "It breaks",
+    "state": "open",
+    "html_url": "https://github.com/Acme/Web/issues/12",
+}
+SITE = {"id": "c-1", "url": "https://acme.atlassian.net"}
+IN_PROJECT = Partition("c-1:100", "Engine (ENG)", {"site": "c-1", "url": SITE["url"]})
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize(
+    ("container", "thing", "address"),
+    [
+        (
+            GITHUB.stream("repositories").extract(REPOSITORY, Context("github")),
+            GITHUB.stream("issues").extract(ISSUE, Context("github", Partition("77", "Acme/Web"))),
+            "https://github.com/acme/web/issues/12 https://github.com/acme/web/pull/12/files",
+        ),
+        (
+            JIRA.stream("projects").extract({"id": "100", "key": "ENG", "site": SITE}, Context("jira")),
+            JIRA.stream("issues").extract(
+                {"id": "9", "key": "ENG-12", "fields": {"summary": "It breaks"}}, Context("jira", IN_PROJECT)
+            ),
+            "https://acme.atlassian.net/browse/ENG-12",
+        ),
+    ],
+    ids=["github", "jira"],
+)
+def test_an_address_without_the_id_leads_to_its_thing_in_any_order(
+    stage: SimpleNamespace, container: Graph, thing: Graph, address: str, order: tuple[int, ...]
+) -> None:
+    note = {"things": [["message", "chat:message:1", "Look", {}, [], []]], "links": [], "text": address}
+    said = [Row(0, "container", 1, saying(container)), Row(0, "thing", 1, saying(thing)), Row(1, "note", 1, note)]
+    slug = container.entities[0].key.partition(":")[0]
+    stage.do(store(stage.pool, stage.tenant, [[said[n]] for n in order], Memory(), (slug, "chat")))
+    elsewhere = [row._replace(tool=1 - row.tool) for row in (said[2], said[0])]  # in connections of their own
+    stage.do(store(stage.pool, stage.stranger, [elsewhere], Memory(), ("chat", slug)))
+    with tenant_scope(stage.tenant.id):
+        issue = Entity.objects.get(tenant=stage.tenant, key=thing.entities[0].key)
+        around = graph.neighbourhood(stage.tenant, issue)["links"]
+        assert [[other.name for other in part["others"]] for part in around if part["kind"] == "mentions"] == [["Look"]]
+        (link,) = graph.links_of(stage.tenant, issue, "mentions")
+        assert graph.things(stage.tenant, [link.target_id])[link.target_id].name == "It breaks"
+    with tenant_scope(stage.stranger.id):
+        (link,) = graph.links_of(stage.stranger, None, "mentions")
+        assert graph.things(stage.stranger, [link.target_id]) == {}, "its own thing has not arrived"
+
+
+def saying(said: Graph) -> dict[str, Any]:
+    return {"things": [list(entity) for entity in said.entities], "links": [list(link) for link in said.relationships]}

@@ -288,12 +288,16 @@ class RateState:
 class Link:
     """Addresses of a provider's things, by which records of other tools mention them.
 
-    path: a regular expression for what follows "https://host/". key: the key or handle of what a match means.
+    host: a host's name; "*" stands for one label of it. path: a regular expression for what follows "https://host/".
+    key: the key or handle of what a match means; one of the address's own where `within` is given.
+    within: for things whose keys hold an id that their addresses lack: a handle of what a match lies in (the repository, by its
+        name). Once it is known to which key that handle leads, `Provider.located` says which thing is meant.
     """
 
     host: str
     path: str
     key: Callable[[re.Match[str]], str]
+    within: Callable[[re.Match[str]], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +317,9 @@ class Provider:
     partition_label: what the partitions are called, in the plural ("Repositories"), for the choice of what to import.
     asks: facts that are asked before connecting, by OAuth or token.
     auth_root: (default_auth_url, facts) -> root of the OAuth paths, where it depends on an answer.
-    links: addresses that say by themselves which of its things they lead to.
+    links: addresses of its things.
+    located: (an address's own key, key of what it lies in) -> key or handle of what the address means, None if it means nothing;
+        needed where a link has `within`.
     ids_by_account: ids are unique within one account only, so that keys carry the account's id besides the slug.
     path_roots: beginning of a path -> root, for APIs of one vendor that live on several hosts; holds while `api_url` does.
     """
@@ -340,6 +346,7 @@ class Provider:
     partitions: Callable[[Api], Awaitable[list[Partition]]] | None = None
     settle: timedelta = timedelta(0)
     links: tuple[Link, ...] = ()
+    located: Callable[[str, str], str | None] = lambda address, container: None
     ids_by_account: bool = False
     partition_label: str = ""
     asks: tuple[Question, ...] = ()

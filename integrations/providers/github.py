@@ -17,6 +17,7 @@ from integrations.providers.base import (
     Estimate,
     Extract,
     Graph,
+    Link,
     OAuth,
     Page,
     Partition,
@@ -327,9 +328,46 @@ def _extract_commit(row: JSON, context: Context) -> Graph:
 def _extract_repository(row: JSON, context: Context) -> Graph:
     known = {name: row.get(name) for name in ("description", "private", "archived", "default_branch")}
     key = f"{context.namespace}:repository:{row['id']}"
-    said = GraphBuilder(Entity("repository", key, row["full_name"], {**known, "url": row.get("html_url")}))
+    known["url"] = row.get("html_url")
+    handle = _named(context.namespace, row["full_name"])
+    said = GraphBuilder(Entity("repository", key, row["full_name"], known, (), (handle,)))
     said.to("owned_by", _user(row.get("owner"), context.namespace))
     return said.graph()
+
+
+# -- addresses ----------------------------------------------------------------------------------------------------------------
+
+# Keys hold a repository's id, which stays when it is renamed; addresses hold its name, in whatever case. A repository's own record
+# says which name leads to it, so that no issue has to say by which address it goes.
+
+_NAME = r"([\w-]{1,39}/[\w.-]{0,99}[\w-])"
+_ENDS = r"(?![\w-]|[./]+[\w-])"  # neither in the middle of a name nor on the way to something further in
+
+
+def _named(ns: str, full_name: str) -> str:
+    return f"{ns}:named:{full_name.lower().removesuffix('.git')}"
+
+
+def _located(address: str, container: str) -> str | None:
+    ns, repository, number = (
+        container.partition(":repository:")[0],
+        container.rpartition(":")[2],
+        address.rpartition("#")[2],
+    )
+    return f"{ns}:issue:{repository}#{number}" if ":repository:" in container else None
+
+
+_LINKS = (
+    Link(
+        "github.com",
+        _NAME + r"/(?:issues|pull)/([1-9]\d{0,8})\b",
+        lambda match: f"github:address:{match[1].lower()}#{match[2]}",
+        lambda match: _named("github", match[1]),
+    ),
+    Link("github.com", _NAME + r"/(?:pull/\d+/)?commits?/([0-9a-f]{40})\b", lambda match: f"github:commit:{match[2]}"),
+    Link("github.com", _NAME + _ENDS, lambda match: _named("github", match[1])),
+    Link("github.com", r"([A-Za-z0-9][A-Za-z0-9-]{0,38})" + _ENDS, lambda match: f"github:login:{match[1].lower()}"),
+)
 
 
 # -- who ----------------------------------------------------------------------------------------------------------------------
@@ -361,6 +399,8 @@ _BACKWARDS = partial(Stream, ascending=False, partitioned=True, needs=("repo",))
 
 GITHUB = Provider(
     slug="github",
+    links=_LINKS,
+    located=_located,
     name="GitHub",
     category="Engineering",
     summary="Who builds what: repositories, issues, pull requests and the talk around them.",

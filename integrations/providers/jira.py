@@ -19,6 +19,7 @@ from integrations.providers.base import (
     Entity,
     Estimate,
     Graph,
+    Link,
     OAuth,
     Page,
     Partition,
@@ -399,11 +400,8 @@ def _extract_project(row: JSON, context: Context) -> Graph:
     ns, site = context.namespace, row["site"]
     facts = {"key": row["key"], "type": row.get("projectTypeKey"), "archived": bool(row.get("archived"))}
     facts["url"] = f"{site['url']}/browse/{row['key']}"
-    said = _Said(
-        Entity("project", f"{ns}:project:{site['id']}:{row['id']}", row.get("name") or row["key"], facts),
-        ns,
-        site["id"],
-    )
+    key, handle = f"{ns}:project:{site['id']}:{row['id']}", _address(urlsplit(site["url"]).netloc, row["key"])
+    said = _Said(Entity("project", key, row.get("name") or row["key"], facts, (), (handle,)), ns, site["id"])
     said.person("owned_by", row.get("lead"))
     return said.graph
 
@@ -411,6 +409,39 @@ def _extract_project(row: JSON, context: Context) -> Graph:
 def _extract_user(row: JSON, context: Context) -> Graph:
     facts = {"type": row.get("accountType"), "active": row.get("active")}
     return Graph([_person(row, context.namespace, {n: v for n, v in facts.items() if v is not None})], [])
+
+
+# -- addresses ----------------------------------------------------------------------------------------------------------------
+
+# Keys hold the site's id, which stays when the site is renamed; addresses hold its host. A project's own record says which address
+# leads to it, and the issue's key in it leads to the issue.
+
+
+def _address(host: str, key: str) -> str:
+    """Of a project or an issue, whichever connection of the site brings it."""
+    return f"jira:address:{host.lower()}/{key.upper()}"
+
+
+def _located(address: str, container: str) -> str | None:
+    ns, is_project, place = container.partition(":project:")
+    return f"{ns}:key:{place.rpartition(':')[0]}:{address.rpartition('/')[2]}" if is_project else None
+
+
+def _linked(match: re.Match[str]) -> str:
+    return _address(urlsplit(match[0]).netloc, match[1])
+
+
+def _project_of(match: re.Match[str]) -> str:
+    return _linked(match).rpartition("-")[0]
+
+
+_ISSUE = r"([A-Za-z][A-Za-z0-9_]{1,9}-[1-9]\d{0,6})\b"
+_BOARD = r"jira/[\w/-]{1,200}\?(?:[\w=%.,-]{1,100}&){0,5}selectedIssue="
+_LINKS = (
+    Link("*.atlassian.net", rf"browse/{_ISSUE}", _linked, _project_of),
+    Link("*.atlassian.net", _BOARD + _ISSUE, _linked, _project_of),
+    Link("*.atlassian.net", r"browse/([A-Za-z][A-Za-z0-9_]{1,9})(?![\w-])", _linked),
+)
 
 
 # -- who ----------------------------------------------------------------------------------------------------------------------
@@ -431,6 +462,8 @@ _NEEDS = ("read:jira-work",)
 
 JIRA = Provider(
     slug="jira",
+    links=_LINKS,
+    located=_located,
     name="Jira",
     category="Engineering",
     summary="What is planned, done and discussed: projects, issues, comments, work logged and every change.",
