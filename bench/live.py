@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import re
+import json
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from bench import stage
 
-_STAMP = re.compile(r'"records_processed":(\d+)')
+SCENES = (("spread", 350, 350.0), ("one", 1, 2.0))  # name, jobs, changes a second over all of them
 
 
-def now_us() -> int:
-    return time.monotonic_ns() // 1000  # one clock for all processes of a machine
+class Changes:
+    """Jobs that change as workers would change them: a commit, then a broadcast. Each change has a number of its own, which the
+    job shows as its records; `committed` says when it was committed (monotonic ns, one clock for all processes of a machine)."""
 
+    def __init__(self, pool: Any) -> None:
+        self.pool = pool
+        self.committed: dict[int, int] = {}
 
-class Watched:
-    """Jobs that change as workers would change them: a commit, then a broadcast. Each carries the time of its commit."""
-
-    def __init__(self, jobs: list[Any]) -> None:
-        self.jobs = jobs
-
-    async def change(self, pool: Any, job: Any) -> None:
+    async def make(self, job: Any) -> None:
         from historical_sync import broadcast
         from historical_sync.database import tenant_transaction
 
-        async with tenant_transaction(pool, str(job.tenant_id)) as cursor:
+        number = len(self.committed) + 1
+        self.committed[number] = 0
+        async with tenant_transaction(self.pool, str(job.tenant_id)) as cursor:
             await cursor.execute(
                 "UPDATE historical_sync_historicalsyncjob SET revision = revision + 1, records_processed = %s WHERE id = %s",
-                [now_us(), job.id],
+                [number, job.id],
             )
+        self.committed[number] = time.monotonic_ns()
         await broadcast.job_changed(job.id, job.tenant_id)
 
 
@@ -63,77 +68,76 @@ def make_jobs(number: int) -> list[tuple[Any, str]]:
     return made
 
 
-async def watch(address: str, job: Any, key: str, waits: list[float]) -> None:
-    import websockets
+@contextmanager
+def watching(address: str, jobs: list[tuple[Any, str]], sockets: int) -> Iterator[Any]:
+    """That many sockets over the jobs, in a process of their own; yields what ends them and says what arrived."""
+    host, _, port = address.removeprefix("http://").partition(":")
+    paths = [(f"/ws/historical-sync/{job.id}", key) for job, key in jobs]
+    asked = {"host": host, "port": int(port), "sockets": [paths[n % len(paths)] for n in range(sockets)]}
+    clients = subprocess.Popen(
+        [sys.executable, "-m", "bench.sockets"],
+        cwd=stage.PROJECT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert clients.stdin is not None
+        assert clients.stdout is not None
+        clients.stdin.write(json.dumps(asked) + "\n")
+        clients.stdin.flush()
+        assert clients.stdout.readline() == "ready\n", "not every socket opened"
+        yield lambda: json.loads(clients.communicate()[0])
+    finally:
+        clients.kill()
+        clients.wait()
 
-    url = f"{address.replace('http', 'ws')}/ws/historical-sync/{job.id}"
-    async with websockets.connect(
-        url, additional_headers={"Authorization": f"Api-Key {key}"}, open_timeout=60, compression=None
-    ) as socket:
-        await socket.recv()
-        READY.append(1)
-        async for message in socket:
-            found = _STAMP.search(str(message))
-            if found:
-                waits.append((now_us() - int(found[1])) / 1000)
 
-
-READY: list[int] = []
-
-
-async def scene(
-    address: str, jobs: list[tuple[Any, str]], sockets: int, updates_a_second: float, seconds: float
-) -> list[float]:
+async def change_all(jobs: list[Any], changes_a_second: float, seconds: float) -> dict[int, int]:
+    """Changes the jobs in turn, evenly over time; when each change was committed."""
     from historical_sync.database import make_pool
 
-    READY.clear()
-    waits: list[float] = []
-    watchers = []
-    for n in range(sockets):
-        watchers.append(asyncio.create_task(watch(address, *jobs[n % len(jobs)], waits)))
-        if n % 20 == 19:
-            await asyncio.sleep(0.2)
-    until = time.monotonic() + 120
-    while len(READY) < sockets and time.monotonic() < until:
-        await asyncio.sleep(0.1)
-    assert len(READY) == sockets, f"{len(READY)} of {sockets} sockets opened"
-    pool = make_pool(4)
-    await pool.open(wait=True)
-    watched = Watched([job for job, _ in jobs])
-    for job in watched.jobs[:50]:
-        await watched.change(pool, job)
-    await asyncio.sleep(1)
-    waits.clear()
-    began, sent = time.monotonic(), 0
-    while time.monotonic() < began + seconds:
-        due = began + sent / updates_a_second
-        await asyncio.sleep(max(0.0, due - time.monotonic()))
-        await watched.change(pool, watched.jobs[sent % len(jobs)])
-        sent += 1
-    await asyncio.sleep(1.5)
-    for task in watchers:
-        task.cancel()
-    await asyncio.gather(*watchers, return_exceptions=True)
-    await pool.close()
-    expected = sent * sockets / len(jobs)
-    assert len(waits) >= 0.98 * expected, f"{len(waits)} of about {expected:.0f} messages came"
-    return waits
+    async with make_pool(4) as pool:
+        changes = Changes(pool)
+        began = time.monotonic()
+        under_way = set()
+        for number in range(int(changes_a_second * seconds)):
+            await asyncio.sleep(max(0.0, began + number / changes_a_second - time.monotonic()))
+            task = asyncio.create_task(changes.make(jobs[number % len(jobs)]))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+        await asyncio.gather(*under_way)
+        await asyncio.sleep(1)
+    return changes.committed
 
 
-def measure(sockets: int = 1000, jobs: int = 350, seconds: float = 15) -> dict[str, Any]:
-    """p50 and p99 in ms: `spread` (sockets over jobs, each job changing once a second), `one` (all on one job, twice a second)."""
+def measure(sockets: int = 1000, seconds: float = 15) -> dict[str, Any]:
+    """`spread` (sockets over jobs, each job changing once a second) and `one` (all on one job, twice a second): p50 and p99 in ms,
+    and the web process's CPU microseconds a message."""
     found: dict[str, Any] = {}
-    for name, number, rate in (("spread", jobs, float(jobs)), ("one", 1, 2.0)):
+    for name, number, rate in SCENES:
         stage.empty_tables()
         with stage.redis_server() as redis_url, stage.web(redis_url) as (address, process):
             _use_redis(redis_url)
-            waits = asyncio.run(scene(address, make_jobs(number), sockets, rate, seconds))
-            found[name] = {
-                "p50_ms": stage.percentile(waits, 0.5),
-                "p99_ms": stage.percentile(waits, 0.99),
-                "messages": len(waits),
-                "web_mib": process.peak_mib(),
-            }
+            made = make_jobs(number)
+            with watching(address, made, sockets) as arrivals:
+                asyncio.run(change_all([job for job, _ in made], rate, 2))  # connections, prepared statements
+                cpu = process.cpu_seconds()
+                began = time.monotonic_ns()
+                committed = asyncio.run(change_all([job for job, _ in made], rate, seconds))
+                cpu = process.cpu_seconds() - cpu
+                seen, memory = arrivals(), process.peak_mib()
+        waits = [(at - committed[change]) / 1e6 for change, at in seen["arrived"] if at > began]
+        expected = len(committed) * sockets / number
+        assert len(waits) >= 0.98 * expected, f"{len(waits)} of about {expected:.0f} messages came"
+        found[name] = {
+            "p50_ms": stage.percentile(waits, 0.5),
+            "p99_ms": stage.percentile(waits, 0.99),
+            "messages": len(waits),
+            "web_us": cpu / len(waits) * 1e6,
+            "client_us": seen["cpu_seconds"] / len(seen["arrived"]) * 1e6,
+            "web_mib": memory,
+        }
     return found
 
 

@@ -58,13 +58,16 @@ class Hub:
         self.changed: dict[str, str] = {}  # job -> tenant
         self.told_at: dict[str, float] = {}
         self.wake = asyncio.Event()
+        self.reader = live.Reader()
+        self.to_show: dict[str, LiveJob] = {}  # job -> its latest reading, to be rendered
+        self.show = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
 
     async def join(self, watcher: Watcher) -> None:
         """From now on the watcher is told. Raises what the channel layer raises when it is down."""
         if not self.tasks:
             self.channel = await self.layer.new_channel()
-            self.tasks = [asyncio.create_task(self._hear()), asyncio.create_task(self._tell())]
+            self.tasks = [asyncio.create_task(part()) for part in (self._hear, self._tell, self._show)]
         jobs = self.watchers.setdefault(watcher.tenant_id, {})
         jobs.setdefault(watcher.job_id, set()).add(watcher)
         try:
@@ -117,23 +120,24 @@ class Hub:
     # -- telling ------------------------------------------------------------------------------------------------------------
 
     async def _tell(self) -> None:
-        while True:
-            await self.wake.wait()
-            self.wake.clear()
-            due = self._due()
-            if not due:
-                continue
-            try:
-                wanted = {
-                    job: {f for w in self._watching(tenant, job) for f in w.fragments} for job, tenant in due.items()
-                }
-                for seen in await live.read_many(wanted):
-                    await self._tell_all(seen, due[str(seen.job.id)])
-            except Exception:
-                log.warning("live updates are late", exc_info=True)
-                await asyncio.sleep(TRY_AGAIN)
-                self.changed = due | self.changed
-                self.wake.set()
+        try:
+            while True:
+                await self.wake.wait()
+                self.wake.clear()
+                due = self._due()
+                if not due:
+                    continue
+                try:
+                    for seen in await self.reader.read(due):
+                        await self._tell_all(seen, due[str(seen.job.id)])
+                except Exception:
+                    log.warning("live updates are late", exc_info=True)
+                    await self.reader.close()
+                    await asyncio.sleep(TRY_AGAIN)
+                    self.changed = due | self.changed
+                    self.wake.set()
+        finally:
+            await self.reader.close()
 
     def _due(self) -> dict[str, str]:
         """The changed jobs that may be told of now; the others wait for the end of their interval."""
@@ -150,12 +154,39 @@ class Hub:
         return due
 
     async def _tell_all(self, seen: LiveJob, tenant_id: str) -> None:
+        """Tells those who get JSON at once; has the fragments of the others made."""
         if seen.tenant_id != tenant_id:
             return  # whoever sent the message was wrong: nobody hears of another tenant's job
-        for number, watcher in enumerate(self._watching(tenant_id, str(seen.job.id)), 1):
-            await self._safely(watcher.tell(seen))
+        job_id = str(seen.job.id)
+        for number, watcher in enumerate(self._watching(tenant_id, job_id), 1):
+            if watcher.fragments:
+                self.to_show[job_id] = seen
+                self.show.set()
+            else:
+                await self._safely(watcher.tell(seen))
             if number % BREATHE_EVERY == 0:
                 await asyncio.sleep(0)
+
+    async def _show(self) -> None:
+        """Templates take a thread and a hundred times as long as JSON: what changes meanwhile is shown once, as it is then."""
+        while True:
+            await self.show.wait()
+            self.show.clear()
+            shown, self.to_show = list(self.to_show.values()), {}
+            watchers = [[w for w in self._watching(s.tenant_id, str(s.job.id)) if w.fragments] for s in shown]
+            try:
+                await live.render(
+                    [(s, {f for w in ws for f in w.fragments}) for s, ws in zip(shown, watchers, strict=True)]
+                )
+            except Exception:
+                log.warning("live pages are late", exc_info=True)
+                await asyncio.sleep(TRY_AGAIN)
+                self.to_show = {str(seen.job.id): seen for seen in shown} | self.to_show
+                self.show.set()
+                continue
+            for seen, told in zip(shown, watchers, strict=True):
+                for watcher in told:
+                    await self._safely(watcher.tell(seen))
 
     async def _safely(self, telling: Any) -> None:
         """A socket that just broke is no reason not to tell the others."""

@@ -12,6 +12,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from atom.db.base import as_owner
 from atom.tenancy import tenant_scope
 from historical_sync import broadcast, hub, live
 from historical_sync.models import HistoricalSyncJob
@@ -57,13 +58,13 @@ def progress_socket(acme: SimpleNamespace, job: HistoricalSyncJob | None = None,
 
 def test_many_watchers_of_a_job_share_one_reading(acme: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     readings = []
-    read_many = live.read_many
+    read = live.Reader.read
 
-    async def counted(wanted: Any) -> Any:
-        readings.append(set(wanted))
-        return await read_many(wanted)
+    async def counted(reader: live.Reader, job_ids: Any) -> Any:
+        readings.append(set(job_ids))
+        return await read(reader, job_ids)
 
-    monkeypatch.setattr(live, "read_many", counted)
+    monkeypatch.setattr(live.Reader, "read", counted)
     sockets = [progress_socket(acme, user="alice" if n % 2 else "vera") for n in range(20)]
 
     async def scene() -> list[Any]:
@@ -166,6 +167,41 @@ def test_who_lost_their_membership_hears_no_more(acme: SimpleNamespace, monkeypa
     assert asyncio.run(scene()) == {"type": "websocket.close", "code": consumers.GONE}
 
 
+def test_a_connection_that_the_database_cut_is_made_again(acme: SimpleNamespace) -> None:
+    socket = progress_socket(acme)
+
+    async def scene() -> list[int]:
+        async with opened(socket):
+            seen = [(await socket.receive_json_from(timeout=5))["seq"]]
+            await changed(acme.job, revision=2)
+            seen.append((await socket.receive_json_from(timeout=5))["seq"])
+            reading = hub.current().reader.connection
+            assert reading is not None
+            await live.in_thread(cut)(reading.info.backend_pid)
+            await changed(acme.job, revision=3)
+            seen.append((await socket.receive_json_from(timeout=5))["seq"])
+        return seen
+
+    def cut(process: int) -> None:
+        with as_owner(), connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s)", [process])
+
+    assert asyncio.run(scene()) == [0, 2, 3]
+
+
+def test_what_is_read_for_sockets_holds_no_credentials(acme: SimpleNamespace) -> None:
+    async def scene() -> Any:
+        reader = live.Reader()
+        try:
+            return await reader.read([str(acme.job.id), "00000000-0000-0000-0000-000000000000"])
+        finally:
+            await reader.close()
+
+    (seen,) = asyncio.run(scene())
+    assert seen.job == acme.job
+    assert seen.job.connection.get_deferred_fields() >= {"sealed_credentials", "facts"}
+
+
 def test_the_hub_sleeps_when_nobody_watches(acme: SimpleNamespace) -> None:
     socket = progress_socket(acme)
 
@@ -174,7 +210,7 @@ def test_the_hub_sleeps_when_nobody_watches(acme: SimpleNamespace) -> None:
             awake = len(hub.current().tasks)
         return awake, len(hub.current().tasks) + len(hub.current().watchers)
 
-    assert asyncio.run(scene()) == (2, 0)
+    assert asyncio.run(scene()) == (3, 0)
 
 
 def test_pages_get_rows_and_the_indicator(acme: SimpleNamespace) -> None:
