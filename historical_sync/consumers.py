@@ -12,6 +12,7 @@ from datetime import datetime
 from uuid import UUID
 
 from channels.generic.websocket import AsyncWebsocketConsumer
+from django.http import QueryDict
 from django.template.loader import render_to_string
 
 from atom.access import Actor, Right
@@ -23,6 +24,7 @@ from historical_sync.live import LiveJob, in_thread
 ACCESS_AGAIN = 30.0  # seconds after which a message makes us ask again whether this person still may
 STRANGER = 4404
 GONE = 4401
+TOAST = "historical_sync/_toast.html"
 ENDS = (states.COMPLETED, states.FAILED, states.CANCELLED, states.PAUSED)
 
 
@@ -48,6 +50,7 @@ class TenantConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         self._access_at = time.monotonic()
         self._hub = hub.current()
         await self._hub.join(self)
+        await self.joined()
         await self.accept()
         await self.opened()
         await self._catch_up()
@@ -96,6 +99,9 @@ class TenantConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
     async def may_open(self, actor: Actor) -> bool:
         return True
 
+    async def joined(self) -> None:
+        """Reads what must be known of the time before the socket opens."""
+
     async def opened(self) -> None:
         """Sends what is so now."""
 
@@ -138,28 +144,61 @@ class JobProgress(OneJob):
         await self.send(text_data=seen.event(kind, self.actor))
 
 
-class Notifications(TenantConsumer):
+class SinceConsumer(TenantConsumer):
+    """A socket of a page. ?since=: when the page was made; what is newer than that and older than the socket is told at once."""
+
+    since: datetime | None = None
+
+    async def may_open(self, actor: Actor) -> bool:
+        given = QueryDict(self.scope["query_string"]).get("since")
+        try:
+            self.since = None if given is None else live.since(given)
+        except ValueError:
+            return False
+        return True
+
+    async def late(self, template: str) -> list[LiveJob]:
+        """The jobs that a page of that time may show otherwise than they are, with the fragment rendered."""
+        if self.since is None:
+            return []
+        return await live.read_late(self.tenant_id, self.since, template, self.actor.may(Right.OPERATE))
+
+
+class Notifications(SinceConsumer):
     """/ws/notifications: the tenant's finished, failed and paused jobs, for toasts."""
 
-    async def opened(self) -> None:
-        # Only what happens from now on is news.
+    async def joined(self) -> None:
+        # All is news that happens once the client sees the socket open, so what was there before is read before that.
         self._known: dict[str, str] = await in_thread(_statuses)(self.tenant_id)
+
+    async def opened(self) -> None:
+        for seen in await self.late(TOAST):
+            if seen.job.completed_at is not None:
+                self._known[str(seen.job.id)] = seen.job.status
+                await self._tell_end(seen)
 
     async def changed(self, seen: LiveJob) -> None:
         job = seen.job
         key = str(job.id)
         before = self._known.get(key)
         self._known[key] = job.status
-        if job.status == before or job.status not in ENDS:
-            return
-        toast = seen.html("historical_sync/_toast.html", self.actor.may(Right.OPERATE))
+        if job.status != before and job.status in ENDS:
+            await self._tell_end(seen)
+
+    async def _tell_end(self, seen: LiveJob) -> None:
+        job = seen.job
+        toast = seen.html(TOAST, self.actor.may(Right.OPERATE))
         await self.send(text_data=seen.event(job.status, self.actor, html=toast))
 
 
-class PageFragments(TenantConsumer):
+class PageFragments(SinceConsumer):
     """/ws/pages: what changes on any page: the running indicator, rows of job tables, integration cards. HTML."""
 
     template = "historical_sync/_changed.html"
+
+    async def opened(self) -> None:
+        for seen in await self.late(self.template):
+            await self.changed(seen)
 
     async def changed(self, seen: LiveJob) -> None:
         await self.send(text_data=seen.html(self.template, self.actor.may(Right.OPERATE)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +13,8 @@ from channels.db import DatabaseSyncToAsync
 from django.conf import settings
 from django.db.models import Model
 from django.template.loader import render_to_string
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
 from django.utils.functional import SimpleLazyObject
 from psycopg import AsyncConnection
 
@@ -24,6 +26,9 @@ from historical_sync.models import HistoricalSyncJob
 from historical_sync.progress import describe
 from historical_sync.serializers import job_json
 from integrations.models import Connection
+
+LONG_AGO = timedelta(hours=1)  # how far back a page is told of what ended, at most
+SHOWN = 50  # jobs that it is told of at once, the newest
 
 # Not Django's one shared thread: a slow page must not hold up live progress.
 _THREADS = ThreadPoolExecutor(4, thread_name_prefix="live")
@@ -70,6 +75,38 @@ def running_jobs(tenant_id: UUID | str) -> dict[str, int]:
     jobs = list(HistoricalSyncJob.objects.filter(tenant_id=tenant_id, status__in=states.WORKABLE)[:10])
     percentages = [describe(job).percentage for job in jobs]
     return {"count": len(jobs), "percentage": sum(percentages) // len(percentages) if percentages else 0}
+
+
+def since(given: str) -> datetime:
+    """The time (ISO 8601, with its zone) from which a page wants to be told of what ended: when it was made.
+
+    Raises ValueError when it is no such time.
+    """
+    found = parse_datetime(given)
+    if found is None or found.tzinfo is None:
+        raise ValueError(f"not a time in ISO 8601 with its zone: {given!r}")
+    return max(found, timezone.now() - LONG_AGO)
+
+
+def of_late(tenant_id: UUID | str, since: datetime) -> list[HistoricalSyncJob]:
+    """The tenant's jobs that are not over and those that ended since then, in the order of their starts."""
+    jobs = HistoricalSyncJob.objects.with_names().filter(tenant_id=tenant_id)
+    jobs = jobs.filter(status__in=states.ACTIVE) | jobs.filter(completed_at__gte=since)
+    return list(reversed(jobs.order_by("-created_at")[:SHOWN]))
+
+
+async def read_late(tenant_id: str, since: datetime, template: str, may_operate: bool) -> list[LiveJob]:
+    """`of_late`, each with its fragment rendered."""
+    found: list[LiveJob] = await in_thread(_read_late)(tenant_id, since, template, may_operate)
+    return found
+
+
+def _read_late(tenant_id: str, since: datetime, template: str, may_operate: bool) -> list[LiveJob]:
+    with tenant_scope(tenant_id):
+        seen = [LiveJob(job) for job in of_late(tenant_id, since)]
+        for one in seen:
+            one.html(template, may_operate)
+    return seen
 
 
 async def read(tenant_id: str, job_id: str) -> LiveJob | None:

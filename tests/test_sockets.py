@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
+from django.test import Client
 from django.utils import timezone
 
 from atom.access import actor_for_user
-from historical_sync import actions, live
+from historical_sync import actions, consumers, live
 from tests.test_api import FIELDS
 from tests.test_hub import acme as acme  # the same stage
-from tests.test_hub import changed, opened, progress_socket
+from tests.test_hub import change, changed, opened, progress_socket
 from tests.test_walk import socket_to
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -89,6 +92,78 @@ def test_a_busy_job_is_told_at_most_five_times_a_second_and_its_last_state_alway
     assert seen == sorted(set(seen))
     assert seen[-1] == 40
     assert len(seen) <= took * 5 + 2
+
+
+def test_an_end_right_after_the_opening_is_told(acme: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even when what was there before the opening takes long to read."""
+    statuses = consumers._statuses
+
+    def slow(tenant_id: str) -> dict[str, str]:
+        time.sleep(0.3)
+        return statuses(tenant_id)
+
+    monkeypatch.setattr(consumers, "_statuses", slow)
+    socket = socket_to("ws/notifications", acme, acme.cast.alice)
+
+    async def scene() -> Any:
+        async with opened(socket):
+            await changed(acme.job, revision=2, status="completed", completed_at=timezone.now())
+            return await socket.receive_json_from(timeout=5)
+
+    assert asyncio.run(scene())["type"] == "completed"
+
+
+def test_a_page_is_told_on_opening_what_ended_since_it_was_made(acme: SimpleNamespace) -> None:
+    made = timezone.now()
+    for job, ended in ((acme.other, made - timedelta(seconds=1)), (acme.job, made + timedelta(seconds=1))):
+        change(job, revision=2, status="completed", completed_at=ended)
+    query = urlencode({"since": made.isoformat()})
+    toasts = socket_to("ws/notifications", acme, acme.cast.alice, query=query)
+    fragments = socket_to("ws/pages", acme, acme.cast.alice, query=query)
+    strangers = socket_to("ws/notifications", acme, acme.cast.charlie, query=query)
+
+    async def scene() -> tuple[Any, str, bool]:
+        async with opened(toasts, fragments, strangers):
+            told = await toasts.receive_json_from(timeout=5), await fragments.receive_from(timeout=5)
+            assert await toasts.receive_nothing(timeout=0.2)
+            assert await fragments.receive_nothing(timeout=0.2)
+            return *told, await strangers.receive_nothing(timeout=0.2)
+
+    toast, fragment, strangers_hear_nothing = asyncio.run(scene())
+    assert (toast["type"], toast["job"]["id"]) == ("completed", str(acme.job.id))
+    assert "GitHub import completed." in toast["html"]
+    assert f'id="job-{acme.job.id}"' in fragment
+    assert strangers_hear_nothing
+
+
+@pytest.mark.parametrize("since", ["", "yesterday", "2026-13-01T00:00:00Z", "2026-01-01T00:00:00"])
+def test_a_page_that_says_no_time_is_refused(acme: SimpleNamespace, since: str) -> None:
+    query = urlencode({"since": since})
+    socket = socket_to("ws/pages", acme, acme.cast.alice, query=query)
+
+    async def scene() -> bool:
+        return bool((await socket.connect(timeout=5))[0])
+
+    assert not asyncio.run(scene())
+    client = Client()
+    client.force_login(acme.cast.alice)
+    reply = client.get(f"/live?{query}")
+    assert reply.status_code == 400
+    assert "could not be understood" in reply.content.decode()
+
+
+def test_polling_tells_of_what_ended_since_the_page_was_made(acme: SimpleNamespace) -> None:
+    made = timezone.now() - timedelta(minutes=5)
+    for job, ended in ((acme.other, made - timedelta(seconds=1)), (acme.job, made + timedelta(seconds=1))):
+        change(job, revision=2, status="completed", completed_at=ended)
+    client = Client()
+    client.force_login(acme.cast.alice)
+    text = client.get("/live", {"since": made.isoformat()}).content.decode()
+    assert f'data-toast="{acme.job.id}' in text
+    assert f'data-toast="{acme.other.id}' not in text
+    assert "data-toast" not in client.get("/live").content.decode(), (
+        "those that don't say are told of the last half minute"
+    )
 
 
 def test_what_a_client_sends_is_ignored(acme: SimpleNamespace) -> None:

@@ -222,7 +222,9 @@ def test_the_admin_is_for_staff_only(acme: SimpleNamespace) -> None:
             assert reply["Location"].startswith("/admin/login/")
 
 
-def socket_to(route: str, acme: SimpleNamespace, user: Any = None, headers: Any = ()) -> WebsocketCommunicator:
+def socket_to(
+    route: str, acme: SimpleNamespace, user: Any = None, headers: Any = (), query: str = ""
+) -> WebsocketCommunicator:
     from atom.asgi import application
 
     sent = [(b"origin", b"http://testserver"), (b"host", b"testserver"), *headers]
@@ -231,7 +233,7 @@ def socket_to(route: str, acme: SimpleNamespace, user: Any = None, headers: Any 
         client.force_login(user)
         cookie = client.cookies[settings.SESSION_COOKIE_NAME].value
         sent.append((b"cookie", f"{settings.SESSION_COOKIE_NAME}={cookie}".encode()))
-    return WebsocketCommunicator(application, address(route, acme), headers=sent)
+    return WebsocketCommunicator(application, f"{address(route, acme)}?{query}", headers=sent)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 from django.utils import timezone
@@ -15,9 +16,7 @@ from django.views.decorators.http import require_GET
 from atom.access import Right
 from atom.middleware import actor_of
 from atom.views import tenant_required
-from historical_sync import states
-from historical_sync.live import job_context, running_jobs
-from historical_sync.models import HistoricalSyncJob
+from historical_sync.live import job_context, of_late, running_jobs, since
 
 # The header's links: (words, URL name, names of the pages that belong to it).
 NAVIGATION = (
@@ -28,7 +27,7 @@ NAVIGATION = (
     ("Explorer", "entities", ("entities", "entity")),
     ("Analytics", "analytics", ("analytics",)),
 )
-RECENT = timedelta(seconds=30)  # how far back a page that polls is told of what ended
+RECENT = timedelta(seconds=30)  # how far back a page that does not say since when is told of what ended
 
 
 def running(request: HttpRequest) -> dict[str, Any]:
@@ -43,16 +42,19 @@ def running(request: HttpRequest) -> dict[str, Any]:
 @require_GET
 @tenant_required()
 def live(request: HttpRequest) -> HttpResponse:
-    """What `/ws/pages` and `/ws/notifications` would have said of late: for pages whose socket is down."""
+    """What `/ws/pages` and `/ws/notifications` would have said of late: for pages whose socket is down.
+
+    ?since=: when the page was made (ISO 8601, with its zone): it knows what had ended by then.
+    """
     actor = actor_of(request)
-    jobs = HistoricalSyncJob.objects.with_names().filter(tenant=actor.tenant)
-    recently = timezone.now() - RECENT
+    try:
+        ended_since = since(request.GET["since"]) if "since" in request.GET else timezone.now() - RECENT
+    except ValueError as error:
+        raise BadRequest(f"since: {error}") from None
     may = actor.may(Right.OPERATE)
     parts: list[str] = []
     running = running_jobs(actor.tenant.id)
-    for job in (jobs.filter(status__in=states.ACTIVE) | jobs.filter(completed_at__gte=recently)).order_by("created_at")[
-        :50
-    ]:
+    for job in of_late(actor.tenant.id, ended_since):
         context = job_context(job, may) | {"running_jobs": running}
         parts.append(render_to_string("historical_sync/_changed.html", context))
         if job.completed_at is not None:

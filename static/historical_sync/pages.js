@@ -160,9 +160,11 @@ function connection(name) {
   };
 }
 
+// What happened between the page's making and a socket's opening is told when it opens.
+const since = `?since=${encodeURIComponent(document.body.dataset.now)}`;
 const stops = [
-  openSocket("/ws/pages", { onMessage: apply, poll: () => fetchFragments("/live"), onConnection: connection("pages") }),
-  openSocket("/ws/notifications", { onMessage: (text) => apply(JSON.parse(text).html), onConnection: connection("notifications") }),
+  openSocket(`/ws/pages${since}`, { onMessage: apply, poll: () => fetchFragments(`/live${since}`), onConnection: connection("pages") }),
+  openSocket(`/ws/notifications${since}`, { onMessage: (text) => apply(JSON.parse(text).html), onConnection: connection("notifications") }),
 ];
 for (const place of document.querySelectorAll("[data-socket]")) {
   const { socket, poll } = place.dataset;
