@@ -119,7 +119,7 @@ def retried(transaction: Callable[Arguments, Awaitable[Answer]]) -> Callable[Arg
         for attempt in range(TRIES):
             try:
                 return await transaction(*args, **kwargs)
-            except (errors.DeadlockDetected, errors.SerializationFailure):
+            except (errors.DeadlockDetected, errors.SerializationFailure, errors.UniqueViolation):
                 if attempt == TRIES - 1:
                     raise
                 await asyncio.sleep(0.01 * 2**attempt)

@@ -12,7 +12,7 @@ import orjson
 
 from historical_sync.identity import content_hash, entity_id, name_rank, placeholder, record_id
 from integrations.errors import RecordRejected
-from integrations.providers.base import Context, Entity, Extract, Record, Relationship
+from integrations.providers.base import Context, Entity, Extract, Graph, Record
 from integrations.providers.links import linked
 
 LONGEST_EXTERNAL_ID = 512  # characters; the columns' sizes
@@ -51,29 +51,27 @@ class Rejected(NamedTuple):
     occurred_at: datetime | None = None  # None: could not be read
 
 
-@dataclass(slots=True)
-class Statements:
-    """Rows of the relationship table, as columns: each is one record's statement that `source` is `kind` to `target`."""
+class Links(NamedTuple):
+    """What a record says of its subject, as `SyncRecord` holds it: kinds in a row, and at the same places the other ends."""
 
-    records: list[bytes] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list)
-    sources: list[bytes] = field(default_factory=list)
-    targets: list[bytes] = field(default_factory=list)
+    kinds: str
+    ids: list[bytes]
+
+
+NO_LINKS = Links("", [])
 
 
 @dataclass(slots=True)
 class GraphRows:
     """What a batch adds to the graph.
 
-    added: statements of records that are new; revised: those of records that were stored before, perhaps with other statements.
+    subjects: record id -> id of the entity that the record is about. links: record id -> what it says, if it says something.
     aliases: (alias id, id of the entity that has it) -> proof: with it both are one thing, without it the alias only leads
-    there; the alias is among the entities. addresses: id -> (key, id of the handle of what it lies in). subjects: record id ->
-    id of the entity that the record is about.
+    there; the alias is among the entities. addresses: id -> (key, id of the handle of what it lies in).
     """
 
     entities: dict[bytes, EntityRow] = field(default_factory=dict)
-    added: Statements = field(default_factory=Statements)
-    revised: Statements = field(default_factory=Statements)
+    links: dict[bytes, Links] = field(default_factory=dict)
     aliases: dict[tuple[bytes, bytes], bool] = field(default_factory=dict)
     addresses: dict[bytes, tuple[str, bytes]] = field(default_factory=dict)
     subjects: dict[bytes, bytes] = field(default_factory=dict)
@@ -163,14 +161,12 @@ def graph_rows(
     context: Context,
     ids: Ids,
     *,
-    stored: Container[bytes] = (),
     mentioned: Mapping[bytes, tuple[str, str]] = _NOTHING,
     merged: Container[tuple[bytes, bytes]] = (),
 ) -> GraphRows:
     """What `rows` say. A record that extract can't map is in `rejected`, and nothing of it elsewhere.
 
-    stored: ids of records that have been stored before. mentioned, merged: entities, as (kind, name), and aliases that need
-    not be told again.
+    mentioned, merged: entities, as (kind, name), and aliases that need not be told again.
     """
     graph = GraphRows()
     entities, aliases = graph.entities, graph.aliases
@@ -178,6 +174,8 @@ def graph_rows(
     for row in rows:
         try:
             said = extract(row.record.payload, context)
+            elsewhere = linked(row.document, slug)
+            links = _links(said, elsewhere, ids)
         except RecordRejected as error:
             graph.rejected.append((row, str(error)))
             continue
@@ -186,6 +184,10 @@ def graph_rows(
             continue
         record = row.id
         graph.subjects[record] = ids[said.entities[0].key]
+        if links is not None:
+            graph.links[record] = links
+        if elsewhere:
+            graph.addresses |= {ids[key]: (key, ids[within]) for key, within in elsewhere.items() if within is not None}
         for entity in said.entities:
             key = ids[entity.key]
             if entity.properties is not None:
@@ -199,20 +201,38 @@ def graph_rows(
                     if (pair := (ids[other], key)) not in merged:
                         aliases[pair] = proof
                         _mention(entities, pair[0], entity.kind, other, placeholder(other), mentioned)
-        statements = graph.revised if record in stored else graph.added
-        own = said.entities[0].key
-        relationships = said.relationships
-        if elsewhere := linked(row.document, slug):
-            relationships = [*relationships, *(Relationship("mentions", own, key) for key in elsewhere)]
-            graph.addresses |= {ids[key]: (key, ids[within]) for key, within in elsewhere.items() if within is not None}
-        for kind, source, target in dict.fromkeys(relationships):
-            statements.records.append(record)
-            statements.kinds.append(kind)
-            statements.sources.append(ids[source])
-            statements.targets.append(ids[target])
     return graph
 
 
+def _links(said: Graph, elsewhere: Iterable[str], ids: Ids) -> Links | None:
+    own = said.entities[0].key
+    kinds: list[str] = []
+    others: list[bytes] = []
+    for kind, source, target in said.relationships:
+        if source == own:
+            kinds.append(kind)
+            others.append(ids[target])
+        elif target == own:
+            kinds.append(_INVERSE[kind])
+            others.append(ids[source])
+        else:
+            raise ValueError(f"a record about {own} can't say that {source} is {kind} to {target}")
+    for key in elsewhere:
+        kinds.append("mentions")
+        others.append(ids[key])
+    once = dict.fromkeys(zip(kinds, others, strict=True))
+    if len(once) < len(kinds):
+        return Links(" ".join([kind for kind, _ in once]), [other for _, other in once])
+    return Links(" ".join(kinds), others) if kinds else None
+
+
+class _Inverse(dict[str, str]):
+    def __missing__(self, kind: str) -> str:
+        found = self[kind] = f"^{kind}"
+        return found
+
+
+_INVERSE = _Inverse()
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 

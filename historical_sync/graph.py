@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
@@ -9,11 +10,12 @@ from uuid import UUID
 from django.core.cache import cache
 from django.db import connection as database
 from django.db import models
-from django.db.models import Count, Q
+from django.db.models import Count
 
 from atom.models import Tenant
 from historical_sync.identity import name_rank
-from historical_sync.models import Address, Entity, Relationship, SyncRecord
+from historical_sync.models import Address, Entity, Statement, SyncRecord
+from integrations.models import Connection
 
 MOST_LINKS = 200
 MOST_RECORDS = 20
@@ -120,16 +122,21 @@ def neighbourhood(tenant: Tenant, entity: Entity) -> dict[str, Any]:
     """links: (words, other entity or None when it has not arrived); records: where it comes from; keys: its other names."""
     keys = list(Entity.objects.filter(tenant=tenant, merged_into=entity.id).values_list("id", "key"))
     ids = [entity.id, *[key_id for key_id, _ in keys]]
-    said = Relationship.objects.filter(tenant=tenant)
     ends = _with_addresses(tenant, ids)
-    rows = {
-        (r.kind, r.source_id, r.target_id)
-        for part in (said.filter(source_id__in=ids), said.filter(target_id__in=ends))
-        for r in part[:MOST_LINKS]
+    with database.cursor() as cursor:
+        cursor.execute("SELECT atom_records_linking(%s, %s, %s)", [tenant.id, ends, MOST_LINKS])
+        linking = [row[0] for row in cursor.fetchall()]
+    said = SyncRecord.objects.filter(tenant=tenant).only("id", "connection_id", "entity_id", "link_kinds", "link_ids")
+    statements = {
+        (s.kind, s.source_id, s.target_id)
+        for part in (said.filter(entity_id__in=ids)[:MOST_LINKS], said.filter(id__in=linking))
+        for record in part
+        for s in record.statements()
+        if s.source_id in ends or s.target_id in ends
     }
-    others = things(tenant, {end for _, source, target in rows for end in (source, target)})
+    others = things(tenant, {end for _, source, target in statements for end in (source, target)})
     links: dict[tuple[str, bool], dict[UUID, Entity]] = {}
-    for kind, source, target in rows:
+    for kind, source, target in statements:
         outward = source in ids
         other = others.get(target if outward else source)
         if other is not None:
@@ -150,20 +157,54 @@ def neighbourhood(tenant: Tenant, entity: Entity) -> dict[str, Any]:
 
 
 def links_of(
-    tenant: Tenant, entity: Entity | None, kind: str = "", *, after: tuple[str, ...] = (), limit: int = 50
-) -> list[Relationship]:
-    """Statements of the tenant's records, about any key of the entity if one is given, in the order of their keys.
+    tenant: Tenant,
+    entity: Entity | None,
+    kind: str = "",
+    *,
+    after: tuple[UUID, UUID, int] | tuple[()] = (),
+    limit: int = 50,
+) -> list[Statement]:
+    """Statements of the tenant's records, about any key of the entity if one is given: connection by connection, in the order of
+    the records.
 
-    after: source, target, kind and record of the last one of the page before.
+    after: connection, record and position of the last one of the page before.
     """
-    said = Relationship.objects.filter(tenant=tenant)
+    keys: list[UUID] = []
     if entity is not None:
         keys = [entity.id, *Entity.objects.filter(tenant=tenant, merged_into=entity.id).values_list("id", flat=True)]
-        said = said.filter(Q(source_id__in=keys) | Q(target_id__in=_with_addresses(tenant, keys)))
+        keys = _with_addresses(tenant, keys)
+    found: list[Statement] = []
+    connections = Connection.objects.filter(tenant=tenant).order_by("id").values_list("id", flat=True)
+    for connection_id in connections.filter(id__gte=after[0]) if after else connections:
+        place = after[1:] if after and after[0] == connection_id else (UUID(int=0), 0)
+        while len(found) < limit:
+            records = _records_from(tenant, connection_id, place[0], keys, kind, limit + 1)
+            found += [
+                s
+                for record in records
+                for s in record.statements()
+                if (record.id, s.position) > place
+                and (not kind or s.kind == kind)
+                and (not keys or s.source_id in keys or s.target_id in keys)
+            ]
+            if len(records) <= limit:
+                break
+            place = (records[-1].id, len(records[-1].link_ids))
+    return found[:limit]
+
+
+def _records_from(
+    tenant: Tenant, connection_id: UUID, first: UUID, keys: Sequence[UUID], kind: str, most: int
+) -> list[SyncRecord]:
+    """Records of the connection that say something, about one of the keys if there are any, in their order from `first` on."""
+    rows = SyncRecord.objects.filter(tenant=tenant).only("id", "connection_id", "entity_id", "link_kinds", "link_ids")
+    if keys:
+        with database.cursor() as cursor:
+            cursor.execute(
+                "SELECT atom_records_about(%s, %s, %s, %s, %s)", [tenant.id, list(keys), connection_id, first, most]
+            )
+            return list(rows.filter(id__in=[row[0] for row in cursor.fetchall()]).order_by("id"))
+    rows = rows.filter(connection_id=connection_id, id__gte=first).exclude(link_kinds="")
     if kind:
-        said = said.filter(kind=kind)
-    if after:
-        said = said.extra(
-            where=["(source_id, target_id, kind, record_id) > (%s::uuid, %s::uuid, %s, %s::uuid)"], params=list(after)
-        )
-    return list(said.order_by("source_id", "target_id", "kind", "record_id")[:limit])
+        rows = rows.filter(link_kinds__regex=rf"(^|[ ^]){re.escape(kind)}( |$)")
+    return list(rows.order_by("id")[:most])

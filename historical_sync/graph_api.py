@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from atom.access import Actor
 from atom.api_auth import TenantScoped
 from atom.errors import InvalidInput
 from historical_sync import graph
-from historical_sync.models import Entity, Relationship, SyncRecord
+from historical_sync.models import Entity, Statement, SyncRecord
 
 PAGE = 50
 MOST = 200
@@ -107,13 +107,13 @@ class GraphViewSet(TenantScoped, viewsets.GenericViewSet):
     )
     def entities(self, request: Request) -> Response:
         tenant, size = _actor(request).tenant, _size(request)
-        cursor = _cursor(request, 2)
+        cursor = _cursor(request, str, UUID)
         found = graph.search(
             tenant,
             _text(request, "q", 100),
             _text(request, "kind", 40),
             _uuid(request, "source"),
-            after=" ".join(cursor),
+            after=" ".join(map(str, cursor)),
             limit=size + 1,
         )
         return _page([_entity_json(row) for row in found], found, size, lambda row: (row.kind, str(row.id)))
@@ -169,8 +169,8 @@ class GraphViewSet(TenantScoped, viewsets.GenericViewSet):
         entity = graph.get_entity(tenant, wanted) if wanted else None
         if wanted and entity is None:
             raise Http404
-        cursor = _cursor(request, 4)
-        found = graph.links_of(tenant, entity, _text(request, "kind", 40), after=cursor, limit=size + 1)
+        after = _cursor(request, UUID, UUID, int)
+        found = graph.links_of(tenant, entity, _text(request, "kind", 40), after=after, limit=size + 1)
         ends = graph.things(tenant, {end for row in found for end in (row.source_id, row.target_id)})
         results = [
             {
@@ -184,8 +184,8 @@ class GraphViewSet(TenantScoped, viewsets.GenericViewSet):
         return _page(results, found, size, _place)
 
 
-def _place(row: Relationship) -> tuple[str, ...]:
-    return (str(row.source_id), str(row.target_id), row.kind, str(row.record_id))
+def _place(row: Statement) -> tuple[str, ...]:
+    return (str(row.connection_id), str(row.record_id), str(row.position))
 
 
 def _actor(request: Request) -> Actor:
@@ -215,21 +215,16 @@ def _page(results: list[Any], rows: Sequence[Any], size: int, place: Any) -> Res
     return Response({"next": mark, "results": results[:size]})
 
 
-def _cursor(request: Request, parts: int) -> tuple[str, ...]:
-    """The parts of the place that a page ended at; () for the first page. Raises InvalidInput."""
+def _cursor(request: Request, *parts: Callable[[str], Any]) -> tuple[Any, ...]:
+    """The place that a page ended at, read by `parts`; () for the first page. Raises InvalidInput."""
     given = request.query_params.get("cursor", "")
     if not given:
         return ()
     try:
-        found = tuple(base64.urlsafe_b64decode(given.encode()).decode().split("\0"))
-        for part in found:
-            if part is not found[0 if parts == 2 else 2]:
-                UUID(part)
-    except (ValueError, binascii.Error, IndexError):
-        found = ()
-    if len(found) != parts:
-        raise InvalidInput("invalid", "This is not a `next` of this list.", "cursor")
-    return found
+        found = base64.urlsafe_b64decode(given.encode()).decode().split("\0")
+        return tuple(read(part) for read, part in zip(parts, found, strict=True))
+    except (ValueError, binascii.Error):
+        raise InvalidInput("invalid", "This is not a `next` of this list.", "cursor") from None
 
 
 def _text(request: Request, name: str, most: int) -> str:

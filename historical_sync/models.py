@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import timedelta
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
@@ -242,7 +242,9 @@ class SyncChunk(models.Model):
 class SyncRecord(models.Model):
     """One record as the provider sent it. `id` is computed from (connection, stream, external_id): see `identity.py`.
 
-    `entity_id` is the entity that the record is about. Foreign keys of the three tables that grow without bound are not checked
+    `entity_id` is the entity that the record is about. What the record says of it: `link_kinds`, words in a row ("part_of ^authored"),
+    says how it relates to the entity at the same place of `link_ids`; "^" before a word that reads from there to here. They lie in
+    the record because they come, change and go with it, which makes a record one row instead of six. Foreign keys of the tables that grow without bound are not checked
     by the database: a page's rows are written together, and a check a row would cost more than the row.
     """
 
@@ -257,6 +259,8 @@ class SyncRecord(models.Model):
     external_id = models.CharField(max_length=512)
     occurred_at = models.DateTimeField()
     entity_id = models.UUIDField(null=True)
+    link_kinds = models.TextField(blank=True, default="")
+    link_ids = ArrayField(models.UUIDField(), blank=True, default=list)
     payload = JsonTextField()
     content_hash = models.UUIDField(editable=False)
     stored_at = models.DateTimeField(db_default=Now())
@@ -264,12 +268,33 @@ class SyncRecord(models.Model):
     class Meta:
         # No second unique key: the id is made from (connection, stream, external_id), so its own says the same.
         indexes = [
-            models.Index(fields=["connection", "stream"], name="record_of_connection"),
+            models.Index(fields=["connection", "id"], name="record_of_connection"),
             models.Index(fields=["entity_id"], name="record_of_entity"),
+            GinIndex(fields=["link_ids"], name="record_links"),
         ]
 
     def __str__(self) -> str:
         return f"{self.stream} {self.external_id}"
+
+    def statements(self) -> list[Statement]:
+        """What it says, in order."""
+        own, found = self.entity_id, []
+        for position, (kind, other) in enumerate(zip(self.link_kinds.split(), self.link_ids, strict=True), 1):
+            assert own is not None, "what is said is said of something"
+            source, target = (other, own) if kind.startswith("^") else (own, other)
+            found.append(Statement(self.connection_id, self.id, position, kind.removeprefix("^"), source, target))
+        return found
+
+
+class Statement(NamedTuple):
+    """What a record says at a position: `source` `kind` `target`. Either end may be a key that was merged into another."""
+
+    connection_id: uuid.UUID
+    record_id: uuid.UUID
+    position: int
+    kind: str
+    source_id: uuid.UUID
+    target_id: uuid.UUID
 
 
 class Entity(models.Model):
@@ -346,21 +371,23 @@ class Address(models.Model):
 
 
 class Relationship(models.Model):
-    """A statement of one record: `source` `kind` `target`. Its key includes the record, so it says where it comes from.
+    """A statement of one record: `source` `kind` `target`. A view of what records say (`SyncRecord.link_kinds`).
 
-    One end is what the record is about (`SyncRecord.entity_id` as it was when the statement was stored): that is how a record's
-    statements are found. Either end may be an entity that has not arrived yet, or a key that was merged into another.
+    One end is what the record is about. Either end may be an entity that has not arrived yet, or a key that was merged into
+    another. To find the statements about an entity, ask `graph.py`: the view itself reads record by record.
     """
 
-    pk = models.CompositePrimaryKey("source_id", "target_id", "kind", "record_id")
-    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False)
+    pk = models.CompositePrimaryKey("record_id", "position")
+    tenant = models.ForeignKey(Tenant, on_delete=models.DO_NOTHING, related_name="+")
     record_id = models.UUIDField()
-    kind = models.CharField(max_length=40)
+    position = models.BigIntegerField()
+    kind = models.TextField()
     source_id = models.UUIDField()
     target_id = models.UUIDField()
 
     class Meta:
-        indexes = [models.Index(fields=["target_id"], name="relationship_target")]
+        managed = False
+        db_table = "historical_sync_relationship"
 
     def __str__(self) -> str:
         return f"{self.source_id} {self.kind} {self.target_id}"

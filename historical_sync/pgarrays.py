@@ -17,12 +17,13 @@ from psycopg.pq import Format
 
 _HEADER = struct.Struct("!iiIii")
 _LENGTH = struct.Struct("!i")
+_INTEGER = struct.Struct("!ii")
 _TIMESTAMP = struct.Struct("!iq")
 _NULL = _LENGTH.pack(-1)
 _SIXTEEN = _LENGTH.pack(16)
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
-_TEXT, _JSON, _JSONB, _TIMESTAMPTZ, _UUID = 25, 114, 3802, 1184, 2950
+_INT4, _TEXT, _JSON, _JSONB, _TIMESTAMPTZ, _UUID = 23, 25, 114, 3802, 1184, 2950
 
 
 class BinaryArray(bytes):
@@ -31,6 +32,10 @@ class BinaryArray(bytes):
 
 class UuidArray(BinaryArray):
     oid = 2951
+
+
+class Int4Array(BinaryArray):
+    oid = 1007
 
 
 class TextArray(BinaryArray):
@@ -60,7 +65,7 @@ def _dumper(kind: type[BinaryArray], array_oid: int) -> type[Dumper]:
     return ArrayDumper
 
 
-for _kind in (UuidArray, TextArray, TimestamptzArray, JsonArray, JsonbArray):
+for _kind in (UuidArray, Int4Array, TextArray, TimestamptzArray, JsonArray, JsonbArray):
     adapters.register_dumper(_kind, _dumper(_kind, _kind.oid))
 
 
@@ -82,6 +87,13 @@ def nullable_uuids(values: Sequence[bytes | None]) -> UuidArray:
     return UuidArray(
         _header(len(values), _UUID, True) + b"".join([_NULL if v is None else _SIXTEEN + v for v in values])
     )
+
+
+def integers(values: Sequence[int]) -> Int4Array:
+    """int4[]."""
+    if not values:
+        return Int4Array(struct.pack("!iiI", 0, 0, _INT4))
+    return Int4Array(_header(len(values), _INT4) + b"".join([_INTEGER.pack(4, value) for value in values]))
 
 
 def texts(values: Iterable[str]) -> TextArray:

@@ -14,7 +14,8 @@ same without mapping again, and double what an import writes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -123,28 +124,18 @@ async def _remove_records(pool: Pool, connection_id: str, tenant_id: str) -> boo
     async with tenant_transaction(pool, tenant_id, "remove") as cursor:
         db = cursor.connection
         await _alone(db, tenant_id)
-        found = await db.execute(
-            "SELECT id, entity_id FROM historical_sync_syncrecord WHERE tenant_id = %s AND connection_id = %s LIMIT %s",
+        gone = await db.execute(
+            """
+            DELETE FROM historical_sync_syncrecord WHERE id IN (
+                SELECT id FROM historical_sync_syncrecord WHERE tenant_id = %s AND connection_id = %s LIMIT %s)
+            RETURNING array_append(link_ids, entity_id)
+            """,
             [tenant_id, connection_id, RECORDS_AT_ONCE],
         )
-        rows = await found.fetchall()
+        rows = await gone.fetchall()
         if not rows:
             return False
-        about = [(key.bytes, subject.bytes) for key, subject in rows if subject is not None]
-        stale = {subject for _, subject in about}
-        for end in ("source_id", "target_id"):
-            gone = await db.execute(
-                f"""
-                DELETE FROM historical_sync_relationship r USING unnest(%s, %s) AS s(record_id, subject_id)
-                WHERE r.{end} = s.subject_id AND r.record_id = s.record_id RETURNING r.source_id, r.target_id
-                """,  # noqa: S608 - one of two names of this function's own
-                [pg.uuids([key for key, _ in about]), pg.uuids([subject for _, subject in about])],
-            )
-            stale |= {key.bytes for ends in await gone.fetchall() for key in ends}
-        await _mark(db, tenant_id, stale)
-        await db.execute(
-            "DELETE FROM historical_sync_syncrecord WHERE id = ANY(%s)", [pg.uuids([key.bytes for key, _ in rows])]
-        )
+        await _mark(db, tenant_id, {key.bytes for (spoken_of,) in rows for key in spoken_of if key is not None})
         await db.execute(
             "UPDATE historical_sync_dataremoval SET records_removed = records_removed + %s WHERE connection_id = %s",
             [len(rows), connection_id],
@@ -254,19 +245,20 @@ async def _look_again(
     )
     for (of_kind,) in await found.fetchall():
         said.mention(key, of_kind, placeholder(key))
-    async for witness in _witnesses(db, entity_id, record_id):
-        graph = await read(witness)
-        for entity in graph.entities if graph else ():
-            if ids[entity.key] == entity_id.bytes:
-                said.hear(entity, witness, ids)
-        # What is kept is the greatest of all that was ever said: once somebody still says it, the others need not be heard.
-        same = (
-            said.own is not None and said.own[:2] == (as_of, record_id)
-            if as_of is not None
-            else said.name == (kind, name)
-        )
-        if same and known <= said.aliases:
-            return set()
+    async with aclosing(_witnesses(db, tenant_id, entity_id, record_id)) as witnesses:
+        async for witness in witnesses:
+            graph = await read(witness)
+            for entity in graph.entities if graph else ():
+                if ids[entity.key] == entity_id.bytes:
+                    said.hear(entity, witness, ids)
+            # What is kept is the greatest of all that was ever said: once somebody still says it, the others need not be heard.
+            same = (
+                said.own is not None and said.own[:2] == (as_of, record_id)
+                if as_of is not None
+                else said.name == (kind, name)
+            )
+            if same and known <= said.aliases:
+                return set()
     groups: set[UUID] = set()
     if lost := known - said.aliases:
         await db.execute(
@@ -297,7 +289,7 @@ async def _look_again(
     return groups
 
 
-async def _witnesses(db: Connection, entity_id: UUID, first: UUID | None) -> AsyncIterator[Witness]:
+async def _witnesses(db: Connection, tenant_id: str, entity_id: UUID, first: UUID | None) -> AsyncGenerator[Witness]:
     """The records that are about the entity or say something of it, some at a time; `first` before all others."""
     columns = "r.id, r.connection_id, r.stream, r.partition, r.occurred_at, r.payload"
     if first is not None:
@@ -307,28 +299,19 @@ async def _witnesses(db: Connection, entity_id: UUID, first: UUID | None) -> Asy
         )
         for row in await found.fetchall():
             yield Witness(*row)
-    after = UUID(int=0)
-    while True:
-        found = await db.execute(
+    async with db.cursor("witnesses") as found:
+        await found.execute(
             f"""
-            WITH speaks AS (
-                (SELECT id FROM historical_sync_syncrecord WHERE entity_id = %(entity)s AND id > %(after)s)
-                UNION
-                (SELECT record_id FROM historical_sync_relationship WHERE source_id = %(entity)s AND record_id > %(after)s)
-                UNION
-                (SELECT record_id FROM historical_sync_relationship WHERE target_id = %(entity)s AND record_id > %(after)s)
-                ORDER BY 1 LIMIT %(most)s
-            )
-            SELECT {columns} FROM speaks JOIN historical_sync_syncrecord r ON r.id = speaks.id ORDER BY r.id
+            SELECT {columns} FROM historical_sync_syncrecord r WHERE r.entity_id = %(entity)s
+            UNION ALL
+            SELECT {columns} FROM atom_records_linking(%(tenant)s, ARRAY[%(entity)s], NULL) AS speaks(id)
+            JOIN historical_sync_syncrecord r ON r.id = speaks.id
             """,  # noqa: S608 - names of this function's own
-            {"entity": entity_id, "after": after, "most": WITNESSES_AT_ONCE},
+            {"entity": entity_id, "tenant": tenant_id},
         )
-        rows = await found.fetchall()
-        for row in rows:
-            yield Witness(*row)
-        if not rows:
-            return
-        after = rows[-1][0]
+        while rows := await found.fetchmany(WITNESSES_AT_ONCE):
+            for row in rows:
+                yield Witness(*row)
 
 
 async def _regroup(db: Connection, groups: set[UUID], doomed: Sequence[UUID]) -> None:

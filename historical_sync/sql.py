@@ -72,3 +72,42 @@ BEGIN
 END $$
 """
 DROP_FIND_ENTITIES = "DROP FUNCTION atom_find_entities(uuid, text[], text[], text, uuid, text, uuid, int)"
+
+# What records say, statement by statement. It reads as who asks: the policies of the records are the view's.
+RELATIONSHIP_VIEW = """
+CREATE VIEW historical_sync_relationship WITH (security_invoker = true) AS
+SELECT r.tenant_id, r.id AS record_id, said.position, ltrim(said.kind, '^') AS kind,
+       CASE WHEN starts_with(said.kind, '^') THEN said.other_id ELSE r.entity_id END AS source_id,
+       CASE WHEN starts_with(said.kind, '^') THEN r.entity_id ELSE said.other_id END AS target_id
+FROM historical_sync_syncrecord r
+CROSS JOIN LATERAL unnest(string_to_array(NULLIF(r.link_kinds, ''), ' '), r.link_ids) WITH ORDINALITY AS said(kind, other_id, position)
+"""
+DROP_RELATIONSHIP_VIEW = "DROP VIEW historical_sync_relationship"
+
+# Ids of a tenant's records, as `atom_find_entities`, for no operator of arrays is leakproof either:
+# those that say something of one of the entities that others are about (`most` null: all of them),
+RECORDS_LINKING = """
+CREATE FUNCTION atom_records_linking(of_tenant uuid, entities uuid[], most int) RETURNS SETOF uuid
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    IF of_tenant = NULLIF(current_setting('atom.tenant', true), '')::uuid THEN
+        RETURN QUERY SELECT r.id FROM historical_sync_syncrecord r
+            WHERE r.link_ids && entities AND r.tenant_id = of_tenant LIMIT most;
+    END IF;
+END $$
+"""
+DROP_RECORDS_LINKING = "DROP FUNCTION atom_records_linking(uuid, uuid[], int)"
+# and those of one connection that are about one of the entities or say something of it, in their order from `first_id` on.
+RECORDS_ABOUT = """
+CREATE FUNCTION atom_records_about(of_tenant uuid, entities uuid[], of_connection uuid, first_id uuid, most int) RETURNS SETOF uuid
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    IF of_tenant = NULLIF(current_setting('atom.tenant', true), '')::uuid THEN
+        RETURN QUERY SELECT r.id FROM historical_sync_syncrecord r
+            WHERE r.connection_id = of_connection AND r.tenant_id = of_tenant AND r.id >= first_id
+              AND (r.entity_id = ANY(entities) OR r.link_ids && entities)
+            ORDER BY r.id LIMIT most;
+    END IF;
+END $$
+"""
+DROP_RECORDS_ABOUT = "DROP FUNCTION atom_records_about(uuid, uuid[], uuid, uuid, int)"

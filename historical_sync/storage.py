@@ -1,4 +1,4 @@
-"""Stores what came in. `save_pages` is the only writer of records, entities and relationships.
+"""Stores what came in. `save_pages` is the only writer of records, with what they say, and of entities.
 
 Delivery is at least once, effects are exactly once: the rows, the chunk's cursor, all counters, quarantine and coverage of one or
 more pages commit in one transaction that holds the chunk's row and carries its lease. A worker whose lease is gone writes
@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import accumulate
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -22,11 +23,11 @@ from psycopg.types.json import Jsonb
 from historical_sync import pgarrays as pg
 from historical_sync.database import Connection, Pool, pipelined_transaction
 from historical_sync.extraction import (
+    NO_LINKS,
     GraphRows,
     Ids,
     RecordRow,
     Rejected,
-    Statements,
     any_document,
     graph_rows,
     record_rows,
@@ -120,11 +121,18 @@ class Saved:
 
 class Seen(NamedTuple):
     """A record that is stored already. current: nothing to write, its content is the same or newer than ours. own: this job
-    wrote it. subject: the entity that it was about."""
+    wrote it. subject, link_kinds, link_ids: what it said; unless it is current."""
 
     current: bool
     own: bool
+    hash: UUID
     subject: UUID | None
+    link_kinds: str | None
+    link_ids: list[UUID] | None
+
+    def statements(self) -> set[tuple[str, bytes]]:
+        """(kind, other end)."""
+        return set(zip((self.link_kinds or "").split(), (key.bytes for key in self.link_ids or ()), strict=True))
 
 
 # Of a tenant: ids; kind and name of mentioned entities; pairs of alias and entity.
@@ -242,13 +250,16 @@ async def write_rows(
     ids, mentioned, merged = memory.of(lease.tenant_id, generation)
     seen = {key.bytes: Seen(*facts) for key, *facts in await stored_before.fetchall()}
     changed = {key: row for key, row in rows.items() if not (key in seen and seen[key].current)}
-    graph = graph_rows(changed.values(), extract, context, ids, stored=seen, mentioned=mentioned, merged=merged)
+    graph = graph_rows(changed.values(), extract, context, ids, mentioned=mentioned, merged=merged)
     for row, _ in graph.rejected:
         del changed[row.id]
     entities: Counter[str] = Counter()
-    relationships: Counter[str] = Counter()
-    if changed:
-        await _write_records(db, lease, list(changed.values()), graph)
+    revised = [row for key, row in changed.items() if key in seen]
+    added = [row for key, row in changed.items() if key not in seen] if revised else list(changed.values())
+    if added:
+        await _add_records(db, lease, added, graph)
+    if revised:
+        await _revise_records(db, lease, revised, graph, seen)
     if graph.aliases or graph.addresses:
         # Before any entity row is locked: whoever merges holds the tenant's merge lock first.
         await db.execute("SELECT pg_advisory_xact_lock(hashtextextended('merge ' || %s, 0))", [lease.tenant_id])
@@ -259,9 +270,6 @@ async def write_rows(
         entities.subtract(await _merge(db, lease, graph.aliases))
     if graph.addresses:
         await _write_addresses(db, lease, graph.addresses)
-    if changed:
-        revised = {key: seen[key].subject for key in changed if key in seen}
-        relationships += await _write_statements(db, lease, graph, revised)
 
     def remember() -> None:
         mentioned.update({entity.id: (entity.kind, entity.name) for entity in new_entities if entity.as_of is None})
@@ -271,7 +279,7 @@ async def write_rows(
         stored=sum(1 for key in changed if not (key in seen and seen[key].own)),
         unchanged=sum(1 for found in seen.values() if found.current and not found.own),
         entities=entities,
-        relationships=relationships,
+        relationships=_new_statements(added, revised, graph, seen),
         rejected=[Rejected(row.external_id, row.record.payload, why, row.occurred_at) for row, why in graph.rejected],
         remember=remember,
     )
@@ -286,9 +294,11 @@ async def look_up(db: Connection, lease: Lease, rows: dict[bytes, RecordRow]) ->
     """Asks for the id and the fields of `Seen` of the rows that exist."""
     return await db.execute(
         """
-        SELECT r.id, r.content_hash = u.hash OR r.occurred_at > u.occurred_at, r.job_id = %(job)s, r.entity_id
+        SELECT r.id, same.current, r.job_id = %(job)s, r.content_hash, r.entity_id,
+               CASE WHEN NOT same.current THEN r.link_kinds END, CASE WHEN NOT same.current THEN r.link_ids END
         FROM unnest(%(ids)s, %(hashes)s, %(times)s) AS u(id, hash, occurred_at)
         JOIN historical_sync_syncrecord r ON r.id = u.id
+        CROSS JOIN LATERAL (SELECT r.content_hash = u.hash OR r.occurred_at > u.occurred_at AS current) AS same
         """,
         {
             "job": lease.job_id,
@@ -329,34 +339,83 @@ def _too_many(held: Held, mapped: int, quarantined: int) -> str:
     return f"{bad:,} of {seen:,} records could not be mapped; they are in quarantine"
 
 
-async def _write_records(db: Connection, lease: Lease, rows: Sequence[RecordRow], graph: GraphRows) -> None:
+async def _add_records(db: Connection, lease: Lease, rows: Sequence[RecordRow], graph: GraphRows) -> None:
+    """Writes records that are new. Should another chunk store the same one at the same moment, the key refuses the second one's, and
+    its transaction is made again."""
     await db.execute(
         """
-        INSERT INTO historical_sync_syncrecord AS r
-            (id, tenant_id, connection_id, job_id, stream, partition, external_id, occurred_at, entity_id, payload, content_hash)
-        SELECT u.id, %(tenant)s, %(connection)s, %(job)s, %(stream)s, %(partition)s,
-               u.external_id, u.occurred_at, u.entity_id, u.payload, u.hash
-        FROM unnest(%(ids)s, %(external_ids)s, %(times)s, %(entities)s, %(payloads)s, %(hashes)s)
-            AS u(id, external_id, occurred_at, entity_id, payload, hash)
-        ON CONFLICT (id) DO UPDATE
-        SET job_id = excluded.job_id, occurred_at = excluded.occurred_at, entity_id = excluded.entity_id,
-            payload = excluded.payload, content_hash = excluded.content_hash, stored_at = now()
-        WHERE r.occurred_at <= excluded.occurred_at
+        INSERT INTO historical_sync_syncrecord (id, tenant_id, connection_id, job_id, stream, partition, external_id, occurred_at,
+            entity_id, link_kinds, link_ids, payload, content_hash)
+        SELECT u.id, %(tenant)s, %(connection)s, %(job)s, %(stream)s, %(partition)s, u.external_id, u.occurred_at,
+               u.entity_id, u.link_kinds, (%(link_ids)s)[u.first:u.last], u.payload, u.hash
+        FROM unnest(%(ids)s, %(external_ids)s, %(times)s, %(entities)s, %(link_kinds)s, %(firsts)s, %(lasts)s, %(payloads)s, %(hashes)s)
+            AS u(id, external_id, occurred_at, entity_id, link_kinds, first, last, payload, hash)
         """,
-        {
+        _columns(lease, rows, graph)
+        | {
             "tenant": lease.tenant_id,
             "connection": lease.connection_id,
-            "job": lease.job_id,
             "stream": lease.stream,
             "partition": lease.partition,
-            "ids": pg.uuids([r.id for r in rows]),
             "external_ids": pg.texts([r.external_id for r in rows]),
-            "times": pg.timestamps([r.occurred_at for r in rows]),
-            "entities": pg.nullable_uuids([graph.subjects.get(r.id) for r in rows]),
-            "payloads": pg.jsons([r.document for r in rows]),
-            "hashes": pg.uuids([r.hash for r in rows]),
         },
     )
+
+
+async def _revise_records(
+    db: Connection, lease: Lease, rows: Sequence[RecordRow], graph: GraphRows, seen: Mapping[bytes, Seen]
+) -> None:
+    """Writes records anew that were stored before. Raises SerializationFailure when one is not as it was when it was looked up."""
+    answer = await db.execute(
+        """
+        UPDATE historical_sync_syncrecord r
+        SET job_id = %(job)s, occurred_at = u.occurred_at, entity_id = u.entity_id, link_kinds = u.link_kinds,
+            link_ids = (%(link_ids)s)[u.first:u.last], payload = u.payload, content_hash = u.hash, stored_at = now()
+        FROM unnest(%(ids)s, %(times)s, %(entities)s, %(link_kinds)s, %(firsts)s, %(lasts)s, %(payloads)s, %(hashes)s, %(known)s)
+            AS u(id, occurred_at, entity_id, link_kinds, first, last, payload, hash, known)
+        WHERE r.id = u.id AND r.content_hash = u.known RETURNING 1
+        """,
+        _columns(lease, rows, graph) | {"known": pg.uuids([seen[row.id].hash.bytes for row in rows])},
+    )
+    if len(await answer.fetchall()) < len(rows):
+        raise errors.SerializationFailure("a record was written by another chunk meanwhile")
+
+
+def _columns(lease: Lease, rows: Sequence[RecordRow], graph: GraphRows) -> dict[str, Any]:
+    links = [graph.links.get(row.id, NO_LINKS) for row in rows]
+    lasts = list(accumulate([len(link.ids) for link in links]))
+    return {
+        "job": lease.job_id,
+        "ids": pg.uuids([r.id for r in rows]),
+        "times": pg.timestamps([r.occurred_at for r in rows]),
+        "entities": pg.uuids([graph.subjects[r.id] for r in rows]),
+        "link_kinds": pg.words([link.kinds for link in links]),
+        "link_ids": pg.uuids([key for link in links for key in link.ids]),
+        "firsts": pg.integers([1, *[last + 1 for last in lasts[:-1]]]),
+        "lasts": pg.integers(lasts),
+        "payloads": pg.jsons([r.document for r in rows]),
+        "hashes": pg.uuids([r.hash for r in rows]),
+    }
+
+
+def _new_statements(
+    added: Sequence[RecordRow], revised: Sequence[RecordRow], graph: GraphRows, seen: Mapping[bytes, Seen]
+) -> Counter[str]:
+    """How many statements nobody had made before, by kind."""
+    counts: Counter[str] = Counter()
+    rows = Counter(graph.links[row.id].kinds for row in added if row.id in graph.links)
+    for kinds, times in rows.items():
+        for kind in kinds.split():
+            counts[kind.removeprefix("^")] += times
+    for row in revised:
+        kinds, ids = graph.links.get(row.id, NO_LINKS)
+        before = seen[row.id]
+        same_subject = before.subject is not None and before.subject.bytes == graph.subjects[row.id]
+        known = before.statements() if same_subject else set()
+        counts.update(
+            kind.removeprefix("^") for kind, other in zip(kinds.split(), ids, strict=True) if (kind, other) not in known
+        )
+    return counts
 
 
 async def _write_entities(db: Connection, lease: Lease, rows: Sequence[Any]) -> Counter[str]:
@@ -547,70 +606,6 @@ async def lead_addresses(db: Connection, *, these: Sequence[bytes] = (), within:
             """,
             [pg.uuids(list(moved)), pg.nullable_uuids(list(moved.values()))],
         )
-
-
-async def _write_statements(
-    db: Connection, lease: Lease, graph: GraphRows, revised: Mapping[bytes, UUID | None]
-) -> Counter[str]:
-    """Writes what the records say and takes back what updated records no longer say; returns the new statements by kind.
-
-    revised: the records among them that were stored before, with the entity that they were about then. A new record's statements can't be there yet, so they are written without asking. Should another chunk store the same record
-    at the same moment, the key refuses the second one's, and its transaction is made again.
-    """
-    counts = Counter(graph.added.kinds)
-    if graph.added.records:
-        await db.execute(
-            """
-            INSERT INTO historical_sync_relationship (tenant_id, record_id, kind, source_id, target_id)
-            SELECT %(tenant)s, * FROM unnest(%(records)s, %(kinds)s, %(sources)s, %(targets)s)
-            """,
-            _columns(lease, graph.added),
-        )
-    if not revised:
-        return counts
-    columns = _columns(lease, graph.revised)
-    # Every statement of a record has the record's subject at one end, and there an index finds it.
-    known = [(key, subject.bytes) for key, subject in revised.items() if subject is not None]
-    for end in ("source_id", "target_id"):
-        await db.execute(
-            f"""
-            DELETE FROM historical_sync_relationship r
-            USING unnest(%(revised)s, %(subjects)s) AS s(record_id, subject_id)
-            WHERE r.{end} = s.subject_id AND r.record_id = s.record_id AND NOT EXISTS (
-                SELECT FROM unnest(%(records)s, %(kinds)s, %(sources)s, %(targets)s) AS u(record_id, kind, source_id, target_id)
-                WHERE (u.record_id, u.kind, u.source_id, u.target_id) = (r.record_id, r.kind, r.source_id, r.target_id)
-            )
-            """,  # noqa: S608 - one of two names of this function's own
-            {
-                **columns,
-                "revised": pg.uuids([key for key, _ in known]),
-                "subjects": pg.uuids([key for _, key in known]),
-            },
-        )
-    answer = await db.execute(
-        """
-        WITH written AS (
-            INSERT INTO historical_sync_relationship (tenant_id, record_id, kind, source_id, target_id)
-            SELECT %(tenant)s, * FROM unnest(%(records)s, %(kinds)s, %(sources)s, %(targets)s)
-            ON CONFLICT DO NOTHING
-            RETURNING kind
-        )
-        SELECT kind, count(*) FROM written GROUP BY kind
-        """,
-        columns,
-    )
-    counts.update(dict(await answer.fetchall()))
-    return counts
-
-
-def _columns(lease: Lease, statements: Statements) -> dict[str, Any]:
-    return {
-        "tenant": lease.tenant_id,
-        "records": pg.uuids(statements.records),
-        "kinds": pg.words(statements.kinds),
-        "sources": pg.uuids(statements.sources),
-        "targets": pg.uuids(statements.targets),
-    }
 
 
 async def _quarantine(db: Connection, lease: Lease, rejected: Sequence[Rejected]) -> int:

@@ -23,7 +23,6 @@ from historical_sync.models import (
     HistoricalSyncJob,
     JobEvent,
     QuarantinedRecord,
-    Relationship,
     StaleEntity,
     SyncChunk,
     SyncRecord,
@@ -69,17 +68,15 @@ def one_of_everything(tenant: Any) -> SimpleNamespace:
         chunk = SyncChunk.objects.create(
             tenant=tenant, job=job, ordinal=0, stream="issues", since=job.start_date, until=job.end_date
         )
-        record = SyncRecord.objects.create(
-            id=uuid.uuid4(), tenant=tenant, connection=connection, job_id=job.id, stream="issues", external_id="1",
-            occurred_at=NOW, payload={}, content_hash=uuid.uuid4(), entity_id=None,
-        )  # fmt: skip
         entity = Entity.objects.create(
             id=uuid.uuid4(), tenant=tenant, kind="issue", key=f"k{uuid.uuid4()}", name="An issue of Acme's"
         )
-        Relationship.objects.create(
-            tenant=tenant, record_id=record.id, kind="part_of", source_id=entity.id, target_id=entity.id
-        )
         Address.objects.create(id=uuid.uuid4(), tenant=tenant, key=f"a{uuid.uuid4()}", within_id=uuid.uuid4())
+        SyncRecord.objects.create(
+            id=uuid.uuid4(), tenant=tenant, connection=connection, job_id=job.id, stream="issues", external_id="1",
+            occurred_at=NOW, payload={}, content_hash=uuid.uuid4(), entity_id=entity.id,
+            link_kinds="part_of", link_ids=[entity.id],
+        )  # fmt: skip
         EntityAlias.objects.create(tenant=tenant, alias_id=uuid.uuid4(), entity_id=entity.id, proof=True)
         QuarantinedRecord.objects.create(
             tenant=tenant,

@@ -12,7 +12,7 @@ from django.core.cache import cache
 from atom.models import ApiKey
 from atom.tenancy import tenant_scope
 from historical_sync import graph
-from historical_sync.models import Entity, Relationship, SyncRecord
+from historical_sync.models import Entity, SyncRecord
 from tests.graphs import NOW, make_connection
 
 
@@ -24,11 +24,13 @@ def add(tenant: Any, name: str, kind: str = "person", into: Entity | None = None
         )  # fmt: skip
 
 
-def told(tenant: Any, entity: Entity, connection: Any, payload: Any = None) -> SyncRecord:
+def told(tenant: Any, entity: Entity, connection: Any, payload: Any = None, *said: tuple[str, uuid.UUID]) -> SyncRecord:
+    """A record about the entity. said: (kind, other entity), "^kind" for what the other end is said to be."""
     with tenant_scope(tenant.id):
         return SyncRecord.objects.create(
             id=uuid.uuid4(), tenant=tenant, connection=connection, job_id=uuid.uuid4(), stream="people", external_id="1",
             occurred_at=NOW, payload=payload or {}, content_hash=uuid.uuid4(), entity_id=entity.id,
+            link_kinds=" ".join(kind for kind, _ in said), link_ids=[other for _, other in said],
         )  # fmt: skip
 
 
@@ -141,12 +143,10 @@ def test_a_program_pages_through_entities_and_relationships(cast: SimpleNamespac
     alias = add(cast.acme, "Jane Doe", into=jane, as_of=NOW, record_id=uuid.uuid4(), properties={"title": "CEO"})
     missing = uuid.uuid4()
     with tenant_scope(cast.acme.id):
+        connections = [make_connection(cast.acme), make_connection(cast.acme, "jira")]
         for number in range(5):
             issue = add(cast.acme, f"Issue {number}", kind="issue")
-            for target in (alias.id, missing):
-                Relationship.objects.create(
-                    tenant=cast.acme, record_id=uuid.uuid4(), kind="mentions", source_id=issue.id, target_id=target
-                )
+            told(cast.acme, issue, connections[number % 2], {}, ("mentions", alias.id), ("^mentions", missing))
     for path, total in (("entities", 6), ("relationships", 10)):
         seen, cursor = [], ""
         while True:
@@ -158,11 +158,13 @@ def test_a_program_pages_through_entities_and_relationships(cast: SimpleNamespac
                 break
         assert len(seen) == total
         assert len({str(row) for row in seen}) == total
+    status, page = program("relationships", kind="mentioned")
+    assert page == {"next": None, "results": []}
     status, page = program("relationships", entity=alias.id, kind="mentions")
     assert [row["target"]["name"] for row in page["results"]] == ["Jane Doe"] * 5
     assert {row["target"]["id"] for row in page["results"]} == {str(jane.id)}
     status, page = program("relationships")
-    assert {"id": str(missing), "kind": None, "name": None} in [row["target"] for row in page["results"]]
+    assert {"id": str(missing), "kind": None, "name": None} in [row["source"] for row in page["results"]]
     status, found = program(f"entities/{alias.id}")
     assert (found["id"], found["name"], found["also_known_as"]) == (str(jane.id), "Jane Doe", [alias.key])
     assert found["property_records"] == {"title": str(alias.record_id)}

@@ -17,8 +17,9 @@ from tests.graphs import one_of_everything
 pytestmark = pytest.mark.django_db
 
 
-def tenant_owned() -> list[str]:
-    return sorted(m._meta.db_table for m in apps.get_models() if any(f.name == "tenant" for f in m._meta.fields))
+def tenant_owned(*, views: bool = False) -> list[str]:
+    owned = [m._meta for m in apps.get_models() if any(f.name == "tenant" for f in m._meta.fields)]
+    return sorted(meta.db_table for meta in owned if meta.managed or views)
 
 
 def test_every_tenant_owned_table_forces_row_level_security() -> None:
@@ -44,7 +45,17 @@ def test_a_table_with_a_tenant_column_is_known_as_tenant_owned() -> None:
         cursor.execute(
             "SELECT table_name FROM information_schema.columns WHERE column_name = 'tenant_id' AND table_schema = 'public'"
         )
-        assert sorted(row[0] for row in cursor.fetchall()) == tenant_owned()
+        assert sorted(row[0] for row in cursor.fetchall()) == tenant_owned(views=True)
+
+
+def test_every_view_reads_as_who_asks() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT relname, reloptions FROM pg_class WHERE relkind IN ('v', 'm') AND relnamespace = 'public'::regnamespace"
+        )
+        found = dict(cursor.fetchall())
+    assert "historical_sync_relationship" in found
+    assert [name for name, options in found.items() if "security_invoker=true" not in (options or ())] == []
 
 
 def test_the_run_time_role_owns_nothing_and_cannot_bypass() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from integrations.providers import PROVIDERS
 from integrations.providers.base import Link
@@ -13,13 +14,22 @@ def _host(link: Link) -> str:
     return re.escape(link.host).replace(r"\*", "[a-z0-9-]{1,63}")
 
 
-_LINKS: list[tuple[str, Link, re.Pattern[str]]] = [
-    (provider.slug, link, re.compile(f"https://{_host(link)}/{link.path}", re.ASCII))
-    for provider in PROVIDERS.values()
-    for link in provider.links
-]
-# Nearly every record has none: this is all that it costs them.
-_ANY = re.compile(b"https://(?:" + b"|".join(sorted({_host(link).encode() for _, link, _ in _LINKS})) + b")/")
+class _Others:
+    """The addresses that mean something in the records of a provider: those of all others."""
+
+    def __init__(self, slug: str) -> None:
+        self.links = [
+            (link, re.compile(f"https://{_host(link)}/{link.path}", re.ASCII))
+            for provider in PROVIDERS.values()
+            for link in provider.links
+            if provider.slug != slug
+        ]
+        hosts = sorted({_host(link).encode() for link, _ in self.links})
+        # Nearly every record has none: this is all that it costs them.
+        self.any = re.compile(b"https://(?:" + b"|".join(hosts) + b")/")
+
+
+_others = cache(_Others)
 
 
 def linked(document: bytes, slug: str) -> dict[str, str | None]:
@@ -27,16 +37,16 @@ def linked(document: bytes, slug: str) -> dict[str, str | None]:
 
     An address that does not say by itself which thing it means stands by a key of its own, with the handle of what it lies in.
     """
-    if _ANY.search(document) is None:
+    others = _others(slug)
+    if others.any.search(document) is None:
         return {}
     text = document.decode("utf-8", "replace")
     keys: dict[str, str | None] = {}
-    for other, link, pattern in _LINKS:
-        if other != slug:
-            for match in pattern.finditer(text):
-                if len(keys) >= MOST_MENTIONS:
-                    return keys
-                keys[link.key(match)] = link.within(match) if link.within else None
+    for link, pattern in others.links:
+        for match in pattern.finditer(text):
+            if len(keys) >= MOST_MENTIONS:
+                return keys
+            keys[link.key(match)] = link.within(match) if link.within else None
     return keys
 
 
