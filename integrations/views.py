@@ -21,7 +21,14 @@ from atom.errors import Refused
 from atom.middleware import actor_of
 from atom.views import refusal, tenant_required
 from integrations import gateway, oauth
-from integrations.connect import checked_answers, connect_with_token, disconnect, finish_oauth, get_connection
+from integrations.connect import (
+    checked_answers,
+    connect_with_token,
+    connections_of,
+    disconnect,
+    finish_oauth,
+    get_connection,
+)
 from integrations.errors import ProviderError, ReauthRequired
 from integrations.models import Connection, ConnectionStatus
 from integrations.narrowing import narrow, parts_of
@@ -48,20 +55,24 @@ def connect_start(request: HttpRequest, slug: str) -> HttpResponse:
         return refusal(
             request, f"{provider.name} is not configured", f"The operator of this deployment has to set {names}.", 409
         )
+    # Who connects again answered when they connected; who comes from the card to connect has not been asked yet.
+    mine = connections_of(actor_of(request).tenant).filter(provider_slug=slug)
+    given = next((row.facts for row in mine if str(row.id) == request.POST.get("connection")), request.POST)
+    was_asked = any(question.name in given for question in provider.asks)
     try:
-        answers = checked_answers(provider, request.POST)
+        answers = checked_answers(provider, given)
     except Refused as error:
-        # Something must be known first; who comes from the card has not been asked yet.
-        was_asked = any(question.name in request.POST for question in provider.asks)
-        context = {
-            "provider": provider,
-            "questions": _questions(provider, request.POST),
-            "errors": {error.attr or "": error.detail} if was_asked else {},
-        }
-        return render(request, "integrations/questions.html", context, status=400 if was_asked else 200)
+        return _ask(request, provider, {error.attr or "": error.detail} if was_asked else {})
     config = gateway.configured(provider, answers)
     assert config is not None
+    if provider.asks and not was_asked and not config.sandbox:
+        return _ask(request, provider, {})
     return HttpResponseRedirect(oauth.begin(request, provider, config, answers))
+
+
+def _ask(request: HttpRequest, provider: Provider, errors: Mapping[str, str]) -> HttpResponse:
+    context = {"provider": provider, "questions": _questions(provider, request.POST), "errors": errors}
+    return render(request, "integrations/questions.html", context, status=400 if errors else 200)
 
 
 def _questions(provider: Provider, given: Mapping[str, str]) -> list[dict[str, Any]]:

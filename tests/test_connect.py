@@ -25,6 +25,7 @@ from atom.tenancy import across_tenants, tenant_scope
 from historical_sync.models import HistoricalSyncJob
 from integrations import gateway
 from integrations.errors import Misconfigured, ReauthRequired
+from integrations.health import health_of
 from integrations.http import Api, make_client
 from integrations.models import Connection
 from integrations.providers import PROVIDERS
@@ -39,9 +40,9 @@ def alice(cast: SimpleNamespace, signed_in: Any) -> Client:
     return signed_in(cast.alice)
 
 
-def to_provider(client: Client, slug: str = "github") -> str:
-    """The provider's address that Connect sends the browser to."""
-    reply = client.post(f"/integrations/{slug}/connect")
+def to_provider(client: Client, slug: str = "github", **answers: str) -> str:
+    """The provider's address that Connect sends the browser to. answers: to what the provider asks first."""
+    reply = client.post(f"/integrations/{slug}/connect", answers)
     assert reply.status_code == 302
     return str(reply["Location"])
 
@@ -81,6 +82,14 @@ def test_a_person_connects_by_signing_in_at_the_provider(alice: Client, cast: An
     page = alice.get(reply["Location"]).content.decode()
     assert f"/connections/{row.id}/disconnect" in page
     assert "is connected." in page
+
+
+@pytest.mark.parametrize("slug", sorted(slug for slug, provider in PROVIDERS.items() if provider.oauth))
+def test_a_stand_ins_grant_holds_all_that_the_streams_need(alice: Client, sandbox: Any, slug: str) -> None:
+    answers = {question.name: question.default or question.placeholder for question in PROVIDERS[slug].asks}
+    assert alice.get(consent(to_provider(alice, slug, **answers))).status_code == 302
+    (row,) = stored()
+    assert health_of(row).missing == {}
 
 
 def test_the_trip_carries_state_and_a_challenge_whose_answer_stays_here(alice: Client, sandbox: Any) -> None:

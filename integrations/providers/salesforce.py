@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -33,6 +34,7 @@ from integrations.providers.base import (
     Page,
     Partition,
     Provider,
+    Question,
     RateBudget,
     RateState,
     Revocation,
@@ -48,6 +50,8 @@ ROOT = "/services/data/v67.0"
 BULK_FROM = 10_000  # rows of one window
 LOGIN = "https://login.salesforce.com"
 _OWN_HOSTS = (".salesforce.com", ".force.com", ".cloudforce.com", ".salesforce.mil")
+# Production, sandboxes, or one org's own domain: acme.my.salesforce.com, acme--uat.sandbox.my.salesforce.com.
+_LOGIN_HOST = r"(?:login|test|[a-z0-9](?:[a-z0-9-]{0,78}[a-z0-9])?(?:\.[a-z]{1,20})?\.my)\.salesforce\.com"
 
 # What each stream selects. Parents' names and addresses come with the row, so that links need no second look.
 _FIELDS: dict[str, str] = {
@@ -125,6 +129,12 @@ def _rate_state(reply: Reply) -> RateState | None:
     if not (used.isdigit() and limit.isdigit()):
         return None
     return RateState(max(0, int(limit) - int(used)), int(limit))
+
+
+def _auth_root(auth_url: str, facts: Mapping[str, Any]) -> str:
+    """Where this org signs in, when the deployment has not pointed Salesforce somewhere else."""
+    host = str(facts.get("login_host") or "")
+    return f"https://{host}" if auth_url == LOGIN and re.fullmatch(_LOGIN_HOST, host) else auth_url
 
 
 def _api_root(api_url: str, facts: Mapping[str, Any]) -> str:
@@ -319,6 +329,14 @@ SALESFORCE = Provider(
     api_url=LOGIN,
     auth_url=LOGIN,
     api_root=_api_root,
+    auth_root=_auth_root,
+    asks=(
+        Question(
+            "login_host", "Where you sign in",
+            "login.salesforce.com; test.salesforce.com for a sandbox; or your own domain, as in acme.my.salesforce.com.",
+            _LOGIN_HOST, "login.salesforce.com", "login.salesforce.com",
+        ),
+    ),
     identify=_identify,
     classify=_classify,
     rate_state=_rate_state,

@@ -87,6 +87,7 @@ class HubSpot(StandIn):
             "oauth",
             *(f"crm.objects.{name}.read" for name in ("contacts", "companies", "deals", "owners")),
             "tickets",
+            "sales-email-read",
         ]
         about = {"hub_id": int(account), "scopes": scopes, "user_id": 51_000, "token_use": "access_token"}
         if request.form.get("grant_type") == "refresh_token":  # which stays as it is, and comes back

@@ -18,7 +18,9 @@ from integrations.models import Connection
 from integrations.providers import PROVIDERS
 from integrations.providers.base import Question
 from integrations.providers.github import GITHUB
+from integrations.providers.salesforce import SALESFORCE
 from tests.conftest import Sandbox
+from tests.graphs import make_connection
 
 ASKING = dataclasses.replace(
     GITHUB,
@@ -74,6 +76,62 @@ def test_who_connects_is_asked_first_and_the_answer_is_kept(
         connection = Connection.objects.get()
         assert connection.facts == {"place": "acme", "kind": "live"}
         assert set(connection.scopes) == {"repo", "read:org", "read:user", "user:email"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "host"),
+    [
+        ("", "login.salesforce.com"),
+        ("test.salesforce.com", "test.salesforce.com"),
+        ("acme.my.salesforce.com", "acme.my.salesforce.com"),
+        ("acme--uat.sandbox.my.salesforce.com", "acme--uat.sandbox.my.salesforce.com"),
+    ],
+)
+def test_a_salesforce_org_signs_in_at_its_own_host_for_good(
+    monkeypatch: pytest.MonkeyPatch, answer: str, host: str
+) -> None:
+    monkeypatch.setenv("ATOM_PROVIDER_SALESFORCE_CLIENT_ID", "id")
+    monkeypatch.setenv("ATOM_PROVIDER_SALESFORCE_CLIENT_SECRET", "secret")
+    found = configured(SALESFORCE, checked_answers(SALESFORCE, {"login_host": answer}))
+    assert found is not None
+    assert (found.auth_url, found.token_url) == (f"https://{host}", f"https://{host}/services/oauth2/token")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "evil.test", "salesforce.com.evil.test", "evil.test/login.salesforce.com", "login.salesforce.com@evil.test", "127.0.0.1",
+        "login.salesforce.com:8443", "login.salesforce.com/x", "acme.my.salesforce.com.", "login.salesforce.com\nx", "evil#.my.salesforce.com",
+    ],
+)  # fmt: skip
+def test_salesforce_signs_in_at_no_other_host(answer: str) -> None:
+    with pytest.raises(InvalidInput):
+        checked_answers(SALESFORCE, {"login_host": answer})
+    assert SALESFORCE.auth_root(SALESFORCE.auth_url, {"login_host": answer}) == SALESFORCE.auth_url
+
+
+def test_who_may_choose_is_asked_before_the_trip_and_not_twice(
+    monkeypatch: pytest.MonkeyPatch, cast: SimpleNamespace, signed_in: Any
+) -> None:
+    monkeypatch.setenv("ATOM_PROVIDER_SALESFORCE_CLIENT_ID", "id")
+    monkeypatch.setenv("ATOM_PROVIDER_SALESFORCE_CLIENT_SECRET", "secret")
+    client = signed_in(cast.alice)
+    page = client.post("/integrations/salesforce/connect")
+    assert page.status_code == 200
+    assert 'value="login.salesforce.com"' in page.content.decode()
+    away = client.post("/integrations/salesforce/connect", {"login_host": "test.salesforce.com"})
+    assert away["Location"].startswith("https://test.salesforce.com/services/oauth2/authorize?")
+    page = client.post("/integrations/salesforce/connect", {"login_host": "evil.test"})
+    assert page.status_code == 400
+    with tenant_scope(cast.acme.id):
+        row = make_connection(cast.acme, "salesforce")
+        Connection.objects.update(facts={"login_host": "acme.my.salesforce.com"}, status="reauth_required")
+    card = client.get("/integrations").content.decode()
+    assert f'name="connection" value="{row.id}"' in card
+    again = client.post("/integrations/salesforce/connect", {"connection": str(row.id)})
+    assert again["Location"].startswith("https://acme.my.salesforce.com/")
+    stranger = signed_in(cast.charlie).post("/integrations/salesforce/connect", {"connection": str(row.id)})
+    assert stranger.status_code == 200, "another tenant's answers are nobody's"
 
 
 def test_the_form_for_tokens_asks_too(
