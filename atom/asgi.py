@@ -14,6 +14,7 @@ from channels.auth import AuthMiddlewareStack  # noqa: E402 - needs the apps to 
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.conf import settings  # noqa: E402
 
+from atom.fanout import reachable  # noqa: E402
 from atom.sockets import SameOrigin  # noqa: E402
 from historical_sync.routing import websocket_urlpatterns  # noqa: E402
 
@@ -33,6 +34,6 @@ def with_sandbox(site: Any) -> Any:
 application = ProtocolTypeRouter(
     {
         "http": with_sandbox(django_application) if settings.SANDBOX else django_application,
-        "websocket": SameOrigin(AuthMiddlewareStack(URLRouter(websocket_urlpatterns))),
+        "websocket": reachable(SameOrigin(AuthMiddlewareStack(URLRouter(websocket_urlpatterns)))),
     }
 )

@@ -16,6 +16,7 @@ from django.http import QueryDict
 from django.template.loader import render_to_string
 
 from atom.access import Actor, Right
+from atom.fanout import SCOPE, Message, written
 from atom.sockets import actor_of_scope
 from atom.tenancy import tenant_scope
 from historical_sync import hub, live, states
@@ -78,6 +79,11 @@ class TenantConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         else:
             await self.changed(seen)
 
+    async def push(self, message: Message) -> None:
+        """Sends what others may get, too."""
+        if not written(self.scope.get(SCOPE), message):
+            await self.send(text_data=message.text)
+
     async def tell_asking(self, message: dict[str, str]) -> None:
         """What a slow provider is being asked: only the job's page shows it."""
 
@@ -129,7 +135,7 @@ class JobProgress(OneJob):
         seen = await live.read(self.tenant_id, self.job_id)
         if seen is not None:
             self._status, self._revision = seen.job.status, seen.job.revision
-            await self.send(text_data=seen.event("snapshot", self.actor))
+            await self.push(seen.event("snapshot", self.actor))
 
     async def changed(self, seen: LiveJob) -> None:
         job = seen.job
@@ -141,7 +147,7 @@ class JobProgress(OneJob):
         elif self._status in (states.PAUSED, states.FAILED) and job.status in states.WORKABLE:
             kind = "resumed"
         self._status, self._revision = job.status, job.revision
-        await self.send(text_data=seen.event(kind, self.actor))
+        await self.push(seen.event(kind, self.actor))
 
 
 class SinceConsumer(TenantConsumer):
@@ -188,7 +194,7 @@ class Notifications(SinceConsumer):
     async def _tell_end(self, seen: LiveJob) -> None:
         job = seen.job
         toast = seen.html(TOAST, self.actor.may(Right.OPERATE))
-        await self.send(text_data=seen.event(job.status, self.actor, html=toast))
+        await self.push(seen.event(job.status, self.actor, html=toast.text))
 
 
 class PageFragments(SinceConsumer):
@@ -201,7 +207,7 @@ class PageFragments(SinceConsumer):
             await self.changed(seen)
 
     async def changed(self, seen: LiveJob) -> None:
-        await self.send(text_data=seen.html(self.template, self.actor.may(Right.OPERATE)))
+        await self.push(seen.html(self.template, self.actor.may(Right.OPERATE)))
 
 
 class JobFragments(OneJob):
@@ -215,7 +221,7 @@ class JobFragments(OneJob):
             await self.changed(seen)
 
     async def changed(self, seen: LiveJob) -> None:
-        await self.send(text_data=seen.html(self.template, self.actor.may(Right.OPERATE)))
+        await self.push(seen.html(self.template, self.actor.may(Right.OPERATE)))
 
     async def tell_asking(self, message: dict[str, str]) -> None:
         context = {"asking": message["words"], "asking_since": datetime.fromisoformat(message["since"])}

@@ -19,6 +19,7 @@ from django.utils.functional import SimpleLazyObject
 from psycopg import AsyncConnection
 
 from atom.access import Actor, Right
+from atom.fanout import Message
 from atom.tenancy import SYSTEM_ROLE, tenant_scope
 from historical_sync import states
 from historical_sync.database import connect_arguments
@@ -46,21 +47,21 @@ class LiveJob:
         self.job = job
         self.tenant_id = str(job.tenant_id)
         self.at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        self._made: dict[tuple[str, bool], str] = {}
+        self._made: dict[tuple[str, bool], Message] = {}
 
-    def event(self, kind: str, actor: Actor, **more: str) -> str:
-        """The contract's event as JSON text, with the job as `actor` sees it."""
+    def event(self, kind: str, actor: Actor, **more: str) -> Message:
+        """The contract's event as JSON, with the job as `actor` sees it."""
         key = (f"event {kind}", actor.may(Right.OPERATE))
         if key not in self._made:
             event = {"type": kind, "seq": self.job.revision, "at": self.at, "job": job_json(self.job, actor), **more}
-            self._made[key] = orjson.dumps(event).decode()
+            self._made[key] = Message(orjson.dumps(event).decode())
         return self._made[key]
 
-    def html(self, template: str, may_operate: bool) -> str:
+    def html(self, template: str, may_operate: bool) -> Message:
         """A fragment of the job; `template` gets what `job_context` says."""
         key = (template, may_operate)
         if key not in self._made:
-            self._made[key] = render_to_string(template, job_context(self.job, may_operate))
+            self._made[key] = Message(render_to_string(template, job_context(self.job, may_operate)))
         return self._made[key]
 
 
