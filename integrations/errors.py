@@ -8,6 +8,7 @@ The class carries the decision; nobody looks at a message or a status code again
     │   └── Unavailable           5xx, reset, time-out, a body cut short or not JSON; spends a retry
     ├── ReauthRequired          the grant is gone: pause the connection's jobs until a person reconnects
     ├── AccessDenied            this stream or partition may not be read: it fails in words, the others go on
+    │   └── Gone                  what was listed a moment ago is not there any more: a fetch goes on without it
     ├── CursorExpired           the page cursor is dead: start again at the last committed position
     ├── WindowTooLarge          the provider caps results: split the window in two
     ├── Misconfigured           the operator must act (client id or secret wrong, host not allowed)
@@ -69,6 +70,10 @@ class AccessDenied(ProviderError):
     """The grant is fine but does not reach this stream or partition (scope, permission, feature switched off)."""
 
     code = "provider_access_denied"
+
+
+class Gone(AccessDenied):
+    """What was listed a moment ago is not there any more, or no longer for us. A fetch that lists and then looks goes on without it."""
 
 
 class CursorExpired(ProviderError):

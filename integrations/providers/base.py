@@ -145,6 +145,14 @@ class Context:
     namespace: str
     partition: Partition = WHOLE
 
+    def key(self, kind: str, own_id: object) -> str:
+        """The key of the provider's thing of that kind and id."""
+        return f"{self.namespace}:{kind}:{own_id}"
+
+    def keys(self, kind: str, *ids: object) -> list[str]:
+        """The keys of those that are given: nobody is null, "" or 0."""
+        return [f"{self.namespace}:{kind}:{own_id}" for own_id in ids if own_id]
+
 
 @dataclass(frozen=True, slots=True)
 class Account:

@@ -122,7 +122,7 @@ async def _list(
     except _NothingThere:
         return [], [], None
     id_of = _id if time_of is _updated else _sha
-    return *records(rows_of(reply.data, "GitHub"), id_of, time_of), next_link(reply)
+    return *records(rows_of(reply.data, "GitHub"), reader(id_of, time_of)), next_link(reply)
 
 
 def _since(path: str, name: str, label: str, extract: Extract) -> Stream:
@@ -213,7 +213,7 @@ async def _repositories(api: Api, url: str | None) -> Reply:
 async def _fetch_repositories(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     reply = await _repositories(api, cursor["url"] if cursor else None)
     rows = rows_of(reply.data, "GitHub")
-    found, rejected = records(rows, _id, _changed)
+    found, rejected = records(rows, reader(_id, _changed))
     following = next_link(reply)
     return Page(found, {"url": following} if following else None, None, rejected)
 

@@ -42,11 +42,10 @@ from integrations.providers.mail import (
     message_ids,
     message_key,
     people,
-    plain,
     text_of,
     words,
 )
-from integrations.providers.text import domain_key, mentioned_emails
+from integrations.providers.text import domain_key, mentioned_emails, plain
 from integrations.providers.wire import reader, records, stamp, utc
 
 MAIL, CALENDAR = "/gmail/v1/users/me", "/calendar/v3"
@@ -122,7 +121,7 @@ def _starts_at(row: JSON) -> datetime:
 
 async def _fetch_labels(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     rows = [{**row, "mailbox": _owner(api)} for row in (await api.get(f"{MAIL}/labels")).data.get("labels") or ()]
-    found, rejected = records(rows, lambda row: row["id"], lambda row: _EPOCH)
+    found, rejected = records(rows, reader(lambda row: row["id"], lambda row: _EPOCH))
     return Page(found, None, None, rejected)
 
 
@@ -140,7 +139,7 @@ async def _fetch_messages(api: Api, partition: Partition, window: Window, cursor
         data = (await api.get(f"{MAIL}/messages", {**asked, "pageToken": following} if following else asked)).data
         ids, following = [row["id"] for row in data.get("messages") or ()], data.get("nextPageToken")
     rows = [{**row, "mailbox": _owner(api)} for row in await _read(api, ids[:A_READ])]
-    found, rejected = records(rows, lambda row: row["id"], _sent_at)
+    found, rejected = records(rows, reader(lambda row: row["id"], _sent_at))
     last = min((record.occurred_at for record in found), default=None)
     rest = ids[A_READ:]
     return Page(found, {"ids": rest, "next": following} if rest or following else None, last, rejected)
@@ -177,7 +176,7 @@ def _next(data: JSON) -> JSON | None:
 
 async def _fetch_calendars(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     data = await _calendar_list(api, cursor)
-    found, rejected = records(data.get("items") or [], lambda row: row["id"], lambda row: _EPOCH)
+    found, rejected = records(data.get("items") or [], reader(lambda row: row["id"], lambda row: _EPOCH))
     return Page(found, _next(data), None, rejected)
 
 
@@ -212,7 +211,7 @@ async def _fetch_events(api: Api, partition: Partition, window: Window, cursor: 
         timeless = row.get("status") == "cancelled" and not row.get("start") and not row.get("originalStartTime")
         return window.since if timeless else _starts_at(row)
 
-    found, rejected = records(data.get("items") or [], lambda row: f"{partition.key}:{row['id']}", time_of)
+    found, rejected = records(data.get("items") or [], reader(lambda row: f"{partition.key}:{row['id']}", time_of))
     return Page(found, _next(data), None, rejected)
 
 

@@ -36,6 +36,10 @@ class GraphBuilder:
         """Own entity `kind` what has these keys, of which the record knows no more than that."""
         self.relationships.extend(Relationship(kind, self.own, key) for key in dict.fromkeys(keys) if key != self.own)
 
+    def referred(self, kind: str, keys: Iterable[str]) -> None:
+        """What has these keys `kind` own entity."""
+        self.relationships.extend(Relationship(kind, key, self.own) for key in dict.fromkeys(keys) if key != self.own)
+
     def graph(self) -> Graph:
         return Graph(self.entities, self.relationships)
 
@@ -49,16 +53,22 @@ def person(
     return Entity("person", key or own_key, called, properties, (own_key,) if key else (), handles)
 
 
-def organization(own_key: str, name: object, website: object, properties: JSON | None = None) -> Entity:
-    """An organization by the domain of its web site, if it has one of its own, with the vendor's id as alias."""
-    key = domain_key(website)
-    called = str(name or "").strip() or (key.rpartition(":")[2] if key else own_key.rpartition(":")[2])
-    return Entity("organization", key or own_key, called, properties, (own_key,) if key else ())
+def organization(own_key: str, name: object, websites: object, properties: JSON | None = None) -> Entity:
+    """An organization by the domain of its web site, if it has one of its own, with the vendor's id as alias.
+
+    websites: an address or a domain, or several, of which the first is the key and the others are aliases too.
+    """
+    several = websites if isinstance(websites, list) else (websites,)
+    key, *aliases = dict.fromkeys([*filter(None, map(domain_key, several)), own_key])
+    called = str(name or "").strip() or key.rpartition(":")[2]
+    return Entity("organization", key, called, properties, tuple(aliases))
 
 
-def facts(row: JSON, *names: str) -> JSON:
-    """These of the row's fields that have a value."""
-    return {name: row[name] for name in names if row.get(name) is not None}
+def facts(row: JSON, *names: str, deleted: object = False, **more: object) -> JSON:
+    """These of the row's fields, and what else is given, as far as they have a value; and whether it is deleted."""
+    found = {name: row[name] for name in names if row.get(name) not in (None, "")}
+    found |= {name: value for name, value in more.items() if value not in (None, "")}
+    return {**found, "deleted": True} if deleted else found
 
 
 def headline(text: str | None, otherwise: str, most: int = 120) -> str:

@@ -9,15 +9,12 @@ from collections.abc import Iterable
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from email.utils import getaddresses
-from html import unescape
 
 from integrations.providers.base import JSON, Entity
-from integrations.providers.text import email_key
+from integrations.providers.text import MOST_TEXT, email_key, plain
 
-MOST_TEXT = 100_000  # characters of a message that are looked at
 _DEEPEST = 50  # parts within parts
 _MESSAGE_ID = re.compile(r"<([^<>\s]{1,250})>")
-_TAG = re.compile(r"<(?:style|script)\b.*?</(?:style|script)>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 
 
 def message_ids(*headers: str | None) -> list[str]:
@@ -57,11 +54,6 @@ def people(named: Iterable[tuple[object, object]]) -> list[Entity]:
         if key := email_key(address):
             found.setdefault(key, Entity("person", key, str(name or "").strip() or key.rpartition(":")[2]))
     return list(found.values())
-
-
-def plain(html: str) -> str:
-    """HTML as text, without what is not for people."""
-    return unescape(_TAG.sub(" ", html[:MOST_TEXT]))
 
 
 def text_of(part: JSON) -> str:

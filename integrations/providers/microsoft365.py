@@ -27,8 +27,8 @@ from integrations.providers.base import (
     WindowKind,
 )
 from integrations.providers.graph import GraphBuilder, facts, headline
-from integrations.providers.mail import MOST_TEXT, message_entity, people, plain
-from integrations.providers.text import mentioned_emails
+from integrations.providers.mail import message_entity, people
+from integrations.providers.text import MOST_TEXT, mentioned_emails, plain
 from integrations.providers.wire import reader, records, rows_of, stamp, utc
 
 ME = "/v1.0/me"
@@ -104,7 +104,7 @@ async def _fetch_folders(api: Api, partition: Partition, window: Window, cursor:
     )
     rows, following = await _get(api, path, {"includeHiddenFolders": "true", "$top": 100}, page)
     inside += [row["id"] for row in rows if row.get("childFolderCount")]
-    found, rejected = records(rows, lambda row: row["id"], lambda row: _EPOCH)
+    found, rejected = records(rows, reader(lambda row: row["id"], lambda row: _EPOCH))
     more = {"url": following["url"] if following else None, "inside": inside}
     return Page(found, more if following or inside else None, None, rejected)
 
@@ -118,7 +118,7 @@ async def _fetch_messages(api: Api, partition: Partition, window: Window, cursor
     """All folders, oldest first. What is sorted by must stand first in the filter."""
     asked = {"$filter": _filter(window), "$orderby": "receivedDateTime asc", "$select": _MESSAGE, "$top": 50}
     rows, following = await _get(api, f"{ME}/messages", asked, cursor)
-    found, rejected = records(rows, lambda row: row["id"], _received)
+    found, rejected = records(rows, reader(lambda row: row["id"], _received))
     return Page(found, following, found[-1].occurred_at if found else None, rejected)
 
 
@@ -129,7 +129,7 @@ async def _count_messages(api: Api, partition: Partition, window: Window) -> Est
 
 async def _fetch_calendars(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     rows, following = await _get(api, f"{ME}/calendars", {"$top": 100}, cursor)
-    found, rejected = records(rows, lambda row: row["id"], lambda row: _EPOCH)
+    found, rejected = records(rows, reader(lambda row: row["id"], lambda row: _EPOCH))
     return Page(found, following, None, rejected)
 
 
@@ -151,7 +151,7 @@ async def _fetch_events(api: Api, partition: Partition, window: Window, cursor: 
     span = {"startDateTime": stamp(window.since - _SECOND), "endDateTime": stamp(window.until + _DATES_LAG + _SECOND)}
     path = f"{ME}/calendars/{quote(partition.key, safe='')}/calendarView"
     rows, following = await _get(api, path, {**span, "$orderby": "start/dateTime", "$top": 100}, cursor)
-    found, rejected = records(rows, lambda row: row["id"], lambda row: _time(row["start"]["dateTime"]))
+    found, rejected = records(rows, reader(lambda row: row["id"], lambda row: _time(row["start"]["dateTime"])))
     return Page(found, following, None, rejected)
 
 

@@ -164,7 +164,7 @@ def _changed(row: JSON) -> datetime:
 
 
 def _records(rows: list[Any], following: JSON | None, *, ordered: bool) -> Page:
-    found, rejected = records(rows, _id, _changed)
+    found, rejected = records(rows, reader(_id, _changed))
     return Page(found, following, found[-1].occurred_at if found and ordered else None, rejected)
 
 

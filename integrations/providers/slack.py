@@ -39,7 +39,7 @@ from integrations.providers.base import (
     WindowKind,
 )
 from integrations.providers.text import MOST_MENTIONS, email_key, mentioned_emails
-from integrations.providers.wire import records
+from integrations.providers.wire import reader, records
 
 LOOK_BACK = timedelta(days=30)  # before a window's beginning, for threads that go on within it
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -127,7 +127,7 @@ def _ts(moment: datetime) -> str:
 def _page(
     rows: list[Any], id_of: Callable[[JSON], object], time_of: Callable[[JSON], Any], following: JSON | None
 ) -> Page:
-    found, rejected = records(rows, id_of, lambda row: _time(time_of(row)))
+    found, rejected = records(rows, reader(id_of, lambda row: _time(time_of(row))))
     return Page(found, following, None, rejected)
 
 

@@ -1,12 +1,15 @@
-"""What free text mentions: e-mail addresses, and how they become keys. Shared by providers."""
+"""What free text mentions: e-mail addresses, and how they become keys; HTML as text. Shared by providers."""
 
 from __future__ import annotations
 
 import re
+from html import unescape
 
 MOST_MENTIONS = 50  # of one kind in one text
+MOST_TEXT = 100_000  # characters of a text that are looked at
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![\w-])", re.ASCII)
 _VALID_EMAIL = re.compile(r"[^@\s<>()]{1,64}@(?:[^@\s.<>()]{1,63}\.)+[^@\s.<>()]{2,63}")
+_TAG = re.compile(r"<(?:style|script)\b.*?</(?:style|script)>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 # Domains that say nothing about the organization behind an address or a web site.
 SHARED_DOMAINS = frozenset(
     [
@@ -72,9 +75,19 @@ def domain_key(website: object) -> str | None:
     return f"org:domain:{host}"
 
 
-def mentioned_emails(text: str) -> list[str]:
+def mentioned_emails(text: str | None) -> list[str]:
     """Keys of the people whose addresses stand in the text, each once."""
-    if "@" not in text:
+    if not text or "@" not in text:
         return []
     keys = dict.fromkeys(email_key(match) for match in _EMAIL.findall(text)[:MOST_MENTIONS])
     return [key for key in keys if key]
+
+
+def plain(html: str) -> str:
+    """HTML as text, without what is not for people."""
+    return unescape(_TAG.sub(" ", html[:MOST_TEXT]))
+
+
+def one_line(html: object) -> str:
+    """HTML, or anything else, as one line of text; None is empty."""
+    return " ".join(plain(str(html or "")).split())

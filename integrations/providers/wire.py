@@ -1,20 +1,26 @@
-"""What vendors' wire formats have in common: times, rows to records, Link headers."""
+"""What vendors' wire formats have in common: times, rows to records, paged lists, Link headers."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from integrations.errors import ProviderError
-from integrations.http import Reply
-from integrations.providers.base import JSON, Record
+from integrations.http import Api, Reply
+from integrations.providers.base import JSON, Fetch, Page, Partition, Record, Window
 
 Rejected = tuple[str, Any, str]
+Rows = tuple[list[Any], JSON | None]  # of one page, and the cursor of the next; None at the end
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+SECOND, MILLISECOND = timedelta(seconds=1), timedelta(milliseconds=1)
 _NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
 _LAST_PAGE = re.compile(r'[?&]page=(\d+)[^>]*>;\s*rel="last"')
+
+# -- times --------------------------------------------------------------------------------------------------------------------
 
 
 def utc(value: str) -> datetime:
@@ -23,14 +29,30 @@ def utc(value: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def stamp(moment: datetime) -> str:
-    """2026-01-31T09:00:00Z, rounded down: right for the beginning of a window, and for an end that is included (`last`)."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def epoch(value: Any, unit: timedelta = SECOND) -> datetime:
+    """The moment so many whole units after 1970. ValueError, TypeError and OverflowError for what is none."""
+    return EPOCH + int(value) * unit
+
+
+def ticks(window: Window, unit: timedelta = SECOND) -> tuple[int, int]:
+    """The window's bounds in units since 1970, its beginning rounded down and its end up."""
+    return (window.since - EPOCH) // unit, -((EPOCH - window.until) // unit)
+
+
+def stamp(moment: datetime, precision: str = "seconds") -> str:
+    """2026-01-31T09:00:00Z, rounded down: right for the beginning of a window, and for an end that is included (`last`).
+
+    precision: as of `datetime.isoformat`: "milliseconds" gives 2026-01-31T09:00:00.000Z.
+    """
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec=precision) + "Z"
 
 
 def last(until: datetime) -> datetime:
     """The last moment before a window's end, for vendors whose upper bound is included."""
     return until - timedelta(microseconds=1)
+
+
+# -- rows ---------------------------------------------------------------------------------------------------------------------
 
 
 def rows_of(data: Any, name: str) -> list[Any]:
@@ -40,15 +62,34 @@ def rows_of(data: Any, name: str) -> list[Any]:
     return data
 
 
-def reader(id_of: Callable[[JSON], object], time_of: Callable[[JSON], datetime]) -> Callable[[JSON], Record]:
-    """One row as `records` reads it: for `Stream.record`."""
-    return lambda row: Record(str(id_of(row)), time_of(row), row)
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How a row becomes a Record: also for `Stream.record`."""
+
+    id_of: Callable[[JSON], object]
+    time_of: Callable[[JSON], datetime]
+
+    def __call__(self, row: JSON) -> Record:
+        return Record(str(self.id_of(row)), self.time_of(row), row)
 
 
-def records(
-    rows: list[Any], id_of: Callable[[JSON], object], time_of: Callable[[JSON], datetime]
-) -> tuple[list[Record], list[Rejected]]:
+def reader(
+    id_of: str | Callable[[JSON], object] = "id", time_of: str | Callable[[JSON], datetime] | None = None
+) -> Reader:
+    """The fields that hold a row's id and time (an ISO date-time), or what finds them; rows without a time are of 1970."""
+    return Reader(
+        (lambda row: row[id_of]) if isinstance(id_of, str) else id_of,
+        (lambda row: EPOCH)
+        if time_of is None
+        else (lambda row: utc(row[time_of]))
+        if isinstance(time_of, str)
+        else time_of,
+    )
+
+
+def records(rows: list[Any], read: Reader) -> tuple[list[Record], list[Rejected]]:
     """The rows as records, and those that have no usable id or time, for `Page.rejected`."""
+    id_of, time_of = read.id_of, read.time_of
     found: list[Record] = []
     rejected: list[Rejected] = []
     for row in rows:
@@ -59,6 +100,44 @@ def records(
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             rejected.append((named, row, f"no usable id or time: {type(error).__name__} {error}"))
     return found, rejected
+
+
+Reached = Callable[[Iterable[datetime]], datetime]
+
+
+def page(rows: list[Any], read: Reader, following: JSON | None, reached: Reached | None = None) -> Page:
+    """The page of these rows. following: cursor of the next. reached: what of the rows' times is its position: `max` where
+    they come oldest first, `min` where newest first, None where in no order of time."""
+    found, rejected = records(rows, read)
+    position = reached(record.occurred_at for record in found) if reached and found else None
+    return Page(found, following, position, rejected)
+
+
+def pages(
+    rows_at: Callable[[Api, Partition, Window, JSON | None], Awaitable[Rows]],
+    read: Reader,
+    reached: Reached | None = None,
+) -> Fetch:
+    """A stream's `fetch`, of what brings a page's rows and the cursor of the next. reached: as of `page`."""
+
+    async def fetch(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+        rows, following = await rows_at(api, partition, window, cursor)
+        return page(rows, read, following, reached)
+
+    return fetch
+
+
+async def all_rows(rows_at: Callable[[JSON | None], Awaitable[Rows]]) -> list[Any]:
+    """All rows of a paged list, beginning with cursor None."""
+    found, cursor = await rows_at(None)
+    found = list(found)
+    while cursor is not None:
+        rows, cursor = await rows_at(cursor)
+        found += rows
+    return found
+
+
+# -- headers ------------------------------------------------------------------------------------------------------------------
 
 
 def next_link(reply: Reply) -> str | None:

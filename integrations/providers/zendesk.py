@@ -41,7 +41,7 @@ from integrations.providers.base import (
     WindowKind,
 )
 from integrations.providers.text import MOST_MENTIONS, domain_key, email_key, mentioned_emails
-from integrations.providers.wire import Rejected, records
+from integrations.providers.wire import Rejected, reader, records
 
 HOME = "https://www.zendesk.com"  # stands for the account's own host until its subdomain is known
 _SUBDOMAIN = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -71,7 +71,7 @@ def _time(value: Any) -> datetime:
 
 
 def _records(rows: list[Any], time_of: str) -> tuple[list[Record], list[Rejected]]:
-    return records(rows, lambda row: row["id"], lambda row: _time(row[time_of]))
+    return records(rows, reader(lambda row: row["id"], lambda row: _time(row[time_of])))
 
 
 def _host(root: str, facts: Mapping[str, Any]) -> str:

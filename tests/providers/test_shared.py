@@ -1,0 +1,170 @@
+"""What providers share: rows to records, paged lists, error tables, rate headers, and what a record says."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from integrations.errors import AccessDenied, CursorExpired, Throttled, Unavailable
+from integrations.http import Reply
+from integrations.providers.base import JSON, Context, Entity, RateState, Relationship, Window
+from integrations.providers.graph import GraphBuilder, facts, organization
+from integrations.providers.replies import Means, body, error_in, inner, rate_headers, reset_of
+from integrations.providers.text import one_line
+from integrations.providers.wire import (
+    EPOCH,
+    MILLISECOND,
+    all_rows,
+    epoch,
+    page,
+    reader,
+    records,
+    stamp,
+    ticks,
+)
+
+NOON = datetime(2025, 1, 2, 12, tzinfo=UTC)
+
+
+def reply(status: int = 200, data: Any = None, **headers: str) -> Reply:
+    return Reply(status, {name.replace("_", "-"): value for name, value in headers.items()}, data, "", "")
+
+
+def test_the_beginning_of_a_window_is_rounded_down_and_its_end_up():
+    window = Window(EPOCH + timedelta(seconds=5.5), EPOCH + timedelta(seconds=7, milliseconds=1, microseconds=1))
+    assert ticks(window) == (5, 8)
+    assert ticks(window, MILLISECOND) == (5500, 7002)
+    assert ticks(Window(EPOCH, EPOCH + timedelta(seconds=7))) == (0, 7), "a whole second stays as it is"
+
+
+def test_stamps_are_rounded_down_to_what_the_vendor_keeps():
+    moment = NOON + timedelta(microseconds=1_999)
+    assert stamp(moment) == "2025-01-02T12:00:00Z"
+    assert stamp(moment, "milliseconds") == "2025-01-02T12:00:00.001Z"
+    assert stamp(moment.astimezone(datetime.fromisoformat("2025-01-02T12:00:00+05:00").tzinfo)) == stamp(moment)
+
+
+def test_times_since_1970_lose_nothing():
+    assert epoch("1735819200") == epoch(1735819200000, MILLISECOND) == NOON
+    with pytest.raises(OverflowError):
+        epoch(10**18)
+
+
+def test_rows_without_a_usable_id_or_time_are_told_apart_and_named_where_they_can_be():
+    rows = [{"id": 1, "at": "2025-01-02T12:00:00Z"}, {"id": 2, "at": None}, {"at": "2025-01-02T12:00:00Z"}, "no row"]
+    found, rejected = records(rows, reader("id", "at"))
+    assert [(record.external_id, record.occurred_at) for record in found] == [("1", NOON)]
+    assert [(named, row) for named, row, _ in rejected] == [("2", rows[1]), ("", rows[2]), ("", "no row")]
+
+
+def test_one_row_is_read_as_a_page_reads_it():
+    row = {"gid": 7, "when": {"date": "2025-01-02T12:00:00Z"}}
+    read = reader("gid", lambda row: datetime.fromisoformat(row["when"]["date"]))
+    assert [read(row)] == page([row], read, None).records
+    assert reader()({"id": "x"}).occurred_at == EPOCH
+
+
+def test_the_position_of_a_page_is_the_time_its_rows_have_reached():
+    rows = [{"id": n, "at": (NOON + timedelta(hours=n)).isoformat()} for n in (1, 0, 2)]
+    read = reader("id", "at")
+    assert page(rows, read, None, max).position == NOON + timedelta(hours=2)
+    assert page(rows, read, None, min).position == NOON
+    assert page(rows, read, None).position is None
+    assert page([], read, {"at": 1}, max) == ([], {"at": 1}, None, [])
+
+
+async def test_a_list_is_read_to_its_end_through_empty_pages():
+    lists: dict[int, list[int]] = {0: [1, 2], 1: [], 2: [3]}
+
+    async def rows_at(cursor: JSON | None) -> tuple[list[Any], JSON | None]:
+        at = cursor["at"] if cursor else 0
+        return lists[at], {"at": at + 1} if at + 1 in lists else None
+
+    assert await all_rows(rows_at) == [1, 2, 3]
+    assert lists[0] == [1, 2], "what was handed out is left as it is"
+
+
+TABLE = {
+    403: Means(AccessDenied, "Acme does not let us: {said}"),
+    429: Means(Throttled, "Acme asks to slow down.", wait=60),
+    503: Means(Unavailable, "Acme is away."),
+    "BAD_CURSOR": Means(CursorExpired, "Acme no longer knows the page ({code})."),
+}
+
+
+def test_a_code_says_more_than_a_status():
+    error = error_in(TABLE, reply(403), "BAD_CURSOR")
+    assert isinstance(error, CursorExpired)
+    assert str(error) == "Acme no longer knows the page (BAD_CURSOR)."
+    assert isinstance(error_in(TABLE, reply(403), "OTHER"), AccessDenied)
+    assert error_in(TABLE, reply(404), "OTHER") is None
+
+
+def test_what_a_vendor_says_is_no_template_and_has_an_end():
+    said = "{said} {0} {x.__class__} " + "a" * 1000
+    assert str(error_in(TABLE, reply(403), said=said)) == f"Acme does not let us: {said[:300]}"
+
+
+def test_a_time_that_is_named_counts_before_the_one_of_the_table():
+    now = datetime.now(UTC)
+    for answer, low, high in ((reply(429), 59, 62), (reply(429, retry_after="7"), 6, 9)):
+        error = error_in(TABLE, answer)
+        assert isinstance(error, Throttled)
+        assert error.retry_at is not None
+        assert low <= (error.retry_at - now).total_seconds() <= high
+    away = error_in(TABLE, reply(503))
+    assert isinstance(away, Unavailable)
+    assert away.retry_at is None
+
+
+@pytest.mark.parametrize("data", [None, [], "text", 5, {"errors": None}, {"errors": []}, {"errors": ["word"]}])
+def test_errors_of_any_shape_can_be_looked_into(data: Any):
+    assert inner(body(reply(400, data)), "errors") == {}
+
+
+def test_the_first_of_several_errors_is_looked_into():
+    assert inner({"errors": [{"code": "a"}, {"code": "b"}]}, "errors") == inner({"errors": {"code": "a"}}, "errors")
+
+
+def test_rate_headers_are_read_in_whatever_way_they_tell_the_time():
+    for told in ("1735819200", "1735819200000", "2025-01-02T12:00:00Z", "2025-01-02T12:00Z"):
+        answer = reply(x_ratelimit_remaining="3", x_ratelimit_limit="10", x_ratelimit_reset=told)
+        assert rate_headers()(answer) == RateState(3, 10, NOON)
+    assert rate_headers()(reply(x_ratelimit_remaining="3", x_ratelimit_limit="10")) == RateState(3, 10, None)
+    assert rate_headers()(reply(x_ratelimit_remaining="many", x_ratelimit_limit="10")) is None
+    assert rate_headers()(reply()) is None
+    for nonsense in ("", "soon", "9" * 30, "²"):
+        assert reset_of(reply(x_ratelimit_reset=nonsense)) is None
+
+
+def test_an_organization_is_known_by_each_of_its_domains():
+    several = organization("acme:org:1", "Acme", ["Acme.com", "gmail.com", "https://www.acme.de/x", "acme.com"])
+    assert (several.key, several.aliases) == ("org:domain:acme.com", ("org:domain:acme.de", "acme:org:1"))
+    assert organization("acme:org:1", None, "acme.com").name == "acme.com"
+    nothing = organization("acme:org:1", "", None)
+    assert (nothing.key, nothing.name, nothing.aliases) == ("acme:org:1", "1", ())
+
+
+def test_facts_are_what_has_a_value():
+    row = {"a": 0, "b": None, "c": "", "d": False, "e": []}
+    assert facts(row, "a", "b", "c", "d", "e", "missing", url=None, size=0) == {"a": 0, "d": False, "e": [], "size": 0}
+    assert facts(row, deleted=True) == {"deleted": True}
+
+
+def test_what_is_referred_to_is_told_once_and_never_of_itself():
+    context = Context("acme")
+    said = GraphBuilder(Entity("task", context.key("task", 1), "Task"))
+    said.refer("about", context.keys("task", 1, 2, 2, None, "", 0))
+    said.referred("authored", context.keys("user", 5, 5))
+    assert said.graph().relationships == [
+        Relationship("about", "acme:task:1", "acme:task:2"),
+        Relationship("authored", "acme:user:5", "acme:task:1"),
+    ]
+
+
+def test_html_is_one_line_without_what_is_not_for_people():
+    assert one_line("<style>p {}</style><p>Fish &amp;\n <b>chips</b></p>") == "Fish & chips"
+    assert one_line(None) == ""
+    assert one_line(5) == "5"
