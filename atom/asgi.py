@@ -15,6 +15,7 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.conf import settings  # noqa: E402
 
 from atom.fanout import reachable  # noqa: E402
+from atom.garbage import tune_garbage_collection  # noqa: E402
 from atom.sockets import SameOrigin  # noqa: E402
 from historical_sync.routing import websocket_urlpatterns  # noqa: E402
 
@@ -37,3 +38,4 @@ application = ProtocolTypeRouter(
         "websocket": reachable(SameOrigin(AuthMiddlewareStack(URLRouter(websocket_urlpatterns)))),
     }
 )
+tune_garbage_collection()

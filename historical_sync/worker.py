@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import random
@@ -23,6 +22,7 @@ from procrastinate.contrib.django import app as django_app
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Status
 
+from atom.garbage import tune_garbage_collection
 from atom.plans import PLANS
 from historical_sync import broadcast, reaping, tasks
 from historical_sync.database import connect_arguments, make_pool
@@ -70,14 +70,6 @@ async def run_worker(
         except (psycopg.OperationalError, psycopg.errors.InterfaceError, ConnectorException, OSError) as error:
             log.warning("the database is away, trying again: %s", error)
             await _wait(stop, RECONNECT_SECONDS)
-
-
-def tune_garbage_collection() -> None:
-    """Pages are trees of thousands of small objects without cycles: Python's default has the collector walk them again and
-    again in vain (a third of an import's time, seen in a profile)."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
 
 
 async def _run(
