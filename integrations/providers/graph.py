@@ -11,10 +11,11 @@ from integrations.providers.text import domain_key, email_key
 class GraphBuilder:
     """A record's graph, begun with its own entity."""
 
-    __slots__ = ("entities", "own", "relationships")
+    __slots__ = ("entities", "names", "own", "relationships")
 
     def __init__(self, own: Entity) -> None:
         self.own = own.key
+        self.names = (own.key, *own.aliases, *own.handles)
         self.entities = [own]
         self.relationships: list[Relationship] = []
 
@@ -34,11 +35,13 @@ class GraphBuilder:
 
     def refer(self, kind: str, keys: Iterable[str]) -> None:
         """Own entity `kind` what has these keys, of which the record knows no more than that."""
-        self.relationships.extend(Relationship(kind, self.own, key) for key in dict.fromkeys(keys) if key != self.own)
+        own, names = self.own, self.names
+        self.relationships.extend(Relationship(kind, own, key) for key in dict.fromkeys(keys) if key not in names)
 
     def referred(self, kind: str, keys: Iterable[str]) -> None:
         """What has these keys `kind` own entity."""
-        self.relationships.extend(Relationship(kind, key, self.own) for key in dict.fromkeys(keys) if key != self.own)
+        own, names = self.own, self.names
+        self.relationships.extend(Relationship(kind, key, own) for key in dict.fromkeys(keys) if key not in names)
 
     def graph(self) -> Graph:
         return Graph(self.entities, self.relationships)

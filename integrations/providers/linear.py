@@ -6,9 +6,9 @@ Status codes say little: what an answer means stands in `errors[0].extensions.co
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import partial
 
 from integrations.errors import (
     AccessDenied,
@@ -25,22 +25,22 @@ from integrations.providers.base import (
     Account,
     Context,
     Entity,
+    Extract,
     Graph,
     Link,
     OAuth,
-    Page,
     Partition,
     Provider,
     RateBudget,
-    RateState,
-    Record,
-    Relationship,
     Revocation,
     Stream,
     Window,
     WindowKind,
 )
-from integrations.providers.text import MOST_MENTIONS, email_key, mentioned_emails
+from integrations.providers.graph import GraphBuilder, facts, headline, person
+from integrations.providers.replies import ErrorTable, Means, body, error_in, inner, rate_headers
+from integrations.providers.text import MOST_MENTIONS, mentioned_emails
+from integrations.providers.wire import Rows, pages, reader, stamp
 
 _PERSON = "{ id name displayName email }"
 # What each connection selects of a row. A query may cost 10,000 points, so pages of rows with lists of their own stay small.
@@ -66,6 +66,7 @@ _IDENTIFIER = re.compile(r"(?<![\w/-])([A-Z][A-Z0-9]{0,6}-[1-9][0-9]{0,6})(?![\w
 _NAME = re.compile(r"(?<![\w/.@+-])@([a-z0-9](?:[a-z0-9._-]{0,38}[a-z0-9])?)(?![\w@]*@)")
 _WORKSPACE = re.compile(r"https://[^/]+/([^/]+)/")
 _LINK = re.compile(r"https://linear\.app/([\w-]{1,60})/issue/([A-Z][A-Z0-9]{0,6}-[0-9]{1,7})")
+_UPDATED = reader("id", "updatedAt")
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
 
 
@@ -81,12 +82,19 @@ def document(connection: str) -> str:
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
 
+_ERRORS: ErrorTable = {
+    "AUTHENTICATION_ERROR": Means(ReauthRequired, "Linear no longer accepts this connection's access."),
+    "FORBIDDEN": Means(AccessDenied, "Linear does not let this user read it: {said}"),
+    "FEATURE_NOT_ACCESSIBLE": Means(AccessDenied, "Linear does not let this user read it: {said}"),
+    "INTERNAL_SERVER_ERROR": Means(Unavailable, "Linear has a problem of its own ({status})."),
+    "LOCK_TIMEOUT": Means(Unavailable, "Linear has a problem of its own ({status})."),
+}
+
 
 def _error(reply: Reply) -> tuple[str, str]:
     """(code, words) of an answer's first error; both empty when it has none."""
-    errors = reply.data.get("errors") if isinstance(reply.data, dict) else None
-    first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else None
-    if first is None:
+    first = inner(body(reply), "errors")
+    if not first:
         return "", ""
     more = first.get("extensions") or {}
     code = str(more.get("code") or "UNKNOWN").upper().replace(" ", "_")
@@ -97,17 +105,15 @@ def _classify(reply: Reply) -> ProviderError | None:
     code, words = _error(reply)
     if code == "RATELIMITED" or reply.status == 429:
         return Throttled("Linear's rate limit is used up.", _reset(reply))
-    if code == "AUTHENTICATION_ERROR" or reply.status == 401:
-        return ReauthRequired("Linear no longer accepts this connection's access.")
-    if code in ("FORBIDDEN", "FEATURE_NOT_ACCESSIBLE"):
-        return AccessDenied(f"Linear does not let this user read it: {words}")
-    if code in ("INTERNAL_SERVER_ERROR", "LOCK_TIMEOUT") or (reply.status >= 500 and code in ("", "UNKNOWN")):
-        return Unavailable(f"Linear has a problem of its own ({reply.status}).", reply.retry_at())
-    if code and "cursor" in words.lower():
+    if _expired(reply):
+        code = "AUTHENTICATION_ERROR"
+    elif reply.status >= 500 and code in ("", "UNKNOWN"):
+        code = "INTERNAL_SERVER_ERROR"
+    if not code:
+        return None
+    if code not in _ERRORS and "cursor" in words.lower():
         return CursorExpired("Linear no longer knows the page; going on by date.")
-    if code:
-        return RequestRejected(f"Linear refused the request ({code}): {words}")
-    return None
+    return error_in(_ERRORS, reply, code, words) or RequestRejected(f"Linear refused the request ({code}): {words}")
 
 
 def _expired(reply: Reply) -> bool:
@@ -124,188 +130,135 @@ def _reset(reply: Reply) -> datetime:
     return reply.retry_at() or datetime.now(UTC) + timedelta(seconds=60)
 
 
-def _rate_state(reply: Reply) -> RateState | None:
-    headers = reply.headers
-    try:
-        reset = datetime.fromtimestamp(int(headers["x-ratelimit-requests-reset"]) / 1000, UTC)
-        limit = int(headers["x-ratelimit-requests-limit"])
-        return RateState(int(headers["x-ratelimit-requests-remaining"]), limit, reset)
-    except (KeyError, ValueError, OverflowError):
-        return None
-
-
-def _stamp(moment: datetime) -> str:
-    """To the millisecond that Linear keeps."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
-
-
 # -- fetching -----------------------------------------------------------------------------------------------------------------
 
 
-def _fetch(connection: str, *, snapshot: bool = False) -> Callable[..., Any]:
-    query, first = document(connection), PAGE_SIZES.get(connection, 100)
+def _span(window: Window) -> JSON:
+    """To the millisecond that Linear keeps."""
+    until = window.until + timedelta(microseconds=-window.until.microsecond % 1000)
+    return {"updatedAt": {"gte": stamp(window.since, "milliseconds"), "lt": stamp(until, "milliseconds")}}
 
-    async def fetch(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
-        variables: JSON = {"first": first, "after": cursor["after"] if cursor else None}
-        if not snapshot:
-            until = window.until + timedelta(microseconds=-window.until.microsecond % 1000)
-            variables["filter"] = {"updatedAt": {"gte": _stamp(window.since), "lt": _stamp(until)}}
-        reply = await api.request("POST", "/graphql", json={"query": query, "variables": variables})
-        found = reply.data["data"][connection]
-        records, rejected = [], []
-        for row in found["nodes"]:
-            try:
-                records.append(Record(str(row["id"]), datetime.fromisoformat(row["updatedAt"]), row))
-            except (KeyError, TypeError, ValueError) as error:
-                named = str(row.get("id", "")) if isinstance(row, dict) else ""
-                rejected.append((named, row, f"no usable id or time: {type(error).__name__} {error}"))
-        info = found["pageInfo"]
-        following = {"after": info["endCursor"]} if info["hasNextPage"] and info["endCursor"] else None
-        return Page(records, following, records[-1].occurred_at if records and not snapshot else None, rejected)
 
-    return fetch
+async def _page(
+    connection: str, snapshot: bool, api: Api, partition: Partition, window: Window, cursor: JSON | None
+) -> Rows:
+    variables: JSON = {"first": PAGE_SIZES.get(connection, 100), "after": cursor["after"] if cursor else None}
+    variables |= {} if snapshot else {"filter": _span(window)}
+    asked = {"query": document(connection), "variables": variables}
+    found = (await api.request("POST", "/graphql", json=asked)).data["data"][connection]
+    info = found["pageInfo"]
+    return found["nodes"], {"after": info["endCursor"]} if info["hasNextPage"] and info["endCursor"] else None
 
 
 # -- records to graph ---------------------------------------------------------------------------------------------------------
 
 
-class _Saying:
-    """One record's graph as it grows."""
-
-    def __init__(self, own: Entity, row: JSON, context: Context) -> None:
-        self.graph, self.key, self.ns = Graph([own], []), own.key, context.namespace
-        found = _WORKSPACE.match(row.get("url") or "")
-        self.workspace = found[1] if found else ""
-
-    def link(self, kind: str, other: Entity | None, *, back: bool = False) -> None:
-        if other is not None and other.key != self.key:
-            self.graph.entities.append(other)
-            ends = (other.key, self.key) if back else (self.key, other.key)
-            self.graph.relationships.append(Relationship(kind, *ends))
-
-    def part(self, kind: str, entity_kind: str, row: JSON | None, key: str = "") -> None:
-        """A link to something of Linear's own that comes with its id."""
-        if row and row.get("id"):
-            name = row.get("title") or row.get("name") or row.get("identifier") or f"{entity_kind.capitalize()}"
-            self.link(kind, Entity(entity_kind, f"{self.ns}:{key or entity_kind}:{row['id']}", str(name)))
-
-    def person(self, kind: str, row: JSON | None, *, back: bool = False) -> None:
-        if row and row.get("id"):
-            self.link(kind, _person(row, self.ns), back=back)
-
-    def mentions(self, text: str | None) -> None:
-        """Issues by identifier or address, people by @name or e-mail address. Code is not text."""
-        if not text:
-            return
-        text = _CODE.sub(" ", text)
-        found: dict[str, None] = {}
-        for workspace, identifier in _LINK.findall(text)[:MOST_MENTIONS]:
-            found[f"{self.ns}:identifier:{workspace}/{identifier}"] = None
-        if self.workspace:
-            for identifier in _IDENTIFIER.findall(text)[:MOST_MENTIONS]:
-                found[f"{self.ns}:identifier:{self.workspace}/{identifier}"] = None
-            for name in _NAME.findall(text)[:MOST_MENTIONS]:
-                found[f"{self.ns}:name:{self.workspace}/{name}"] = None
-        found.update(dict.fromkeys(mentioned_emails(text)))
-        known = {self.key, *self.graph.entities[0].handles}
-        self.graph.relationships.extend(Relationship("mentions", self.key, key) for key in found if key not in known)
+def _workspace(row: JSON) -> str:
+    """The workspace's part of the row's address; "" where it has none."""
+    found = _WORKSPACE.match(row.get("url") or "")
+    return found[1] if found else ""
 
 
-def _person(row: JSON, ns: str, properties: JSON | None = None, handles: tuple[str, ...] = ()) -> Entity:
-    own, address = f"{ns}:user:{row['id']}", email_key(row.get("email"))
+def _person(
+    row: JSON | None, context: Context, known: JSON | None = None, handles: tuple[str, ...] = ()
+) -> Entity | None:
+    if not row or not row.get("id"):
+        return None
     name = row.get("name") or row.get("displayName") or row.get("email") or "Linear user"
-    return Entity("person", address or own, name, properties, (own,) if address else (), handles)
+    return person(context.key("user", row["id"]), name, row.get("email"), known, handles)
 
 
-def _facts(row: JSON, *names: str) -> JSON:
-    facts = {name: row[name] for name in names if row.get(name) is not None}
-    if row.get("archivedAt"):
-        facts["archived_at"] = row["archivedAt"]
-    if row.get("trashed"):
-        facts["deleted"] = True
-    return facts
+def _part(kind: str, row: JSON | None, context: Context, key: str = "") -> Entity | None:
+    """Something of Linear's own that comes with its id."""
+    if not row or not row.get("id"):
+        return None
+    name = row.get("title") or row.get("name") or row.get("identifier") or kind.capitalize()
+    return Entity(kind, context.key(key or kind, row["id"]), str(name))
+
+
+def _mentions(text: str | None, workspace: str, context: Context) -> Iterator[str]:
+    """Issues by identifier or address, people by @name or e-mail address. Code is not text."""
+    text = _CODE.sub(" ", text or "")
+    yield from (context.key("identifier", f"{where}/{one}") for where, one in _LINK.findall(text)[:MOST_MENTIONS])
+    for kind, pattern in (("identifier", _IDENTIFIER), ("name", _NAME)) if workspace else ():
+        yield from (context.key(kind, f"{workspace}/{one}") for one in pattern.findall(text)[:MOST_MENTIONS])
+    yield from mentioned_emails(text)
+
+
+def _facts(row: JSON, *names: str, **more: object) -> JSON:
+    return facts(row, *names, deleted=row.get("trashed"), archived_at=row.get("archivedAt"), **more)
 
 
 def _extract_team(row: JSON, context: Context) -> Graph:
-    facts = _facts(row, "key", "description", "private")
-    return Graph([Entity("team", f"{context.namespace}:team:{row['id']}", row.get("name") or row["key"], facts)], [])
+    known = _facts(row, "key", "description", "private")
+    return Graph([Entity("team", context.key("team", row["id"]), row.get("name") or row["key"], known)], [])
 
 
 def _extract_user(row: JSON, context: Context) -> Graph:
-    workspace = _WORKSPACE.match(row.get("url") or "")
-    name = row.get("displayName")
-    handles = (f"{context.namespace}:name:{workspace[1]}/{name}",) if workspace and name else ()
-    return Graph(
-        [_person(row, context.namespace, _facts(row, "email", "active", "admin", "guest", "url"), handles)], []
-    )
+    workspace, name = _workspace(row), row.get("displayName")
+    handles = (context.key("name", f"{workspace}/{name}"),) if workspace and name else ()
+    own = _person(row, context, _facts(row, "email", "active", "admin", "guest", "url"), handles)
+    return Graph([own] if own else [], [])
 
 
 def _extract_project(row: JSON, context: Context) -> Graph:
-    facts = _facts(row, "url", "progress", "startDate", "targetDate")
-    facts["status"] = (row.get("status") or {}).get("name")
-    key = f"{context.namespace}:project:{row['id']}"
-    said = _Saying(Entity("project", key, row.get("name") or "Project", facts), row, context)
-    said.person("owned_by", row.get("lead"))
-    for team in (row.get("teams") or {}).get("nodes") or ():
-        said.part("part_of", "team", team)
-    said.mentions(row.get("description"))
-    return said.graph
+    status = (row.get("status") or {}).get("name")
+    known = _facts(row, "url", "progress", "startDate", "targetDate", status=status)
+    said = GraphBuilder(Entity("project", context.key("project", row["id"]), row.get("name") or "Project", known))
+    said.to("owned_by", _person(row.get("lead"), context))
+    said.to("part_of", *(_part("team", team, context) for team in (row.get("teams") or {}).get("nodes") or ()))
+    said.refer("mentions", _mentions(row.get("description"), _workspace(row), context))
+    return said.graph()
 
 
 def _extract_cycle(row: JSON, context: Context) -> Graph:
-    facts = _facts(row, "number", "startsAt", "endsAt", "completedAt")
-    key = f"{context.namespace}:cycle:{row['id']}"
-    said = _Saying(Entity("milestone", key, row.get("name") or f"Cycle {row.get('number')}", facts), row, context)
-    said.part("part_of", "team", row.get("team"))
-    return said.graph
+    known, name = (
+        _facts(row, "number", "startsAt", "endsAt", "completedAt"),
+        row.get("name") or f"Cycle {row.get('number')}",
+    )
+    said = GraphBuilder(Entity("milestone", context.key("cycle", row["id"]), name, known))
+    said.to("part_of", _part("team", row.get("team"), context))
+    return said.graph()
 
 
 def _extract_issue(row: JSON, context: Context) -> Graph:
-    ns = context.namespace
-    state = row.get("state") or {}
-    facts = _facts(row, "identifier", "url", "estimate", "dueDate", "completedAt", "canceledAt")
-    facts |= {"state": state.get("name"), "state_type": state.get("type"), "priority": row.get("priorityLabel")}
-    workspace = _WORKSPACE.match(row.get("url") or "")
+    state, workspace, cycle = row.get("state") or {}, _workspace(row), row.get("cycle")
+    known = _facts(row, "identifier", "url", "estimate", "dueDate", "completedAt", "canceledAt")
+    known |= {"state": state.get("name"), "state_type": state.get("type"), "priority": row.get("priorityLabel")}
     # The identifier changes when the issue moves to another team.
-    handles = (f"{ns}:identifier:{workspace[1]}/{row['identifier']}",) if workspace else ()
+    handles = (context.key("identifier", f"{workspace}/{row['identifier']}"),) if workspace else ()
     name = row.get("title") or row["identifier"]
-    said = _Saying(Entity("issue", f"{ns}:issue:{row['id']}", name, facts, (), handles), row, context)
-    said.part("part_of", "team", row.get("team"))
-    said.part("part_of", "project", row.get("project"))
-    cycle = row.get("cycle")
+    said = GraphBuilder(Entity("issue", context.key("issue", row["id"]), name, known, (), handles))
+    for kind in ("team", "project"):
+        said.to("part_of", _part(kind, row.get(kind), context))
     if cycle:
-        said.part(
-            "in_milestone", "milestone", {**cycle, "name": cycle.get("name") or f"Cycle {cycle.get('number')}"}, "cycle"
-        )
-    said.part("part_of", "issue", row.get("parent"))
-    said.person("authored", row.get("creator"), back=True)
-    said.person("assigned_to", row.get("assignee"))
-    for label in (row.get("labels") or {}).get("nodes") or ():
-        said.part("labelled", "label", label)
-    said.mentions(row.get("description"))
-    return said.graph
+        called = {**cycle, "name": cycle.get("name") or f"Cycle {cycle.get('number')}"}
+        said.to("in_milestone", _part("milestone", called, context, "cycle"))
+    said.to("part_of", _part("issue", row.get("parent"), context))
+    said.by("authored", _person(row.get("creator"), context))
+    said.to("assigned_to", _person(row.get("assignee"), context))
+    said.to("labelled", *(_part("label", label, context) for label in (row.get("labels") or {}).get("nodes") or ()))
+    said.refer("mentions", _mentions(row.get("description"), workspace, context))
+    return said.graph()
 
 
 def _extract_comment(row: JSON, context: Context) -> Graph:
-    text = row.get("body") or ""
-    name = text.strip().partition("\n")[0][:120].strip() or "(empty comment)"
-    key = f"{context.namespace}:comment:{row['id']}"
-    said = _Saying(Entity("message", key, name, _facts(row, "url", "editedAt")), row, context)
-    said.part("comment_on", "issue", row.get("issue"))
-    said.person("authored", row.get("user"), back=True)
+    name, known = headline(row.get("body"), "(empty comment)"), _facts(row, "url", "editedAt")
+    said = GraphBuilder(Entity("message", context.key("comment", row["id"]), name, known))
+    said.to("comment_on", _part("issue", row.get("issue"), context))
+    said.by("authored", _person(row.get("user"), context))
     if row.get("parent"):
-        said.link("replied_to", Entity("message", f"{context.namespace}:comment:{row['parent']['id']}", "Comment"))
-    said.mentions(text)
-    return said.graph
+        said.to("replied_to", Entity("message", context.key("comment", row["parent"]["id"]), "Comment"))
+    said.refer("mentions", _mentions(row.get("body"), _workspace(row), context))
+    return said.graph()
 
 
 def _extract_attachment(row: JSON, context: Context) -> Graph:
-    key = f"{context.namespace}:attachment:{row['id']}"
-    name = row.get("title") or row.get("url") or "Attachment"
-    said = _Saying(Entity("document", key, name, _facts(row, "url", "subtitle", "sourceType")), {}, context)
-    said.part("part_of", "issue", row.get("issue"))
-    said.person("authored", row.get("creator"), back=True)
-    return said.graph
+    name, known = row.get("title") or row.get("url") or "Attachment", _facts(row, "url", "subtitle", "sourceType")
+    said = GraphBuilder(Entity("document", context.key("attachment", row["id"]), name, known))
+    said.to("part_of", _part("issue", row.get("issue"), context))
+    said.by("authored", _person(row.get("creator"), context))
+    return said.graph()
 
 
 # -- who ----------------------------------------------------------------------------------------------------------------------
@@ -314,9 +267,8 @@ def _extract_attachment(row: JSON, context: Context) -> Graph:
 async def _identify(api: Api) -> Account:
     reply = await api.request("POST", "/graphql", json={"query": WHO})
     workspace, viewer = reply.data["data"]["organization"], reply.data["data"]["viewer"]
-    return Account(
-        str(workspace["id"]), str(workspace["name"]), None, {"url_key": workspace.get("urlKey"), "user": viewer["id"]}
-    )
+    facts = {"url_key": workspace.get("urlKey"), "user": viewer["id"]}
+    return Account(str(workspace["id"]), str(workspace["name"]), None, facts)
 
 
 async def _revoke(grant: Revocation) -> None:
@@ -330,11 +282,10 @@ def _auth_header(token: str) -> dict[str, str]:
     return {"Authorization": token if token.startswith("lin_api_") else f"Bearer {token}"}
 
 
-def _stream(name: str, label: str, extract: Callable[[JSON, Context], Graph], *, snapshot: bool = False) -> Stream:
-    return Stream(
-        name, label, WindowKind.SNAPSHOT if snapshot else WindowKind.EXACT, _fetch(name, snapshot=snapshot), extract,
-        ascending=False, needs=("read",), page_size=PAGE_SIZES.get(name, 100),
-    )  # fmt: skip
+def _stream(name: str, label: str, extract: Extract, *, snapshot: bool = False) -> Stream:
+    kind, size = WindowKind.SNAPSHOT if snapshot else WindowKind.EXACT, PAGE_SIZES.get(name, 100)
+    fetch = pages(partial(_page, name, snapshot), _UPDATED, None if snapshot else min)
+    return Stream(name, label, kind, fetch, extract, ascending=False, needs=("read",), page_size=size, record=_UPDATED)
 
 
 LINEAR = Provider(
@@ -355,7 +306,7 @@ LINEAR = Provider(
     identify=_identify,
     classify=_classify,
     expired=_expired,
-    rate_state=_rate_state,
+    rate_state=rate_headers(*(f"x-ratelimit-requests-{part}" for part in ("remaining", "limit", "reset"))),
     auth_header=_auth_header,
     # What a personal key has; an OAuth app has twice as many, as the first reply says.
     budget=RateBudget(requests=2500, seconds=3600, concurrency=4),

@@ -15,7 +15,8 @@ from integrations.providers.wire import MILLISECOND, SECOND, epoch, utc
 class Means(NamedTuple):
     """What a code or status means.
 
-    words: for people, beginning with or containing the vendor's name; {said} is what the vendor says itself, {code} its code.
+    words: for people, beginning with or containing the vendor's name; {said} is what the vendor says itself, {code}
+        its code, {status} the status.
     wait: of a RetryLater, the seconds to wait where the reply names no time; None: back off.
     """
 
@@ -27,12 +28,12 @@ class Means(NamedTuple):
 ErrorTable = Mapping[str | int, Means]  # by the vendor's code or the status
 
 
-def error_in(table: ErrorTable, reply: Reply, code: object = "", said: object = "") -> ProviderError | None:
+def error_in(table: ErrorTable, reply: Reply, code: str | int = "", said: object = "") -> ProviderError | None:
     """The error that the table has for the vendor's code, or else for the status; None if it has none for either."""
-    found = table.get(str(code or "")) or table.get(reply.status)
+    found = table.get(code) or table.get(reply.status)
     if found is None:
         return None
-    words = found.words.format(code=code, said=str(said or "")[:300] or "it gives no reason")
+    words = found.words.format(code=code, status=reply.status, said=str(said or "")[:300] or "it gives no reason")
     if issubclass(found.error, RetryLater):
         wait = datetime.now(UTC) + timedelta(seconds=found.wait) if found.wait is not None else None
         return found.error(words, reply.retry_at() or wait)
@@ -54,11 +55,15 @@ def inner(row: JSON, name: str) -> JSON:
 def rate_headers(
     left: str = "x-ratelimit-remaining", limit: str = "x-ratelimit-limit", reset: str = "x-ratelimit-reset"
 ) -> Callable[[Reply], RateState | None]:
-    """A provider's `rate_state`, of what three headers say. reset: an ISO date-time, or epoch seconds or milliseconds."""
+    """A provider's `rate_state`, of what three headers say; without one of them it is unknown.
+
+    reset: an ISO date-time, or epoch seconds or milliseconds.
+    """
 
     def rate_state(reply: Reply) -> RateState | None:
+        at = reset_of(reply, reset)
         try:
-            return RateState(int(reply.headers[left]), int(reply.headers[limit]), reset_of(reply, reset))
+            return RateState(int(reply.headers[left]), int(reply.headers[limit]), at) if at else None
         except (KeyError, ValueError):
             return None
 

@@ -6,9 +6,9 @@ changed comes from the events of the last 30 days, each with the object as it th
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from integrations.errors import AccessDenied, CursorExpired, ProviderError, ReauthRequired, RequestRejected, Throttled
@@ -20,19 +20,20 @@ from integrations.providers.base import (
     Context,
     Entity,
     Estimate,
+    Extract,
     Graph,
     OAuth,
-    Page,
     Partition,
     Provider,
     RateBudget,
-    Record,
-    Relationship,
     Stream,
     Window,
     WindowKind,
 )
+from integrations.providers.graph import GraphBuilder, facts, person
+from integrations.providers.replies import ErrorTable, Means, body, error_in, inner
 from integrations.providers.text import domain_key, email_key, mentioned_emails
+from integrations.providers.wire import Rows, epoch, pages, reader, ticks
 
 VERSION = "2026-10-28.endive"
 MOST_COUNTED = 10_000  # up to which a search's total is right
@@ -49,31 +50,33 @@ CHANGES = (
     "charge.dispute.created", "charge.dispute.updated", "charge.dispute.closed",
 )  # fmt: skip
 
-
 # -- wire format --------------------------------------------------------------------------------------------------------------
+
+# Stripe names no time to wait; its limits are by the second.
+_SLOWER = Means(Throttled, "Stripe asks to slow down ({said}).", wait=2)
+_NO_LONGER = Means(ReauthRequired, "Stripe no longer accepts this key.")
+_ERRORS: ErrorTable = {
+    **dict.fromkeys((429, "rate_limit", "lock_timeout"), _SLOWER),
+    **dict.fromkeys((401, "account_invalid", "platform_account_required", "api_key_expired"), _NO_LONGER),
+    403: Means(AccessDenied, "Stripe does not let this key read it: {said}"),
+    "row gone": Means(CursorExpired, "The row that Stripe was to go on from is gone; going on by date."),
+    "another mode": Means(AccessDenied, "Stripe's test and live modes are apart: {said}"),
+}
 
 
 def _classify(reply: Reply) -> ProviderError | None:
     if reply.status < 400:
         return None
-    error = reply.data.get("error") if isinstance(reply.data, dict) else None
-    error = error if isinstance(error, dict) else {}
-    code, message = str(error.get("code") or ""), str(error.get("message") or "")[:300]
+    error = inner(body(reply), "error")
+    code, said = str(error.get("code") or ""), str(error.get("message") or "")
     if reply.status == 429 or code in ("rate_limit", "lock_timeout"):
-        # Stripe names no time; its limits are by the second.
-        why = reply.headers.get("stripe-rate-limited-reason") or code or "rate limit"
-        return Throttled(
-            f"Stripe asks to slow down ({why}).", reply.retry_at() or datetime.now(UTC) + timedelta(seconds=2)
-        )
-    if reply.status == 401 or code in ("account_invalid", "platform_account_required", "api_key_expired"):
-        return ReauthRequired("Stripe no longer accepts this key.")
-    if reply.status == 403:
-        return AccessDenied(f"Stripe does not let this key read it: {message or 'a permission is missing'}")
-    if code == "resource_missing" and error.get("param") == "starting_after":
-        return CursorExpired("The row that Stripe was to go on from is gone; going on by date.")
-    if "exists in test mode" in message or "exists in live mode" in message:
-        return AccessDenied(f"Stripe's test and live modes are apart: {message}")
-    return None
+        return error_in(_ERRORS, reply, 429, reply.headers.get("stripe-rate-limited-reason") or code or "rate limit")
+    if reply.status in (400, 404):
+        if code == "resource_missing" and error.get("param") == "starting_after":
+            code = "row gone"
+        elif "exists in test mode" in said or "exists in live mode" in said:
+            code = "another mode"
+    return error_in(_ERRORS, reply, code, said)
 
 
 def _token_reply(answer: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -84,46 +87,32 @@ def _token_reply(answer: Mapping[str, Any]) -> Mapping[str, Any]:
 
 # -- fetching -----------------------------------------------------------------------------------------------------------------
 
-
-def _fetch(resource: str, more: Mapping[str, str]) -> Callable[..., Any]:
-    async def fetch(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
-        since, until = math.floor(window.since.timestamp()), math.ceil(window.until.timestamp())
-        params: JSON = {"limit": 100, "created[gte]": since, "created[lt]": until, **more}
-        if cursor:
-            params["starting_after"] = cursor["after"]
-        reply = await api.get(f"/v1/{resource}", params)
-        rows = reply.data["data"]
-        records, rejected = [], []
-        for row in rows:
-            try:
-                records.append(Record(str(row["id"]), datetime.fromtimestamp(row["created"], UTC), row))
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
-                named = str(row.get("id", "")) if isinstance(row, dict) else ""
-                rejected.append((named, row, f"no usable id or time: {type(error).__name__} {error}"))
-        if not reply.data["has_more"]:
-            return Page(records, None, records[-1].occurred_at if records else None, rejected)
-        if not rows or not (isinstance(rows[-1], dict) and rows[-1].get("id")):
-            raise RequestRejected("Stripe says that there is more but not where to go on.")
-        return Page(records, {"after": rows[-1]["id"]}, records[-1].occurred_at if records else None, rejected)
-
-    return fetch
+_CREATED = reader("id", lambda row: epoch(row["created"]))
 
 
-def _count(resource: str) -> Callable[..., Any]:
+async def _page(resource: str, more: JSON, api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
+    since, until = ticks(window)
+    after = {"starting_after": cursor["after"]} if cursor else {}
+    asked = {"limit": 100, "created[gte]": since, "created[lt]": until, **more, **after}
+    data = (await api.get(f"/v1/{resource}", asked)).data
+    rows = data["data"]
+    if not data["has_more"]:
+        return rows, None
+    if not rows or not (isinstance(rows[-1], dict) and rows[-1].get("id")):
+        raise RequestRejected("Stripe says that there is more but not where to go on.")
+    return rows, {"after": rows[-1]["id"]}
+
+
+async def _count(resource: str, api: Api, partition: Partition, window: Window) -> Estimate | None:
     """Lists tell no total; the search does, where it is available (not in India), and lags a minute or more."""
-
-    async def count(api: Api, partition: Partition, window: Window) -> Estimate | None:
-        since, until = math.floor(window.since.timestamp()), math.ceil(window.until.timestamp())
-        query = f"created>={since} AND created<{until}"
-        try:
-            reply = await api.get(f"/v1/{resource}/search", {"query": query, "limit": 1, "expand[0]": "total_count"})
-        except (AccessDenied, RequestRejected):
-            return None
-        total = int(reply.data["total_count"])
-        settled = window.until < datetime.now(UTC) - timedelta(minutes=10)
-        return Estimate(total, exact=total < MOST_COUNTED and settled)
-
-    return count
+    since, until = ticks(window)
+    asked = {"query": f"created>={since} AND created<{until}", "limit": 1, "expand[0]": "total_count"}
+    try:
+        total = int((await api.get(f"/v1/{resource}/search", asked)).data["total_count"])
+    except (AccessDenied, RequestRejected):
+        return None
+    settled = window.until < datetime.now(UTC) - timedelta(minutes=10)
+    return Estimate(total, exact=total < MOST_COUNTED and settled)
 
 
 # -- records to graph ---------------------------------------------------------------------------------------------------------
@@ -135,9 +124,14 @@ def _id(value: Any) -> str | None:
     return str(found) if found else None
 
 
-def _key(context: Context, kind: str, value: Any) -> str | None:
-    found = _id(value)
-    return f"{context.namespace}:{kind}:{found}" if found else None
+def _other(kind: str, name: str, value: Any, context: Context, key: str = "") -> Entity | None:
+    """A related object; None for what is none."""
+    return Entity(kind, context.key(key or kind, found), name) if (found := _id(value)) else None
+
+
+def _customer(row: JSON, context: Context) -> Entity | None:
+    name = inner(row, "customer").get("name") or row.get("customer_name") or row.get("customer_email")
+    return _other("person", str(name or "Stripe customer"), row.get("customer"), context, "customer")
 
 
 def money(amount: Any, currency: Any) -> str:
@@ -147,142 +141,96 @@ def money(amount: Any, currency: Any) -> str:
     return f"{code.upper()} {int(amount or 0) / 10**digits:.{digits}f}".strip()
 
 
-def _facts(row: JSON, *names: str) -> JSON:
-    facts = {name: row[name] for name in names if row.get(name) is not None}
-    if row.get("deleted"):
-        facts["deleted"] = True
-    return facts
-
-
-class _Saying:
-    """One record's graph as it grows."""
-
-    def __init__(self, own: Entity) -> None:
-        self.graph = Graph([own], [])
-        self.key = own.key
-
-    def link(self, kind: str, other_kind: str, key: str | None, name: str) -> None:
-        if key and key != self.key:
-            self.graph.entities.append(Entity(other_kind, key, name))
-            self.graph.relationships.append(Relationship(kind, self.key, key))
-
-    def customer(self, row: JSON, context: Context) -> None:
-        customer = row.get("customer")
-        known = customer if isinstance(customer, dict) else {}
-        name = known.get("name") or row.get("customer_name") or row.get("customer_email") or "Stripe customer"
-        self.link("for_account", "person", _key(context, "customer", customer), str(name))
-
-    def mentions(self, text: Any) -> None:
-        for key in mentioned_emails(text) if isinstance(text, str) else ():
-            if key != self.key:
-                self.graph.relationships.append(Relationship("mentions", self.key, key))
-
-
 def _extract_customer(row: JSON, context: Context) -> Graph:
     """A person, or an organization where a business's name is given; the address is then that of somebody there."""
-    own, address = f"{context.namespace}:customer:{row['id']}", email_key(row.get("email"))
-    facts = _facts(row, "email", "phone", "description", "currency", "delinquent", "balance", "livemode")
-    business = row.get("business_name")
-    name = business or row.get("name") or row.get("individual_name") or row.get("email") or "Stripe customer"
+    own, address, business = context.key("customer", row["id"]), row.get("email"), row.get("business_name")
+    shown = ("email", "phone", "description", "currency", "delinquent", "balance", "livemode")
+    known = facts(row, *shown, deleted=row.get("deleted"))
     if business:
-        said = _Saying(Entity("organization", own, name, facts))
-        if address:
-            person = str(row.get("individual_name") or row.get("email"))
-            said.graph.entities.append(Entity("person", address, person))
-            said.graph.relationships.append(Relationship("works_at", address, own))
+        said = GraphBuilder(Entity("organization", own, business, known))
+        if key := email_key(address):
+            said.by("works_at", Entity("person", key, str(row.get("individual_name") or address)))
     else:
-        said = _Saying(Entity("person", address or own, name, facts, (own,) if address else ()))
-    said.mentions(row.get("description"))
-    return said.graph
+        name = row.get("name") or row.get("individual_name") or address or "Stripe customer"
+        said = GraphBuilder(person(own, name, address, known))
+    said.refer("mentions", mentioned_emails(row.get("description")))
+    return said.graph()
 
 
 def _extract_product(row: JSON, context: Context) -> Graph:
-    facts = _facts(row, "description", "active", "type", "url", "livemode")
-    said = _Saying(
-        Entity("product", f"{context.namespace}:product:{row['id']}", row.get("name") or "Stripe product", facts)
+    known = facts(row, "description", "active", "type", "url", "livemode", deleted=row.get("deleted"))
+    said = GraphBuilder(
+        Entity("product", context.key("product", row["id"]), row.get("name") or "Stripe product", known)
     )
     if organization := domain_key(row.get("url")):
-        said.link("about", "organization", organization, organization.rpartition(":")[2])
-    return said.graph
+        said.to("about", Entity("organization", organization, organization.rpartition(":")[2]))
+    return said.graph()
 
 
 def _extract_subscription(row: JSON, context: Context) -> Graph:
-    facts = _facts(
-        row, "status", "currency", "start_date", "cancel_at", "canceled_at", "ended_at", "trial_end", "livemode"
-    )
-    key = f"{context.namespace}:subscription:{row['id']}"
-    said = _Saying(Entity("subscription", key, row.get("description") or f"Subscription {row['id']}", facts))
-    said.customer(row, context)
+    shown = ("status", "currency", "start_date", "cancel_at", "canceled_at", "ended_at", "trial_end", "livemode")
+    name = row.get("description") or f"Subscription {row['id']}"
+    said = GraphBuilder(Entity("subscription", context.key("subscription", row["id"]), name, facts(row, *shown)))
+    said.to("for_account", _customer(row, context))
     for item in (row.get("items") or {}).get("data") or ():
-        product = _key(context, "product", (item.get("price") or {}).get("product"))
-        said.link("about", "product", product, "Stripe product")
-    return said.graph
+        said.to("about", _other("product", "Stripe product", (item.get("price") or {}).get("product"), context))
+    return said.graph()
 
 
 def _extract_invoice(row: JSON, context: Context) -> Graph:
     amount = money(row.get("total"), row.get("currency"))
-    facts = {"amount": amount, **_facts(row, "number", "status", "due_date", "period_start", "period_end", "livemode")}
-    key = f"{context.namespace}:invoice:{row['id']}"
-    said = _Saying(Entity("invoice", key, f"Invoice {row.get('number') or row['id']}, {amount}", facts))
-    said.customer(row, context)
+    known = facts(row, "number", "status", "due_date", "period_start", "period_end", "livemode", amount=amount)
+    name = f"Invoice {row.get('number') or row['id']}, {amount}"
+    said = GraphBuilder(Entity("invoice", context.key("invoice", row["id"]), name, known))
+    said.to("for_account", _customer(row, context))
     # Older versions, whose snapshots events may hold, name the subscription on the invoice itself.
     subscription = ((row.get("parent") or {}).get("subscription_details") or {}).get("subscription")
     subscription = _id(subscription or row.get("subscription"))
-    said.link("part_of", "subscription", _key(context, "subscription", subscription), f"Subscription {subscription}")
+    said.to("part_of", _other("subscription", f"Subscription {subscription}", subscription, context))
     for line in (row.get("lines") or {}).get("data") or ():
         product = ((line.get("pricing") or {}).get("price_details") or {}).get("product")
-        said.link("about", "product", _key(context, "product", product), "Stripe product")
+        said.to("about", _other("product", "Stripe product", product, context))
     for entry in (row.get("payments") or {}).get("data") or ():
-        paid = entry.get("payment") or {}
         for kind in ("payment_intent", "charge"):
-            said.link("with", "payment", _key(context, kind, paid.get(kind)), "Payment")
-    said.mentions(row.get("description"))
-    return said.graph
+            said.to("with", _other("payment", "Payment", (entry.get("payment") or {}).get(kind), context, kind))
+    said.refer("mentions", mentioned_emails(row.get("description")))
+    return said.graph()
 
 
-def _payment(kind: str, *names: str) -> Callable[[JSON, Context], Graph]:
-    """Payment intents and the charges that they came to: all are payments, told apart by `type`."""
-
-    def extract(row: JSON, context: Context) -> Graph:
-        amount = money(row.get("amount"), row.get("currency"))
-        facts = {"type": kind, "amount": amount, **_facts(row, "status", "description", *names)}
-        words = {"payment_intent": "Payment", "charge": "Charge", "refund": "Refund"}[kind]
-        said = _Saying(Entity("payment", f"{context.namespace}:{kind}:{row['id']}", f"{words} of {amount}", facts))
-        said.customer(row, context)
-        if kind == "refund":
-            said.link("about", "payment", _key(context, "charge", row.get("charge")), "Charge")
-        said.link("part_of", "payment", _key(context, "payment_intent", row.get("payment_intent")), "Payment")
-        payer = row.get("billing_details") or {}
-        if not row.get("customer") and (address := email_key(payer.get("email") or row.get("receipt_email"))):
-            said.link("for_account", "person", address, payer.get("name") or address.rpartition(":")[2])
-        said.mentions(row.get("description"))
-        return said.graph
-
-    return extract
-
-
-_extract_intent = _payment("payment_intent", "canceled_at", "livemode")
-_extract_charge = _payment("charge", "paid", "refunded", "disputed", "amount_refunded", "failure_message", "livemode")
-_extract_refund = _payment("refund", "reason", "failure_reason")
+def _extract_payment(kind: str, words: str, shown: tuple[str, ...], row: JSON, context: Context) -> Graph:
+    """Payment intents and the charges that they came to, and refunds: all are payments, told apart by `type`."""
+    amount = money(row.get("amount"), row.get("currency"))
+    known = facts(row, "status", "description", *shown, type=kind, amount=amount)
+    said = GraphBuilder(Entity("payment", context.key(kind, row["id"]), f"{words} of {amount}", known))
+    said.to("for_account", _customer(row, context))
+    if kind == "refund":
+        said.to("about", _other("payment", "Charge", row.get("charge"), context, "charge"))
+    said.to("part_of", _other("payment", "Payment", row.get("payment_intent"), context, "payment_intent"))
+    payer = row.get("billing_details") or {}
+    if not row.get("customer") and (address := email_key(payer.get("email") or row.get("receipt_email"))):
+        said.to("for_account", Entity("person", address, payer.get("name") or address.rpartition(":")[2]))
+    said.refer("mentions", mentioned_emails(row.get("description")))
+    return said.graph()
 
 
 def _extract_dispute(row: JSON, context: Context) -> Graph:
     amount = money(row.get("amount"), row.get("currency"))
-    facts = {"type": "dispute", "amount": amount, **_facts(row, "status", "reason", "livemode")}
-    said = _Saying(Entity("case", f"{context.namespace}:dispute:{row['id']}", f"Dispute over {amount}", facts))
-    said.link("about", "payment", _key(context, "charge", row.get("charge")), "Charge")
-    said.link("about", "payment", _key(context, "payment_intent", row.get("payment_intent")), "Payment")
-    return said.graph
+    known = facts(row, "status", "reason", "livemode", type="dispute", amount=amount)
+    said = GraphBuilder(Entity("case", context.key("dispute", row["id"]), f"Dispute over {amount}", known))
+    said.to("about", _other("payment", "Charge", row.get("charge"), context, "charge"))
+    said.to("about", _other("payment", "Payment", row.get("payment_intent"), context, "payment_intent"))
+    return said.graph()
 
 
-_EXTRACT = {
+_CHARGE = ("paid", "refunded", "disputed", "amount_refunded", "failure_message", "livemode")
+_EXTRACT: dict[str, Extract] = {
     "customer": _extract_customer,
     "product": _extract_product,
     "subscription": _extract_subscription,
     "invoice": _extract_invoice,
-    "payment_intent": _extract_intent,
-    "charge": _extract_charge,
-    "refund": _extract_refund,
+    "payment_intent": partial(_extract_payment, "payment_intent", "Payment", ("canceled_at", "livemode")),
+    "charge": partial(_extract_payment, "charge", "Charge", _CHARGE),
+    "refund": partial(_extract_payment, "refund", "Refund", ("reason", "failure_reason")),
     "dispute": _extract_dispute,
 }
 
@@ -309,18 +257,12 @@ async def _identify(api: Api) -> Account:
 
 
 def _stream(
-    name: str,
-    label: str,
-    extract: Callable[[JSON, Context], Graph],
-    *,
-    counted: bool = False,
-    path: str = "",
-    more: Mapping[str, str] | None = None,
+    name: str, label: str, extract: Extract, *, counted: bool = False, path: str = "", more: JSON | None = None
 ) -> Stream:
-    resource = path or name
+    fetch, count = pages(partial(_page, path or name, more or {}), _CREATED, min), partial(_count, path or name)
     return Stream(
-        name, label, WindowKind.EXACT, _fetch(resource, more or {}), extract, _count(resource) if counted else None,
-        ascending=False, clock=Clock.CREATED,
+        name, label, WindowKind.EXACT, fetch, extract, count if counted else None, ascending=False, clock=Clock.CREATED,
+        record=_CREATED,
     )  # fmt: skip
 
 
@@ -350,9 +292,9 @@ STRIPE = Provider(
         _stream("products", "Products", _extract_product, counted=True),
         _stream("subscriptions", "Subscriptions", _extract_subscription, counted=True, more={"status": "all"}),
         _stream("invoices", "Invoices", _extract_invoice, counted=True, more={"expand[0]": "data.payments"}),
-        _stream("payments", "Payments", _extract_intent, counted=True, path="payment_intents"),
-        _stream("charges", "Charges", _extract_charge, counted=True),
-        _stream("refunds", "Refunds", _extract_refund),
+        _stream("payments", "Payments", _EXTRACT["payment_intent"], counted=True, path="payment_intents"),
+        _stream("charges", "Charges", _EXTRACT["charge"], counted=True),
+        _stream("refunds", "Refunds", _EXTRACT["refund"]),
         _stream("disputes", "Disputes", _extract_dispute),
         _stream("events", "Changes of the last 30 days", _extract_change, more={f"types[{i}]": t for i, t in enumerate(CHANGES)}),
     ),

@@ -132,8 +132,11 @@ def test_rate_headers_are_read_in_whatever_way_they_tell_the_time():
     for told in ("1735819200", "1735819200000", "2025-01-02T12:00:00Z", "2025-01-02T12:00Z"):
         answer = reply(x_ratelimit_remaining="3", x_ratelimit_limit="10", x_ratelimit_reset=told)
         assert rate_headers()(answer) == RateState(3, 10, NOON)
-    assert rate_headers()(reply(x_ratelimit_remaining="3", x_ratelimit_limit="10")) == RateState(3, 10, None)
-    assert rate_headers()(reply(x_ratelimit_remaining="many", x_ratelimit_limit="10")) is None
+    assert rate_headers()(reply(x_ratelimit_remaining="3", x_ratelimit_limit="10")) is None, "until when is not told"
+    for told in ("many", ""):
+        answer = reply(x_ratelimit_remaining=told, x_ratelimit_limit="10", x_ratelimit_reset="1735819200")
+        assert rate_headers()(answer) is None
+    assert rate_headers("left", "most", "again")(reply(left="1", most="2", again="1735819200")) == RateState(1, 2, NOON)
     assert rate_headers()(reply()) is None
     for nonsense in ("", "soon", "9" * 30, "²"):
         assert reset_of(reply(x_ratelimit_reset=nonsense)) is None
