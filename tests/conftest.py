@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx2
+import psycopg
 import pytest
 
 from tests.processes import PROJECT, Up
@@ -100,6 +101,35 @@ def _cheap_passwords() -> Iterator[None]:
 
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     return
+
+
+# What migrations made stays: content types and permissions are the same in every test.
+EMPTY_ALL = """
+DO $$ DECLARE name text; BEGIN
+    SET LOCAL session_replication_role = replica;  -- in any order: no keys, no triggers
+    FOR name IN SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'
+        AND tablename NOT IN ('django_migrations', 'django_content_type', 'auth_permission')
+    LOOP
+        EXECUTE 'DELETE FROM ' || name;
+    END LOOP;
+END $$
+"""
+
+
+def empty_database() -> None:
+    """Deletes every row that tests have committed. A tenth of the time of `flush`, which truncates sixty tables and fills some anew."""
+    from tests.faults.stage import database_url
+
+    with psycopg.connect(database_url(), autocommit=True) as owner:
+        owner.execute(EMPTY_ALL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_flush() -> None:
+    """After tests that commit, in the place of Django's flush."""
+    from django.test import TransactionTestCase
+
+    TransactionTestCase._fixture_teardown = lambda self: empty_database()
 
 
 @pytest.fixture(autouse=True)

@@ -7,12 +7,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.core.management import call_command
 
 from historical_sync import retrying
 from integrations import http
 from integrations.providers import PROVIDERS
-from tests.conftest import Sandbox, Worker, until
+from tests.conftest import Sandbox, Worker, empty_database, until
 from tests.faults import toy as toys
 from tests.faults.stage import Picture, Stage, picture, stage
 from tests.faults.toy_stage import ToyStage
@@ -42,7 +41,7 @@ def undisturbed(transactional_db: None, sandbox: Sandbox) -> Callable[[int], Pic
                 job = until(calm.job(number), "completed", seconds=60)
                 assert worker.stop() == 0, worker.words()
                 _undisturbed[key] = picture(job.tenant)
-            call_command("flush", verbosity=0, interactive=False)
+            empty_database()
         return _undisturbed[key]
 
     look(0)
@@ -90,7 +89,7 @@ def toy(
         calm.done(calm.job())
         running.stop()
         _calm.append(picture(calm.tenant))
-        call_command("flush", verbosity=0, interactive=False)
+        empty_database()
     toy_server.reset()
     yield ToyStage(toy_server, _calm[0])
     toy_server.reset()
