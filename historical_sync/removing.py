@@ -1,8 +1,9 @@
-"""Takes out of the graph exactly what only one connection brought.
+"""Takes out of the graph exactly what nobody says any more: what only one connection brought, or only a former version of a record.
 
 The graph is a function of the records, so what is left is found from what is left of them:
 
-    records of the connection go, with their statements; every entity that they spoke of is stale
+    records of the connection go, with their statements; every entity that they spoke of is stale, and so is one of which an
+    updated record no longer says all that it said (`stale.py`)
     -> a stale entity's remaining records are mapped again: they say whether it is there, what it is called and by which keys
     -> the groups of keys that lost a key or a reason to be one are made anew
 
@@ -14,7 +15,7 @@ same without mapping again, and double what an import writes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,9 +32,9 @@ from historical_sync.database import Connection, Pool, retried, tenant_transacti
 from historical_sync.extraction import Ids
 from historical_sync.identity import key_rank, name_rank, placeholder
 from historical_sync.models import Coverage, DataRemoval, HistoricalSyncJob, SyncRecord
+from historical_sync.stale import UNMAPPABLE, mark
 from historical_sync.storage import lead_addresses, lead_handles
 from integrations import gateway, providers
-from integrations.errors import RecordRejected
 from integrations.models import Connection as Account
 from integrations.providers.base import Context, Entity, Graph, Partition, Provider
 
@@ -41,7 +42,6 @@ RECORDS_AT_ONCE = 500
 ENTITIES_AT_ONCE = 50
 WITNESSES_AT_ONCE = 200
 WAIT_SECONDS = 1.0  # for a page in hand of an import that was told to stop
-_UNMAPPABLE = (RecordRejected, KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 Read = Callable[["Witness"], Awaitable[Graph | None]]
 
@@ -82,9 +82,7 @@ async def remove(pool: Pool, connection_id: str, tenant_id: str, read: Read | No
         await asyncio.sleep(WAIT_SECONDS)
     while await _remove_records(pool, connection_id, tenant_id):
         pass
-    read = read or Reader(pool, tenant_id)
-    while await _rebuild(pool, tenant_id, read):
-        pass
+    await tidy(pool, tenant_id, read)
     async with tenant_transaction(pool, tenant_id, "remove") as cursor:
         await cursor.execute(
             """
@@ -97,6 +95,13 @@ async def remove(pool: Pool, connection_id: str, tenant_id: str, read: Read | No
             "UPDATE historical_sync_dataremoval SET completed_at = clock_timestamp() WHERE connection_id = %s AND completed_at IS NULL",
             [connection_id],
         )
+
+
+async def tidy(pool: Pool, tenant_id: str, read: Read | None = None) -> None:
+    """Finds all of the tenant's stale entities anew. read: maps a record; for tests."""
+    read = read or Reader(pool, tenant_id)
+    while await _rebuild(pool, tenant_id, read):
+        pass
 
 
 async def _being_imported(pool: Pool, connection_id: str, tenant_id: str) -> bool:
@@ -135,20 +140,14 @@ async def _remove_records(pool: Pool, connection_id: str, tenant_id: str) -> boo
         rows = await gone.fetchall()
         if not rows:
             return False
-        await _mark(db, tenant_id, {key.bytes for (spoken_of,) in rows for key in spoken_of if key is not None})
+        spoken_of = {key.bytes for (keys,) in rows for key in keys if key is not None}
+        await mark(db, tenant_id, dict.fromkeys(spoken_of))
         await db.execute(
             "UPDATE historical_sync_dataremoval SET records_removed = records_removed + %s WHERE connection_id = %s",
             [len(rows), connection_id],
         )
         await _generation(db, tenant_id)
     return True
-
-
-async def _mark(db: Connection, tenant_id: str, entities: Iterable[bytes]) -> None:
-    await db.execute(
-        "INSERT INTO historical_sync_staleentity (tenant_id, entity_id) SELECT %s, unnest(%s) ON CONFLICT DO NOTHING",
-        [tenant_id, pg.uuids(sorted(entities))],
-    )
 
 
 async def _generation(db: Connection, tenant_id: str) -> None:
@@ -171,27 +170,31 @@ async def _rebuild(pool: Pool, tenant_id: str, read: Read) -> bool:
         found = await db.execute(
             """
             DELETE FROM historical_sync_staleentity WHERE entity_id IN (
-                SELECT entity_id FROM historical_sync_staleentity WHERE tenant_id = %s LIMIT %s) RETURNING entity_id
+                SELECT entity_id FROM historical_sync_staleentity WHERE tenant_id = %s LIMIT %s) RETURNING entity_id, aliases
             """,
             [tenant_id, ENTITIES_AT_ONCE],
         )
-        stale = [key for (key,) in await found.fetchall()]
+        stale = dict(await found.fetchall())
         if not stale:
             return False
         groups: set[UUID] = set()
         doomed: list[UUID] = []
         ids = Ids(UUID(tenant_id).bytes)
-        for key in stale:
-            groups |= await _look_again(db, tenant_id, key, ids, read, doomed)
-        await _regroup(db, groups, doomed)
+        changed = False
+        for key, aliases in stale.items():
+            if (lost := await _look_again(db, tenant_id, key, aliases, ids, read, doomed)) is not None:
+                groups |= lost
+                changed = True
+        if changed:
+            await _regroup(db, groups, doomed)
+            await _generation(db, tenant_id)
         await db.execute(
             """
             DELETE FROM historical_sync_address a
-            WHERE id = ANY(%s) AND NOT EXISTS (SELECT FROM historical_sync_relationship r WHERE r.target_id = a.id)
+            WHERE id = ANY(%s) AND NOT EXISTS (SELECT FROM atom_records_linking(%s, ARRAY[a.id], 1))
             """,
-            [stale],
+            [list(stale), tenant_id],
         )
-        await _generation(db, tenant_id)
     return True
 
 
@@ -219,19 +222,32 @@ class Said:
 
 
 async def _look_again(
-    db: Connection, tenant_id: str, entity_id: UUID, ids: Ids, read: Read, doomed: list[UUID]
-) -> set[UUID]:
+    db: Connection,
+    tenant_id: str,
+    entity_id: UUID,
+    aliases: list[UUID] | None,
+    ids: Ids,
+    read: Read,
+    doomed: list[UUID],
+) -> set[UUID] | None:
     """Writes what the remaining records say of the entity; adds it to `doomed` if they say nothing. Returns the groups to make
-    anew, by what stands for them."""
+    anew, by what stands for them; None if all is as it was.
+
+    aliases: those in doubt, None for all of the entity's.
+    """
     found = await db.execute(
         "SELECT kind, key, name, as_of, record_id, merged_into FROM historical_sync_entity WHERE id = %s", [entity_id]
     )
     row = await found.fetchone()
     if row is None:
-        return set()
+        return None
     kind, key, name, as_of, record_id, merged_into = row
     found = await db.execute(
-        "SELECT alias_id, proof FROM historical_sync_entityalias WHERE entity_id = %s", [entity_id]
+        """
+        SELECT alias_id, proof FROM historical_sync_entityalias
+        WHERE entity_id = %(entity)s AND (%(aliases)s::uuid[] IS NULL OR alias_id = ANY(%(aliases)s))
+        """,
+        {"entity": entity_id, "aliases": aliases},
     )
     known = set(await found.fetchall())
     said = Said()
@@ -258,14 +274,14 @@ async def _look_again(
                 else said.name == (kind, name)
             )
             if same and known <= said.aliases:
-                return set()
+                return None
     groups: set[UUID] = set()
     if lost := known - said.aliases:
         await db.execute(
             "DELETE FROM historical_sync_entityalias WHERE entity_id = %s AND alias_id = ANY(%s)",
             [entity_id, [alias for alias, _ in lost]],
         )
-        await _mark(db, tenant_id, [alias.bytes for alias, _ in lost])
+        await mark(db, tenant_id, dict.fromkeys(alias.bytes for alias, _ in lost))
         groups.add(merged_into or entity_id)
         found = await db.execute(
             "SELECT COALESCE(merged_into, id) FROM historical_sync_entity WHERE id = ANY(%s)",
@@ -369,7 +385,7 @@ class Reader:
         partition = partitions.get((witness.stream, witness.partition), Partition(witness.partition))
         try:
             return provider.stream(witness.stream).extract(witness.payload, Context(namespace, partition))
-        except _UNMAPPABLE:
+        except UNMAPPABLE:
             return None
 
     async def _account(self, connection_id: UUID) -> tuple[Provider, str, dict[tuple[str, str], Partition]]:

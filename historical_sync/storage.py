@@ -35,6 +35,7 @@ from historical_sync.extraction import (
 )
 from historical_sync.identity import KEY_RANK, NAME_RANK, content_hash, entity_id, key_rank
 from historical_sync.settling import settle
+from historical_sync.stale import Version, mark, withdrawn
 from integrations.crypto import encrypt_document
 from integrations.providers.base import JSON, Context, Extract, Record
 from integrations.providers.links import located
@@ -121,7 +122,7 @@ class Saved:
 
 class Seen(NamedTuple):
     """A record that is stored already. current: nothing to write, its content is the same or newer than ours. own: this job
-    wrote it. subject, link_kinds, link_ids: what it said; unless it is current."""
+    wrote it. subject, link_kinds, link_ids: what it said, payload: its JSON; unless it is current."""
 
     current: bool
     own: bool
@@ -129,6 +130,11 @@ class Seen(NamedTuple):
     subject: UUID | None
     link_kinds: str | None
     link_ids: list[UUID] | None
+    payload: str | None
+
+    def ends(self) -> set[bytes]:
+        """What it spoke of."""
+        return {key.bytes for key in (self.subject, *(self.link_ids or ())) if key is not None}
 
     def statements(self) -> set[tuple[str, bytes]]:
         """(kind, other end)."""
@@ -270,6 +276,10 @@ async def write_rows(
         entities.subtract(await _merge(db, lease, graph.aliases))
     if graph.addresses:
         await _write_addresses(db, lease, graph.addresses)
+    if revised:
+        doubts = withdrawn([_version(row, seen[row.id], graph) for row in revised], extract, context, ids)
+        if doubts:
+            await mark(db, lease.tenant_id, doubts)
 
     def remember() -> None:
         mentioned.update({entity.id: (entity.kind, entity.name) for entity in new_entities if entity.as_of is None})
@@ -295,7 +305,8 @@ async def look_up(db: Connection, lease: Lease, rows: dict[bytes, RecordRow]) ->
     return await db.execute(
         """
         SELECT r.id, same.current, r.job_id = %(job)s, r.content_hash, r.entity_id,
-               CASE WHEN NOT same.current THEN r.link_kinds END, CASE WHEN NOT same.current THEN r.link_ids END
+               CASE WHEN NOT same.current THEN r.link_kinds END, CASE WHEN NOT same.current THEN r.link_ids END,
+               CASE WHEN NOT same.current THEN r.payload::text END
         FROM unnest(%(ids)s, %(hashes)s, %(times)s) AS u(id, hash, occurred_at)
         JOIN historical_sync_syncrecord r ON r.id = u.id
         CROSS JOIN LATERAL (SELECT r.content_hash = u.hash OR r.occurred_at > u.occurred_at AS current) AS same
@@ -398,6 +409,11 @@ def _columns(lease: Lease, rows: Sequence[RecordRow], graph: GraphRows) -> dict[
     }
 
 
+def _version(row: RecordRow, before: Seen, graph: GraphRows) -> Version:
+    now = {graph.subjects[row.id], *graph.links.get(row.id, NO_LINKS).ids}
+    return Version(before.payload or "null", row.record.payload, before.ends() - now)
+
+
 def _new_statements(
     added: Sequence[RecordRow], revised: Sequence[RecordRow], graph: GraphRows, seen: Mapping[bytes, Seen]
 ) -> Counter[str]:
@@ -440,7 +456,7 @@ async def _write_entities(db: Connection, lease: Lease, rows: Sequence[Any]) -> 
                 as_of = excluded.as_of, record_id = excluded.record_id
             WHERE CASE
                 WHEN excluded.as_of IS NOT NULL
-                THEN e.as_of IS NULL OR (e.as_of, e.record_id) < (excluded.as_of, excluded.record_id)
+                THEN e.as_of IS NULL OR (e.as_of, e.record_id) <= (excluded.as_of, excluded.record_id)
                 ELSE e.as_of IS NULL AND {NAME_RANK.format(e="e")} < {NAME_RANK.format(e="excluded")} END
             RETURNING kind, xmax = 0 AS fresh
         )

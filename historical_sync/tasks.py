@@ -32,6 +32,7 @@ UPKEEP = "upkeep"  # a queue of its own, so that it neither waits behind imports
 QUEUES = (QUEUE, UPKEEP)
 TASK = "historical_sync.work"
 REMOVE = "historical_sync.remove"
+TIDY = "historical_sync.tidy"
 TICK = "historical_sync.tick"
 ENDED = "historical_sync.ended"
 SOON = timedelta(minutes=1)  # sooner than the next tick
@@ -83,6 +84,21 @@ async def remove(connection_id: str, tenant_id: str) -> None:
     from historical_sync.worker import current
 
     await removing.remove(current().pool, connection_id, tenant_id)
+
+
+@django_app.task(queue=UPKEEP, name=TIDY, pass_context=False)
+async def tidy(tenant_id: str) -> None:
+    """Takes out of the tenant's graph what updated records no longer say."""
+    from historical_sync import removing
+    from historical_sync.worker import current
+
+    await removing.tidy(current().pool, tenant_id)
+
+
+def tidy_soon(tenant_id: UUID | str) -> None:
+    """Has the tenant's graph tidied; one entry that waits is enough."""
+    with suppress(AlreadyEnqueued), transaction.atomic():
+        tidy.configure(queueing_lock=f"{TIDY} {tenant_id}").defer(tenant_id=str(tenant_id))
 
 
 def enqueue(job: HistoricalSyncJob, entries: int) -> None:

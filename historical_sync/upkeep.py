@@ -10,8 +10,9 @@ from datetime import datetime
 
 from django.utils import timezone
 
-from atom.tenancy import tenant_scope
+from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import delivering, notices, queueing, schedules, tasks
+from historical_sync.models import StaleEntity
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 def by_the_clock(now: datetime | None = None) -> None:
     """Does all that is due at `now`. What goes wrong in one part keeps no other from its turn."""
     now = now or timezone.now()
-    for part in (queueing.start_all_waiting, schedules.start_due, _tell, notices.forget_old):
+    for part in (queueing.start_all_waiting, schedules.start_due, _tell, _tidy, notices.forget_old):
         try:
             part(now)
         except Exception:
@@ -32,10 +33,27 @@ def _tell(now: datetime) -> None:
         tasks.tell(tenant_id)
 
 
+def _tidy(now: datetime) -> None:
+    """Has graphs tidied that updates left something in: of jobs that run on, or that ended unnoticed."""
+    with across_tenants("what updated records no longer say"):
+        tenants = set(StaleEntity.objects.values_list("tenant_id", flat=True).distinct())
+    for tenant_id in tenants:
+        tasks.tidy_soon(tenant_id)
+
+
+def _tidy_after(tenant_id: str) -> None:
+    if StaleEntity.objects.filter(tenant_id=tenant_id).exists():
+        tasks.tidy_soon(tenant_id)
+
+
 def after_an_end(tenant_id: str) -> None:
     """What follows from the end, or pause, of a job of the tenant; telling of it is still to be done (`delivering`)."""
     with tenant_scope(tenant_id):
-        for part in (lambda: notices.spread(tenant_id, timezone.now()), lambda: queueing.start_waiting(tenant_id)):
+        for part in (
+            lambda: notices.spread(tenant_id, timezone.now()),
+            lambda: queueing.start_waiting(tenant_id),
+            lambda: _tidy_after(tenant_id),
+        ):
             try:
                 part()
             except Exception:

@@ -22,8 +22,17 @@ from atom.tenancy import tenant_scope
 from historical_sync import actions, graph
 from historical_sync.database import Pool, make_pool, pipelined_transaction, retried
 from historical_sync.extraction import record_rows
-from historical_sync.models import Address, Coverage, DataRemoval, Entity, EntityAlias, Relationship, SyncRecord
-from historical_sync.removing import Witness, remove
+from historical_sync.models import (
+    Address,
+    Coverage,
+    DataRemoval,
+    Entity,
+    EntityAlias,
+    Relationship,
+    StaleEntity,
+    SyncRecord,
+)
+from historical_sync.removing import Witness, remove, tidy
 from historical_sync.storage import Lease, Memory, enter_graph, look_up, write_rows
 from integrations.providers.base import Context, Graph, Partition, Record
 from integrations.providers.base import Entity as Thing
@@ -125,7 +134,9 @@ async def store(
         async with pipelined_transaction(pool, lease.tenant_id) as db:
             await enter_graph(db, lease.tenant_id)
             before = await look_up(db, lease, found)
-            written = await write_rows(db, lease, found, before, extract, Context(tool), memory)
+            number = await db.execute("SELECT number FROM historical_sync_graphgeneration")
+            (generation,) = await number.fetchone() or (0,)
+            written = await write_rows(db, lease, found, before, extract, Context(tool), memory, generation)
         written.remember()
         return written
 
@@ -252,6 +263,76 @@ def test_what_is_left_without_a_tools_data_is_what_the_others_alone_would_have_b
         assert graph_of(stage.tenant) == left, "once more changes nothing"
 
     check()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_after_updates_is_left_what_a_fresh_import_would_bring(stage: SimpleNamespace) -> None:
+    @few_examples
+    @given(found=rows(), data=st.data())
+    def check(found: list[Row], data: st.DataObject) -> None:
+        updates: list[Row] = []
+        for version in data.draw(rows()):
+            old = data.draw(st.sampled_from([*found, *updates]))
+            updates.append(version._replace(tool=old.tool, name=old.name, hour=old.hour + data.draw(st.integers(0, 1))))
+        latest: dict[tuple[int, str], Row] = {}
+        for row in [*found, *updates]:
+            if row.hour >= latest.get((row.tool, row.name), row).hour:
+                latest[row.tool, row.name] = row
+        empty(stage.tenant)
+        stage.do(store(stage.pool, stage.tenant, [list(latest.values())], Memory()))
+        fresh = graph_of(stage.tenant)
+        empty(stage.tenant)
+        memory = Memory()
+        middle = len(updates) // 2
+        for batches in ([found, *([row] for row in updates[:middle])], [updates[middle:]]):
+            stage.do(store(stage.pool, stage.tenant, batches, memory))
+            stage.do(tidy(stage.pool, str(stage.tenant.id), read))
+        updated = graph_of(stage.tenant)
+        for part in fresh:
+            assert updated[part] == fresh[part], part
+
+    check()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_only_the_former_version_of_a_record_said_goes_by_itself(
+    stage: SimpleNamespace,
+) -> None:
+    def version(hour: int, name: str, label: str) -> Row:
+        things = [["issue", "code:issue:1", "It breaks", {}, [], []], ["person", "code:user:1", name, None, [], []]]
+        links = [["authored", "code:user:1", "code:issue:1"], ["labelled", "code:issue:1", f"code:label:{label}"]]
+        label_of = ["label", f"code:label:{label}", label, None, [], []]
+        return Row(0, "r", hour, {"things": [*things, label_of], "links": links})
+
+    def names() -> set[str]:
+        with tenant_scope(stage.tenant.id):
+            return set(Entity.objects.filter(tenant=stage.tenant).values_list("name", flat=True))
+
+    stage.do(store(stage.pool, stage.tenant, [[version(1, "Ann B. Chen", "bug")]], Memory()))
+    stage.do(store(stage.pool, stage.tenant, [[version(2, "Ann", "fixed")]], Memory()))
+    assert names() == {"It breaks", "Ann B. Chen", "bug", "fixed"}
+    stage.do(tidy(stage.pool, str(stage.tenant.id), read))
+    assert names() == {"It breaks", "Ann", "fixed"}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_updates_of_an_import_are_tidied_up_when_it_ends(live_cast: SimpleNamespace, sandbox: Any, worker: Any) -> None:
+    tenant, actor = live_cast.acme, system_actor(live_cast.acme, "test")
+    connection = connected(tenant, "github", sandbox.root)
+    gone = uuid.uuid4()
+    with tenant_scope(tenant.id):
+        Entity.objects.create(id=gone, tenant=tenant, kind="label", key="github:label:1:gone", name="gone")
+        StaleEntity.objects.create(tenant=tenant, entity_id=gone)
+        job = actions.start_sync(
+            actor, connection, start=datetime(2026, 9, 1, tzinfo=UTC), end=datetime(2026, 9, 8, tzinfo=UTC)
+        )
+    until(job, "completed", seconds=60)
+
+    def is_gone() -> bool:
+        with tenant_scope(tenant.id):
+            return not Entity.objects.filter(id=gone).exists() and not StaleEntity.objects.exists()
+
+    wait_for(is_gone)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -1,0 +1,96 @@
+"""What records said of entities and no longer say, and the marks that have those entities looked at anew (`removing.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import orjson
+
+from historical_sync import pgarrays as pg
+from historical_sync.database import Connection
+from historical_sync.extraction import Ids
+from integrations.errors import RecordRejected
+from integrations.providers.base import JSON, Context, Extract, Graph
+
+UNMAPPABLE = (RecordRejected, KeyError, TypeError, ValueError, AttributeError, IndexError)
+
+# Entity id -> the aliases that may have lost their witness; None: any of them.
+Doubts = dict[bytes, set[bytes] | None]
+
+
+@dataclass(slots=True)
+class _Said:
+    """What one record says of one entity."""
+
+    is_own: bool = False
+    names: set[tuple[str, str]] = field(default_factory=set)
+    aliases: set[tuple[str, bool]] = field(default_factory=set)
+
+
+def _said(graph: Graph) -> dict[str, _Said]:
+    found: dict[str, _Said] = {}
+    for entity in graph.entities:
+        said = found.setdefault(entity.key, _Said())
+        if entity.properties is not None:
+            said.is_own = True
+        else:
+            said.names.add((entity.kind, entity.name))
+        said.aliases |= {(alias, True) for alias in entity.aliases} | {(handle, False) for handle in entity.handles}
+    return found
+
+
+class Version(NamedTuple):
+    """An update of a record. before: its JSON as it was; now: its payload; gone: what it spoke of, and speaks of no more."""
+
+    before: str
+    now: JSON
+    gone: set[bytes]
+
+
+def withdrawn(versions: Iterable[Version], extract: Extract, context: Context, ids: Ids) -> Doubts:
+    """What updates took back.
+
+    What a record spoke of without its former JSON saying so is in doubt altogether: it was mapped otherwise then.
+    """
+    doubts: Doubts = {}
+    for version in versions:
+        explained: dict[str, _Said] = {}
+        with suppress(*UNMAPPABLE):
+            explained = _said(extract(orjson.loads(version.before), context))
+        still = _said(extract(version.now, context))
+        for key, was in explained.items():
+            now = still.get(key, _Said())
+            lost = {ids[alias] for alias, _ in was.aliases - now.aliases}
+            if lost or key not in still or (not now.is_own and (was.is_own or was.names - now.names)):
+                _doubt(doubts, ids[key], lost)
+        known = {ids[key] for key in explained}
+        for end in version.gone:
+            _doubt(doubts, end, set() if end in known else None)
+    return doubts
+
+
+def _doubt(doubts: Doubts, entity: bytes, aliases: set[bytes] | None) -> None:
+    before = doubts.get(entity, set())
+    doubts[entity] = None if aliases is None or before is None else before | aliases
+
+
+async def mark(db: Connection, tenant_id: str, doubts: Mapping[bytes, Iterable[bytes] | None]) -> None:
+    """Has the entities looked at anew."""
+    rows = [(entity, alias) for entity, aliases in doubts.items() for alias in (*(aliases or ()), None)]
+    await db.execute(
+        """
+        INSERT INTO historical_sync_staleentity AS s (tenant_id, entity_id, aliases)
+        SELECT %(tenant)s, u.entity, CASE WHEN u.entity = ANY(%(wholly)s) THEN NULL ELSE array_remove(array_agg(u.alias), NULL) END
+        FROM unnest(%(entities)s, %(aliases)s) AS u(entity, alias) GROUP BY u.entity ORDER BY u.entity
+        ON CONFLICT (entity_id) DO UPDATE SET aliases = s.aliases || excluded.aliases
+        """,
+        {
+            "tenant": tenant_id,
+            "entities": pg.uuids([entity for entity, _ in rows]),
+            "aliases": pg.nullable_uuids([alias for _, alias in rows]),
+            "wholly": pg.uuids([entity for entity, aliases in doubts.items() if aliases is None]),
+        },
+    )
