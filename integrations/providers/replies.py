@@ -29,8 +29,11 @@ ErrorTable = Mapping[str | int, Means]  # by the vendor's code or the status
 
 
 def error_in(table: ErrorTable, reply: Reply, code: str | int = "", said: object = "") -> ProviderError | None:
-    """The error that the table has for the vendor's code, or else for the status; None if it has none for either."""
-    found = table.get(code) or table.get(reply.status)
+    """The error that the table has for the vendor's code, or else for the status; None if it has none for either.
+
+    A limit is told by status 429, whatever the code says besides.
+    """
+    found = (table.get(429) if reply.status == 429 else None) or table.get(code) or table.get(reply.status)
     if found is None:
         return None
     words = found.words.format(code=code, status=reply.status, said=str(said or "")[:300] or "it gives no reason")

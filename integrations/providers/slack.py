@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from integrations.errors import (
     AccessDenied,
     CursorExpired,
+    Gone,
     ProviderError,
     ReauthRequired,
     RequestRejected,
@@ -25,6 +26,8 @@ from integrations.providers.base import (
     Context,
     Entity,
     Estimate,
+    Extract,
+    Fetch,
     Graph,
     OAuth,
     Page,
@@ -32,18 +35,17 @@ from integrations.providers.base import (
     Provider,
     RateBudget,
     Record,
-    Relationship,
     Revocation,
     Stream,
     Window,
     WindowKind,
 )
-from integrations.providers.text import MOST_MENTIONS, email_key, mentioned_emails
-from integrations.providers.wire import reader, records
+from integrations.providers.graph import GraphBuilder, facts, headline, person
+from integrations.providers.replies import ErrorTable, Means, body, error_in
+from integrations.providers.text import MOST_MENTIONS, mentioned_emails
+from integrations.providers.wire import EPOCH, SECOND, Rows, all_rows, page, pages, reader
 
 LOOK_BACK = timedelta(days=30)  # before a window's beginning, for threads that go on within it
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SECOND = timedelta(seconds=1)
 _TICK = timedelta(microseconds=1)  # a ts has six decimals
 # What a token may list: conversation type -> the scope it takes. Direct messages come only to tokens that were made for them.
 _TYPES = {"public_channel": "channels:read", "private_channel": "groups:read", "mpim": "mpim:read", "im": "im:read"}
@@ -58,44 +60,39 @@ _MARKUP = re.compile(r"<([^<>|]+)(?:\|([^<>]*))?>")
 # -- wire format --------------------------------------------------------------------------------------------------------------
 
 _GONE = ("token_revoked", "token_expired", "account_inactive", "invalid_auth", "not_authed", "user_removed_from_team")
-_DENIED = {
-    "not_in_channel": "Slack shows this channel's messages only to its members: invite the app to it.",
-    "channel_not_found": "Slack no longer shows this channel to this connection.",
-    "accesslimited": "Slack: the workspace's administrators do not allow access from this network.",
-}
 _DENIES = ("access_denied", "no_permission", "not_allowed_token_type", "ekm_access_denied", "team_access_not_granted",
            "org_login_required", "method_not_supported_for_channel_type", "enterprise_is_restricted")  # fmt: skip
-_GRANT_ERRORS = frozenset({"invalid_code", "code_already_used", "code_expired", "invalid_refresh_token", *_GONE})
 _PASSING = ("internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org")
-
-
-class _ThreadGone(ProviderError):
-    """A thread that was deleted between the list and the look at its replies."""
+_ERRORS: ErrorTable = {
+    **dict.fromkeys((429, "ratelimited", "rate_limited"), Means(Throttled, "Slack asks to slow down.", wait=60)),
+    **dict.fromkeys(_GONE, Means(ReauthRequired, "Slack no longer accepts this connection's access ({code}).")),
+    "missing_scope": Means(AccessDenied, "Slack needs the scope {said} for this: connect again to grant it."),
+    "not_in_channel": Means(
+        AccessDenied, "Slack shows this channel's messages only to its members: invite the app to it."
+    ),
+    "channel_not_found": Means(AccessDenied, "Slack no longer shows this channel to this connection."),
+    "accesslimited": Means(
+        AccessDenied, "Slack: the workspace's administrators do not allow access from this network."
+    ),
+    **dict.fromkeys(_DENIES, Means(AccessDenied, "Slack does not let this connection read it ({code}).")),
+    "invalid_cursor": Means(CursorExpired, "Slack no longer knows the page; going on by date."),
+    "thread_not_found": Means(Gone, "The thread is gone from Slack."),
+    **dict.fromkeys(_PASSING, Means(Unavailable, "Slack has a problem of its own ({code}).")),
+}
+_GRANT_ERRORS = frozenset({"invalid_code", "code_already_used", "code_expired", "invalid_refresh_token", *_GONE})
 
 
 def _error(reply: Reply) -> str:
     """Slack's own name of an error, which comes with status 200; "" for none."""
-    failed = isinstance(reply.data, dict) and reply.data.get("ok") is False
-    return str(reply.data.get("error") or "unknown_error") if failed else ""
+    return str(body(reply).get("error") or "unknown_error") if body(reply).get("ok") is False else ""
 
 
 def _classify(reply: Reply) -> ProviderError | None:
     error = _error(reply)
-    if reply.status == 429 or error in ("ratelimited", "rate_limited"):
-        return Throttled("Slack asks to slow down.", reply.retry_at() or datetime.now(UTC) + timedelta(minutes=1))
-    if not error:
-        return None
-    if error in _GONE:
-        return ReauthRequired(f"Slack no longer accepts this connection's access ({error}).")
-    if error == "missing_scope":
-        return AccessDenied(f"Slack needs the scope {reply.data.get('needed')} for this: connect again to grant it.")
-    if error in _DENIED or error in _DENIES:
-        return AccessDenied(_DENIED.get(error) or f"Slack does not let this connection read it ({error}).")
-    if error == "invalid_cursor":
-        return CursorExpired("Slack no longer knows the page; going on by date.")
-    if error == "thread_not_found":
-        return _ThreadGone("The thread is gone.")
-    if error in _PASSING or reply.status >= 500:
+    found = error_in(_ERRORS, reply, error, body(reply).get("needed"))
+    if found or not error:
+        return found
+    if reply.status >= 500:
         return Unavailable(f"Slack has a problem of its own ({error}).", reply.retry_at())
     return RequestRejected(f"Slack refused the request: {error}")
 
@@ -113,80 +110,66 @@ def _next(data: JSON) -> JSON | None:
     return {"cursor": cursor} if cursor else None
 
 
+async def _list(api: Api, method: str, rows: str, cursor: JSON | None, **params: Any) -> Rows:
+    data = await _call(api, method, **params, **(cursor or {}))
+    return data[rows], _next(data)
+
+
 def _time(ts: Any) -> datetime:
     """The moment of a ts like "1735812345.000200", or of whole seconds. Not by float, which would lose the last digits."""
     seconds, _, fraction = str(ts).partition(".")
-    return _EPOCH + timedelta(seconds=int(seconds), microseconds=int(fraction.ljust(6, "0")[:6]))
+    return EPOCH + timedelta(seconds=int(seconds), microseconds=int(fraction.ljust(6, "0")[:6]))
 
 
 def _ts(moment: datetime) -> str:
-    seconds, rest = divmod(moment - _EPOCH, _SECOND)
+    seconds, rest = divmod(moment - EPOCH, SECOND)
     return f"{seconds}.{rest // _TICK:06d}"
-
-
-def _page(
-    rows: list[Any], id_of: Callable[[JSON], object], time_of: Callable[[JSON], Any], following: JSON | None
-) -> Page:
-    found, rejected = records(rows, reader(id_of, lambda row: _time(time_of(row))))
-    return Page(found, following, None, rejected)
-
-
-def _id(row: JSON) -> object:
-    return row["id"]
 
 
 # -- fetching -----------------------------------------------------------------------------------------------------------------
 
+_UPDATED, _CREATED = (
+    reader("id", lambda row: _time(row.get("updated") or 0)),
+    reader("id", lambda row: _time(row["created"])),
+)
+# Channels are dated in milliseconds, and nothing else is.
+_CHANGED = reader("id", lambda row: _time(int(row["updated"]) // 1000 if row.get("updated") else row["created"]))
 
-async def _fetch_users(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
-    data = await _call(api, "users.list", limit=200, **(cursor or {}))
-    return _page(data["members"], _id, lambda row: row.get("updated") or 0, _next(data))
+
+async def _users(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
+    return await _list(api, "users.list", "members", cursor, limit=200)
 
 
-def _listed(api: Api) -> JSON:
+async def _list_channels(api: Api, cursor: JSON | None) -> Rows:
     granted = api.facts.get("scopes") or ("channels:read", "groups:read")
-    types = [name for name, scope in _TYPES.items() if scope in granted]
-    return {"types": ",".join(types), "exclude_archived": "false", "limit": 200}
+    types = ",".join(name for name, scope in _TYPES.items() if scope in granted)
+    return await _list(api, "conversations.list", "channels", cursor, types=types, exclude_archived="false", limit=200)
 
 
-def _changed(row: JSON) -> Any:
-    return int(row["updated"]) // 1000 if row.get("updated") else row["created"]  # milliseconds, here only
-
-
-async def _fetch_channels(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
-    data = await _call(api, "conversations.list", **_listed(api), **(cursor or {}))
-    return _page(data["channels"], _id, _changed, _next(data))
+async def _channels(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
+    return await _list_channels(api, cursor)
 
 
 async def _partitions(api: Api) -> list[Partition]:
     """The channels that can be read: a bot reads only those that it is in, a person all public ones too."""
     who = await _call(api, "auth.test")
-    found: list[Partition] = []
-    cursor: JSON | None = {}
-    while cursor is not None:
-        data = await _call(api, "conversations.list", **_listed(api), **cursor)
-        for row in data["channels"]:
-            if not who.get("bot_id") or row.get("is_member") or row.get("is_im") or row.get("is_mpim"):
-                facts = {"created": row.get("created") or 0, "url": who.get("url")}
-                found.append(Partition(row["id"], _channel_name(row), facts))
-        cursor = _next(data)
-    return found
+    return [
+        Partition(row["id"], _channel_name(row), {"created": row.get("created") or 0, "url": who.get("url")})
+        for row in await all_rows(lambda cursor: _list_channels(api, cursor))
+        if not who.get("bot_id") or row.get("is_member") or row.get("is_im") or row.get("is_mpim")
+    ]
 
 
 async def _fetch_members(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     """One record a channel: who is in it. Dated before the channel's own record, which knows more about it."""
-    members: list[str] = []
-    more: JSON | None = {}
-    while more is not None:
-        data = await _call(api, "conversations.members", channel=partition.key, limit=1000, **more)
-        members += data["members"]
-        more = _next(data)
+    asked = {"channel": partition.key, "limit": 1000}
+    members = await all_rows(lambda cursor: _list(api, "conversations.members", "members", cursor, **asked))
     payload = {"channel": partition.key, "members": members}
-    return Page([Record(partition.key, _time(partition.facts.get("created", 0)) - _SECOND, payload)], None)
+    return Page([Record(partition.key, _time(partition.facts.get("created", 0)) - SECOND, payload)], None)
 
 
 def _messages(rows: list[Any], partition: Partition, following: JSON | None) -> Page:
-    return _page(rows, lambda row: f"{partition.key}:{row['ts']}", lambda row: row["ts"], following)
+    return page(rows, reader(lambda row: f"{partition.key}:{row['ts']}", lambda row: _time(row["ts"])), following, min)
 
 
 def _within(partition: Partition, since: datetime, until: datetime) -> JSON:
@@ -198,9 +181,8 @@ def _within(partition: Partition, since: datetime, until: datetime) -> JSON:
 async def _fetch_messages(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     """Newest first."""
     span = _within(partition, window.since, window.until)
-    data = await _call(api, "conversations.history", **span, **(cursor or {}))
-    page = _messages(data["messages"], partition, _next(data))
-    return page._replace(position=min((record.occurred_at for record in page.records), default=None))
+    rows, following = await _list(api, "conversations.history", "messages", cursor, **span)
+    return _messages(rows, partition, following)
 
 
 async def _fetch_replies(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
@@ -219,7 +201,7 @@ async def _fetch_replies(api: Api, partition: Partition, window: Window, cursor:
     span = _within(partition, window.since, window.until)
     try:
         data = await _call(api, "conversations.replies", state.get("replies"), ts=thread, **span)
-    except _ThreadGone:
+    except Gone:
         data = {"messages": []}
     following: JSON | None = None
     if more := _next(data):
@@ -228,7 +210,7 @@ async def _fetch_replies(api: Api, partition: Partition, window: Window, cursor:
         following = {"history": state["history"], "threads": others}
     # The parent comes again on top of every page.
     rows = [row for row in data["messages"] if row.get("ts") != thread]
-    return _messages(rows, partition, following)
+    return _messages(rows, partition, following)._replace(position=None)
 
 
 def _is_busy(row: JSON, since: datetime) -> bool:
@@ -237,21 +219,20 @@ def _is_busy(row: JSON, since: datetime) -> bool:
     return bool(begins) and (not row.get("latest_reply") or _time(row["latest_reply"]) >= since)
 
 
-async def _files(api: Api, window: Window, page: int, count: int) -> JSON:
+async def _list_files(api: Api, window: Window, page: int, count: int) -> JSON:
     """Both bounds are included, and files are dated in whole seconds."""
-    since, until = (-(-(moment - _EPOCH) // _SECOND) for moment in (window.since, window.until))
+    since, until = (-(-(moment - EPOCH) // SECOND) for moment in (window.since, window.until))
     return await _call(api, "files.list", ts_from=since, ts_to=until - 1, count=count, page=page)
 
 
-async def _fetch_files(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
-    page = cursor["page"] if cursor else 1
-    data = await _files(api, window, page, 100)
-    following = {"page": page + 1} if page < int(data["paging"]["pages"]) else None
-    return _page(data["files"], _id, lambda row: row["created"], following)
+async def _files(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
+    number = cursor["page"] if cursor else 1
+    data = await _list_files(api, window, number, 100)
+    return data["files"], {"page": number + 1} if number < int(data["paging"]["pages"]) else None
 
 
 async def _count_files(api: Api, partition: Partition, window: Window) -> Estimate | None:
-    return Estimate(int((await _files(api, window, 1, 1))["paging"]["total"]), exact=True)
+    return Estimate(int((await _list_files(api, window, 1, 1))["paging"]["total"]), exact=True)
 
 
 # -- records to graph ---------------------------------------------------------------------------------------------------------
@@ -266,98 +247,83 @@ def _plain(text: str) -> str:
     return html.unescape(_MARKUP.sub(lambda found: found[2] or re.sub(r"^(?:mailto:|![a-z]+\^)", "", found[1]), text))
 
 
-def _mentions(text: str, source: str, ns: str) -> list[Relationship]:
-    found = [f"{ns}:user:{user}" for user in _USER.findall(text)]
-    found += [f"{ns}:channel:{channel}" for channel in _CHANNEL.findall(text)]
-    found += [f"{ns}:message:{channel}:{seconds}.{rest}" for channel, seconds, rest in _PERMALINK.findall(text)]
-    keys = dict.fromkeys([*found[:MOST_MENTIONS], *mentioned_emails(_plain(text))])
-    return [Relationship("mentions", source, key) for key in keys if key != source]
+def _mentions(text: str, context: Context) -> Iterator[str]:
+    found = context.keys("user", *_USER.findall(text)) + context.keys("channel", *_CHANNEL.findall(text))
+    links = (f"{channel}:{seconds}.{rest}" for channel, seconds, rest in _PERMALINK.findall(text))
+    yield from [*found, *context.keys("message", *links)][:MOST_MENTIONS]
+    yield from mentioned_emails(_plain(text))
 
 
-def _author(row: JSON, ns: str) -> Entity | None:
+def _author(row: JSON, context: Context) -> Entity | None:
     if row.get("bot_id"):
         name = (row.get("bot_profile") or {}).get("name") or row.get("username") or row["bot_id"]
-        return Entity("bot", f"{ns}:bot:{row['bot_id']}", name)
+        return Entity("bot", context.key("bot", row["bot_id"]), name)
     if not row.get("user"):
         return None
     profile = row.get("user_profile") or {}
-    return Entity("person", f"{ns}:user:{row['user']}", profile.get("real_name") or profile.get("name") or row["user"])
+    name = profile.get("real_name") or profile.get("name") or row["user"]
+    return Entity("person", context.key("user", row["user"]), name)
 
 
-def _file(row: JSON, ns: str, properties: JSON | None) -> Entity:
-    return Entity("document", f"{ns}:file:{row['id']}", row.get("title") or row.get("name") or row["id"], properties)
+def _file(row: JSON, context: Context, known: JSON | None = None) -> Entity:
+    name = row.get("title") or row.get("name") or row["id"]
+    return Entity("document", context.key("file", row["id"]), name, known)
 
 
 def _extract_message(row: JSON, context: Context) -> Graph:
-    ns, channel, ts = context.namespace, context.partition.key, row["ts"]
-    key, text = f"{ns}:message:{channel}:{ts}", row.get("text") or ""
-    name = _plain(text).strip().partition("\n")[0][:120] or "(no text)"
-    facts: JSON = {"subtype": row["subtype"]} if row.get("subtype") else {}
-    if context.partition.facts.get("url"):
-        facts["url"] = f"{context.partition.facts['url']}archives/{channel}/p{ts.replace('.', '')}"
+    channel, ts, text, subtype = context.partition, row["ts"], row.get("text") or "", row.get("subtype") or ""
+    known = facts(row, "subtype", deleted=subtype == "tombstone")
+    if channel.facts.get("url"):
+        known["url"] = f"{channel.facts['url']}archives/{channel.key}/p{ts.replace('.', '')}"
     if row.get("edited"):
-        facts["edited_at"] = _time(row["edited"]["ts"]).isoformat()
-    if row.get("subtype") == "tombstone":
-        facts["deleted"] = True
-    kind = "event" if _EVENTS.match(row.get("subtype") or "") else "message"
-    place = Entity("channel", f"{ns}:channel:{channel}", context.partition.label or channel)
-    entities = [Entity(kind, key, name, facts), place]
-    said = [Relationship("part_of", key, place.key)]
-    author = _author(row, ns)
-    if author is not None:
-        entities.append(author)
-        said.append(Relationship("authored", author.key, key))
-    if row.get("thread_ts") and row["thread_ts"] != ts:
-        said.append(Relationship("replied_to", key, f"{ns}:message:{channel}:{row['thread_ts']}"))
-    for attached in row.get("files") or ():
-        if attached.get("id") and attached.get("mode") != "tombstone":
-            entities.append(_file(attached, ns, None))
-            said.append(Relationship("attached_to", entities[-1].key, key))
-    said += _mentions(text, key, ns)
-    return Graph(entities, said)
+        known["edited_at"] = _time(row["edited"]["ts"]).isoformat()
+    kind, key = "event" if _EVENTS.match(subtype) else "message", context.key("message", f"{channel.key}:{ts}")
+    said = GraphBuilder(Entity(kind, key, headline(_plain(text), "(no text)"), known))
+    said.to("part_of", Entity("channel", context.key("channel", channel.key), channel.label or channel.key))
+    said.by("authored", _author(row, context))
+    if row.get("thread_ts"):
+        said.refer("replied_to", [context.key("message", f"{channel.key}:{row['thread_ts']}")])
+    attached = (one for one in row.get("files") or () if one.get("id") and one.get("mode") != "tombstone")
+    said.by("attached_to", *(_file(one, context) for one in attached))
+    said.refer("mentions", _mentions(text, context))
+    return said.graph()
 
 
 def _extract_channel(row: JSON, context: Context) -> Graph:
-    ns = context.namespace
-    facts: JSON = {name: row.get(f"is_{name}") for name in ("archived", "private")}
-    facts |= {name: (row.get(name) or {}).get("value") or None for name in ("topic", "purpose")}
-    channel = Entity("channel", f"{ns}:channel:{row['id']}", _channel_name(row), facts)
-    creator, partner = row.get("creator"), row.get("user") if row.get("is_im") else None
-    said = [Relationship("authored", f"{ns}:user:{creator}", channel.key)] if creator else []
-    said += [Relationship("member_of", f"{ns}:user:{partner}", channel.key)] if partner else []
-    return Graph([channel], said)
+    known = {name: row.get(f"is_{name}") for name in ("archived", "private")}
+    known |= {name: (row.get(name) or {}).get("value") or None for name in ("topic", "purpose")}
+    said = GraphBuilder(Entity("channel", context.key("channel", row["id"]), _channel_name(row), known))
+    said.referred("authored", context.keys("user", row.get("creator")))
+    said.referred("member_of", context.keys("user", row.get("user") if row.get("is_im") else None))
+    return said.graph()
 
 
 def _extract_members(row: JSON, context: Context) -> Graph:
-    ns = context.namespace
-    channel = Entity("channel", f"{ns}:channel:{row['channel']}", context.partition.label or row["channel"], {})
-    people = [Entity("person", f"{ns}:user:{user}", user) for user in row["members"]]
-    return Graph([channel, *people], [Relationship("member_of", person.key, channel.key) for person in people])
+    name = context.partition.label or row["channel"]
+    said = GraphBuilder(Entity("channel", context.key("channel", row["channel"]), name, {}))
+    said.by("member_of", *(Entity("person", context.key("user", user), user) for user in row["members"]))
+    return said.graph()
 
 
 def _extract_user(row: JSON, context: Context) -> Graph:
-    ns, profile = context.namespace, row.get("profile") or {}
-    own = f"{ns}:user:{row['id']}"
+    own, profile = context.key("user", row["id"]), row.get("profile") or {}
     name = profile.get("real_name") or row.get("real_name") or row.get("name") or row["id"]
-    facts = {name: profile[name] for name in ("title", "phone", "email") if profile.get(name)}
-    if row.get("deleted"):
-        facts["deleted"] = True
+    known = facts(profile, "title", "phone", "email", deleted=row.get("deleted"))
     if row.get("is_bot") or row["id"] == "USLACKBOT":
-        aliases = (f"{ns}:bot:{profile['bot_id']}",) if profile.get("bot_id") else ()
-        return Graph([Entity("bot", own, name, facts, aliases)], [])
+        return Graph([Entity("bot", own, name, known, tuple(context.keys("bot", profile.get("bot_id"))))], [])
     # An address that nobody has confirmed proves nothing.
-    address = email_key(profile.get("email")) if row.get("is_email_confirmed", True) else None
-    return Graph([Entity("person", address or own, name, facts, (own,) if address else ())], [])
+    return Graph([person(own, name, profile.get("email") if row.get("is_email_confirmed", True) else None, known)], [])
 
 
 def _extract_file(row: JSON, context: Context) -> Graph:
-    ns = context.namespace
-    facts = {"url": row.get("permalink"), "type": row.get("mimetype") or row.get("filetype"), "size": row.get("size")}
-    file = _file(row, ns, facts)
-    said = [Relationship("authored", f"{ns}:user:{row['user']}", file.key)] if row.get("user") else []
-    shared = [*(row.get("channels") or ()), *(row.get("groups") or ()), *(row.get("ims") or ())]
-    said += [Relationship("part_of", file.key, f"{ns}:channel:{channel}") for channel in shared]
-    return Graph([file], said)
+    known = facts(row, "size", url=row.get("permalink"), type=row.get("mimetype") or row.get("filetype"))
+    said = GraphBuilder(_file(row, context, known))
+    said.referred("authored", context.keys("user", row.get("user")))
+    said.refer(
+        "part_of",
+        context.keys("channel", *(one for place in ("channels", "groups", "ims") for one in row.get(place) or ())),
+    )
+    return said.graph()
 
 
 # -- who ----------------------------------------------------------------------------------------------------------------------
@@ -385,7 +351,7 @@ async def _revoke(grant: Revocation) -> None:
 
 
 def _stream(
-    name: str, label: str, window: WindowKind, fetch: Any, extract: Any, needs: tuple[str, ...], **more: Any
+    name: str, label: str, window: WindowKind, fetch: Fetch, extract: Extract, needs: tuple[str, ...], **more: Any
 ) -> Stream:
     return Stream(name, label, window, fetch, extract, ascending=False, needs=needs, **more)
 
@@ -415,13 +381,13 @@ SLACK = Provider(
     settle=timedelta(minutes=1),
     ids_by_account=True,
     streams=(
-        _stream("users", "People", WindowKind.SNAPSHOT, _fetch_users, _extract_user, ("users:read", "users:read.email"), page_size=200),
-        _stream("channels", "Channels", WindowKind.SNAPSHOT, _fetch_channels, _extract_channel, ("channels:read", "groups:read"), page_size=200),
+        _stream("users", "People", WindowKind.SNAPSHOT, pages(_users, _UPDATED), _extract_user, ("users:read", "users:read.email"), page_size=200),
+        _stream("channels", "Channels", WindowKind.SNAPSHOT, pages(_channels, _CHANGED), _extract_channel, ("channels:read", "groups:read"), page_size=200),
         _stream("members", "Channel members", WindowKind.SNAPSHOT, _fetch_members, _extract_members, ("channels:read", "groups:read"),
             partitioned=True, page_size=200),
         _stream("messages", "Messages", WindowKind.EXACT, _fetch_messages, _extract_message, _HISTORY, partitioned=True, page_size=999, clock=Clock.CREATED),
         # Read in one go: a thread's replies may come long after what they reply to.
         _stream("replies", "Thread replies", WindowKind.SCAN, _fetch_replies, _extract_message, _HISTORY, partitioned=True, page_size=10, clock=Clock.CREATED),
-        _stream("files", "Files", WindowKind.EXACT, _fetch_files, _extract_file, ("files:read",), count=_count_files, clock=Clock.CREATED),
+        _stream("files", "Files", WindowKind.EXACT, pages(_files, _CREATED), _extract_file, ("files:read",), count=_count_files, clock=Clock.CREATED),
     ),
 )  # fmt: skip

@@ -100,6 +100,7 @@ def test_a_code_says_more_than_a_status():
     assert str(error) == "Acme no longer knows the page (BAD_CURSOR)."
     assert isinstance(error_in(TABLE, reply(403), "OTHER"), AccessDenied)
     assert error_in(TABLE, reply(404), "OTHER") is None
+    assert isinstance(error_in(TABLE, reply(429), "BAD_CURSOR"), Throttled), "a limit is a limit"
 
 
 def test_what_a_vendor_says_is_no_template_and_has_an_end():

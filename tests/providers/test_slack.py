@@ -13,6 +13,7 @@ from integrations.http import Api, Reply
 from integrations.providers import slack
 from integrations.providers.base import Context, Partition, Window
 from integrations.providers.slack import SLACK
+from integrations.providers.wire import EPOCH
 from tests.contract.stage import Stage
 
 NS = "slack@T1"
@@ -167,7 +168,7 @@ async def test_replies_to_what_was_said_before_the_window_are_found():
         await stage.use("T0SBNORTH")
         own = stage.stand_in.workspaces["T0SBNORTH"]
         late = next(r for r in own.replies if r.at - own.messages[r.parent] > 3600 * 10**6)
-        since = slack._EPOCH + timedelta(microseconds=own.messages[late.parent] + 1)
+        since = EPOCH + timedelta(microseconds=own.messages[late.parent] + 1)
         window = Window(since, since + timedelta(days=6))
         found = await stage.read(SLACK.stream("replies"), window)
         assert found.ids == stage.truth(SLACK.stream("replies"), window)
