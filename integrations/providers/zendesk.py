@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,15 +34,15 @@ from integrations.providers.base import (
     Provider,
     Question,
     RateBudget,
-    Record,
-    Relationship,
     Revocation,
     Stream,
     Window,
     WindowKind,
 )
-from integrations.providers.text import MOST_MENTIONS, domain_key, email_key, mentioned_emails
-from integrations.providers.wire import Rejected, reader, records
+from integrations.providers.graph import GraphBuilder, facts, headline, organization, person
+from integrations.providers.replies import ErrorTable, Means, error_in
+from integrations.providers.text import MOST_MENTIONS, mentioned_emails
+from integrations.providers.wire import Rows, epoch, page, pages, reader, stamp, ticks, utc
 
 HOME = "https://www.zendesk.com"  # stands for the account's own host until its subdomain is known
 _SUBDOMAIN = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -50,28 +51,30 @@ _LINK = re.compile(rf"https://({_SUBDOMAIN})\.zendesk\.com/(?:agent/|hc/[\w-]+/)
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
 
+# By status: bodies are JSON of three shapes, or empty, or a web page.
+_ERRORS: ErrorTable = {
+    403: Means(AccessDenied, "Zendesk does not let this user read it: exports need an administrator's access."),
+    429: Means(Throttled, "Zendesk asks to slow down.", wait=60),
+    "no account": Means(Misconfigured, "Zendesk has no account at this address: check the subdomain."),
+    "dead cursor": Means(CursorExpired, "Zendesk no longer knows the page; going on by date."),
+}
+
 
 def _classify(reply: Reply) -> ProviderError | None:
-    """By status: bodies are JSON of three shapes, or empty, or a web page."""
-    status = reply.status
-    if status == 429:
-        return Throttled("Zendesk asks to slow down.", reply.retry_at() or datetime.now(UTC) + timedelta(minutes=1))
-    if status == 403:
-        return AccessDenied("Zendesk does not let this user read it: exports need an administrator's access.")
-    if status == 404 and reply.data is None:
-        return Misconfigured("Zendesk has no account at this address: check the subdomain.")
-    if status in (400, 422) and "cursor" in reply.text.lower():
-        return CursorExpired("Zendesk no longer knows the page; going on by date.")
-    return None
+    if reply.status == 404 and reply.data is None:
+        return error_in(_ERRORS, reply, "no account")
+    is_cursor = reply.status in (400, 422) and "cursor" in reply.text.lower()
+    return error_in(_ERRORS, reply, "dead cursor" if is_cursor else "")
+
+
+_UPDATED, _CREATED = reader("id", "updated_at"), reader("id", "created_at")
+_GENERATED = reader("id", lambda row: epoch(row["generated_timestamp"]))
+_EVENT = reader("id", lambda row: _time(row["timestamp"]))
 
 
 def _time(value: Any) -> datetime:
     """Of "2025-01-03T09:00:00Z" or of Unix seconds."""
-    return datetime.fromisoformat(value) if isinstance(value, str) else datetime.fromtimestamp(value, UTC)
-
-
-def _records(rows: list[Any], time_of: str) -> tuple[list[Record], list[Rejected]]:
-    return records(rows, reader(lambda row: row["id"], lambda row: _time(row[time_of])))
+    return utc(value) if isinstance(value, str) else epoch(value)
 
 
 def _host(root: str, facts: Mapping[str, Any]) -> str:
@@ -87,25 +90,19 @@ def _host(root: str, facts: Mapping[str, Any]) -> str:
 # -- fetching -----------------------------------------------------------------------------------------------------------------
 
 
-def _by_cursor(rows: str, time_of: str) -> Callable[..., Any]:
+async def _by_cursor(name: str, api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     """An export by cursor, oldest first. It has no end but the present: the window's is looked for in the rows."""
-
-    async def fetch(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
-        start = {"start_time": int(window.since.timestamp()), "per_page": 1000}
-        data = (await api.get(f"/api/v2/incremental/{rows}/cursor.json", cursor or start)).data
-        found, rejected = _records(data[rows], time_of)
-        last = max((record.occurred_at for record in found), default=None)
-        if data["end_of_stream"] or (last is not None and last >= window.until):
-            return Page(found, None, last, rejected)
-        return Page(found, {"cursor": data["after_cursor"]}, last, rejected)
-
-    return fetch
+    asked = cursor or {"start_time": ticks(window)[0], "per_page": 1000}
+    data = (await api.get(f"/api/v2/incremental/{name}/cursor.json", asked)).data
+    found = page(data[name], _GENERATED if name == "tickets" else _UPDATED, {"cursor": data["after_cursor"]}, max)
+    is_over = data["end_of_stream"] or (found.position is not None and found.position >= window.until)
+    return found._replace(next_cursor=None) if is_over else found
 
 
 async def _by_time(api: Api, rows: str, window: Window, cursor: JSON | None, **params: Any) -> tuple[JSON, JSON | None]:
     """An export by time, oldest first: (page, cursor of the next). Rows of the second that a page ends in come again."""
     url = cursor["url"] if cursor else f"/api/v2/incremental/{rows}.json"
-    data = (await api.get(url, None if cursor else {"start_time": int(window.since.timestamp()), **params})).data
+    data = (await api.get(url, None if cursor else {"start_time": ticks(window)[0], **params})).data
     following = data.get("next_page")
     if data["end_of_stream"] or not following or int(data["end_time"] or 0) >= window.until.timestamp():
         return data, None
@@ -114,131 +111,105 @@ async def _by_time(api: Api, rows: str, window: Window, cursor: JSON | None, **p
     return data, {"url": following}
 
 
-async def _fetch_organizations(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+async def _organizations(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
     data, following = await _by_time(api, "organizations", window, cursor)
-    found, rejected = _records(data["organizations"], "updated_at")
-    return Page(found, following, found[-1].occurred_at if found else None, rejected)
+    return data["organizations"], following
 
 
 async def _fetch_comments(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     """The changes of tickets that hold a comment, each as the change that it came with."""
     data, following = await _by_time(api, "ticket_events", window, cursor, include="comment_events")
-    last = _time(data["ticket_events"][-1]["timestamp"]) if data["ticket_events"] else None
-    found, rejected = _records([row for row in data["ticket_events"] if _comment(row)], "timestamp")
-    return Page(found, following, last, rejected)
+    rows = data["ticket_events"]
+    found = page([row for row in rows if _comment(row)], _EVENT, following)
+    return found._replace(position=_time(rows[-1]["timestamp"]) if rows else None)
 
 
 def _comment(event: JSON) -> JSON | None:
     return next((child for child in event.get("child_events") or () if child.get("event_type") == "Comment"), None)
 
 
-def _listed(path: str, rows: str, time_of: str, *, windowed: bool) -> Callable[..., Any]:
-    async def fetch(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
-        span = {"start_time": int(window.since.timestamp()), "end_time": int(window.until.timestamp()) + 1}
-        params = {"page[size]": 100, **(span if windowed else {}), **(cursor or {})}
-        data = (await api.get(path, params)).data
-        found, rejected = _records(data[rows], time_of)
-        more = data["meta"]["has_more"]
-        return Page(found, {"page[after]": data["meta"]["after_cursor"]} if more else None, None, rejected)
-
-    return fetch
+async def _listed(
+    name: str, windowed: bool, api: Api, partition: Partition, window: Window, cursor: JSON | None
+) -> Rows:
+    since, until = ticks(window)
+    span = {"start_time": since, "end_time": until} if windowed else {}
+    data = (await api.get(f"/api/v2/{name}.json", {"page[size]": 100, **span, **(cursor or {})})).data
+    return data[name], {"page[after]": data["meta"]["after_cursor"]} if data["meta"]["has_more"] else None
 
 
-def _count(kind: str) -> Callable[..., Any]:
+async def _count(kind: str, api: Api, partition: Partition, window: Window) -> Estimate | None:
     """The search counts by `updated`, which exports go beyond: also what Zendesk itself changed is in them."""
-
-    async def count(api: Api, partition: Partition, window: Window) -> Estimate | None:
-        since, until = (
-            moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for moment in (window.since, window.until)
-        )
-        query = f"type:{kind} updated>={since} updated<{until}"
-        return Estimate(int((await api.get("/api/v2/search/count.json", {"query": query})).data["count"]), exact=False)
-
-    return count
+    query = f"type:{kind} updated>={stamp(window.since)} updated<{stamp(window.until)}"
+    return Estimate(int((await api.get("/api/v2/search/count.json", {"query": query})).data["count"]), exact=False)
 
 
 # -- records to graph ---------------------------------------------------------------------------------------------------------
 
 
-def _links(ns: str, row: JSON, source: str, *links: tuple[str, str, str]) -> list[Relationship]:
-    """links: (field that holds an id, what it is the id of, relationship)."""
-    return [Relationship(said, source, f"{ns}:{kind}:{row[name]}") for name, kind, said in links if row.get(name)]
-
-
-def _mentions(source: str, ns: str, *texts: str | None) -> list[Relationship]:
+def _mentions(context: Context, *texts: str | None) -> Iterator[str]:
     text = "\n".join(text for text in texts if text)
-    found = [f"{ns}:ticket:{int(number)}" for number in _NUMBER.findall(text)]
+    found = [context.key("ticket", int(number)) for number in _NUMBER.findall(text)]
     found += [f"zendesk@{subdomain}:ticket:{int(number)}" for subdomain, number in _LINK.findall(text)]
-    keys = dict.fromkeys([*found[:MOST_MENTIONS], *mentioned_emails(text)])
-    return [Relationship("mentions", source, key) for key in keys if key != source]
-
-
-def _facts(row: JSON, *names: str) -> JSON:
-    return {name: row[name] for name in names if row.get(name) not in (None, "")}
+    yield from found[:MOST_MENTIONS]
+    yield from mentioned_emails(text)
 
 
 def _extract_ticket(row: JSON, context: Context) -> Graph:
-    ns, key = context.namespace, f"{context.namespace}:ticket:{row['id']}"
-    facts = _facts(row, "status", "priority", "type", "created_at")
+    known = facts(row, "status", "priority", "type", "created_at", deleted=row.get("status") == "deleted")
     if row.get("url"):
-        facts["url"] = f"https://{urlsplit(row['url']).hostname}/agent/tickets/{row['id']}"
-    if row.get("status") == "deleted":
-        facts["deleted"] = True
-    labels = [Entity("label", f"{ns}:tag:{tag}", tag) for tag in row.get("tags") or ()]
-    ticket = Entity("ticket", key, row.get("subject") or row.get("raw_subject") or f"Ticket {row['id']}", facts)
-    said = _links(
-        ns, row, key, ("requester_id", "user", "raised_by"), ("assignee_id", "user", "assigned_to"),
-        ("group_id", "group", "assigned_to"), ("organization_id", "organization", "for_account"), ("problem_id", "ticket", "about"),
-    )  # fmt: skip
-    said += [Relationship("with", key, f"{ns}:user:{user}") for user in row.get("collaborator_ids") or ()]
-    said += [Relationship("labelled", key, label.key) for label in labels]
-    return Graph([ticket, *labels], said + _mentions(key, ns, row.get("subject"), row.get("description")))
+        known["url"] = f"https://{urlsplit(row['url']).hostname}/agent/tickets/{row['id']}"
+    name = row.get("subject") or row.get("raw_subject") or f"Ticket {row['id']}"
+    said = GraphBuilder(Entity("ticket", context.key("ticket", row["id"]), name, known))
+    said.refer("raised_by", context.keys("user", row.get("requester_id")))
+    said.refer("assigned_to", context.keys("user", row.get("assignee_id")))
+    said.refer("assigned_to", context.keys("group", row.get("group_id")))
+    said.refer("for_account", context.keys("organization", row.get("organization_id")))
+    said.refer("about", context.keys("ticket", row.get("problem_id")))
+    said.refer("with", context.keys("user", *row.get("collaborator_ids") or ()))
+    said.to("labelled", *(Entity("label", context.key("tag", tag), tag) for tag in row.get("tags") or ()))
+    said.refer("mentions", _mentions(context, row.get("subject"), row.get("description")))
+    return said.graph()
 
 
 def _extract_comment(row: JSON, context: Context) -> Graph:
-    ns, comment = context.namespace, _comment(row)
+    comment = _comment(row)
     assert comment is not None
-    key, text = f"{ns}:comment:{comment['id']}", comment.get("plain_body") or comment.get("body") or ""
-    name = text.strip().partition("\n")[0][:120] or "(empty comment)"
-    message = Entity("message", key, name, _facts(comment, "public", "created_at"))
-    said = _links(ns, row, key, ("ticket_id", "ticket", "comment_on"))
-    if author := comment.get("author_id") or row.get("updater_id"):
-        said.append(Relationship("authored", f"{ns}:user:{author}", key))
-    return Graph([message], said + _mentions(key, ns, text))
+    text = comment.get("plain_body") or comment.get("body") or ""
+    name, known = headline(text, "(empty comment)"), facts(comment, "public", "created_at")
+    said = GraphBuilder(Entity("message", context.key("comment", comment["id"]), name, known))
+    said.refer("comment_on", context.keys("ticket", row.get("ticket_id")))
+    said.referred("authored", context.keys("user", comment.get("author_id") or row.get("updater_id")))
+    said.refer("mentions", _mentions(context, text))
+    return said.graph()
 
 
 def _extract_user(row: JSON, context: Context) -> Graph:
-    ns, own, address = context.namespace, f"{context.namespace}:user:{row['id']}", email_key(row.get("email"))
-    facts = _facts(row, "email", "phone", "role", "time_zone")
-    if row.get("active") is False:
-        facts["deleted"] = True
+    known = facts(row, "email", "phone", "role", "time_zone", deleted=row.get("active") is False)
     name = row.get("name") or row.get("email") or f"User {row['id']}"
-    person = Entity("person", address or own, name, facts, (own,) if address else ())
-    return Graph([person], _links(ns, row, person.key, ("organization_id", "organization", "works_at")))
+    said = GraphBuilder(person(context.key("user", row["id"]), name, row.get("email"), known))
+    said.refer("works_at", context.keys("organization", row.get("organization_id")))
+    return said.graph()
 
 
 def _extract_organization(row: JSON, context: Context) -> Graph:
-    own = f"{context.namespace}:organization:{row['id']}"
-    domains = [key for key in map(domain_key, row.get("domain_names") or ()) if key]
-    facts = _facts(row, "details", "notes", "domain_names")
-    if row.get("deleted_at"):
-        facts["deleted"] = True
-    first, *others = [*dict.fromkeys(domains), own]
-    return Graph([Entity("organization", first, row.get("name") or "Organization", facts, tuple(others))], [])
+    own, name = context.key("organization", row["id"]), row.get("name") or "Organization"
+    known = facts(row, "details", "notes", "domain_names", deleted=row.get("deleted_at"))
+    return Graph([organization(own, name, row.get("domain_names") or [], known)], [])
 
 
 def _extract_group(row: JSON, context: Context) -> Graph:
-    facts = _facts(row, "description", "deleted")
-    return Graph([Entity("group", f"{context.namespace}:group:{row['id']}", row.get("name") or "Group", facts)], [])
+    known = facts(row, "description", "deleted")
+    return Graph([Entity("group", context.key("group", row["id"]), row.get("name") or "Group", known)], [])
 
 
 def _extract_rating(row: JSON, context: Context) -> Graph:
-    ns, key = context.namespace, f"{context.namespace}:rating:{row['id']}"
-    rating = Entity("event", key, f"Rated {row['score']}", _facts(row, "score", "comment", "reason", "created_at"))
-    said = _links(ns, row, key, ("ticket_id", "ticket", "about"), ("assignee_id", "user", "about"))
-    if row.get("requester_id"):
-        said.append(Relationship("authored", f"{ns}:user:{row['requester_id']}", key))
-    return Graph([rating], said + _mentions(key, ns, row.get("comment")))
+    known = facts(row, "score", "comment", "reason", "created_at")
+    said = GraphBuilder(Entity("event", context.key("rating", row["id"]), f"Rated {row['score']}", known))
+    said.refer("about", context.keys("ticket", row.get("ticket_id")))
+    said.refer("about", context.keys("user", row.get("assignee_id")))
+    said.referred("authored", context.keys("user", row.get("requester_id")))
+    said.refer("mentions", _mentions(context, row.get("comment")))
+    return said.graph()
 
 
 # -- who ----------------------------------------------------------------------------------------------------------------------
@@ -292,14 +263,14 @@ ZENDESK = Provider(
     settle=timedelta(minutes=2),
     ids_by_account=True,
     streams=(
-        Stream("groups", "Groups", WindowKind.SNAPSHOT, _listed("/api/v2/groups.json", "groups", "updated_at", windowed=False), _extract_group, needs=_READ),
-        Stream("organizations", "Organizations", WindowKind.LOWER_BOUND, _fetch_organizations, _extract_organization, _count("organization"), needs=_READ, page_size=1000),
-        Stream("users", "People", WindowKind.LOWER_BOUND, _by_cursor("users", "updated_at"), _extract_user, _count("user"), needs=_READ, page_size=1000),
-        Stream("tickets", "Tickets", WindowKind.LOWER_BOUND, _by_cursor("tickets", "generated_timestamp"), _extract_ticket, _count("ticket"), needs=_READ, page_size=1000),
-        Stream("comments", "Comments", WindowKind.LOWER_BOUND, _fetch_comments, _extract_comment, needs=_READ, page_size=1000, clock=Clock.CREATED),
+        Stream("groups", "Groups", WindowKind.SNAPSHOT, pages(partial(_listed, "groups", False), _UPDATED), _extract_group, needs=_READ, record=_UPDATED),
+        Stream("organizations", "Organizations", WindowKind.LOWER_BOUND, pages(_organizations, _UPDATED, max), _extract_organization, partial(_count, "organization"), needs=_READ, page_size=1000),
+        Stream("users", "People", WindowKind.LOWER_BOUND, partial(_by_cursor, "users"), _extract_user, partial(_count, "user"), needs=_READ, page_size=1000),
+        Stream("tickets", "Tickets", WindowKind.LOWER_BOUND, partial(_by_cursor, "tickets"), _extract_ticket, partial(_count, "ticket"), needs=_READ, page_size=1000),
+        Stream("comments", "Comments", WindowKind.LOWER_BOUND, _fetch_comments, _extract_comment, clock=Clock.CREATED, needs=_READ, page_size=1000),
         Stream(
-            "ratings", "Satisfaction ratings", WindowKind.EXACT, _listed("/api/v2/satisfaction_ratings.json", "satisfaction_ratings", "created_at", windowed=True),
-            _extract_rating, needs=_READ, clock=Clock.CREATED,
+            "ratings", "Satisfaction ratings", WindowKind.EXACT, pages(partial(_listed, "satisfaction_ratings", True), _CREATED), _extract_rating,
+            needs=_READ, clock=Clock.CREATED, record=_CREATED,
         ),
     ),
 )  # fmt: skip
