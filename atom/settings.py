@@ -66,7 +66,6 @@ SANDBOX = env.bool("ATOM_SANDBOX", True) and not PRODUCTION
 ALLOW_PRIVATE_HOSTS = env.bool("ATOM_ALLOW_PRIVATE_HOSTS", False)
 
 INSTALLED_APPS = [
-    "daphne",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",

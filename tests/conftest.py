@@ -36,6 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups first, the longest before the others: what must run in a row on one worker would keep it alone busy at the end."""
+    items.sort(key=lambda item: not item.get_closest_marker("xdist_group"))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
     """Playwright leaves its event loop marked as running in this thread: not for tests that drive no browser."""
