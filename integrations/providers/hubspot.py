@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from html import unescape
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 from integrations.errors import AccessDenied, ProviderError, Throttled, Unavailable
 from integrations.http import Api, Reply
@@ -18,28 +17,22 @@ from integrations.providers.base import (
     Estimate,
     Graph,
     OAuth,
-    Page,
     Partition,
     Provider,
     RateBudget,
     RateState,
-    Record,
-    Relationship,
     Revocation,
     Stream,
     Window,
     WindowKind,
 )
-from integrations.providers.text import domain_key, email_key, mentioned_emails
+from integrations.providers.graph import GraphBuilder, facts, person
+from integrations.providers.replies import ErrorTable, Means, body, error_in
+from integrations.providers.text import domain_key, email_key, mentioned_emails, one_line
+from integrations.providers.wire import MILLISECOND, Rows, epoch, pages, reader, ticks, utc
 
-OBJECTS, ASSOCIATIONS, OWNERS, TOKEN = (
-    "/crm/v3/objects",
-    "/crm/v4/associations",
-    "/crm/v3/owners",
-    "/oauth/2026-03/token",
-)
-_EPOCH, _MS = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
-_TAG = re.compile(r"<[^>]*>")
+OBJECTS, ASSOCIATIONS, OWNERS = "/crm/v3/objects", "/crm/v4/associations", "/crm/v3/owners"
+TOKEN = "/oauth/2026-03/token"
 
 
 class _Type(NamedTuple):
@@ -93,37 +86,40 @@ _TYPES = {
 }  # fmt: skip
 _NAMES = tuple(_TYPES)
 
-
 # -- wire format --------------------------------------------------------------------------------------------------------------
+
+_LOCKED = "HubSpot has locked the account for a moment."
+_ERRORS: ErrorTable = {
+    423: Means(Unavailable, _LOCKED, wait=2),
+    477: Means(Unavailable, _LOCKED, wait=60),  # it is being moved
+    "SECONDLY": Means(Throttled, "HubSpot asks to slow down.", wait=1),
+    "OTHER": Means(Throttled, "HubSpot asks to slow down.", wait=10),
+}
+
+
+def _classify(reply: Reply) -> ProviderError | None:
+    if reply.status == 429:
+        policy = str(body(reply).get("policyName", ""))
+        if policy == "DAILY":  # until midnight in the portal's time zone, which the reply does not say
+            return Throttled("HubSpot's daily limit of API calls is used up.", reply.retry_at(), daily=True)
+        return error_in(_ERRORS, reply, policy if policy in _ERRORS else "OTHER")
+    if reply.status == 403:
+        missing = f" It needs {', '.join(scopes)}." if (scopes := _missing_scopes(body(reply))) else ""
+        return AccessDenied(f"HubSpot does not let this connection read it.{missing}")
+    return error_in(_ERRORS, reply)
+
+
+def _missing_scopes(refusal: JSON) -> list[str]:
+    errors = [error for error in refusal.get("errors") or () if isinstance(error, dict)]
+    contexts = [error["context"] for error in errors if isinstance(error.get("context"), dict)]
+    names = ("requiredGranularScopes", "missingScopes")
+    return list(dict.fromkeys(str(scope) for one in contexts for name in names for scope in one.get(name) or ()))
 
 
 def _time(value: object) -> datetime:
     """2025-01-05T12:30:10.250Z, or epoch milliseconds as digits."""
     text = str(value)
-    return _EPOCH + int(text) * _MS if text.isdigit() else datetime.fromisoformat(text).astimezone(UTC)
-
-
-def _classify(reply: Reply) -> ProviderError | None:
-    body = reply.data if isinstance(reply.data, dict) else {}
-    if reply.status == 429:
-        policy = str(body.get("policyName", ""))
-        if policy == "DAILY":  # until midnight in the portal's time zone, which the reply does not say
-            return Throttled("HubSpot's daily limit of API calls is used up.", reply.retry_at(), daily=True)
-        wait = timedelta(seconds=1 if policy == "SECONDLY" else 10)
-        return Throttled("HubSpot asks to slow down.", reply.retry_at() or datetime.now(UTC) + wait)
-    if reply.status in (423, 477):  # locked; the account is being moved
-        at = reply.retry_at() or datetime.now(UTC) + timedelta(seconds=2 if reply.status == 423 else 60)
-        return Unavailable("HubSpot has locked the account for a moment.", at)
-    if reply.status == 403:
-        contexts = [
-            e["context"] for e in body.get("errors") or () if isinstance(e, dict) and isinstance(e.get("context"), dict)
-        ]
-        scopes = [
-            str(s) for c in contexts for key in ("requiredGranularScopes", "missingScopes") for s in c.get(key) or ()
-        ]
-        missing = f" It needs {', '.join(dict.fromkeys(scopes))}." if scopes else ""
-        return AccessDenied(f"HubSpot does not let this connection read it.{missing}")
-    return None
+    return epoch(text, MILLISECOND) if text.isdigit() else utc(text)
 
 
 def _rate_state(reply: Reply) -> RateState | None:
@@ -134,7 +130,7 @@ def _rate_state(reply: Reply) -> RateState | None:
         )
     except (KeyError, ValueError):
         return None
-    return RateState(left, limit, datetime.now(UTC) + interval * _MS if left == 0 else None)
+    return RateState(left, limit, datetime.now(UTC) + interval * MILLISECOND if left == 0 else None)
 
 
 # -- fetching -----------------------------------------------------------------------------------------------------------------
@@ -146,8 +142,7 @@ def _search(name: str, window: Window, after_id: str = "0", limit: int = 200) ->
     HubSpot lists 10,000 results of one search, and a bulk edit gives any number of rows the same millisecond; so each page is a
     search of its own that begins after the last id seen, which also neither repeats nor skips rows that change meanwhile.
     """
-    what = _TYPES[name]
-    since, until = (window.since - _EPOCH) // _MS, -((_EPOCH - window.until) // _MS)
+    what, (since, until) = _TYPES[name], ticks(window, MILLISECOND)
     wanted = (what.modified, "hs_object_id", "hubspot_owner_id", *what.title, *what.facts, *what.texts, *what.more)
     conditions = ((what.modified, "GTE", since), (what.modified, "LT", until), ("hs_object_id", "GT", after_id))
     return {
@@ -158,35 +153,15 @@ def _search(name: str, window: Window, after_id: str = "0", limit: int = 200) ->
     }
 
 
-def _records(
-    rows: list[JSON], time_of: Callable[[JSON], object], prefix: str = "", **more: Any
-) -> tuple[list[Record], list[tuple[str, Any, str]]]:
-    records, rejected = [], []
-    for row in rows:
-        try:
-            records.append(Record(f"{prefix}{row['id']}", _time(time_of(row)), {**row, **more}))
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            rejected.append((str(row.get("id", "")), row, f"no usable id or time: {type(error).__name__} {error}"))
-    return records, rejected
-
-
-def _fetch(name: str) -> Callable[..., Any]:
-    what = _TYPES[name]
-
-    async def fetch(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
-        body = _search(name, window, cursor["after_id"] if cursor else "0")
-        data = (await api.request("POST", f"{OBJECTS}/{name}/search", json=body)).data
-        ids = [str(row["id"]) for row in data["results"] if row.get("id")]
-        linked = {target: await _associated(api, name, target, ids) for target in what.links}
-        records, rejected = _records(
-            data["results"], lambda row: row["properties"].get(what.modified) or row["updatedAt"]
-        )
-        for record in records:
-            own = {target: found[record.external_id] for target, found in linked.items() if record.external_id in found}
-            record.payload["associations"] = own
-        return Page(records, {"after_id": ids[-1]} if ids and data.get("paging") else None, None, rejected)
-
-    return fetch
+async def _found(name: str, api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
+    asked = _search(name, window, cursor["after_id"] if cursor else "0")
+    data = (await api.request("POST", f"{OBJECTS}/{name}/search", json=asked)).data
+    ids = [str(row["id"]) for row in data["results"] if row.get("id")]
+    linked = {target: await _associated(api, name, target, ids) for target in _TYPES[name].links}
+    for row in data["results"]:
+        own = str(row.get("id"))
+        row["associations"] = {target: found[own] for target, found in linked.items() if own in found}
+    return data["results"], {"after_id": ids[-1]} if ids and data.get("paging") else None
 
 
 async def _associated(api: Api, name: str, target: str, ids: list[str]) -> dict[str, list[str]]:
@@ -207,116 +182,90 @@ async def _associated(api: Api, name: str, target: str, ids: list[str]) -> dict[
     return found
 
 
-def _count(name: str) -> Callable[..., Any]:
-    async def count(api: Api, partition: Partition, window: Window) -> Estimate | None:
-        reply = await api.request("POST", f"{OBJECTS}/{name}/search", json=_search(name, window, limit=1))
-        return Estimate(int(reply.data["total"]), exact=True)
-
-    return count
+async def _count(name: str, api: Api, partition: Partition, window: Window) -> Estimate | None:
+    reply = await api.request("POST", f"{OBJECTS}/{name}/search", json=_search(name, window, limit=1))
+    return Estimate(int(reply.data["total"]), exact=True)
 
 
-async def _fetch_archived(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+async def _list(api: Api, path: str, after: str | None, params: JSON) -> tuple[list[JSON], str | None]:
+    """(rows of a page, what the next one begins after)."""
+    data = (await api.get(path, {**params, "limit": 100, **({"after": after} if after else {})})).data
+    return data["results"], data["paging"]["next"]["after"] if data.get("paging") else None
+
+
+async def _archived(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
     """The bin, type after type: searches never show what is archived, and its list has no dates to filter by."""
     name, after = (cursor["type"], cursor["after"]) if cursor else (_NAMES[0], None)
     what = _TYPES[name]
-    properties = ("hubspot_owner_id", *what.title, *what.facts, *what.more)
-    params = {"archived": "true", "limit": 100, "properties": ",".join(properties)}
+    wanted = ",".join(("hubspot_owner_id", *what.title, *what.facts, *what.more))
     try:
-        data = (await api.get(f"{OBJECTS}/{name}", {**params, "after": after} if after else params)).data
+        rows, more = await _list(api, f"{OBJECTS}/{name}", after, {"archived": "true", "properties": wanted})
     except AccessDenied:
         if cursor is None:  # contacts may always be read; other types as the portal's plan has it
             raise
-        data = {"results": []}
-    records, rejected = _records(data["results"], lambda row: row["archivedAt"], f"{name}:", objectType=name)
-    if more := data.get("paging"):
-        return Page(records, {"type": name, "after": more["next"]["after"]}, None, rejected)
-    following = _NAMES.index(name) + 1
-    cursor = {"type": _NAMES[following], "after": None} if following < len(_NAMES) else None
-    return Page(records, cursor, None, rejected)
+        rows, more = [], None
+    following = name if more else next(iter(_NAMES[_NAMES.index(name) + 1 :]), None)
+    rows = [{**row, "objectType": name} for row in rows]
+    return rows, {"type": following, "after": more} if following else None
 
 
-async def _fetch_owners(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+async def _owners(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
     """Those who left (archived) too: old deals are theirs."""
     at = cursor or {"archived": "false", "after": None}
-    params = {"limit": 100, "archived": at["archived"], **({"after": at["after"]} if at["after"] else {})}
-    data = (await api.get(OWNERS, params)).data
-    records, rejected = _records(data["results"], lambda row: row["updatedAt"])
-    if more := data.get("paging"):
-        return Page(records, {**at, "after": more["next"]["after"]}, None, rejected)
-    return Page(records, {"archived": "true", "after": None} if at["archived"] == "false" else None, None, rejected)
+    rows, more = await _list(api, OWNERS, at["after"], {"archived": at["archived"]})
+    if more:
+        return rows, {**at, "after": more}
+    return rows, {"archived": "true", "after": None} if at["archived"] == "false" else None
 
 
 # -- records to graph ---------------------------------------------------------------------------------------------------------
 
 
-def _plain(text: object) -> str:
-    """HTML as one line of text."""
-    return " ".join(unescape(_TAG.sub(" ", str(text or ""))).split())
-
-
-def _listed(value: object) -> list[str]:
+def _several(value: object) -> list[str]:
     return [part.strip() for part in str(value or "").split(";") if part.strip()]
 
 
 def _keys(properties: JSON) -> Iterator[str | None]:
     """The keys that hold outside HubSpot: addresses of a contact, domains of a company."""
-    yield from map(email_key, (properties.get("email"), *_listed(properties.get("hs_additional_emails"))))
+    yield from map(email_key, (properties.get("email"), *_several(properties.get("hs_additional_emails"))))
     yield domain_key(properties.get("domain") or properties.get("website"))
-    yield from map(domain_key, _listed(properties.get("hs_additional_domains")))
+    yield from map(domain_key, _several(properties.get("hs_additional_domains")))
 
 
-def _extract(name: str) -> Callable[[JSON, Context], Graph]:
-    def extract(row: JSON, context: Context) -> Graph:
-        return _object(name, row, context.namespace)
+def _people(addresses: object) -> Iterator[Entity]:
+    for address in _several(addresses):
+        if key := email_key(address):
+            yield Entity("person", key, address)
 
-    return extract
 
-
-def _object(name: str, row: JSON, ns: str) -> Graph:
+def _extract(name: str, row: JSON, context: Context) -> Graph:
     what, properties = _TYPES[name], row["properties"]
-    shared = [key for key in _keys(properties) if key] if what.kind in ("person", "organization") else []
-    ids = [str(row["id"]), *_listed(properties.get("hs_merged_object_ids"))]
-    key, *aliases = dict.fromkeys([*shared, *(f"{ns}:{what.one}:{object_id}" for object_id in ids)])
-    title = " ".join(filter(None, (_plain(properties.get(field)) for field in what.title)))[:200]
-    facts: JSON = {field: properties[field] for field in what.facts if properties.get(field)}
-    if row.get("archived"):
-        facts["deleted"] = True
+    shared = filter(None, _keys(properties)) if what.kind in ("person", "organization") else ()
+    ids = [str(row["id"]), *_several(properties.get("hs_merged_object_ids"))]
+    key, *aliases = dict.fromkeys([*shared, *context.keys(what.one, *ids)])
+    title = " ".join(filter(None, (one_line(properties.get(field)) for field in what.title)))[:200]
     title = title or properties.get("email") or properties.get("domain") or f"{what.one.capitalize()} {row['id']}"
-    entities, said = [Entity(what.kind, key, title, facts, tuple(aliases))], []
-
-    def person(address: str, kind: str, forward: bool) -> None:
-        if other := email_key(address):
-            entities.append(Entity("person", other, address))
-            said.append(Relationship(kind, key, other) if forward else Relationship(kind, other, key))
-
-    if owner := properties.get("hubspot_owner_id"):
-        said.append(Relationship(what.owner, key, f"{ns}:owner:{owner}"))
-    if parent := properties.get("hs_parent_company_id"):
-        said.append(Relationship("part_of", key, f"{ns}:company:{parent}"))
+    known = facts(properties, *what.facts, deleted=row.get("archived"))
+    said = GraphBuilder(Entity(what.kind, key, title, known, tuple(aliases)))
+    said.refer(what.owner, context.keys("owner", properties.get("hubspot_owner_id")))
+    said.refer("part_of", context.keys("company", properties.get("hs_parent_company_id")))
     for target, linked in (row.get("associations") or {}).items():
-        said.extend(
-            Relationship(what.links[target], key, f"{ns}:{_TYPES[target].one}:{i}") for i in dict.fromkeys(linked)
-        )
-    for address in _listed(properties.get("hs_email_from_email")):
-        person(address, "authored", False)
-    for address in _listed(properties.get("hs_email_to_email")) + _listed(properties.get("hs_email_cc_email")):
-        person(address, "with", True)
-    mentioned = dict.fromkeys(m for field in what.texts for m in mentioned_emails(_plain(properties.get(field))))
-    said.extend(Relationship("mentions", key, m) for m in mentioned if m != key)
-    return Graph(entities, said)
+        said.refer(what.links[target], context.keys(_TYPES[target].one, *linked))
+    said.by("authored", *_people(properties.get("hs_email_from_email")))
+    said.to("with", *_people(properties.get("hs_email_to_email")), *_people(properties.get("hs_email_cc_email")))
+    said.refer("mentions", (key for field in what.texts for key in mentioned_emails(one_line(properties.get(field)))))
+    return said.graph()
 
 
 def _extract_archived(row: JSON, context: Context) -> Graph:
-    return _object(row["objectType"], row, context.namespace)
+    return _extract(row["objectType"], row, context)
 
 
 def _extract_owner(row: JSON, context: Context) -> Graph:
-    own, shared = f"{context.namespace}:owner:{row['id']}", email_key(row.get("email"))
-    name = (
-        " ".join(filter(None, (row.get("firstName"), row.get("lastName")))) or row.get("email") or f"Owner {row['id']}"
-    )
-    facts = {field: row[field] for field in ("email", "archived") if row.get(field)}
-    return Graph([Entity("person", shared or own, name, facts, (own,) if shared else ())], [])
+    name = " ".join(filter(None, (row.get("firstName"), row.get("lastName"))))
+    name = name or row.get("email") or f"Owner {row['id']}"
+    known = facts(row, "email", **({"archived": True} if row.get("archived") else {}))
+    return Graph([person(context.key("owner", row["id"]), name, row.get("email"), known)], [])
 
 
 # -- who ----------------------------------------------------------------------------------------------------------------------
@@ -344,19 +293,18 @@ _SCOPES = {
 }
 
 
+_OWNER = reader("id", lambda row: _time(row["updatedAt"]))
+_BINNED = reader(lambda row: f"{row['objectType']}:{row['id']}", lambda row: _time(row["archivedAt"]))
+
+
 def _stream(name: str) -> Stream:
     # What is done about a contact is read with the contacts' scope.
-    needs = (_SCOPES.get(name, _SCOPES["contacts"]),)
+    needs, modified = (_SCOPES.get(name, _SCOPES["contacts"]),), _TYPES[name].modified
+    read = reader("id", lambda row: _time(row["properties"].get(modified) or row["updatedAt"]))
     return Stream(
-        name,
-        name.capitalize(),
-        WindowKind.EXACT,
-        _fetch(name),
-        _extract(name),
-        _count(name),
-        needs=needs,
-        page_size=200,
-    )
+        name, name.capitalize(), WindowKind.EXACT, pages(partial(_found, name), read), partial(_extract, name), partial(_count, name),
+        needs=needs, page_size=200, record=read,
+    )  # fmt: skip
 
 
 HUBSPOT = Provider(
@@ -382,8 +330,8 @@ HUBSPOT = Provider(
     settle=timedelta(minutes=5),
     ids_by_account=True,
     streams=(
-        Stream("owners", "Owners", WindowKind.SNAPSHOT, _fetch_owners, _extract_owner, needs=("crm.objects.owners.read",)),
+        Stream("owners", "Owners", WindowKind.SNAPSHOT, pages(_owners, _OWNER), _extract_owner, needs=("crm.objects.owners.read",)),
         *(_stream(name) for name in _NAMES),
-        Stream("archived", "Archived records", WindowKind.SNAPSHOT, _fetch_archived, _extract_archived, needs=(_SCOPES["contacts"],)),
+        Stream("archived", "Archived records", WindowKind.SNAPSHOT, pages(_archived, _BINNED), _extract_archived, needs=(_SCOPES["contacts"],)),
     ),
 )  # fmt: skip
