@@ -100,7 +100,11 @@ class GraphViewSet(TenantScoped, viewsets.GenericViewSet):
         parameters=[
             _asked("q", "Words that the name has."),
             _asked("kind", "person, organization, issue, ..."),
-            _asked("source", "A connection's id: only what a record of it is about.", OpenApiTypes.UUID),
+            _asked(
+                "source",
+                "A connection's id: only what its records are about; not what they merely mention.",
+                OpenApiTypes.UUID,
+            ),
             *PAGING,
         ],
         responses={200: EntityPageSerializer},

@@ -90,6 +90,29 @@ def test_kind_and_source_narrow(cast: SimpleNamespace) -> None:
     assert names(cast.acme, "jan", "person") == ["Jane", "Janet"]
     assert names(cast.acme, "jan", "", crm.id) == ["Jane"]
     assert names(cast.acme, "", "", code.id) == ["Janet"]
+    assert names(cast.acme, "j", "", code.id) == ["Janet"], "by the name of another key too"
+    assert names(cast.acme, "jane", "issue", code.id) == []
+
+
+@pytest.mark.parametrize("records", [3, 10_001], ids=["few", "many"])
+def test_a_source_of_any_size_narrows_in_the_same_way(cast: SimpleNamespace, records: int) -> None:
+    with tenant_scope(cast.acme.id):
+        crm, code = make_connection(cast.acme, "salesforce"), make_connection(cast.acme)
+    issues = [add(cast.acme, f"Issue {n}", kind="issue") for n in range(3)]
+    told(cast.acme, add(cast.acme, "Issue of the CRM", kind="issue"), crm)
+    with tenant_scope(cast.acme.id):
+        SyncRecord.objects.bulk_create(
+            SyncRecord(
+                id=uuid.uuid4(), tenant=cast.acme, connection=code, job_id=uuid.uuid4(), stream="issues", external_id=str(n),
+                occurred_at=NOW, payload={}, content_hash=uuid.uuid4(), entity_id=issues[n % 3].id,
+            )
+            for n in range(records)
+        )  # fmt: skip
+        first = graph.search(cast.acme, "issue", "", code.id, limit=2)
+        rest = graph.search(cast.acme, "issue", "", code.id, after=f"issue {first[-1].id}")
+    assert names(cast.acme, "", "", code.id) == ["Issue 0", "Issue 1", "Issue 2"]
+    assert sorted(row.name for row in [*first, *rest]) == ["Issue 0", "Issue 1", "Issue 2"]
+    assert names(cast.acme, "2", "issue", code.id) == ["Issue 2"]
 
 
 @pytest.mark.parametrize("query", ["", "thing"])
