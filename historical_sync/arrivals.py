@@ -12,37 +12,37 @@ from dataclasses import dataclass, field
 
 from integrations.providers.base import JSON, Page
 
-RECORDS_A_COMMIT = 1_000
+RECORDS_A_COMMIT = 600
 GATHER_SECONDS = 0.5  # from a commit's first page; progress and requests to stop are seen once a commit
-RECORDS_IN_HAND = 4_000  # of all chunks of a worker: some 30 MB
+RECORDS_IN_HAND = 3_600  # of all chunks of a worker: some 45 MB
 
 
 @dataclass(slots=True)
 class InHand:
-    """A worker's memory for records that are fetched and not stored yet."""
+    """A worker's memory for records that are fetched and not stored yet.
+
+    Where providers are quicker than the database, as many chunks fetch as have room for a whole commit, and the others wait for
+    their turn, instead of all of them committing a little. Where a commit gathers fewer in its time, more chunks fetch.
+    """
 
     limit: int = RECORDS_IN_HAND
     held: int = 0
+    gathering: int = 0  # chunks that may fetch
+    storing: int = 0  # of `held`, records of batches that are given out
+    expected: float = 0.0  # records that a batch gathers
     freed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def full(self) -> bool:
         return self.held >= self.limit
 
-    def has_room_for(self, waiting: int) -> bool:
-        """Whether a chunk with `waiting` records at hand may fetch its next page.
+    @property
+    def has_room_for_a_batch(self) -> bool:
+        return not self.full and self.storing + (self.gathering + 1) * self.expected <= self.limit
 
-        Who begins a batch needs half of the room free: where the provider is quicker than the database, a few chunks then fill
-        whole batches while the others wait, instead of all of them committing a little.
-        """
-        return self.held < (self.limit if waiting else self.limit // 2)
-
-    def take(self, records: int) -> None:
-        self.held += records
-
-    def give_back(self, records: int) -> None:
-        self.held -= records
-        self.freed.set()
+    def learn(self, records: int) -> None:
+        """A batch gathered so many before it was stored."""
+        self.expected = (self.expected + records) / 2
 
 
 class Arrivals:
@@ -58,6 +58,8 @@ class Arrivals:
         self.pages: list[Page] = []
         self.waiting = 0  # records of `pages`
         self.storing = 0  # records of the batch that `batch` gave out last
+        self.gathering = False  # it has its turn
+        self.asking = False  # a page is on its way
         self.news = asyncio.Event()
         self.taken = asyncio.Event()
 
@@ -72,25 +74,33 @@ class Arrivals:
         for task in (self.fetcher, self.stopper):
             task.cancel()
         await asyncio.gather(self.fetcher, self.stopper, return_exceptions=True)
-        self.in_hand.give_back(self.waiting + self.storing)
+        self.in_hand.held -= self.waiting
+        self._stored()
+        self._end_turn()
 
     async def batch(self) -> tuple[list[Page], bool]:
         """The pages for the next commit, and whether the window ends with them. Lets go of the batch before.
 
         ([], False): told to stop, and nothing is at hand. Raises the fetcher's error once the pages before it are taken.
         """
-        self.in_hand.give_back(self.storing)
-        self.storing = 0
+        self._stored()
         while not (self.pages or self._over):
             await self._hear(None)
         until = asyncio.get_running_loop().time() + GATHER_SECONDS
         while not (self._over or self.waiting >= RECORDS_A_COMMIT or self.in_hand.full):
             left = until - asyncio.get_running_loop().time()
             if left <= 0:
+                self.in_hand.learn(self.waiting)
                 break
             await self._hear(left)
+        else:
+            if not self._over:
+                self.in_hand.learn(RECORDS_A_COMMIT)
         pages, self.pages = self.pages, []
         self.storing, self.waiting = self.waiting, 0
+        self.in_hand.storing += self.storing
+        if not self.asking:
+            self._end_turn()
         self.taken.set()
         if pages or not self.fetcher.done():
             return pages, bool(pages) and self._complete and pages[-1].next_cursor is None
@@ -111,17 +121,39 @@ class Arrivals:
             while self.waiting >= RECORDS_A_COMMIT:
                 self.taken.clear()
                 await self.taken.wait()
-            while not self.in_hand.has_room_for(self.waiting):
+            while not self._may_fetch():
                 self.in_hand.freed.clear()
                 await self.in_hand.freed.wait()
+            self.asking = True
             page = await self.fetch(self.cursor)
+            self.asking = False
             self.pages.append(page)
             self.waiting += len(page.records)
-            self.in_hand.take(len(page.records))
+            self.in_hand.held += len(page.records)
             self.news.set()
             self.cursor = page.next_cursor
             if self.cursor is None:
                 return
+
+    def _may_fetch(self) -> bool:
+        if self.gathering:
+            return not self.in_hand.full
+        if self.in_hand.has_room_for_a_batch:
+            self.gathering = True
+            self.in_hand.gathering += 1
+        return self.gathering
+
+    def _end_turn(self) -> None:
+        self.in_hand.gathering -= self.gathering
+        self.gathering = False
+        self.in_hand.freed.set()
+
+    def _stored(self) -> None:
+        """The batch that was given out needs no room any more."""
+        self.in_hand.held -= self.storing
+        self.in_hand.storing -= self.storing
+        self.storing = 0
+        self.in_hand.freed.set()
 
     async def _hear(self, seconds: float | None) -> None:
         self.news.clear()

@@ -67,13 +67,14 @@ class GraphRows:
 
     subjects: record id -> id of the entity that the record is about. links: record id -> what it says, if it says something.
     aliases: (alias id, id of the entity that has it) -> proof: with it both are one thing, without it the alias only leads
-    there; the alias is among the entities. addresses: id -> (key, id of the handle of what it lies in).
+    there; the alias is among the entities. told: the mentions among the entities. addresses: id -> (key, id of the handle of what it lies in).
     """
 
     entities: dict[bytes, EntityRow] = field(default_factory=dict)
     links: dict[bytes, Links] = field(default_factory=dict)
     aliases: dict[tuple[bytes, bytes], bool] = field(default_factory=dict)
     addresses: dict[bytes, tuple[str, bytes]] = field(default_factory=dict)
+    told: list[Entity] = field(default_factory=list)
     subjects: dict[bytes, bytes] = field(default_factory=dict)
     rejected: list[tuple[RecordRow, str]] = field(default_factory=list)
 
@@ -161,12 +162,14 @@ def graph_rows(
     context: Context,
     ids: Ids,
     *,
+    told: Container[Entity] = (),
     mentioned: Mapping[bytes, tuple[str, str]] = _NOTHING,
     merged: Container[tuple[bytes, bytes]] = (),
 ) -> GraphRows:
     """What `rows` say. A record that extract can't map is in `rejected`, and nothing of it elsewhere.
 
-    mentioned, merged: entities, as (kind, name), and aliases that need not be told again.
+    told: mentions that need not be heard again. mentioned, merged: entities, as (kind, name), and aliases that need not be told
+    again.
     """
     graph = GraphRows()
     entities, aliases = graph.entities, graph.aliases
@@ -189,10 +192,14 @@ def graph_rows(
         if elsewhere:
             graph.addresses |= {ids[key]: (key, ids[within]) for key, within in elsewhere.items() if within is not None}
         for entity in said.entities:
-            key = ids[entity.key]
             if entity.properties is not None:
+                key = ids[entity.key]
                 _keep_newest(entities, key, entity, row)
-            elif mentioned.get(key) != (entity.kind, entity.name):
+            elif entity in told:
+                continue
+            else:
+                key = ids[entity.key]
+                graph.told.append(entity)
                 _mention(entities, key, entity.kind, entity.key, entity.name, mentioned)
             if not (entity.aliases or entity.handles):
                 continue

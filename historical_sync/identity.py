@@ -5,7 +5,7 @@ Most keys of the same sort differ in the number they end with, and numbers grow 
 
     3 bytes  hash of the key without its number     things of one sort lie together
     6 bytes  the number                             neighbours in time are neighbours in every index
-    7 bytes  hash of the whole key
+    7 bytes  more of the same hash
 
 A page's rows so go to a few index pages instead of one each, which is what keeps the cost of a record flat as tables grow. Keys that
 end otherwise are hashed whole.
@@ -23,17 +23,19 @@ _MOST_DIGITS = 14  # of a number that fits into 6 bytes
 
 
 @lru_cache(maxsize=16_384)
-def _sort(owner: bytes, text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "replace"), digest_size=3, key=owner).digest()
+def _sort(owner: bytes, text: str) -> tuple[bytes, bytes]:
+    whole = blake2b(text.encode("utf-8", "replace"), digest_size=10, key=owner).digest()
+    return whole[:3], whole[3:]
 
 
 def _id(owner: bytes, text: str) -> bytes:
     head = text.rstrip(_DIGITS)
-    digits = len(text) - len(head)
-    if not 0 < digits <= _MOST_DIGITS:
+    digits = text[len(head) :]
+    # A number that is written in another way than the usual one is part of the text.
+    if not 0 < len(digits) <= _MOST_DIGITS or (digits[0] == "0" and digits != "0"):
         return blake2b(text.encode("utf-8", "replace"), digest_size=16, key=owner).digest()
-    whole = blake2b(text.encode("utf-8", "replace"), digest_size=7, key=owner).digest()
-    return _sort(owner, head) + int(text[len(head) :]).to_bytes(6, "big") + whole
+    first, rest = _sort(owner, head)
+    return first + int(digits).to_bytes(6, "big") + rest
 
 
 def entity_id(tenant: bytes, key: str) -> bytes:

@@ -37,7 +37,7 @@ from historical_sync.identity import KEY_RANK, NAME_RANK, content_hash, entity_i
 from historical_sync.settling import settle
 from historical_sync.stale import Version, mark, withdrawn
 from integrations.crypto import encrypt_document
-from integrations.providers.base import JSON, Context, Extract, Record
+from integrations.providers.base import JSON, Context, Entity, Extract, Record
 from integrations.providers.links import located
 
 PACE_SECONDS = 8  # between the two points that speed is measured by
@@ -141,8 +141,17 @@ class Seen(NamedTuple):
         return set(zip((self.link_kinds or "").split(), (key.bytes for key in self.link_ids or ()), strict=True))
 
 
-# Of a tenant: ids; kind and name of mentioned entities; pairs of alias and entity.
-Known = tuple[Ids, dict[bytes, tuple[str, str]], set[tuple[bytes, bytes]]]
+class Known(NamedTuple):
+    """What is stored of a tenant: mentions as they were told; kind and name of mentioned entities; pairs of alias and entity."""
+
+    ids: Ids
+    told: set[Entity]
+    mentioned: dict[bytes, tuple[str, str]]
+    merged: set[tuple[bytes, bytes]]
+
+    @property
+    def size(self) -> int:
+        return len(self.told) + len(self.mentioned) + len(self.merged)
 
 
 class Memory:
@@ -159,11 +168,11 @@ class Memory:
     def of(self, tenant_id: str, generation: int = 0) -> Known:
         """generation: grows when something is taken out of the tenant's graph; what was known before is void then."""
         found = self.tenants.get((tenant_id, generation))
-        if found is None or len(found[1]) + len(found[2]) > self.LIMIT:
+        if found is None or found.size > self.LIMIT:
             if len(self.tenants) > 50:
                 self.tenants.clear()
             self.forget(tenant_id)
-            found = self.tenants[tenant_id, generation] = (Ids(UUID(tenant_id).bytes), {}, set())
+            found = self.tenants[tenant_id, generation] = Known(Ids(UUID(tenant_id).bytes), set(), {}, set())
         return found
 
     def forget(self, tenant_id: str) -> None:
@@ -253,10 +262,12 @@ async def write_rows(
 ) -> Written:
     """Writes records and what they say, in the caller's transaction, which has entered the graph. stored_before: what `look_up`
     asked for. generation: of the tenant's graph."""
-    ids, mentioned, merged = memory.of(lease.tenant_id, generation)
+    known = memory.of(lease.tenant_id, generation)
     seen = {key.bytes: Seen(*facts) for key, *facts in await stored_before.fetchall()}
     changed = {key: row for key, row in rows.items() if not (key in seen and seen[key].current)}
-    graph = graph_rows(changed.values(), extract, context, ids, mentioned=mentioned, merged=merged)
+    graph = graph_rows(
+        changed.values(), extract, context, known.ids, told=known.told, mentioned=known.mentioned, merged=known.merged
+    )
     for row, _ in graph.rejected:
         del changed[row.id]
     entities: Counter[str] = Counter()
@@ -282,8 +293,11 @@ async def write_rows(
             await mark(db, lease.tenant_id, doubts)
 
     def remember() -> None:
-        mentioned.update({entity.id: (entity.kind, entity.name) for entity in new_entities if entity.as_of is None})
-        merged.update(graph.aliases)
+        known.told.update(graph.told)
+        known.mentioned.update(
+            {entity.id: (entity.kind, entity.name) for entity in new_entities if entity.as_of is None}
+        )
+        known.merged.update(graph.aliases)
 
     return Written(
         stored=sum(1 for key in changed if not (key in seen and seen[key].own)),
