@@ -124,6 +124,5 @@ def together(found: Sequence[RangeEstimate], at_once: int) -> RangeEstimate:
 
 
 async def _targets(job: HistoricalSyncJob) -> list[planning.Target]:
-    async with asyncio.timeout(TIMEOUT):
-        api = await gateway.open_api(job.connection)
+    async with asyncio.timeout(TIMEOUT), gateway.visit_api(job.connection) as api:
         return await gather_targets(api, job)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,9 +22,10 @@ from atom.home import running_address
 from atom.tenancy import tenant_scope
 from integrations import grants
 from integrations.errors import Misconfigured, ReauthRequired, Unavailable
-from integrations.http import USER_AGENT, Api, Limiter, make_client
+from integrations.http import Api, Limiter, make_client
 from integrations.models import Connection, ConnectionStatus
 from integrations.providers.base import Partition, Provider
+from integrations.transport import USER_AGENT, Client
 
 TOKEN_TIMEOUT = 30.0  # seconds for the token endpoint
 REFRESH_AHEAD = timedelta(minutes=2)  # before the known expiry
@@ -128,12 +130,14 @@ def private_allowed(*, base_url: str, private_host_allowed: bool) -> bool:
     return not base_url or private_host_allowed or settings.ALLOW_PRIVATE_HOSTS
 
 
-_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[bool, httpx2.AsyncClient]] = (
-    weakref.WeakKeyDictionary()
-)
+def _may_reach_private(connection: Connection) -> bool:
+    return private_allowed(base_url=connection.base_url, private_host_allowed=connection.private_host_allowed)
 
 
-def _client(allow_private: bool) -> httpx2.AsyncClient:
+_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[bool, Client]] = weakref.WeakKeyDictionary()
+
+
+def _client(allow_private: bool) -> Client:
     """The event loop's client: connections to a provider are kept open between pages and chunks."""
     clients = _clients.setdefault(asyncio.get_running_loop(), {})
     if allow_private not in clients:
@@ -147,7 +151,14 @@ async def close_clients() -> None:
         await client.aclose()
 
 
-async def open_api(connection: Connection, *, limiter: Limiter | None = None) -> Api:
+@asynccontextmanager
+async def visit_api(connection: Connection) -> AsyncIterator[Api]:
+    """The connection's API for a few questions, with connections of its own that end with the block. Raises as `open_api`."""
+    async with make_client(allow_private=_may_reach_private(connection)) as client:
+        yield await open_api(connection, client=client)
+
+
+async def open_api(connection: Connection, *, limiter: Limiter | None = None, client: Client | None = None) -> Api:
     """The connection's API for a worker, with a token that refreshes itself.
 
     Raises ReauthRequired when access is gone, Misconfigured when this deployment can't reach the provider.
@@ -164,11 +175,10 @@ async def open_api(connection: Connection, *, limiter: Limiter | None = None) ->
     expires = connection.token_expires_at
     if can_refresh and expires is not None and expires - REFRESH_AHEAD <= datetime.now(UTC):
         token = await refresh(token)
-    allow_private = private_allowed(base_url=connection.base_url, private_host_allowed=connection.private_host_allowed)
     return Api(
         connection.provider,
         api_root(connection),
-        _client(allow_private),
+        client or _client(_may_reach_private(connection)),
         token,
         refresh if can_refresh else None,
         limiter,

@@ -6,21 +6,20 @@ Everything that leaves here is a decoded `Reply` or an error of `integrations.er
 from __future__ import annotations
 
 import asyncio
+import base64
 import email.utils
-import ipaddress
 import json
 import re
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
 
-import httpcore2
-import httpx2
 import orjson
 
+from integrations import transport
 from integrations.errors import (
     AccessDenied,
     Misconfigured,
@@ -31,16 +30,12 @@ from integrations.errors import (
     Unavailable,
 )
 from integrations.providers.base import Provider
+from integrations.transport import Answer, Client, PrivateAddress, Sender, is_public
 
-CONNECT_TIMEOUT = 10.0  # seconds
-READ_TIMEOUT = 30.0  # seconds without a byte
 TOTAL_TIMEOUT = 120.0  # seconds for a whole reply, however slowly it drips
 MAX_BODY = 64 * 1024 * 1024  # bytes, decoded
 MAX_REDIRECTS = 3
-MAX_CONNECTIONS = 1000  # as many as a worker may have chunks: a slow provider must not take the way from the others
-KEPT_OPEN = 100
 CLOCKS_AGREE = timedelta(seconds=5)  # of two clocks that are as one
-USER_AGENT = "Atom/1 (history import)"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _REDIRECTS = (301, 302, 307, 308)
 
@@ -167,72 +162,13 @@ def check_public_address(url: str) -> None:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise Misconfigured(f"The host {host} can't be found.") from None
-    if not all(_is_public(str(address[4][0])) for address in found):
+    if not all(is_public(str(address[4][0])) for address in found):
         raise Misconfigured("The address leads to a private network, which this deployment does not allow.")
 
 
-# IPv4 behind a translator (RFC 6052): what counts is the address in its last 32 bits.
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-
-
-def _is_public(address: str) -> bool:
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and (ip.ipv4_mapped or ip.sixtofour):
-        ip = ip.ipv4_mapped or ip.sixtofour or ip
-    elif ip in _NAT64:
-        ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    return ip.is_global and not ip.is_multicast
-
-
-class _PublicOnly(httpcore2.AsyncNetworkBackend):
-    """Resolves the host, refuses private addresses, and connects to the address it checked."""
-
-    def __init__(self, inner: httpcore2.AsyncNetworkBackend) -> None:
-        self.inner = inner
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise httpcore2.ConnectError(f"{host} can't be found") from error
-        addresses = [str(entry[4][0]) for entry in found]
-        if not all(_is_public(address) for address in addresses):
-            raise _PrivateAddress(host)
-        return await self.inner.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
-
-    async def connect_unix_socket(self, path: str, timeout: float | None = None, socket_options: Any = None) -> Any:  # noqa: ASYNC109
-        raise _PrivateAddress(path)
-
-    async def sleep(self, seconds: float) -> None:
-        await self.inner.sleep(seconds)
-
-
-class _PrivateAddress(Exception):
-    pass
-
-
-def make_client(*, allow_private: bool) -> httpx2.AsyncClient:
+def make_client(*, allow_private: bool) -> Client:
     """The HTTP client of one event loop, shared by its connections. `allow_private`: may reach private networks."""
-    transport = httpx2.AsyncHTTPTransport(
-        limits=httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=KEPT_OPEN),
-        trust_env=allow_private,
-    )
-    if not allow_private:
-        pool = transport._pool
-        pool._network_backend = _PublicOnly(pool._network_backend)
-    return httpx2.AsyncClient(
-        transport=transport,
-        timeout=httpx2.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT, pool=TOTAL_TIMEOUT),
-        follow_redirects=False,
-        headers={"User-Agent": USER_AGENT},
-    )
+    return Client(public_only=not allow_private)
 
 
 @dataclass(slots=True)
@@ -245,7 +181,7 @@ class Api:
 
     provider: Provider
     root: str
-    client: httpx2.AsyncClient = field(repr=False)
+    client: Sender = field(repr=False)
     token: str | None = field(default=None, repr=False)
     refresh: Callable[[str], Awaitable[str]] | None = field(default=None, repr=False)
     limiter: Limiter | None = field(default=None, repr=False)
@@ -313,45 +249,52 @@ class Api:
     ) -> Reply:
         name = self.provider.name
         sent = {**self.provider.headers, **(headers or {})}
-        if token is not None and auth is None:
+        if auth is not None:
+            sent["Authorization"] = "Basic " + base64.b64encode(":".join(auth).encode()).decode()
+        elif token is not None:
             sent.update(self.provider.auth_header(token))
+        body = None
+        if json is not None:
+            body = orjson.dumps(json)
+            sent.setdefault("Content-Type", "application/json")
+        elif form is not None:
+            body = urlencode(form).encode()
+            sent.setdefault("Content-Type", "application/x-www-form-urlencoded")
+        if params:
+            url = f"{url.partition('?')[0]}?{_query(params)}"
         try:
             async with asyncio.timeout(TOTAL_TIMEOUT):
                 for _ in range(MAX_REDIRECTS + 1):
-                    request = self.client.build_request(method, url, params=params, headers=sent, json=json, data=form)
-                    response = await self.client.send(request, stream=True, auth=auth)
-                    try:
-                        body = await _read(response, name)
-                    finally:
-                        await response.aclose()
-                    location = response.headers.get("location")
-                    if response.status_code in _REDIRECTS and method == "GET" and location:
-                        target = urljoin(str(request.url), location)
-                        if _origin(target) != _origin(self.root):
+                    answer = await self.client.send(method, url, sent, body, most=MAX_BODY)
+                    location = answer.headers.get("location")
+                    if answer.status in _REDIRECTS and method == "GET" and location:
+                        url = urljoin(url, location)
+                        if _origin(url) != _origin(self.root):
                             raise RequestRejected(f"{name} redirects to another host, which is not followed.")
-                        url, params = target, None
                         continue
-                    return self._reply(response, body)
+                    return self._reply(answer, url)
                 raise RequestRejected(f"{name} redirects in circles.")
-        except _PrivateAddress:
+        except PrivateAddress:
             raise Misconfigured(
                 "The address leads to a private network, which this deployment does not allow."
             ) from None
         except TimeoutError:
             raise Unavailable(f"{name} did not finish its answer within {TOTAL_TIMEOUT:.0f} s.") from None
-        except httpx2.ConnectTimeout:
-            raise Unavailable(f"{name} could not be reached within {CONNECT_TIMEOUT:.0f} s.") from None
-        except httpx2.TimeoutException:
-            raise Unavailable(f"{name} did not answer within {READ_TIMEOUT:.0f} s.") from None
-        except httpx2.ConnectError:
+        except transport.ConnectTimeout:
+            raise Unavailable(f"{name} could not be reached within {transport.CONNECT_TIMEOUT:.0f} s.") from None
+        except transport.ReadTimeout:
+            raise Unavailable(f"{name} did not answer within {transport.READ_TIMEOUT:.0f} s.") from None
+        except transport.CannotConnect:
             raise Unavailable(f"{name} could not be reached.") from None
-        except (httpx2.TransportError, httpx2.DecodingError):
+        except transport.BrokenOff:
             raise Unavailable(f"The connection to {name} broke off.") from None
-        except (httpx2.InvalidURL, UnicodeError):
+        except transport.InvalidAddress:
             raise RequestRejected(f"{name} named an address that is none.") from None
+        except transport.TooLarge:
+            raise RequestRejected(f"{name} sent more than {MAX_BODY // 1024 // 1024} MiB in one answer.") from None
 
-    def _reply(self, response: httpx2.Response, body: bytes) -> Reply:
-        status, headers = response.status_code, response.headers
+    def _reply(self, answer: Answer, url: str) -> Reply:
+        status, headers, body = answer
         data = None
         text = ""
         if body:
@@ -366,7 +309,7 @@ class Api:
                         what = "a web page" if kind == "text/html" else "cut-off or invalid data"
                         raise Unavailable(f"{self.provider.name} answered with {what}.") from None
                     data = body.decode("utf-8", "replace")
-        return Reply(status, headers, data, text, str(response.request.url).partition("?")[0])
+        return Reply(status, headers, data, text, url.partition("?")[0])
 
     def _error(self, reply: Reply) -> ProviderError | None:
         error = self.provider.classify(reply)
@@ -384,15 +327,12 @@ class Api:
         return RequestRejected(f"{name} refused the request ({status}): {reply.text[:200]}")
 
 
-async def _read(response: httpx2.Response, name: str) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    async for part in response.aiter_bytes():
-        size += len(part)
-        if size > MAX_BODY:
-            raise RequestRejected(f"{name} sent more than {MAX_BODY // 1024 // 1024} MiB in one answer.")
-        parts.append(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+def _query(params: Mapping[str, Any]) -> str:
+    pairs: list[tuple[str, str]] = []
+    for name, value in params.items():
+        for each in value if isinstance(value, (list, tuple)) else (value,):
+            pairs.append((name, "" if each is None else str(each).lower() if isinstance(each, bool) else str(each)))
+    return urlencode(pairs)
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

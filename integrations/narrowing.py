@@ -30,8 +30,8 @@ def parts_of(connection: Connection) -> list[Partition]:
     ask = provider.partitions
 
     async def call() -> list[Partition]:
-        async with asyncio.timeout(TIMEOUT):
-            return await ask(await gateway.open_api(connection))
+        async with asyncio.timeout(TIMEOUT), gateway.visit_api(connection) as api:
+            return await ask(api)
 
     try:
         found = async_to_sync(call)()

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-import httpx2
 from django.conf import settings
 
+from integrations import transport
 from integrations.errors import Misconfigured, Unavailable
-from integrations.http import _PrivateAddress, check_address, check_public_address, make_client
+from integrations.http import check_address, check_public_address, make_client
+from integrations.transport import PrivateAddress
 
 SECONDS = 15.0  # for the whole of it
 
@@ -30,17 +31,14 @@ async def post(url: str, body: str, headers: Mapping[str, str]) -> int:
     """The status that the receiver answered with; its body is not read. Raises Unavailable or Misconfigured in words."""
     try:
         async with asyncio.timeout(SECONDS), make_client(allow_private=settings.ALLOW_PRIVATE_HOSTS) as client:
-            request = client.build_request("POST", url, content=body.encode(), headers=dict(headers))
-            response = await client.send(request, stream=True)
-            await response.aclose()
-            return int(response.status_code)
-    except _PrivateAddress:
+            return (await client.send("POST", url, headers, body.encode())).status
+    except PrivateAddress:
         raise Misconfigured("The address leads to a private network, which this deployment does not allow.") from None
-    except (TimeoutError, httpx2.TimeoutException):
+    except (TimeoutError, transport.ConnectTimeout, transport.ReadTimeout):
         raise Unavailable(f"No answer within {SECONDS:.0f} s.") from None
-    except httpx2.ConnectError:
+    except transport.CannotConnect:
         raise Unavailable("The host could not be reached.") from None
-    except (httpx2.TransportError, httpx2.DecodingError):
+    except transport.BrokenOff:
         raise Unavailable("The connection broke off.") from None
-    except (httpx2.InvalidURL, UnicodeError):
+    except transport.InvalidAddress:
         raise Misconfigured("This is not a valid address.") from None

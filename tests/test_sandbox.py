@@ -19,6 +19,7 @@ import pytest
 
 from integrations.sandbox import make_app
 from tests.conftest import PROJECT, free_port, stop, wait_for
+from tests.senders import ByHttpx
 
 NOW = datetime(2026, 3, 4, 12, 34, tzinfo=UTC)
 BACK = "https://atom.test/back?kept=1"
@@ -663,7 +664,7 @@ async def test_the_providers_code_reads_and_counts_what_is_true(client: httpx2.A
 
     provider = PROVIDERS[slug]
     token = (await signed_in_to(client, slug))["access_token"]
-    api = Api(provider, f"http://host.test/sandbox/{slug}", client, token, namespace=slug)
+    api = Api(provider, f"http://host.test/sandbox/{slug}", ByHttpx(client), token, namespace=slug)
     account = await provider.identify(api)
     assert account.external_id in ("9000000", "00Dsb0000000001AAA")
     window = Window(NOW - timedelta(days=200), NOW - timedelta(days=20))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from historical_sync import retrying
-from integrations import http
+from integrations import http, transport
 from integrations.providers import PROVIDERS
 from tests.conftest import Sandbox, Worker, empty_database, until
 from tests.faults import toy as toys
@@ -70,7 +70,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrying, "BACK_OFF", 0.02)
     monkeypatch.setattr(retrying, "THROTTLE_DEFAULT", timedelta(seconds=0.3))
     monkeypatch.setattr(retrying, "DAILY_QUOTA_DEFAULT", timedelta(seconds=0.6))
-    monkeypatch.setattr(http, "READ_TIMEOUT", 0.6)
+    monkeypatch.setattr(transport, "READ_TIMEOUT", 0.6)
     monkeypatch.setattr(http, "TOTAL_TIMEOUT", 1.2)
 
 

@@ -13,6 +13,7 @@ from integrations.http import Api, Reply
 from integrations.providers import asana
 from integrations.providers.asana import ASANA
 from integrations.providers.base import Context, Partition, Window
+from tests.senders import answering
 
 CONTEXT = Context("asana")
 LAUNCH = Partition("500", "Launch", {"project": "500"})
@@ -46,14 +47,13 @@ async def walk(stream: str, answers: dict[str, Any], asked: list[httpx2.Request]
         return httpx2.Response(200, json={"data": answer, "next_page": None})
 
     found, cursor = [], None
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(handle)) as client:
-        api = Api(ASANA, "https://app.asana.com", client, "token")
-        while True:
-            page = await ASANA.stream(stream).fetch(api, LAUNCH, WINDOW, cursor)
-            found += [record.external_id for record in page.records]
-            cursor = page.next_cursor
-            if cursor is None:
-                return found
+    api = Api(ASANA, "https://app.asana.com", answering(handle), "token")
+    while True:
+        page = await ASANA.stream(stream).fetch(api, LAUNCH, WINDOW, cursor)
+        found += [record.external_id for record in page.records]
+        cursor = page.next_cursor
+        if cursor is None:
+            return found
 
 
 @pytest.mark.parametrize(

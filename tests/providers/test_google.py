@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from integrations.errors import AccessDenied, CursorExpired, Misconfigured, Throttled
-from integrations.http import Api, Reply
+from integrations.http import Api, Reply, make_client
 from integrations.providers import google
 from integrations.providers.base import WHOLE, Context, Partition, Window
 from integrations.providers.google import GOOGLE
@@ -91,7 +91,7 @@ def test_a_wait_is_read_from_the_words_by_googles_clock():
 
 
 def test_gmail_has_a_host_of_its_own_unless_the_deployment_says_otherwise():
-    client = httpx2.AsyncClient()
+    client = make_client(allow_private=False)
     theirs, ours = Api(GOOGLE, GOOGLE.api_url, client), Api(GOOGLE, f"{ROOT}/google", client)
     assert theirs._url("/gmail/v1/users/me/labels") == "https://gmail.googleapis.com/gmail/v1/users/me/labels"
     assert theirs._url("/calendar/v3/users/me/calendarList").startswith("https://www.googleapis.com/calendar/")

@@ -16,6 +16,7 @@ from integrations.providers.base import Context, Graph, Partition, Window
 from integrations.providers.jira import JIRA
 from integrations.sandbox.jira_rows import SITES
 from tests.contract.stage import ALL, ROOT, Import, staged
+from tests.senders import ByHttpx, answering
 
 ACME = Partition(
     "s1:10", "Operations (OPS)", {"site": "s1", "url": "https://acme.atlassian.net", "base": "/b", "project": "10"}
@@ -111,7 +112,7 @@ async def test_all_sites_of_a_grant_are_reached_and_those_of_confluence_left_out
 
 async def test_an_api_token_reaches_its_own_site() -> None:
     async with staged("jira") as stage:
-        api = Api(JIRA, f"{ROOT}/jira", stage.client, "ana@northwind.test:ATATT3x", namespace="jira")
+        api = Api(JIRA, f"{ROOT}/jira", ByHttpx(stage.client), "ana@northwind.test:ATATT3x", namespace="jira")
         assert (await JIRA.identify(api)).external_id == stage.account
         found = Import(JIRA.stream("issues"), ALL)
         for part in await JIRA.partitions(api):  # type: ignore[misc]
@@ -177,8 +178,7 @@ async def test_an_issue_that_goes_while_its_comments_are_read_leaves_those_that_
     def answer(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(200, json=found) if request.method == "POST" else httpx2.Response(404, json={})
 
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
-        page = await JIRA.stream("comments").fetch(Api(JIRA, "https://api.test", client, "t"), ACME, ALL, None)
+    page = await JIRA.stream("comments").fetch(Api(JIRA, "https://api.test", answering(answer), "t"), ACME, ALL, None)
     assert [record.external_id for record in page.records] == ["s1:1"]
     assert page.records[0].occurred_at == datetime(2026, 1, 5, 11, 0, 0, 123_000, UTC)
 

@@ -15,6 +15,7 @@ from integrations.providers.base import Context, Partition, Window
 from integrations.providers.slack import SLACK
 from integrations.providers.wire import EPOCH
 from tests.contract.stage import Stage
+from tests.senders import answering
 
 NS = "slack@T1"
 GENERAL = Partition("C1", "#general", {"url": "https://acme.slack.com/", "created": 1735689600})
@@ -146,9 +147,8 @@ async def test_a_bot_is_asked_only_for_channels_it_is_in_and_a_token_only_for_wh
         rows = [{"id": "C1", "name": "in", "is_member": True}, {"id": "C2", "name": "out", "is_member": False}]
         return httpx2.Response(200, json={"ok": True, "channels": rows, "response_metadata": {"next_cursor": ""}})
 
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
-        api = Api(SLACK, "https://slack.com", client, "xoxb-1", facts={"scopes": ["channels:read", "im:read"]})
-        assert [partition.key for partition in await slack._partitions(api)] == ["C1"]
+    api = Api(SLACK, "https://slack.com", answering(answer), "xoxb-1", facts={"scopes": ["channels:read", "im:read"]})
+    assert [partition.key for partition in await slack._partitions(api)] == ["C1"]
     assert dict(asked[1].url.params)["types"] == "public_channel,im"
 
 
@@ -156,10 +156,9 @@ async def test_a_page_may_be_empty_before_the_end():
     def answer(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(200, json={"ok": True, "messages": [], "response_metadata": {"next_cursor": "on"}})
 
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
-        window = Window(datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 2, 1, tzinfo=UTC))
-        api = Api(SLACK, "https://slack.com", client, "xoxp-1")
-        assert (await slack._fetch_messages(api, GENERAL, window, None)).next_cursor == {"cursor": "on"}
+    window = Window(datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 2, 1, tzinfo=UTC))
+    api = Api(SLACK, "https://slack.com", answering(answer), "xoxp-1")
+    assert (await slack._fetch_messages(api, GENERAL, window, None)).next_cursor == {"cursor": "on"}
 
 
 async def test_replies_to_what_was_said_before_the_window_are_found():

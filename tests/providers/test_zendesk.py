@@ -14,6 +14,7 @@ from integrations.http import Api, Reply
 from integrations.providers import zendesk
 from integrations.providers.base import WHOLE, Context, Window
 from integrations.providers.zendesk import ZENDESK
+from tests.senders import answering
 
 NS = "zendesk@acme"
 SINCE = datetime(2025, 1, 1, tzinfo=UTC)
@@ -34,9 +35,8 @@ async def page_of(answer: Any, stream: str, cursor: Any = None) -> Any:
     def handle(request: httpx2.Request) -> httpx2.Response:
         return answer(request) if callable(answer) else httpx2.Response(200, json=answer)
 
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(handle)) as client:
-        api = Api(ZENDESK, "https://acme.zendesk.com", client, "token", facts={"subdomain": "acme"})
-        return await ZENDESK.stream(stream).fetch(api, WHOLE, WINDOW, cursor)
+    api = Api(ZENDESK, "https://acme.zendesk.com", answering(handle), "token", facts={"subdomain": "acme"})
+    return await ZENDESK.stream(stream).fetch(api, WHOLE, WINDOW, cursor)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,8 @@ async def test_somebody_unknown_is_no_account():
     def answer(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(200, json={"user": {"id": None, "name": "Anonymous user"}})
 
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
-        with pytest.raises(ReauthRequired):
-            await ZENDESK.identify(Api(ZENDESK, "https://acme.zendesk.com", client, "token"))
+    with pytest.raises(ReauthRequired):
+        await ZENDESK.identify(Api(ZENDESK, "https://acme.zendesk.com", answering(answer), "token"))
 
 
 @pytest.mark.parametrize("hours", [24, 30])
