@@ -288,7 +288,7 @@ async def write_rows(
     if graph.addresses:
         await _write_addresses(db, lease, graph.addresses)
     if revised:
-        doubts = withdrawn([_version(row, seen[row.id], graph) for row in revised], extract, context, ids)
+        doubts = withdrawn([_version(row, seen[row.id], graph) for row in revised], extract, context, known.ids)
         if doubts:
             await mark(db, lease.tenant_id, doubts)
 
