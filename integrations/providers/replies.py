@@ -48,11 +48,15 @@ def body(reply: Reply) -> JSON:
     return reply.data if isinstance(reply.data, dict) else {}
 
 
-def inner(row: JSON, name: str) -> JSON:
-    """The object, or the first of the list of objects, that stands there; empty when there is none."""
-    found = row.get(name)
+def first(found: object) -> JSON:
+    """The object, or the first of a list of objects; empty when it is neither."""
     found = found[0] if isinstance(found, list) and found else found
     return found if isinstance(found, dict) else {}
+
+
+def inner(row: JSON, name: str) -> JSON:
+    """The object, or the first of the list of objects, that stands there; empty when there is none."""
+    return first(row.get(name))
 
 
 def rate_headers(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,11 +25,9 @@ from integrations.providers.base import (
     JSON,
     Account,
     Context,
-    Count,
     Entity,
     Estimate,
     Extract,
-    Fetch,
     Graph,
     OAuth,
     Page,
@@ -43,8 +42,9 @@ from integrations.providers.base import (
     WindowKind,
 )
 from integrations.providers.graph import GraphBuilder, facts, organization, person
+from integrations.providers.replies import ErrorTable, Means, error_in, first
 from integrations.providers.text import mentioned_emails
-from integrations.providers.wire import reader, records, utc
+from integrations.providers.wire import page, reader, stamp
 
 ROOT = "/services/data/v67.0"
 BULK_FROM = 10_000  # rows of one window
@@ -66,60 +66,33 @@ _FIELDS: dict[str, str] = {
 }
 _COMMON = "CreatedDate, SystemModstamp, IsDeleted"
 # The first three characters of an id say what it is.
-_PREFIXES = {
-    "001": "account",
-    "003": "contact",
-    "00Q": "lead",
-    "005": "user",
-    "006": "opportunity",
-    "500": "case",
-    "00T": "task",
-}
-_KINDS = {
-    "account": "organization",
-    "contact": "person",
-    "lead": "person",
-    "user": "person",
-    "opportunity": "deal",
-    "case": "case",
-}
-
+_PREFIXES = {"001": "account", "003": "contact", "00Q": "lead", "005": "user", "006": "opportunity", "500": "case",
+             "00T": "task"}  # fmt: skip
+_KINDS = {"account": "organization", "contact": "person", "lead": "person", "user": "person", "opportunity": "deal",
+          "case": "case"}  # fmt: skip
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
 
-
-def _literal(moment: datetime) -> str:
-    """A SOQL date-time, to the millisecond that SystemModstamp has."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+_UNREADABLE = ("INVALID_TYPE", "INVALID_FIELD", "INSUFFICIENT_ACCESS", "API_DISABLED_FOR_ORG", "API_CURRENTLY_DISABLED")
+_ERRORS: ErrorTable = {
+    **dict.fromkeys(_UNREADABLE, Means(AccessDenied, "Salesforce does not let this user read it: {said}")),
+    **dict.fromkeys((406, 420), Means(Unavailable, "Salesforce has a problem of its own ({status}).")),
+    "INVALID_QUERY_LOCATOR": Means(CursorExpired, "Salesforce no longer knows the page; going on by date."),
+    "QUERY_TIMEOUT": Means(WindowTooLarge, "Salesforce needs too long for this span of time."),
+    "MALFORMED_QUERY": Means(RequestRejected, "Salesforce does not understand the query: {said}"),
+    # Too many long requests at once clears in seconds. Salesforce names no time.
+    "REQUEST_LIMIT_EXCEEDED": Means(Throttled, "Salesforce asks for fewer requests at once.", wait=15),
+}
 
 
 def _classify(reply: Reply) -> ProviderError | None:
     if reply.status < 400:
         return None
-    first = reply.data[0] if isinstance(reply.data, list) and reply.data and isinstance(reply.data[0], dict) else {}
-    code, message = str(first.get("errorCode", "")), str(first.get("message", ""))
-    if code == "REQUEST_LIMIT_EXCEEDED":
-        # Too many long requests at once clears in seconds; the day's allocation in hours. Salesforce names no time for either.
-        if "TotalRequests" in message:
-            return Throttled("Salesforce's daily limit of API calls is used up.", daily=True)
-        return Throttled("Salesforce asks for fewer requests at once.", datetime.now(UTC) + timedelta(seconds=15))
-    if code == "INVALID_QUERY_LOCATOR":
-        return CursorExpired("Salesforce no longer knows the page; going on by date.")
-    if code == "QUERY_TIMEOUT":
-        return WindowTooLarge("Salesforce needs too long for this span of time.")
-    if code in (
-        "INVALID_TYPE",
-        "INVALID_FIELD",
-        "INSUFFICIENT_ACCESS",
-        "API_DISABLED_FOR_ORG",
-        "API_CURRENTLY_DISABLED",
-    ):
-        return AccessDenied(f"Salesforce does not let this user read it: {message[:300]}")
-    if code == "MALFORMED_QUERY":
-        return RequestRejected(f"Salesforce does not understand the query: {message[:300]}")
-    if reply.status in (406, 420):
-        return Unavailable(f"Salesforce has a problem of its own ({reply.status}).")
-    return None
+    error = first(reply.data)
+    code, message = str(error.get("errorCode", "")), str(error.get("message", ""))
+    if code == "REQUEST_LIMIT_EXCEEDED" and "TotalRequests" in message:
+        return Throttled("Salesforce's daily limit of API calls is used up.", daily=True)
+    return error_in(_ERRORS, reply, code, message)
 
 
 def _rate_state(reply: Reply) -> RateState | None:
@@ -152,50 +125,35 @@ def _api_root(api_url: str, facts: Mapping[str, Any]) -> str:
 
 
 def _condition(window: Window) -> str:
-    return f"SystemModstamp >= {_literal(window.since)} AND SystemModstamp < {_literal(window.until)}"
+    """To the millisecond that SystemModstamp has."""
+    since, until = (stamp(bound, "milliseconds") for bound in (window.since, window.until))
+    return f"SystemModstamp >= {since} AND SystemModstamp < {until}"
 
 
-def _id(row: JSON) -> object:
-    return row["Id"]
+_CHANGED = reader("Id", "SystemModstamp")
 
 
-def _changed(row: JSON) -> datetime:
-    return utc(row["SystemModstamp"])
+async def _fetch(table: str, api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+    """By REST; a window that turns out to hold very much (a mass update) by the Bulk API, whose rows come in no order."""
+    if cursor and "job" in cursor:
+        if not await bulk.ready(api, ROOT, cursor["job"]):
+            return Page([], {"rest": True})
+        rows, locator = await bulk.rows(api, ROOT, cursor["job"], cursor["locator"])
+        return page(rows, _CHANGED, {**cursor, "locator": locator} if locator else None)
+    if cursor and "next" in cursor:
+        reply = await api.get(cursor["next"])
+    else:
+        query = f"SELECT {_FIELDS[table]}, {_COMMON} FROM {table} WHERE {_condition(window)}"
+        reply = await api.get(f"{ROOT}/queryAll", {"q": f"{query} ORDER BY SystemModstamp ASC, Id ASC"})
+        if int(reply.data["totalSize"]) >= BULK_FROM and not cursor and (job := await bulk.start(api, ROOT, query)):
+            return Page([], {"job": job, "locator": ""})
+    following = None if reply.data.get("done", True) else {"next": reply.data["nextRecordsUrl"]}
+    return page(reply.data["records"], _CHANGED, following, max)
 
 
-def _records(rows: list[Any], following: JSON | None, *, ordered: bool) -> Page:
-    found, rejected = records(rows, reader(_id, _changed))
-    return Page(found, following, found[-1].occurred_at if found and ordered else None, rejected)
-
-
-def _fetch(table: str) -> Fetch:
-    async def fetch(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
-        """By REST; a window that turns out to hold very much (a mass update) by the Bulk API, whose rows come in no order."""
-        if cursor and "job" in cursor:
-            if not await bulk.ready(api, ROOT, cursor["job"]):
-                return Page([], {"rest": True})
-            rows, locator = await bulk.rows(api, ROOT, cursor["job"], cursor["locator"])
-            return _records(rows, {**cursor, "locator": locator} if locator else None, ordered=False)
-        if cursor and "next" in cursor:
-            reply = await api.get(cursor["next"])
-        else:
-            query = f"SELECT {_FIELDS[table]}, {_COMMON} FROM {table} WHERE {_condition(window)}"
-            reply = await api.get(f"{ROOT}/queryAll", {"q": f"{query} ORDER BY SystemModstamp ASC, Id ASC"})
-            if int(reply.data["totalSize"]) >= BULK_FROM and not cursor and (job := await bulk.start(api, ROOT, query)):
-                return Page([], {"job": job, "locator": ""})
-        following = None if reply.data.get("done", True) else {"next": reply.data["nextRecordsUrl"]}
-        return _records(reply.data["records"], following, ordered=True)
-
-    return fetch
-
-
-def _count(table: str) -> Count:
-    async def count(api: Api, partition: Partition, window: Window) -> Estimate | None:
-        query = f"SELECT COUNT() FROM {table} WHERE {_condition(window)}"
-        reply = await api.get(f"{ROOT}/queryAll", {"q": query})
-        return Estimate(int(reply.data["totalSize"]), exact=True)
-
-    return count
+async def _count(table: str, api: Api, partition: Partition, window: Window) -> Estimate | None:
+    query = f"SELECT COUNT() FROM {table} WHERE {_condition(window)}"
+    return Estimate(int((await api.get(f"{ROOT}/queryAll", {"q": query})).data["totalSize"]), exact=True)
 
 
 # -- records to graph ---------------------------------------------------------------------------------------------------------
@@ -210,7 +168,7 @@ def _own(row: JSON, context: Context, kind: str, name: str, *fields: str) -> Gra
 
 
 def _known(row: JSON, *fields: str) -> JSON:
-    return {**facts(row, *fields), **({"deleted": True} if row.get("IsDeleted") else {})}
+    return facts(row, *fields, deleted=row.get("IsDeleted"))
 
 
 def _owner(row: JSON, ns: str) -> Entity | None:
@@ -235,7 +193,7 @@ def _contact_of(row: JSON, ns: str, field: str, parent: str) -> Entity | None:
 
 def _mentions(row: JSON, *fields: str) -> Iterator[str]:
     for field in fields:
-        yield from mentioned_emails(row.get(field) or "")
+        yield from mentioned_emails(row.get(field))
 
 
 def _extract_account(row: JSON, context: Context) -> Graph:
@@ -307,17 +265,8 @@ def _token_facts(token: Mapping[str, Any]) -> JSON:
 
 
 def _stream(name: str, label: str, table: str, extract: Extract) -> Stream:
-    return Stream(
-        name,
-        label,
-        WindowKind.EXACT,
-        _fetch(table),
-        extract,
-        _count(table),
-        needs=("api",),
-        page_size=2000,
-        record=reader(_id, _changed),
-    )
+    fetch, count = partial(_fetch, table), partial(_count, table)
+    return Stream(name, label, WindowKind.EXACT, fetch, extract, count, needs=("api",), page_size=2000, record=_CHANGED)
 
 
 SALESFORCE = Provider(
