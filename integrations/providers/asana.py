@@ -32,7 +32,7 @@ from integrations.providers.base import (
 from integrations.providers.graph import GraphBuilder, facts, headline, organization, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in, inner
 from integrations.providers.text import MOST_MENTIONS, mentioned_emails
-from integrations.providers.wire import Rows, all_rows, page, pages, reader
+from integrations.providers.wire import Rows, all_rows, listing, page, pages, reader
 
 # What replies hold besides ids; without it they are compact.
 _FIELDS = {
@@ -87,7 +87,7 @@ async def _workspaces(api: Api) -> list[JSON]:
     return await all_rows(partial(_list, api, "workspaces", "name"))
 
 
-async def _projects(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
+async def _projects(api: Api, cursor: JSON | None) -> Rows:
     """Workspace after workspace. cursor: {"left": [workspace, ...], "offset": in the first of them}."""
     left = cursor["left"] if cursor else [row["gid"] for row in await _workspaces(api)]
     if not left:
@@ -265,7 +265,7 @@ ASANA = Provider(
     streams=(
         Stream("workspaces", "Workspaces", WindowKind.SNAPSHOT, _of_all("workspaces"), _extract_workspace, needs=("workspaces:read",)),
         Stream("users", "People", WindowKind.SNAPSHOT, _of_all("users"), _extract_user, needs=("users:read",)),
-        Stream("projects", "Projects", WindowKind.SNAPSHOT, pages(_projects, _CHANGED), _extract_project, needs=("projects:read", "workspaces:read")),
+        Stream("projects", "Projects", WindowKind.SNAPSHOT, listing(_projects, _CHANGED), _extract_project, needs=("projects:read", "workspaces:read")),
         # In no order of time, so that a project is read in one go.
         Stream("tasks", "Tasks", WindowKind.SCAN, pages(_tasks, _CHANGED), _extract_task, ascending=False, partitioned=True, needs=_TASKS),
         Stream("subtasks", "Subtasks", WindowKind.SCAN, pages(_subtasks, _CHANGED), _extract_task, ascending=False, partitioned=True, needs=_TASKS, page_size=5),

@@ -6,15 +6,10 @@ import asyncio
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from urllib.parse import quote
 
-from integrations.errors import (
-    AccessDenied,
-    CursorExpired,
-    Misconfigured,
-    ProviderError,
-    Throttled,
-)
+from integrations.errors import AccessDenied, CursorExpired, Gone, Misconfigured, ProviderError, Throttled
 from integrations.http import Api, Reply
 from integrations.providers.base import (
     JSON,
@@ -36,66 +31,71 @@ from integrations.providers.base import (
     WindowKind,
 )
 from integrations.providers.graph import GraphBuilder, facts, headline
-from integrations.providers.mail import (
-    addressed,
-    message_entity,
-    message_ids,
-    message_key,
-    people,
-    text_of,
-    words,
-)
+from integrations.providers.mail import addressed, message_entity, message_ids, message_key, people, text_of, words
+from integrations.providers.replies import ErrorTable, Means, body, error_in, inner
 from integrations.providers.text import domain_key, mentioned_emails, plain
-from integrations.providers.wire import reader, records, stamp, utc
+from integrations.providers.wire import (
+    MILLISECOND,
+    SECOND,
+    Rows,
+    all_rows,
+    epoch,
+    listing,
+    page,
+    pages,
+    reader,
+    stamp,
+    ticks,
+    utc,
+)
 
 MAIL, CALENDAR = "/gmail/v1/users/me", "/calendar/v3"
 READ_MAIL, READ_CALENDARS = (f"https://www.googleapis.com/auth/{name}.readonly" for name in ("gmail", "calendar"))
 AT_ONCE = 4  # messages of one page that are read at the same time
 A_READ = 20  # messages of one page: what is lost when the limit comes in the middle of it
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MS, _SECOND = timedelta(milliseconds=1), timedelta(seconds=1)
 _DATES_LAG = timedelta(hours=12)  # a calendar's day begins up to so much after the same day of UTC
-_LIMITS = ("rateLimitExceeded", "userRateLimitExceeded", "quotaExceeded", "RATE_LIMIT_EXCEEDED")
-_SCOPES = ("insufficientPermissions", "ACCESS_TOKEN_SCOPE_INSUFFICIENT")
-_SWITCHED_OFF = ("accessNotConfigured", "SERVICE_DISABLED")
 _AFTER = re.compile(r"[Rr]etry after (\d{4}-\d\d-\d\dT[\d:.]+Z)")
 _COMING = ("accepted", "tentative")
 _NO_PERSON = (".calendar.google.com", "calendar-notification@google.com")  # group calendars, rooms, the calendar itself
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
 
-
-class _Gone(ProviderError):
-    """A message that was deleted between the list and the look at it."""
+_LIMITS = ("rateLimitExceeded", "userRateLimitExceeded", "quotaExceeded", "RATE_LIMIT_EXCEEDED")
+_SCOPES = ("insufficientPermissions", "ACCESS_TOKEN_SCOPE_INSUFFICIENT")
+_SWITCHED_OFF = ("accessNotConfigured", "SERVICE_DISABLED")
+_NOT_GRANTED = "Google was not asked for, or not granted, the permission for this: connect again and tick it."
+_NOT_ENABLED = "Google: the API is not enabled in the Cloud project of this deployment's client."
+_ERRORS: ErrorTable = {
+    **dict.fromkeys(_SCOPES, Means(AccessDenied, _NOT_GRANTED)),
+    **dict.fromkeys(_SWITCHED_OFF, Means(Misconfigured, _NOT_ENABLED)),
+    "no mailbox": Means(AccessDenied, "Google: Gmail is not switched on for this account."),
+    "no message": Means(Gone, "Google: the message is gone."),
+    "dead cursor": Means(CursorExpired, "Google no longer knows the page; going on by date."),
+}
 
 
 def _classify(reply: Reply) -> ProviderError | None:
     """By reason: a limit and a missing permission have the same status."""
-    error = reply.data.get("error") if isinstance(reply.data, dict) else None
-    if not isinstance(error, dict):
+    error = inner(body(reply), "error")
+    if not error:
         return None
     words = str(error.get("message") or "")
     parts = (*(error.get("errors") or ()), *(error.get("details") or ()))
-    reasons = [part.get("reason") for part in parts if isinstance(part, dict)]
+    reasons = [str(part.get("reason")) for part in parts if isinstance(part, dict)]
     if "dailyLimitExceeded" in reasons:
         return Throttled("Google's limit of a day is used up.", reply.retry_at(), daily=True)
     if reply.status == 429 or any(reason in _LIMITS for reason in reasons):
         named = _AFTER.search(words)
         at = reply.by_our_clock(utc(named[1])) if named else reply.retry_at()
         return Throttled("Google asks to slow down.", at or datetime.now(UTC) + timedelta(minutes=1))
-    if any(reason in _SCOPES for reason in reasons):
-        return AccessDenied(
-            "Google was not asked for, or not granted, the permission for this: connect again and tick it."
-        )
-    if any(reason in _SWITCHED_OFF for reason in reasons):
-        return Misconfigured("Google: the API is not enabled in the Cloud project of this deployment's client.")
-    if "failedPrecondition" in reasons and "not enabled" in words:
-        return AccessDenied("Google: Gmail is not switched on for this account.")
-    if reply.status == 404 and "/messages/" in reply.url:
-        return _Gone("The message is gone.")
-    if reply.status in (400, 410) and "token" in words.lower():
-        return CursorExpired("Google no longer knows the page; going on by date.")
-    return None
+    code = next((reason for reason in reasons if reason in _ERRORS), "")
+    if not code and "failedPrecondition" in reasons and "not enabled" in words:
+        code = "no mailbox"
+    elif not code and reply.status == 404 and "/messages/" in reply.url:
+        code = "no message"
+    elif not code and reply.status in (400, 410) and "token" in words.lower():
+        code = "dead cursor"
+    return error_in(_ERRORS, reply, code)
 
 
 def _owner(api: Api) -> JSON:
@@ -104,7 +104,7 @@ def _owner(api: Api) -> JSON:
 
 
 def _sent_at(row: JSON) -> datetime:
-    return _EPOCH + int(row["internalDate"]) * _MS
+    return epoch(row["internalDate"], MILLISECOND)
 
 
 def _moment(when: JSON) -> datetime:
@@ -116,16 +116,17 @@ def _starts_at(row: JSON) -> datetime:
     return _moment(row.get("start") or row["originalStartTime"])
 
 
+_TIMELESS, _SENT = reader(), reader("id", _sent_at)
+
 # -- fetching -----------------------------------------------------------------------------------------------------------------
 
 
-async def _fetch_labels(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
-    rows = [{**row, "mailbox": _owner(api)} for row in (await api.get(f"{MAIL}/labels")).data.get("labels") or ()]
-    found, rejected = records(rows, reader(lambda row: row["id"], lambda row: _EPOCH))
-    return Page(found, None, None, rejected)
+async def _labels(api: Api, cursor: JSON | None) -> Rows:
+    rows = (await api.get(f"{MAIL}/labels")).data.get("labels") or ()
+    return [{**row, "mailbox": _owner(api)} for row in rows], None
 
 
-async def _fetch_messages(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+async def _messages(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
     """Newest first. Lists hold ids only: a page of them is read a few at a time.
 
     Whether `after` and `before` are included is not said, so a second more is asked for.
@@ -134,15 +135,13 @@ async def _fetch_messages(api: Api, partition: Partition, window: Window, cursor
     state = cursor or {"ids": [], "next": None}
     ids, following = state["ids"], state["next"]
     if not ids:
-        since, until = (window.since - _EPOCH) // _SECOND - 1, -((_EPOCH - window.until) // _SECOND) + 1
-        asked: JSON = {"q": f"after:{since} before:{until}", "maxResults": 100, "includeSpamTrash": "false"}
+        since, until = ticks(window)
+        asked = {"q": f"after:{since - 1} before:{until + 1}", "maxResults": 100, "includeSpamTrash": "false"}
         data = (await api.get(f"{MAIL}/messages", {**asked, "pageToken": following} if following else asked)).data
         ids, following = [row["id"] for row in data.get("messages") or ()], data.get("nextPageToken")
     rows = [{**row, "mailbox": _owner(api)} for row in await _read(api, ids[:A_READ])]
-    found, rejected = records(rows, reader(lambda row: row["id"], _sent_at))
-    last = min((record.occurred_at for record in found), default=None)
     rest = ids[A_READ:]
-    return Page(found, {"ids": rest, "next": following} if rest or following else None, last, rejected)
+    return rows, {"ids": rest, "next": following} if rest or following else None
 
 
 async def _read(api: Api, ids: list[str]) -> list[JSON]:
@@ -153,7 +152,7 @@ async def _read(api: Api, ids: list[str]) -> list[JSON]:
         async with gate:
             try:
                 return dict((await api.get(f"{MAIL}/messages/{quote(message, safe='')}", {"format": "full"})).data)
-            except _Gone:
+            except Gone:
                 return None
 
     try:
@@ -164,30 +163,23 @@ async def _read(api: Api, ids: list[str]) -> list[JSON]:
     return [row for task in reading if (row := task.result()) is not None]
 
 
-async def _calendar_list(api: Api, cursor: JSON | None) -> JSON:
-    asked = {"maxResults": 250, "showHidden": "true", **(cursor or {})}
-    return dict((await api.get(f"{CALENDAR}/users/me/calendarList", asked)).data)
+async def _list(api: Api, path: str, asked: JSON, cursor: JSON | None) -> Rows:
+    """A page of a calendar's list. Only its token tells the end: pages may be short, even empty, before it."""
+    data = (await api.get(f"{CALENDAR}/{path}", {**asked, "maxResults": 250, **(cursor or {})})).data
+    return data.get("items") or [], {"pageToken": data["nextPageToken"]} if data.get("nextPageToken") else None
 
 
-def _next(data: JSON) -> JSON | None:
-    """Nothing else tells the end: pages may be short, even empty, before it."""
-    return {"pageToken": data["nextPageToken"]} if data.get("nextPageToken") else None
+async def _calendars(api: Api, cursor: JSON | None) -> Rows:
+    return await _list(api, "users/me/calendarList", {"showHidden": "true"}, cursor)
 
 
-async def _fetch_calendars(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
-    data = await _calendar_list(api, cursor)
-    found, rejected = records(data.get("items") or [], reader(lambda row: row["id"], lambda row: _EPOCH))
-    return Page(found, _next(data), None, rejected)
+def _name(calendar: JSON) -> str:
+    return str(calendar.get("summaryOverride") or calendar.get("summary") or calendar["id"])
 
 
 async def _partitions(api: Api) -> list[Partition]:
-    found: list[Partition] = []
-    cursor: JSON | None = {}
-    while cursor is not None:
-        data = await _calendar_list(api, cursor)
-        found += [Partition(row["id"], row.get("summaryOverride") or row.get("summary") or row["id"]) for row in data.get("items") or () if not row.get("deleted")]  # fmt: skip
-        cursor = _next(data)
-    return found
+    rows = await all_rows(partial(_calendars, api))
+    return [Partition(row["id"], _name(row)) for row in rows if not row.get("deleted")]
 
 
 async def _fetch_events(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
@@ -196,30 +188,22 @@ async def _fetch_events(api: Api, partition: Partition, window: Window, cursor: 
     Both bounds are left out, which an event without length at the window's beginning must not be; whole days have no zone, and
     lie where the calendar's has them. Of what was deleted, the time may be missing: that is told wherever it is listed.
     """
-    span = {"timeMin": stamp(window.since - _SECOND), "timeMax": stamp(window.until + _DATES_LAG + _SECOND)}
-    asked = {
-        **span,
-        "singleEvents": "true",
-        "orderBy": "startTime",
-        "showDeleted": "true",
-        "maxResults": 250,
-        **(cursor or {}),
-    }
-    data = (await api.get(f"{CALENDAR}/calendars/{quote(partition.key, safe='')}/events", asked)).data
+    span = {"timeMin": stamp(window.since - SECOND), "timeMax": stamp(window.until + _DATES_LAG + SECOND)}
+    asked = {**span, "singleEvents": "true", "orderBy": "startTime", "showDeleted": "true"}
+    rows, following = await _list(api, f"calendars/{quote(partition.key, safe='')}/events", asked, cursor)
 
     def time_of(row: JSON) -> datetime:
         timeless = row.get("status") == "cancelled" and not row.get("start") and not row.get("originalStartTime")
         return window.since if timeless else _starts_at(row)
 
-    found, rejected = records(data.get("items") or [], reader(lambda row: f"{partition.key}:{row['id']}", time_of))
-    return Page(found, _next(data), None, rejected)
+    return page(rows, reader(lambda row: f"{partition.key}:{row['id']}", time_of), following)
 
 
 # -- records to graph ---------------------------------------------------------------------------------------------------------
 
 
 def _extract_label(row: JSON, context: Context) -> Graph:
-    key = f"{context.namespace}:label:{row['mailbox']['email']}:{row['id']}"
+    key = context.key("label", f"{row['mailbox']['email']}:{row['id']}")
     return Graph([Entity("label", key, row.get("name") or row["id"], facts(row, "type"))], [])
 
 
@@ -234,10 +218,16 @@ def _extract_message(row: JSON, context: Context) -> Graph:
         headers.setdefault(str(header["name"]).lower(), []).append(str(header["value"]))
     first = {name: values[0] for name, values in headers.items()}
     subject = words(first.get("subject", ""))
-    known = {"sent_at": _sent_at(row).isoformat(), **facts(row, "snippet", "sizeEstimate")}
     labels = [str(label) for label in row.get("labelIds") or ()]
-    known |= {"folders": system} if (system := [label for label in labels if not label.startswith("Label_")]) else {}
-    known |= {"deleted": True} if "TRASH" in labels else {}
+    own, system = ([label for label in labels if label.startswith("Label_") is ours] for ours in (True, False))
+    known = facts(
+        row,
+        "snippet",
+        "sizeEstimate",
+        sent_at=_sent_at(row).isoformat(),
+        folders=system or None,
+        deleted="TRASH" in labels,
+    )
     name = headline(subject, "(no subject)")
     said = GraphBuilder(message_entity(ns, first.get("message-id"), f"{owner['email']}:{row['id']}", name, known))
     authors = _people(addressed(headers.get("from", ())))
@@ -250,9 +240,8 @@ def _extract_message(row: JSON, context: Context) -> Graph:
             said.entities.append(Entity("organization", home, home.rpartition(":")[2]))
             said.relationships.append(Relationship("works_at", one.key, home))
     if row.get("threadId"):
-        said.to("part_of", Entity("thread", f"{ns}:thread:{owner['email']}:{row['threadId']}", name))
-    own = [label for label in labels if label.startswith("Label_")]
-    said.to("labelled", *(Entity("label", f"{ns}:label:{owner['email']}:{label}", label) for label in own))
+        said.to("part_of", Entity("thread", context.key("thread", f"{owner['email']}:{row['threadId']}"), name))
+    said.to("labelled", *(Entity("label", context.key("label", f"{owner['email']}:{one}"), one) for one in own))
     before = message_ids(first.get("in-reply-to") or first.get("references"))
     said.refer("replied_to", [message_key(ns, one) for one in before[-1:]])
     said.refer("mentions", mentioned_emails(f"{subject}\n{text_of(payload)}"))
@@ -260,19 +249,18 @@ def _extract_message(row: JSON, context: Context) -> Graph:
 
 
 def _extract_calendar(row: JSON, context: Context) -> Graph:
-    name = row.get("summaryOverride") or row.get("summary") or row["id"]
     known = facts(row, "description", "timeZone", "accessRole", "primary", "deleted")
-    said = GraphBuilder(Entity("calendar", f"{context.namespace}:calendar:{row['id']}", name, known))
+    said = GraphBuilder(Entity("calendar", context.key("calendar", row["id"]), _name(row), known))
     said.to("owned_by", *(_people([(None, row["id"])]) if row.get("primary") else ()))
     return said.graph()
 
 
-def _guest(ns: str, row: JSON | None) -> Entity | None:
+def _guest(row: JSON | None, context: Context) -> Entity | None:
     """Somebody who is asked to come; a room is a calendar."""
     if not row or not row.get("email"):
         return None
     if row.get("resource") or row["email"].endswith(_NO_PERSON):
-        return Entity("calendar", f"{ns}:calendar:{row['email']}", row.get("displayName") or row["email"])
+        return Entity("calendar", context.key("calendar", row["email"]), row.get("displayName") or row["email"])
     return next(iter(_people([(row.get("displayName"), row["email"])])), None)
 
 
@@ -281,25 +269,22 @@ def _extract_event(row: JSON, context: Context) -> Graph:
 
     Who only takes it out of their own calendar does not call it off for the others.
     """
-    ns, here = context.namespace, f"{context.namespace}:event:{context.partition.key}:{row['id']}"
-    cancelled, uid = row.get("status") == "cancelled", row.get("iCalUID")
-    key = f"{ns}:event:{uid}" if uid and (not cancelled or (row.get("organizer") or {}).get("self")) else here
-    if key != here and row.get("originalStartTime"):
+    calendar, cancelled, uid = context.partition, row.get("status") == "cancelled", row.get("iCalUID")
+    here = context.key("event", f"{calendar.key}:{row['id']}")
+    is_shared = uid and (not cancelled or (row.get("organizer") or {}).get("self"))
+    key = context.key("event", uid) if is_shared else here
+    if is_shared and row.get("originalStartTime"):
         key += f":{_moment(row['originalStartTime']).isoformat()}"
-    known = facts(row, "status", "location", "htmlLink", "eventType", "created", "updated")
+    known = facts(row, "status", "location", "htmlLink", "eventType", "created", "updated", deleted=cancelled)
     known |= {name: (row[name].get("dateTime") or row[name].get("date")) for name in ("start", "end") if row.get(name)}
-    known |= {"deleted": True} if cancelled else {}
     name = headline(row.get("summary"), "(no title)")
-    said = GraphBuilder(Entity("event", key, name, known, (here,) if key != here else ()))
-    said.to(
-        "part_of",
-        Entity("calendar", f"{ns}:calendar:{context.partition.key}", context.partition.label or context.partition.key),
-    )
+    said = GraphBuilder(Entity("event", key, name, known, (here,) if is_shared else ()))
+    said.to("part_of", Entity("calendar", context.key("calendar", calendar.key), calendar.label or calendar.key))
     if row.get("recurringEventId"):
-        said.to("part_of", Entity("series", f"{ns}:series:{uid or row['recurringEventId']}", name))
-    said.by("authored", _guest(ns, row.get("organizer")))
+        said.to("part_of", Entity("series", context.key("series", uid or row["recurringEventId"]), name))
+    said.by("authored", _guest(row.get("organizer"), context))
     for guest in row.get("attendees") or ():
-        found = _guest(ns, guest)
+        found = _guest(guest, context)
         if found is not None and found.kind == "person" and guest.get("responseStatus") in _COMING:
             said.by("attended", found)
         else:
@@ -344,12 +329,15 @@ GOOGLE = Provider(
     partition_label="Calendars",
     partitions=_partitions,
     streams=(
-        Stream("labels", "Labels", WindowKind.SNAPSHOT, _fetch_labels, _extract_label, needs=(READ_MAIL,), page_size=ONE_PAGE),
+        Stream("labels", "Labels", WindowKind.SNAPSHOT, listing(_labels, _TIMELESS), _extract_label, needs=(READ_MAIL,), page_size=ONE_PAGE),
         Stream(
-            "messages", "Mail", WindowKind.EXACT, _fetch_messages, _extract_message, ascending=False, needs=(READ_MAIL,), page_size=A_READ,
-            clock=Clock.CREATED, record=reader(lambda row: row["id"], _sent_at),
+            "messages", "Mail", WindowKind.EXACT, pages(_messages, _SENT, min), _extract_message, ascending=False, needs=(READ_MAIL,),
+            page_size=A_READ, clock=Clock.CREATED, record=_SENT,
         ),
-        Stream("calendars", "Calendars", WindowKind.SNAPSHOT, _fetch_calendars, _extract_calendar, needs=(READ_CALENDARS,), page_size=250, names_partitions=True),
+        Stream(
+            "calendars", "Calendars", WindowKind.SNAPSHOT, listing(_calendars, _TIMELESS), _extract_calendar, needs=(READ_CALENDARS,),
+            page_size=250, names_partitions=True,
+        ),
         Stream(
             "events", "Events", WindowKind.EXACT, _fetch_events, _extract_event, partitioned=True, needs=(READ_CALENDARS,), page_size=250,
             clock=Clock.EVENT,

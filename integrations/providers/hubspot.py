@@ -29,7 +29,7 @@ from integrations.providers.base import (
 from integrations.providers.graph import GraphBuilder, facts, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in
 from integrations.providers.text import domain_key, email_key, mentioned_emails, one_line
-from integrations.providers.wire import MILLISECOND, Rows, epoch, pages, reader, ticks, utc
+from integrations.providers.wire import MILLISECOND, Rows, epoch, listing, pages, reader, ticks, utc
 
 OBJECTS, ASSOCIATIONS, OWNERS = "/crm/v3/objects", "/crm/v4/associations", "/crm/v3/owners"
 TOKEN = "/oauth/2026-03/token"
@@ -193,7 +193,7 @@ async def _list(api: Api, path: str, after: str | None, params: JSON) -> tuple[l
     return data["results"], data["paging"]["next"]["after"] if data.get("paging") else None
 
 
-async def _archived(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
+async def _archived(api: Api, cursor: JSON | None) -> Rows:
     """The bin, type after type: searches never show what is archived, and its list has no dates to filter by."""
     name, after = (cursor["type"], cursor["after"]) if cursor else (_NAMES[0], None)
     what = _TYPES[name]
@@ -209,7 +209,7 @@ async def _archived(api: Api, partition: Partition, window: Window, cursor: JSON
     return rows, {"type": following, "after": more} if following else None
 
 
-async def _owners(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
+async def _owners(api: Api, cursor: JSON | None) -> Rows:
     """Those who left (archived) too: old deals are theirs."""
     at = cursor or {"archived": "false", "after": None}
     rows, more = await _list(api, OWNERS, at["after"], {"archived": at["archived"]})
@@ -330,8 +330,8 @@ HUBSPOT = Provider(
     settle=timedelta(minutes=5),
     ids_by_account=True,
     streams=(
-        Stream("owners", "Owners", WindowKind.SNAPSHOT, pages(_owners, _OWNER), _extract_owner, needs=("crm.objects.owners.read",)),
+        Stream("owners", "Owners", WindowKind.SNAPSHOT, listing(_owners, _OWNER), _extract_owner, needs=("crm.objects.owners.read",)),
         *(_stream(name) for name in _NAMES),
-        Stream("archived", "Archived records", WindowKind.SNAPSHOT, pages(_archived, _BINNED), _extract_archived, needs=(_SCOPES["contacts"],)),
+        Stream("archived", "Archived records", WindowKind.SNAPSHOT, listing(_archived, _BINNED), _extract_archived, needs=(_SCOPES["contacts"],)),
     ),
 )  # fmt: skip

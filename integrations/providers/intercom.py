@@ -44,7 +44,7 @@ from integrations.providers.base import (
 from integrations.providers.graph import GraphBuilder, facts, organization, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in, inner, rate_headers, reset_of
 from integrations.providers.text import mentioned_emails, one_line
-from integrations.providers.wire import Rows, epoch, page, pages, reader
+from integrations.providers.wire import Rows, epoch, listing, page, pages, reader
 
 VERSION = "2.14"
 API, APP = "https://api.intercom.io", "https://app.intercom.com"
@@ -146,7 +146,7 @@ async def _parts(api: Api, conversation_id: Any) -> list[JSON]:
     return [{**part, "conversation_id": str(row["id"])} for part in parts]
 
 
-async def _companies(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
+async def _companies(api: Api, cursor: JSON | None) -> Rows:
     """By scroll, as lists end at 10,000. A workspace has one at a time; it ends after a minute and after any error."""
     try:
         data = (await api.get("/companies/scroll", {"scroll_param": cursor["scroll"]} if cursor else None)).data
@@ -159,7 +159,7 @@ async def _companies(api: Api, partition: Partition, window: Window, cursor: JSO
     return data["data"], turn if data["data"] and data.get("scroll_param") else None
 
 
-async def _all(name: str, api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
+async def _all(name: str, api: Api, cursor: JSON | None) -> Rows:
     return (await api.get(f"/{name}")).data[name], None
 
 
@@ -265,7 +265,7 @@ def _searched(name: str, label: str, kind: WindowKind, slack: int, extract: Extr
 
 
 def _whole(name: str) -> Fetch:
-    return pages(partial(_all, name), reader())
+    return listing(partial(_all, name), reader())
 
 
 INTERCOM = Provider(
@@ -292,7 +292,7 @@ INTERCOM = Provider(
     streams=(
         Stream("admins", "Teammates", WindowKind.SNAPSHOT, _whole("admins"), _extract_admin, needs=("read admins",), page_size=ONE_PAGE),
         Stream("teams", "Teams", WindowKind.SNAPSHOT, _whole("teams"), _extract_team, needs=("read admins",), page_size=ONE_PAGE),
-        Stream("companies", "Companies", WindowKind.SNAPSHOT, pages(_companies, _UPDATED), _extract_company, needs=("read users and companies",)),
+        Stream("companies", "Companies", WindowKind.SNAPSHOT, listing(_companies, _UPDATED), _extract_company, needs=("read users and companies",)),
         _searched("contacts", "Contacts", WindowKind.DAY, _DAYS, _extract_contact, "read users and companies"),
         _searched("conversations", "Conversations", WindowKind.EXACT, 1, _extract_conversation, "read conversations"),
         Stream("messages", "Messages", WindowKind.SCAN, _fetch_messages, _extract_message, ascending=False,

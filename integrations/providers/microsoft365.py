@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import partial
 from urllib.parse import quote
 
 from integrations.errors import AccessDenied, CursorExpired, ProviderError, Throttled
@@ -18,7 +18,6 @@ from integrations.providers.base import (
     Estimate,
     Graph,
     OAuth,
-    Page,
     Partition,
     Provider,
     RateBudget,
@@ -28,8 +27,9 @@ from integrations.providers.base import (
 )
 from integrations.providers.graph import GraphBuilder, facts, headline
 from integrations.providers.mail import message_entity, people
+from integrations.providers.replies import ErrorTable, Means, body, error_in, first, inner
 from integrations.providers.text import MOST_TEXT, mentioned_emails, plain
-from integrations.providers.wire import reader, records, rows_of, stamp, utc
+from integrations.providers.wire import SECOND, Rows, all_rows, listing, pages, reader, rows_of, stamp, utc
 
 ME = "/v1.0/me"
 MAIL, CALENDARS, USER = (
@@ -41,8 +41,6 @@ _MESSAGE = (
     "id,internetMessageId,conversationId,parentFolderId,subject,body,isDraft,isRead,hasAttachments,importance,categories,webLink,"
     "receivedDateTime,sentDateTime,lastModifiedDateTime,from,sender,toRecipients,ccRecipients,bccRecipients"
 )
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SECOND = timedelta(seconds=1)
 _DATES_LAG = timedelta(hours=12)  # a whole day begins up to so much after the same day of UTC
 _LEAST_WAIT = timedelta(seconds=10)  # some replies always say one second
 _COMING = ("accepted", "tentativelyAccepted", "organizer")
@@ -50,29 +48,28 @@ _FRACTION = re.compile(r"(\.\d{6})\d+")
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
 
-_DENIED = {
-    "MailboxNotEnabledForRESTAPI": "Microsoft 365: this account has no mailbox in the cloud.",
-    "ErrorAccessDenied": "Microsoft 365 does not let this connection read it: connect again and grant the permission.",
-    "Authorization_RequestDenied": "Microsoft 365 does not let this connection read it: an administrator must consent.",
+_ERRORS: ErrorTable = {
+    410: Means(CursorExpired, "Microsoft 365 no longer knows the page; going on by date."),
+    "MailboxNotEnabledForRESTAPI": Means(AccessDenied, "Microsoft 365: this account has no mailbox in the cloud."),
+    "ErrorAccessDenied": Means(
+        AccessDenied, "Microsoft 365 does not let this connection read it: connect again and grant the permission."
+    ),
+    "Authorization_RequestDenied": Means(
+        AccessDenied, "Microsoft 365 does not let this connection read it: an administrator must consent."
+    ),
 }
 _LIMITS = ("ApplicationThrottled", "TooManyRequests", "activityLimitReached")
 _CURSORS = ("syncStateNotFound", "SyncStateNotFound", "resyncRequired", "ErrorInvalidSkipToken")
 
 
 def _classify(reply: Reply) -> ProviderError | None:
-    error = reply.data.get("error") if isinstance(reply.data, dict) else None
-    code = str(error.get("code") or "") if isinstance(error, dict) else ""
+    code = str(inner(body(reply), "error").get("code") or "")
     if reply.status == 429 or code in _LIMITS:
         soonest = datetime.now(UTC) + (_LEAST_WAIT if reply.headers.get("retry-after") == "1" else timedelta(0))
         named = reply.retry_at()
-        return Throttled(
-            "Microsoft 365 asks to slow down.", max(named, soonest) if named else soonest + 3 * _LEAST_WAIT
-        )
-    if code in _DENIED:
-        return AccessDenied(_DENIED[code])
-    if reply.status == 410 or code in _CURSORS:
-        return CursorExpired("Microsoft 365 no longer knows the page; going on by date.")
-    return None
+        at = max(named, soonest) if named else soonest + 3 * _LEAST_WAIT
+        return Throttled("Microsoft 365 asks to slow down.", at)
+    return error_in(_ERRORS, reply, 410 if code in _CURSORS else code)
 
 
 def _time(value: str) -> datetime:
@@ -80,14 +77,15 @@ def _time(value: str) -> datetime:
     return utc(_FRACTION.sub(r"\1", value))
 
 
-def _received(row: JSON) -> datetime:
-    return _time(row["receivedDateTime"])
+_TIMELESS = reader()
+_RECEIVED = reader("id", lambda row: _time(row["receivedDateTime"]))
+_BEGINS = reader("id", lambda row: _time(row["start"]["dateTime"]))
 
 
-async def _get(api: Api, path: str, params: JSON | None, cursor: JSON | None) -> tuple[list[Any], JSON | None]:
-    """(rows, cursor of the next page), which is an address to be asked for as it is."""
+async def _get(api: Api, path: str, params: JSON | None, cursor: JSON | None) -> Rows:
+    """The cursor of the next page is an address to be asked for as it is."""
     data = (await api.get(cursor["url"] if cursor else path, None if cursor else params, _PREFER)).data
-    data = data if isinstance(data, dict) else {}
+    data = first(data)
     following = data.get("@odata.nextLink")
     return rows_of(data.get("value"), "Microsoft 365"), {"url": following} if following else None
 
@@ -95,7 +93,7 @@ async def _get(api: Api, path: str, params: JSON | None, cursor: JSON | None) ->
 # -- fetching -----------------------------------------------------------------------------------------------------------------
 
 
-async def _fetch_folders(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+async def _folders(api: Api, cursor: JSON | None) -> Rows:
     """The tree, level by level. cursor: {"url": next page of a list, None at its end, "inside": folders whose own are still to list}."""
     inside: list[str] = list(cursor["inside"]) if cursor else []
     page = {"url": cursor["url"]} if cursor and cursor["url"] else None
@@ -104,22 +102,18 @@ async def _fetch_folders(api: Api, partition: Partition, window: Window, cursor:
     )
     rows, following = await _get(api, path, {"includeHiddenFolders": "true", "$top": 100}, page)
     inside += [row["id"] for row in rows if row.get("childFolderCount")]
-    found, rejected = records(rows, reader(lambda row: row["id"], lambda row: _EPOCH))
-    more = {"url": following["url"] if following else None, "inside": inside}
-    return Page(found, more if following or inside else None, None, rejected)
+    return rows, {"url": None, **(following or {}), "inside": inside} if following or inside else None
 
 
 def _filter(window: Window) -> str:
     """Times are in whole seconds; the engine filters again."""
-    return f"receivedDateTime ge {stamp(window.since)} and receivedDateTime lt {stamp(window.until + _SECOND)}"
+    return f"receivedDateTime ge {stamp(window.since)} and receivedDateTime lt {stamp(window.until + SECOND)}"
 
 
-async def _fetch_messages(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+async def _messages(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
     """All folders, oldest first. What is sorted by must stand first in the filter."""
     asked = {"$filter": _filter(window), "$orderby": "receivedDateTime asc", "$select": _MESSAGE, "$top": 50}
-    rows, following = await _get(api, f"{ME}/messages", asked, cursor)
-    found, rejected = records(rows, reader(lambda row: row["id"], _received))
-    return Page(found, following, found[-1].occurred_at if found else None, rejected)
+    return await _get(api, f"{ME}/messages", asked, cursor)
 
 
 async def _count_messages(api: Api, partition: Partition, window: Window) -> Estimate | None:
@@ -127,39 +121,26 @@ async def _count_messages(api: Api, partition: Partition, window: Window) -> Est
     return Estimate(int(str(reply.data).strip("\ufeff \r\n")), exact=False)
 
 
-async def _fetch_calendars(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
-    rows, following = await _get(api, f"{ME}/calendars", {"$top": 100}, cursor)
-    found, rejected = records(rows, reader(lambda row: row["id"], lambda row: _EPOCH))
-    return Page(found, following, None, rejected)
+async def _calendars(api: Api, cursor: JSON | None) -> Rows:
+    return await _get(api, f"{ME}/calendars", {"$top": 100}, cursor)
 
 
 async def _partitions(api: Api) -> list[Partition]:
-    found: list[Partition] = []
-    cursor: JSON | None = None
-    while True:
-        rows, cursor = await _get(api, f"{ME}/calendars", {"$top": 100}, cursor)
-        found += [Partition(row["id"], row.get("name") or "Calendar") for row in rows]
-        if cursor is None:
-            return found
+    rows = await all_rows(partial(_calendars, api))
+    return [Partition(row["id"], row.get("name") or "Calendar") for row in rows]
 
 
-async def _fetch_events(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+async def _events(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
     """What overlaps the window, each occurrence of a series by itself; the engine takes what begins in it, so each comes once.
 
     Whether the bounds are included is not said, nor where a whole day, which is dated in UTC, lies: so more is asked for.
     """
-    span = {"startDateTime": stamp(window.since - _SECOND), "endDateTime": stamp(window.until + _DATES_LAG + _SECOND)}
+    span = {"startDateTime": stamp(window.since - SECOND), "endDateTime": stamp(window.until + _DATES_LAG + SECOND)}
     path = f"{ME}/calendars/{quote(partition.key, safe='')}/calendarView"
-    rows, following = await _get(api, path, {**span, "$orderby": "start/dateTime", "$top": 100}, cursor)
-    found, rejected = records(rows, reader(lambda row: row["id"], lambda row: _time(row["start"]["dateTime"])))
-    return Page(found, following, None, rejected)
+    return await _get(api, path, {**span, "$orderby": "start/dateTime", "$top": 100}, cursor)
 
 
 # -- records to graph ---------------------------------------------------------------------------------------------------------
-
-
-def _key(ns: str, kind: str, name: object) -> str:
-    return f"{ns}:{kind}:{name}"
 
 
 def _people(*given: JSON | None) -> list[Entity]:
@@ -176,67 +157,57 @@ def _mentioned(subject: str | None, body: JSON | None) -> list[str]:
 
 def _extract_folder(row: JSON, context: Context) -> Graph:
     known = facts(row, "totalItemCount", "unreadItemCount", "isHidden")
-    said = GraphBuilder(
-        Entity("folder", _key(context.namespace, "folder", row["id"]), row.get("displayName") or "Folder", known)
-    )
-    if row.get("parentFolderId"):
-        said.refer("part_of", [_key(context.namespace, "folder", row["parentFolderId"])])
+    said = GraphBuilder(Entity("folder", context.key("folder", row["id"]), row.get("displayName") or "Folder", known))
+    said.refer("part_of", context.keys("folder", row.get("parentFolderId")))
     return said.graph()
 
 
 def _extract_message(row: JSON, context: Context) -> Graph:
-    ns, name = context.namespace, headline(row.get("subject"), "(no subject)")
+    name = headline(row.get("subject"), "(no subject)")
     known = facts(row, "sentDateTime", "receivedDateTime", "importance", "isDraft", "hasAttachments", "webLink")
-    said = GraphBuilder(message_entity(ns, row.get("internetMessageId"), row["id"], name, known))
+    said = GraphBuilder(message_entity(context.namespace, row.get("internetMessageId"), row["id"], name, known))
     said.by("authored", *_people(row.get("from") or row.get("sender")))
     said.to("with", *_people(*(one for kind in ("to", "cc", "bcc") for one in row.get(f"{kind}Recipients") or ())))
-    if row.get("conversationId"):
-        said.to("part_of", Entity("thread", _key(ns, "thread", row["conversationId"]), name))
-    if row.get("parentFolderId"):
-        said.refer("part_of", [_key(ns, "folder", row["parentFolderId"])])
-    said.to("labelled", *(Entity("label", _key(ns, "category", label), label) for label in row.get("categories") or ()))
+    said.to("part_of", *(Entity("thread", key, name) for key in context.keys("thread", row.get("conversationId"))))
+    said.refer("part_of", context.keys("folder", row.get("parentFolderId")))
+    labels = row.get("categories") or ()
+    said.to("labelled", *(Entity("label", context.key("category", label), label) for label in labels))
     said.refer("mentions", _mentioned(row.get("subject"), row.get("body")))
     return said.graph()
 
 
 def _extract_calendar(row: JSON, context: Context) -> Graph:
     known = facts(row, "color", "canEdit", "isDefaultCalendar")
-    said = GraphBuilder(
-        Entity("calendar", _key(context.namespace, "calendar", row["id"]), row.get("name") or "Calendar", known)
-    )
+    said = GraphBuilder(Entity("calendar", context.key("calendar", row["id"]), row.get("name") or "Calendar", known))
     said.to("owned_by", *_people({"emailAddress": row.get("owner")}))
     return said.graph()
 
 
+def _room(guest: JSON, context: Context) -> Entity | None:
+    place = guest.get("emailAddress") or {}
+    address = place.get("address")
+    return Entity("room", context.key("room", address), place.get("name") or address) if address else None
+
+
 def _extract_event(row: JSON, context: Context) -> Graph:
     """A meeting is what its iCalUId names, which each occurrence of a series has for itself: the same in all calendars."""
-    ns, here, name = (
-        context.namespace,
-        _key(context.namespace, "event", row["id"]),
+    here, calendar, name = (
+        context.key("event", row["id"]),
+        context.partition,
         headline(row.get("subject"), "(no title)"),
     )
-    key = _key(ns, "event", row["iCalUId"]) if row.get("iCalUId") else here
-    known = facts(row, "type", "isAllDay", "webLink", "createdDateTime", "lastModifiedDateTime")
+    key, *aliases = dict.fromkeys([*context.keys("event", row.get("iCalUId")), here])
+    place = (row.get("location") or {}).get("displayName")
+    shown = ("type", "isAllDay", "webLink", "createdDateTime", "lastModifiedDateTime")
+    known = facts(row, *shown, location=place, deleted=row.get("isCancelled"))
     known |= {side: _time(row[side]["dateTime"]).isoformat() for side in ("start", "end") if row.get(side)}
-    known |= {"location": place} if (place := (row.get("location") or {}).get("displayName")) else {}
-    known |= {"deleted": True} if row.get("isCancelled") else {}
-    said = GraphBuilder(Entity("event", key, name, known, (here,) if key != here else ()))
-    said.to(
-        "part_of",
-        Entity("calendar", _key(ns, "calendar", context.partition.key), context.partition.label or "Calendar"),
-    )
-    if row.get("seriesMasterId"):
-        said.to("part_of", Entity("series", _key(ns, "series", row["seriesMasterId"]), name))
+    said = GraphBuilder(Entity("event", key, name, known, tuple(aliases)))
+    said.to("part_of", Entity("calendar", context.key("calendar", calendar.key), calendar.label or "Calendar"))
+    said.to("part_of", *(Entity("series", one, name) for one in context.keys("series", row.get("seriesMasterId"))))
     said.by("authored", *_people(row.get("organizer")))
     for guest in row.get("attendees") or ():
-        if guest.get("type") == "resource":  # a room
-            place = guest.get("emailAddress") or {}
-            said.to(
-                "with",
-                Entity("room", _key(ns, "room", place["address"]), place.get("name") or place["address"])
-                if place.get("address")
-                else None,
-            )
+        if guest.get("type") == "resource":
+            said.to("with", _room(guest, context))
         elif (guest.get("status") or {}).get("response") in _COMING:
             said.by("attended", *_people(guest))
         else:
@@ -276,15 +247,15 @@ MICROSOFT365 = Provider(
     partition_label="Calendars",
     partitions=_partitions,
     streams=(
-        Stream("folders", "Mail folders", WindowKind.SNAPSHOT, _fetch_folders, _extract_folder, needs=(MAIL,), record=reader(lambda row: row["id"], lambda row: _EPOCH)),
+        Stream("folders", "Mail folders", WindowKind.SNAPSHOT, listing(_folders, _TIMELESS), _extract_folder, needs=(MAIL,), record=_TIMELESS),
         Stream(
-            "messages", "Mail", WindowKind.EXACT, _fetch_messages, _extract_message, _count_messages, needs=(MAIL,), page_size=50,
-            clock=Clock.CREATED, record=reader(lambda row: row["id"], _received),
+            "messages", "Mail", WindowKind.EXACT, pages(_messages, _RECEIVED, max), _extract_message, _count_messages, needs=(MAIL,), page_size=50,
+            clock=Clock.CREATED, record=_RECEIVED,
         ),
-        Stream("calendars", "Calendars", WindowKind.SNAPSHOT, _fetch_calendars, _extract_calendar, needs=(CALENDARS,), names_partitions=True),
+        Stream("calendars", "Calendars", WindowKind.SNAPSHOT, listing(_calendars, _TIMELESS), _extract_calendar, needs=(CALENDARS,), names_partitions=True),
         Stream(
-            "events", "Events", WindowKind.EXACT, _fetch_events, _extract_event, partitioned=True, needs=(CALENDARS,), clock=Clock.EVENT,
-            record=reader(lambda row: row["id"], lambda row: _time(row["start"]["dateTime"])),
+            "events", "Events", WindowKind.EXACT, pages(_events, _BEGINS), _extract_event, partitioned=True, needs=(CALENDARS,), clock=Clock.EVENT,
+            record=_BEGINS,
         ),
     ),
 )  # fmt: skip

@@ -44,7 +44,7 @@ from integrations.providers.base import (
 from integrations.providers.graph import GraphBuilder, facts, headline, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in, inner
 from integrations.providers.text import email_key, mentioned_emails
-from integrations.providers.wire import Rows, all_rows, page, pages, reader
+from integrations.providers.wire import Rows, all_rows, listing, page, pages, reader
 
 VERSION = "2025-09-03"
 PAGE = 100
@@ -94,7 +94,7 @@ def _is_cut(data: JSON) -> bool:
 # -- fetching -----------------------------------------------------------------------------------------------------------------
 
 
-async def _search(api: Api, kind: str, cursor: JSON | None) -> Rows:
+async def _search(api: Api, cursor: JSON | None, kind: str) -> Rows:
     """A page of the search and where it goes on. Where it is cut, it goes on from the oldest edit up to what it has met."""
     cursor = cursor or {}
     if cursor.get("cut"):
@@ -124,18 +124,14 @@ async def _fetch_users(api: Api, partition: Partition, window: Window, cursor: J
     return page(data["results"], reader("id", lambda row: window.until), following)
 
 
-async def _data_sources(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
-    return await _search(api, "data_source", cursor)
-
-
 async def _partitions(api: Api) -> list[Partition]:
-    rows = {row["id"]: row for row in await all_rows(partial(_search, api, "data_source"))}
+    rows = {row["id"]: row for row in await all_rows(partial(_search, api, kind="data_source"))}
     return [Partition(row["id"], _plain(row.get("title")) or "Untitled") for row in rows.values()]
 
 
 async def _fetch_pages(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     """Pages that are no rows of a data source, down to the window's beginning; rows have a stream of their own."""
-    rows, following = await _search(api, "page", cursor)
+    rows, following = await _search(api, cursor, "page")
     found = page(rows, _EDITED, following)
     own = [one for one in found.records if (one.payload.get("parent") or {}).get("type") not in _ROW_PARENTS]
     reached = bool(found.records) and found.records[-1].occurred_at < window.since
@@ -182,7 +178,7 @@ async def _comments(api: Api, partition: Partition, window: Window, cursor: JSON
     cursor = cursor or {"search": {}, "pages": []}
     search, left, start = cursor["search"], list(cursor["pages"]), cursor.get("start")
     if not left:
-        found, search = await _search(api, "page", search or None)
+        found, search = await _search(api, search or None, "page")
         left = [row["id"] for row in found if isinstance(row, dict) and row.get("id")]
     rows: list[Any] = []
     for _ in range(PAGES_A_FETCH):
@@ -349,7 +345,7 @@ NOTION = Provider(
     settle=timedelta(minutes=2),
     streams=(
         Stream("users", "People", WindowKind.SNAPSHOT, _fetch_users, _extract_user),
-        Stream("data_sources", "Data sources", WindowKind.SNAPSHOT, pages(_data_sources, _EDITED), _extract_data_source),
+        Stream("data_sources", "Data sources", WindowKind.SNAPSHOT, listing(partial(_search, kind="data_source"), _EDITED), _extract_data_source),
         Stream("rows", "Rows", WindowKind.EXACT, pages(_rows, _EDITED), _extract_page, partitioned=True),
         Stream("pages", "Pages", WindowKind.SCAN, _fetch_pages, _extract_page, ascending=False),
         Stream("comments", "Comments", WindowKind.SCAN, pages(_comments, _EDITED), _extract_comment, ascending=False),

@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from integrations.errors import (
@@ -43,7 +44,7 @@ from integrations.providers.base import (
 from integrations.providers.graph import GraphBuilder, facts, headline, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in
 from integrations.providers.text import MOST_MENTIONS, mentioned_emails
-from integrations.providers.wire import EPOCH, SECOND, Rows, all_rows, page, pages, reader
+from integrations.providers.wire import EPOCH, SECOND, Rows, all_rows, listing, page, pages, reader
 
 LOOK_BACK = timedelta(days=30)  # before a window's beginning, for threads that go on within it
 _TICK = timedelta(microseconds=1)  # a ts has six decimals
@@ -136,18 +137,14 @@ _UPDATED, _CREATED = (
 _CHANGED = reader("id", lambda row: _time(int(row["updated"]) // 1000 if row.get("updated") else row["created"]))
 
 
-async def _users(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
+async def _users(api: Api, cursor: JSON | None) -> Rows:
     return await _list(api, "users.list", "members", cursor, limit=200)
 
 
-async def _list_channels(api: Api, cursor: JSON | None) -> Rows:
+async def _channels(api: Api, cursor: JSON | None) -> Rows:
     granted = api.facts.get("scopes") or ("channels:read", "groups:read")
     types = ",".join(name for name, scope in _TYPES.items() if scope in granted)
     return await _list(api, "conversations.list", "channels", cursor, types=types, exclude_archived="false", limit=200)
-
-
-async def _channels(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
-    return await _list_channels(api, cursor)
 
 
 async def _partitions(api: Api) -> list[Partition]:
@@ -155,15 +152,14 @@ async def _partitions(api: Api) -> list[Partition]:
     who = await _call(api, "auth.test")
     return [
         Partition(row["id"], _channel_name(row), {"created": row.get("created") or 0, "url": who.get("url")})
-        for row in await all_rows(lambda cursor: _list_channels(api, cursor))
+        for row in await all_rows(partial(_channels, api))
         if not who.get("bot_id") or row.get("is_member") or row.get("is_im") or row.get("is_mpim")
     ]
 
 
 async def _fetch_members(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     """One record a channel: who is in it. Dated before the channel's own record, which knows more about it."""
-    asked = {"channel": partition.key, "limit": 1000}
-    members = await all_rows(lambda cursor: _list(api, "conversations.members", "members", cursor, **asked))
+    members = await all_rows(partial(_list, api, "conversations.members", "members", channel=partition.key, limit=1000))
     payload = {"channel": partition.key, "members": members}
     return Page([Record(partition.key, _time(partition.facts.get("created", 0)) - SECOND, payload)], None)
 
@@ -381,8 +377,8 @@ SLACK = Provider(
     settle=timedelta(minutes=1),
     ids_by_account=True,
     streams=(
-        _stream("users", "People", WindowKind.SNAPSHOT, pages(_users, _UPDATED), _extract_user, ("users:read", "users:read.email"), page_size=200),
-        _stream("channels", "Channels", WindowKind.SNAPSHOT, pages(_channels, _CHANGED), _extract_channel, ("channels:read", "groups:read"), page_size=200),
+        _stream("users", "People", WindowKind.SNAPSHOT, listing(_users, _UPDATED), _extract_user, ("users:read", "users:read.email"), page_size=200),
+        _stream("channels", "Channels", WindowKind.SNAPSHOT, listing(_channels, _CHANGED), _extract_channel, ("channels:read", "groups:read"), page_size=200),
         _stream("members", "Channel members", WindowKind.SNAPSHOT, _fetch_members, _extract_members, ("channels:read", "groups:read"),
             partitioned=True, page_size=200),
         _stream("messages", "Messages", WindowKind.EXACT, _fetch_messages, _extract_message, _HISTORY, partitioned=True, page_size=999, clock=Clock.CREATED),

@@ -127,6 +127,16 @@ def pages(
     return fetch
 
 
+def listing(rows_at: Callable[[Api, JSON | None], Awaitable[Rows]], read: Reader) -> Fetch:
+    """A stream's `fetch`, of a list that knows neither partitions nor times: from (api, cursor)."""
+
+    async def fetch(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+        rows, following = await rows_at(api, cursor)
+        return page(rows, read, following)
+
+    return fetch
+
+
 async def all_rows(rows_at: Callable[[JSON | None], Awaitable[Rows]]) -> list[Any]:
     """All rows of a paged list, beginning with cursor None."""
     found, cursor = await rows_at(None)
