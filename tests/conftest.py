@@ -42,6 +42,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.get_closest_marker("xdist_group"))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Groups that xdist does not see would start everything that they share once a worker: slowly, and without a word."""
+    if getattr(session.config.option, "loadgroup", False):
+        loose = [
+            item.nodeid for item in session.items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid
+        ]
+        assert not loose, f"xdist does not keep groups together with this pytest: {loose[:3]}"
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
     """Playwright leaves its event loop marked as running in this thread: not for tests that drive no browser."""
