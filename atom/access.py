@@ -33,13 +33,15 @@ RIGHTS: dict[str, frozenset[Right]] = {
 class Actor:
     """Somebody acting in a tenant: a user by membership, a program by key, or the deployment itself.
 
-    `label` is for people and the event log. `user` is None for keys and for the system.
+    `label` is for people and the event log. `user` is None for keys and for the system. `tenants`: all that the user is a member
+    of, by name, where the actor was found by their memberships.
     """
 
     tenant: Tenant
     role: str
     label: str
     user: User | None = None
+    tenants: tuple[Tenant, ...] = ()
 
     def may(self, right: Right) -> bool:
         return right in RIGHTS[self.role]
@@ -64,7 +66,7 @@ def actor_for_user(user: Any, tenant_id: object | None) -> Actor | None:
     )
     if chosen is None:
         return None
-    return Actor(chosen.tenant, chosen.role, user.get_short_name(), user)
+    return Actor(chosen.tenant, chosen.role, user.get_short_name(), user, tuple(m.tenant for m in memberships))
 
 
 def actor_for_key(key: str) -> Actor | None:

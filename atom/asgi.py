@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from django.core.asgi import get_asgi_application
+from atom.handler import sync_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "atom.settings")
-django_application = get_asgi_application()
+django_application = sync_application()
 
 from channels.auth import AuthMiddlewareStack  # noqa: E402 - needs the apps to be loaded
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402

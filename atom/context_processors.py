@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from django.http import HttpRequest
-from django.utils.functional import SimpleLazyObject
 
-from atom.access import Right, tenants_of
+from atom.access import Right
 from atom.views import APPEARANCE, APPEARANCES
 
 
@@ -24,5 +23,5 @@ def tenant(request: HttpRequest) -> dict[str, Any]:
     return {
         "actor": actor,
         "may": {right.value: actor.may(right) for right in Right},
-        "tenants": SimpleLazyObject(lambda: tenants_of(actor.user)) if actor.user else [],
+        "tenants": actor.tenants,
     }

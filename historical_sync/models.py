@@ -39,11 +39,11 @@ class JobQuerySet(models.QuerySet):
         return self.filter(status__in=states.ACTIVE)
 
     def with_names(self) -> JobQuerySet:
-        """With the rows that every view of a job shows beside it, and `worker_alive`: whether anybody can work on it."""
+        """With the connection that every view of a job names, and `worker_alive`: whether anybody can work on it."""
         heard_of = ProcrastinateWorker.objects.filter(
             last_heartbeat__gt=Now() - timedelta(seconds=settings.LEASE_SECONDS)
         )
-        return self.select_related("connection", "created_by", "tenant").annotate(worker_alive=models.Exists(heard_of))
+        return self.select_related("connection").annotate(worker_alive=models.Exists(heard_of))
 
 
 class HistoricalSyncJob(models.Model):

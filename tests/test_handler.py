@@ -1,0 +1,114 @@
+"""The site behind Daphne: requests at once, bodies, and what clients may send wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from asgiref.testing import ApplicationCommunicator
+from django.conf import settings
+from django.test import Client
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+async def ask(
+    path: str, *, body: tuple[bytes, ...] = (b"",), headers: Any = (), method: str = "GET"
+) -> tuple[int, bytes, Any]:
+    from atom.asgi import application
+
+    scope = {
+        "type": "http", "http_version": "1.1", "method": method, "path": path, "raw_path": path.encode(), "query_string": b"",
+        "scheme": "http", "root_path": "", "headers": [(b"host", b"testserver"), *headers], "server": ("testserver", 80),
+        "client": ("127.0.0.1", 1),
+    }  # fmt: skip
+    talk = ApplicationCommunicator(application, scope)
+    for number, part in enumerate(body, 1):
+        await talk.send_input({"type": "http.request", "body": part, "more_body": number < len(body)})
+    start = await talk.receive_output(10)
+    content = b""
+    while True:
+        message = await talk.receive_output(10)
+        content += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    await talk.wait(10)
+    return start["status"], content, dict(start["headers"])
+
+
+def signed_in(user: Any) -> list[tuple[bytes, bytes]]:
+    client = Client()
+    client.force_login(user)
+    return [
+        (b"cookie", f"{settings.SESSION_COOKIE_NAME}={client.cookies[settings.SESSION_COOKIE_NAME].value}".encode())
+    ]
+
+
+def test_each_of_many_requests_at_once_sees_its_own_tenant(live_cast: SimpleNamespace) -> None:
+    alice, charlie = signed_in(live_cast.alice), signed_in(live_cast.charlie)
+
+    async def scene() -> list[tuple[int, bytes, Any]]:
+        return await asyncio.gather(*(ask("/integrations", headers=charlie if n % 2 else alice) for n in range(40)))
+
+    for number, (status, page, _) in enumerate(asyncio.run(scene())):
+        assert status == 200
+        ours, theirs = (live_cast.globex, live_cast.acme) if number % 2 else (live_cast.acme, live_cast.globex)
+        assert ours.name.encode() in page
+        assert theirs.name.encode() not in page
+
+
+def test_connections_go_back_to_the_pool(live_cast: SimpleNamespace) -> None:
+    """More requests than there are threads or connections, one after the other and at once."""
+    alice = signed_in(live_cast.alice)
+
+    async def scene() -> set[int]:
+        found = {(await ask("/jobs", headers=alice))[0] for _ in range(30)}
+        return found | {
+            status for status, _, _ in await asyncio.gather(*(ask("/jobs", headers=alice) for _ in range(30)))
+        }
+
+    assert asyncio.run(scene()) == {200}
+
+
+def test_a_body_in_parts_is_one_body(live_cast: SimpleNamespace) -> None:
+    from atom.models import ApiKey
+    from atom.tenancy import tenant_scope
+
+    with tenant_scope(live_cast.acme.id):
+        key = ApiKey.objects.create_key(tenant=live_cast.acme, role="member", name="t")[1]
+    headers = [(b"authorization", f"Api-Key {key}".encode()), (b"content-type", b"application/json")]
+    parts = (b'{"str', b'eams": ', b'["issues"], "wrong": 1}')
+    headers.append((b"content-length", str(sum(map(len, parts))).encode()))
+    status, content, _ = asyncio.run(
+        ask("/api/integrations/github/historical-sync/start", method="POST", body=parts, headers=headers)
+    )
+    assert (status, b"There is no such field" in content) == (400, True)
+
+
+def test_who_goes_away_while_sending_leaves_nothing_behind() -> None:
+    from atom.asgi import application
+
+    async def scene() -> None:
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/sign-in",
+            "query_string": b"",
+            "headers": [],
+            "root_path": "",
+        }
+        talk = ApplicationCommunicator(application, scope)
+        await talk.send_input({"type": "http.request", "body": b"half", "more_body": True})
+        await talk.send_input({"type": "http.disconnect"})
+        await talk.wait(5)
+        assert await talk.receive_nothing()
+
+    asyncio.run(scene())
+
+
+def test_static_files_come_whole() -> None:
+    status, content, headers = asyncio.run(ask("/static/django_htmx/htmx-2.min.js"))
+    assert status == 200
+    assert int(headers[b"Content-Length"]) == len(content) > 10_000
