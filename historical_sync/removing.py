@@ -306,7 +306,10 @@ async def _look_again(
 
 
 async def _witnesses(db: Connection, tenant_id: str, entity_id: UUID, first: UUID | None) -> AsyncGenerator[Witness]:
-    """The records that are about the entity or say something of it, some at a time; `first` before all others."""
+    """The records that are about the entity or say something of it, `first` before all others.
+
+    Some are asked for before all are, which come again then: mostly the first one says it.
+    """
     columns = "r.id, r.connection_id, r.stream, r.partition, r.occurred_at, r.payload"
     if first is not None:
         found = await db.execute(
@@ -315,19 +318,24 @@ async def _witnesses(db: Connection, tenant_id: str, entity_id: UUID, first: UUI
         )
         for row in await found.fetchall():
             yield Witness(*row)
-    async with db.cursor("witnesses") as found:
-        await found.execute(
-            f"""
-            SELECT {columns} FROM historical_sync_syncrecord r WHERE r.entity_id = %(entity)s
-            UNION ALL
-            SELECT {columns} FROM atom_records_linking(%(tenant)s, ARRAY[%(entity)s], NULL) AS speaks(id)
-            JOIN historical_sync_syncrecord r ON r.id = speaks.id
-            """,  # noqa: S608 - names of this function's own
-            {"entity": entity_id, "tenant": tenant_id},
-        )
-        while rows := await found.fetchmany(WITNESSES_AT_ONCE):
-            for row in rows:
-                yield Witness(*row)
+    for most in (WITNESSES_AT_ONCE, None):
+        came = 0
+        async with db.cursor("witnesses") as found:
+            await found.execute(
+                f"""
+                (SELECT {columns} FROM historical_sync_syncrecord r WHERE r.entity_id = %(entity)s LIMIT %(most)s::int)
+                UNION ALL
+                SELECT {columns} FROM atom_records_linking(%(tenant)s, ARRAY[%(entity)s], %(most)s::int) AS speaks(id)
+                JOIN historical_sync_syncrecord r ON r.id = speaks.id
+                """,  # noqa: S608 - names of this function's own
+                {"entity": entity_id, "tenant": tenant_id, "most": most},
+            )
+            while rows := await found.fetchmany(WITNESSES_AT_ONCE):
+                came += len(rows)
+                for row in rows:
+                    yield Witness(*row)
+        if came < WITNESSES_AT_ONCE:
+            return
 
 
 async def _regroup(db: Connection, groups: set[UUID], doomed: Sequence[UUID]) -> None:

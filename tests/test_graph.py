@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from atom.access import system_actor
 from atom.tenancy import tenant_scope
-from historical_sync import actions, graph
+from historical_sync import actions, graph, removing
 from historical_sync.database import Pool, make_pool, pipelined_transaction, retried
 from historical_sync.extraction import record_rows
 from historical_sync.models import (
@@ -48,8 +48,9 @@ TABLES = ("syncrecord", "entity", "entityalias", "address", "staleentity")
 
 
 @pytest.fixture
-def stage(live_cast: SimpleNamespace) -> Iterator[SimpleNamespace]:
-    """A tenant, an event loop and a pool, as a worker has them."""
+def stage(live_cast: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """A tenant, an event loop and a pool, as a worker has them; two witnesses are many."""
+    monkeypatch.setattr(removing, "WITNESSES_AT_ONCE", 2)
     loop = asyncio.new_event_loop()
     pool = make_pool(4)
     loop.run_until_complete(pool.open())

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.db import connection
+from django.db import NotSupportedError, connection
 from django.utils import timezone
 
 from atom.tenancy import across_tenants, tenant_scope
@@ -54,6 +54,12 @@ def test_each_thing_that_can_be_wrong_is_named_with_its_remedy(wrong: dict[str, 
     assert len(found) == 1
     assert what in found[0].what
     assert mend in found[0].mend
+
+
+def test_a_postgresql_that_is_too_old_is_refused_by_name(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "get_database_version", lambda: (14, 12))
+    with pytest.raises(NotSupportedError, match=r"PostgreSQL 15 or later is required \(found 14.12\)"):
+        connection.check_database_version_supported()
 
 
 def test_a_healthy_deployment_has_no_findings() -> None:

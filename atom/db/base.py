@@ -1,10 +1,11 @@
-"""Django's PostgreSQL backend with three additions.
+"""Django's PostgreSQL backend with four additions.
 
 * Connections take the run-time role `atom_app`, which owns nothing and can't bypass row-level security.
   Commands that change the schema run `as_owner()`.
 * Before a cursor is made, the connection's role and `atom.tenant` follow the context that `atom.tenancy` holds. Whoever opens,
   pools or shares a connection need not care: the context decides, and with none set nothing is visible.
 * Without DATABASE_URL the embedded server is started by the first connection.
+* Servers before PostgreSQL 15 are refused by name: views there read with their owner's rights, past the policies.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from django.db.backends.postgresql import base
+from django.db.backends.postgresql import base, features
 
 from atom.tenancy import APP_ROLE, Scope, current_scope
 
@@ -38,7 +39,12 @@ def as_owner() -> Iterator[None]:
         _owner = before
 
 
+class DatabaseFeatures(features.DatabaseFeatures):
+    minimum_database_version = (15,)
+
+
 class DatabaseWrapper(base.DatabaseWrapper):
+    features_class = DatabaseFeatures
     # What the server's side of this connection is set to; None: not known, set it before the next statement.
     _applied: Scope | None = None
 

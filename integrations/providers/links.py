@@ -11,7 +11,7 @@ from integrations.providers.text import MOST_MENTIONS
 
 
 def _host(link: Link) -> str:
-    return re.escape(link.host).replace(r"\*", "[a-z0-9-]{1,63}")
+    return re.escape(link.host).replace(r"\*", "[a-z0-9-]{1,63}+")
 
 
 class _Others:

@@ -275,7 +275,7 @@ class Workspace:
         return {
             "title": f"Fix the export #{place}" if place % 2 else f"Gespräch über {place}",
             "subtitle": None if place % 3 else "Merged",
-            "url": f"https://github.com/northwind/shop/pull/{place + 1}"
+            "url": f"https://github.com/northwind-dev/storefront/pull/{place + 1}"
             if place % 2
             else f"https://acme.slack.test/p{place}",
             "sourceType": "github" if place % 2 else "slack",
