@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from atom.access import system_actor
 from atom.tenancy import tenant_scope
-from historical_sync import actions, graph, removing
+from historical_sync import actions, graph, removing, tasks
 from historical_sync.database import Pool, make_pool, pipelined_transaction, retried
 from historical_sync.extraction import record_rows
 from historical_sync.models import (
@@ -34,6 +34,7 @@ from historical_sync.models import (
 )
 from historical_sync.removing import Witness, remove, tidy
 from historical_sync.storage import Lease, Memory, enter_graph, look_up, write_rows
+from historical_sync.upkeep import by_the_clock
 from integrations.providers.base import Context, Graph, Partition, Record
 from integrations.providers.base import Entity as Thing
 from integrations.providers.base import Relationship as Said
@@ -334,6 +335,19 @@ def test_updates_of_an_import_are_tidied_up_when_it_ends(live_cast: SimpleNamesp
             return not Entity.objects.filter(id=gone).exists() and not StaleEntity.objects.exists()
 
     wait_for(is_gone)
+
+
+@pytest.mark.django_db
+def test_what_nobody_tidied_up_yet_is_seen_to_within_a_minute(cast: SimpleNamespace) -> None:
+    for tenant in (cast.acme, cast.globex):
+        with tenant_scope(tenant.id):
+            StaleEntity.objects.create(tenant=tenant, entity_id=uuid.uuid4())
+    by_the_clock()
+    by_the_clock()
+    with database.cursor() as cursor:
+        cursor.execute("SELECT args ->> 'tenant_id' FROM procrastinate_jobs WHERE task_name = %s", [tasks.TIDY])
+        waiting = [row[0] for row in cursor.fetchall()]
+    assert sorted(waiting) == sorted([str(cast.acme.id), str(cast.globex.id)]), "once each"
 
 
 @pytest.mark.django_db(transaction=True)
