@@ -90,13 +90,13 @@ class Engine:
 
     # -- the queue's side ---------------------------------------------------------------------------------------------------
 
-    async def work(self, job_id: str, tenant_id: str) -> None:
-        """Handles one queue entry. Puts one back if the job has more to do; never raises."""
+    async def work(self, job_id: str, tenant_id: str, *, once: bool = False) -> None:
+        """Handles one queue entry. Puts one back if the job has more to do; never raises. `once`: no second chunk, whoever waits."""
         with tenant_scope(tenant_id):
             try:
                 while await self._work_once(job_id, tenant_id):
                     # Others wait in the queue: to its end. Nobody does: straight on.
-                    if self.closing.is_set() or await self.defer.others_wait():
+                    if once or self.closing.is_set() or await self.defer.others_wait():
                         await self.defer(job_id, tenant_id)
                         return
             except AWAY:

@@ -155,14 +155,14 @@ def read() -> Facts:
                    (SELECT extract(epoch FROM now() - min(COALESCE(q.scheduled_at, e.at)))::float
                     FROM procrastinate_jobs q
                     LEFT JOIN procrastinate_events e ON e.job_id = q.id AND e.type = 'deferred'
-                    WHERE q.queue_name = %(queue)s AND q.status = 'todo'
+                    WHERE q.queue_name = ANY(%(queues)s) AND q.status = 'todo'
                       AND (q.scheduled_at IS NULL OR q.scheduled_at <= now()))
             """,
             {
                 "dead_after": settings.LEASE_SECONDS,
                 "overdue": OVERDUE_GRACE,
                 "unheard": STOP_GRACE_SECONDS + OVERDUE_GRACE,
-                "queue": tasks.QUEUE,
+                "queues": [tasks.QUEUE, tasks.STARTS],
             },
         )
         workers, jobs, overdue, unheard, age = cursor.fetchone()

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from django.db import transaction
-from procrastinate import App
+from procrastinate import App, JobContext
 from procrastinate.contrib.django import app as django_app
 from procrastinate.exceptions import AlreadyEnqueued
 
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from integrations.providers.base import Provider
 
 QUEUE = "history"
+STARTS = "starts"  # the first entry of a job that somebody started or resumed: each worker keeps a few places for these
 UPKEEP = "upkeep"  # a queue of its own, so that it neither waits behind imports nor counts as one that waits
-QUEUES = (QUEUE, UPKEEP)
+QUEUES = (STARTS, QUEUE, UPKEEP)
 TASK = "historical_sync.work"
 REMOVE = "historical_sync.remove"
 TIDY = "historical_sync.tidy"
@@ -39,12 +40,12 @@ SOON = timedelta(minutes=1)  # sooner than the next tick
 app: App = django_app
 
 
-@django_app.task(queue=QUEUE, name=TASK, pass_context=False)
-async def work(job_id: str, tenant_id: str) -> None:
+@django_app.task(queue=QUEUE, name=TASK, pass_context=True)
+async def work(context: JobContext, job_id: str, tenant_id: str) -> None:
     """Works on one chunk of the job. Never fails: what goes wrong is in the job's and the chunk's own state."""
     from historical_sync.worker import current
 
-    await current().work(job_id, tenant_id)
+    await current().work(job_id, tenant_id, once=context.job.queue == STARTS)
 
 
 @django_app.periodic(cron="* * * * *")
@@ -104,11 +105,12 @@ def tidy_soon(tenant_id: UUID | str) -> None:
 def enqueue(job: HistoricalSyncJob, entries: int) -> None:
     """Puts entries for the job into the queue, in the caller's transaction.
 
-    The first goes before what waits: whoever starts an import sees something after one chunk's time at most, however much others
-    have to do. A tenant's few active jobs bound how often that happens.
+    The first goes before what waits and into places that are kept for it: whoever starts an import sees something at once, however
+    much others have to do. A tenant's few active jobs bound how often that happens.
     """
     for number in range(entries):
-        work.configure(priority=int(number == 0)).defer(job_id=str(job.id), tenant_id=str(job.tenant_id))
+        entry = work.configure(queue=QUEUE if number else STARTS, priority=int(number == 0))
+        entry.defer(job_id=str(job.id), tenant_id=str(job.tenant_id))
 
 
 class Defer:
@@ -145,10 +147,11 @@ class Defer:
         """Whether an entry is due that no worker has taken."""
         row = await self.app.connector.execute_query_one_async(
             """
-            SELECT EXISTS (SELECT FROM procrastinate_jobs WHERE queue_name = %(queue)s AND status = 'todo'
+            SELECT EXISTS (SELECT FROM procrastinate_jobs WHERE queue_name IN (%(queue)s, %(starts)s) AND status = 'todo'
                            AND (scheduled_at IS NULL OR scheduled_at <= now())) AS waiting
             """,
             queue=QUEUE,
+            starts=STARTS,
         )
         return bool(row["waiting"])
 

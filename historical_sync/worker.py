@@ -37,6 +37,7 @@ SAY_SECONDS = 0.8
 POLL_SECONDS = 0.2  # Procrastinate misses a notification now and then; this bounds the wait
 RECONNECT_SECONDS = 1.0
 POOL_SIZE = 6  # connections: more would not make PostgreSQL quicker, and each keeps the room of its largest page
+STARTS_AT_ONCE = 4  # of jobs that begin, beside what the worker has in hand: a plan and the first chunk each
 KEEP_ALIVE_SHARE, REAP_SHARE = 1 / 6, 1 / 10  # of the time after which a worker is taken for dead
 
 _engine: Engine | None = None
@@ -91,20 +92,11 @@ async def _run(
             engine = _engine = Engine(pool, defer, abandoned)
             if tasks.UPKEEP in queues:
                 await defer.tick()
-            loop = asyncio.create_task(
-                worker_app.run_worker_async(
-                    concurrency=concurrency,
-                    queues=queues,
-                    name=f"{socket.gethostname()}:{os.getpid()}",
-                    fetch_job_polling_interval=POLL_SECONDS,
-                    delete_jobs="always",
-                    install_signal_handlers=False,
-                    update_heartbeat_interval=lease * KEEP_ALIVE_SHARE,
-                    stalled_worker_timeout=lease,
-                    shutdown_graceful_timeout=settings.SHUTDOWN_SECONDS,
-                ),
-                name="queue",
-            )
+            name = f"{socket.gethostname()}:{os.getpid()}"
+            loops = [asyncio.create_task(_take(worker_app, concurrency, queues, name), name="queue")]
+            if tasks.STARTS in queues:
+                starts = _take(worker_app, STARTS_AT_ONCE, [tasks.STARTS], f"{name} starts")
+                loops.append(asyncio.create_task(starts, name="starts"))
             beside = [
                 asyncio.create_task(_every(lease * KEEP_ALIVE_SHARE, engine.keep_alive), name="keep alive"),
                 asyncio.create_task(_every(OBEY_SECONDS, engine.obey), name="obey"),
@@ -115,13 +107,15 @@ async def _run(
             ]
             stopper = asyncio.create_task(_until(stop, once))
             try:
-                await asyncio.wait({loop, stopper}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({*loops, stopper}, return_when=asyncio.FIRST_COMPLETED)
                 engine.close()
-                if not loop.done():
-                    loop.cancel()  # Procrastinate then waits for what runs
-                await asyncio.gather(loop, return_exceptions=True)
-                if not loop.cancelled() and loop.exception() is not None:
-                    log.error("the queue's loop ended", exc_info=loop.exception())
+                for loop in loops:
+                    if not loop.done():
+                        loop.cancel()  # Procrastinate then waits for what runs
+                await asyncio.gather(*loops, return_exceptions=True)
+                for loop in loops:
+                    if not loop.cancelled() and loop.exception() is not None:
+                        log.error("the queue's loop ended", exc_info=loop.exception())
                 if not stopper.done() and not stop.is_set():
                     raise psycopg.OperationalError("the queue's loop ended")
             finally:
@@ -133,6 +127,22 @@ async def _run(
     finally:
         _engine = None
         await pool.close()
+
+
+async def _take(worker_app: App, concurrency: int, queues: list[str], name: str) -> None:
+    """Procrastinate's loop: takes up to so many entries of the queues at once, until it is cancelled."""
+    lease = settings.LEASE_SECONDS
+    await worker_app.run_worker_async(
+        concurrency=concurrency,
+        queues=queues,
+        name=name,
+        fetch_job_polling_interval=POLL_SECONDS,
+        delete_jobs="always",
+        install_signal_handlers=False,
+        update_heartbeat_interval=lease * KEEP_ALIVE_SHARE,
+        stalled_worker_timeout=lease,
+        shutdown_graceful_timeout=settings.SHUTDOWN_SECONDS,
+    )
 
 
 async def _until(stop: asyncio.Event, once: Callable[[], Awaitable[bool]] | None) -> None:

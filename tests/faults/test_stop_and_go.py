@@ -134,6 +134,18 @@ def test_five_thousand_chunks_of_one_tenant_do_not_hold_up_another(theatre: Stag
     assert job_now(large).completed_chunks < 2500
 
 
+def test_a_start_waits_for_no_place(theatre: Stage) -> None:
+    """All that the worker may do at once is in hand, and ends in no time soon."""
+    theatre.sandbox.control(latency_ms=20_000)
+    busy = theatre.job(7, "salesforce", streams=["accounts"])
+    asyncio.run(plan(busy, [PlannedChunk("accounts", WHOLE, Window(START, END), None, 1.0)]))
+    theatre.worker(concurrency=1, lease=60)
+    wait_for(lambda: leases(busy), 30)
+    new = theatre.job(8, "salesforce", streams=["accounts"], start=END - timedelta(days=10))
+    wait_for(lambda: job_now(new).started_at, SOON)
+    assert leases(busy)
+
+
 async def plan(job: Any, chunks: list[PlannedChunk]) -> None:
     """Plans the job with the given chunks, as a worker would."""
     pool = make_pool(2)
