@@ -93,6 +93,7 @@ def test_axe_finds_nothing_in_what_opens_on_pages(page: Page, places: dict[str, 
     page.keyboard.press("Escape")
     expect(page.locator("#account")).to_be_hidden()
     page.locator("#card-github").get_by_role("button", name="Sync History").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
     expect(page.locator("#estimate .skeleton")).to_have_count(0)
     assert violations(page) == []
     page.set_viewport_size({"width": 390, "height": 844})
