@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from integrations.providers.base import (
     Context,
     Entity,
     Estimate,
+    Extract,
     Graph,
     Link,
     OAuth,
@@ -25,18 +27,18 @@ from integrations.providers.base import (
     Partition,
     Provider,
     RateBudget,
-    RateState,
-    Record,
-    Relationship,
     Stream,
     Window,
     WindowKind,
 )
-from integrations.providers.text import MOST_MENTIONS, email_key, mentioned_emails
+from integrations.providers.graph import GraphBuilder, facts, headline, person
+from integrations.providers.replies import body, rate_headers, reset_of
+from integrations.providers.text import MOST_MENTIONS, mentioned_emails
+from integrations.providers.wire import EPOCH, MILLISECOND, Rows, all_rows, listing, page, reader, utc
 
 REST = "/rest/api/3"
 API = "https://api.atlassian.com"
-_EPOCH, _MS, _MINUTE = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1), timedelta(minutes=1)
+_MINUTE = timedelta(minutes=1)
 _FIELDS = (
     "summary,description,status,issuetype,priority,project,assignee,reporter,creator,created,updated,resolutiondate,duedate,"
     "labels,parent,issuelinks"
@@ -49,48 +51,23 @@ _NOT_KEYS = ("UTF-", "SHA-", "ISO-", "RFC-", "CVE-", "TLS-", "HTTP-", "COVID-", 
 # -- wire format --------------------------------------------------------------------------------------------------------------
 
 
-def _time(value: str) -> datetime:
-    """2025-01-02T09:10:11.000+0100, in the connecting user's time zone."""
-    return datetime.fromisoformat(value).astimezone(UTC)
-
-
-def _ms(moment: datetime) -> int:
-    return (moment - _EPOCH) // _MS
-
-
-def _reset(reply: Reply) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(reply.headers["x-ratelimit-reset"])
-    except (KeyError, ValueError):
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def _classify(reply: Reply) -> ProviderError | None:
-    body = reply.data if isinstance(reply.data, dict) else {}
-    if reply.status == 401 and "scope" in str(body.get("message", "")):
+    refusal = body(reply)
+    if reply.status == 401 and "scope" in str(refusal.get("message", "")):
         return AccessDenied("Jira does not let this connection read it: a scope is missing. Reconnect to grant it.")
     if reply.status == 429:
         reason = reply.headers.get("ratelimit-reason", "")
-        at = reply.retry_at() or _reset(reply) or datetime.now(UTC) + timedelta(seconds=10)
+        at = reply.retry_at() or reset_of(reply) or datetime.now(UTC) + timedelta(seconds=10)
         if reason.startswith("jira-quota"):
             whose = "this app" if "global" in reason else "this site"
             return Throttled(f"Jira's hourly quota for {whose} is used up.", at)
         return Throttled("Jira asks to slow down.", at)
     if reply.status == 400:
-        words = " ".join(map(str, body.get("errorMessages") or ())) or reply.text[:200]
+        words = " ".join(map(str, refusal.get("errorMessages") or ())) or reply.text[:200]
         if "does not exist for the field 'project'" in words:
             return AccessDenied("Jira no longer shows this project.")
         return RequestRejected(f"Jira refused the request: {words[:300]}")
     return None
-
-
-def _rate_state(reply: Reply) -> RateState | None:
-    try:
-        left, limit = int(reply.headers["x-ratelimit-remaining"]), int(reply.headers["x-ratelimit-limit"])
-    except (KeyError, ValueError):
-        return None
-    return RateState(left, limit, _reset(reply))
 
 
 # -- sites and projects -------------------------------------------------------------------------------------------------------
@@ -122,73 +99,55 @@ async def _sites(api: Api) -> list[JSON]:
     return list(found.values())
 
 
-async def _project_rows(api: Api, site: JSON, start: int, *states: str) -> tuple[list[JSON], int | None]:
-    """(projects, where the next page starts or None)."""
-    data = (
-        await api.get(f"{site['base']}/project/search", {"startAt": start, "maxResults": 50, "status": states})
-    ).data
+async def _list_projects(
+    api: Api, site: JSON, cursor: JSON | None, states: tuple[str, ...] = ("live", "archived")
+) -> Rows:
+    start = cursor["start"] if cursor else 0
+    asked = {"startAt": start, "maxResults": 50, "status": states}
+    data = (await api.get(f"{site['base']}/project/search", asked)).data
     rows = data["values"]
-    return rows, None if data.get("isLast", True) or not rows else start + len(rows)
+    return rows, None if data.get("isLast", True) or not rows else {"start": start + len(rows)}
+
+
+async def _list_users(api: Api, site: JSON, cursor: JSON | None) -> Rows:
+    start = cursor["start"] if cursor else 0
+    rows = (await api.get(f"{site['base']}/users/search", {"startAt": start, "maxResults": 1000})).data
+    return rows, {"start": start + len(rows)} if rows else None
 
 
 async def _partitions(api: Api) -> list[Partition]:
     """The projects of all sites. What is archived can't be searched."""
     found = []
     for site in await _sites(api):
-        start: int | None = 0
-        while start is not None:
-            rows, start = await _project_rows(api, site, start, "live")
-            for row in rows:
-                facts = {"site": site["id"], "url": site["url"], "base": site["base"], "project": str(row["id"])}
-                found.append(Partition(f"{site['id']}:{row['id']}", f"{row['name']} ({row['key']})", facts))
+        known = {"site": site["id"], "url": site["url"], "base": site["base"]}
+        for row in await all_rows(partial(_list_projects, api, site, states=("live",))):
+            key, label = f"{site['id']}:{row['id']}", f"{row['name']} ({row['key']})"
+            found.append(Partition(key, label, {**known, "project": str(row["id"])}))
     return found
 
 
 # -- fetching -----------------------------------------------------------------------------------------------------------------
 
 
-def _records(
-    rows: list[JSON], prefix: str, time_of: Callable[[JSON], datetime], id_key: str = "id", **more: Any
-) -> tuple[list[Record], list[tuple[str, Any, str]]]:
-    records, rejected = [], []
-    for row in rows:
-        try:
-            records.append(Record(f"{prefix}:{row[id_key]}", time_of(row), {**row, **more}))
-        except (KeyError, TypeError, ValueError) as error:
-            rejected.append((str(row.get(id_key, "")), row, f"no usable id or time: {type(error).__name__} {error}"))
-    return records, rejected
+async def _by_site(
+    list_rows: Callable[[Api, JSON, JSON | None], Awaitable[Rows]], api: Api, cursor: JSON | None
+) -> Rows:
+    """Lists that a site has one of, site after site. cursor: {"sites": still to read, "start": in the first of them}."""
+    sites, start = (cursor["sites"], cursor["start"]) if cursor else (await _sites(api), 0)
+    if not sites:
+        return [], None
+    found, following = await list_rows(api, sites[0], {"start": start})
+    rows = [{**row, "site": sites[0]} for row in found]
+    if following is not None:
+        return rows, {"sites": sites, **following}
+    return rows, {"sites": sites[1:], "start": 0} if sites[1:] else None
 
 
-def _by_site(list_rows: Callable[..., Any], id_key: str) -> Callable[..., Any]:
-    """Lists that a site has one of, site after site. The rows have no time."""
-
-    async def fetch(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
-        sites, start = (cursor["sites"], cursor["start"]) if cursor else (await _sites(api), 0)
-        if not sites:
-            return Page([], None)
-        rows, following = await list_rows(api, sites[0], start)
-        records, rejected = _records(rows, sites[0]["id"], lambda row: _EPOCH, id_key, site=sites[0])
-        if following is not None:
-            return Page(records, {"sites": sites, "start": following}, None, rejected)
-        return Page(records, {"sites": sites[1:], "start": 0} if sites[1:] else None, None, rejected)
-
-    return fetch
-
-
-async def _list_projects(api: Api, site: JSON, start: int) -> tuple[list[JSON], int | None]:
-    return await _project_rows(api, site, start, "live", "archived")
-
-
-async def _list_users(api: Api, site: JSON, start: int) -> tuple[list[JSON], int | None]:
-    rows = (await api.get(f"{site['base']}/users/search", {"startAt": start, "maxResults": 1000})).data
-    return rows, start + len(rows) if rows else None
-
-
-async def _search(api: Api, partition: Partition, cursor: JSON | None, body: JSON) -> JSON:
+async def _search(api: Api, partition: Partition, cursor: JSON | None, asked: JSON) -> JSON:
     if cursor:
-        body["nextPageToken"] = cursor["token"]
+        asked["nextPageToken"] = cursor["token"]
     try:
-        return (await api.request("POST", f"{partition.facts['base']}/search/jql", json=body)).data
+        return (await api.request("POST", f"{partition.facts['base']}/search/jql", json=asked)).data
     except RequestRejected:
         if cursor:  # page tokens live for seven days
             raise CursorExpired("Jira no longer knows the page; going on by date.") from None
@@ -198,11 +157,12 @@ async def _search(api: Api, partition: Partition, cursor: JSON | None, body: JSO
 def _condition(partition: Partition, window: Window, *, bounded: bool = True) -> str:
     """JQL for the window. Times are absolute as milliseconds (in words they would be read in the user's time zone), but may be
     taken by the minute: so a minute more on either side."""
-    jql = f"project = {partition.facts['project']} AND updated >= {_ms(window.since - _MINUTE)}"
-    return f"{jql} AND updated < {_ms(window.until + _MINUTE)}" if bounded else jql
+    since, until = ((moment - EPOCH) // MILLISECOND for moment in (window.since - _MINUTE, window.until + _MINUTE))
+    jql = f"project = {partition.facts['project']} AND updated >= {since}"
+    return f"{jql} AND updated < {until}" if bounded else jql
 
 
-def _cursor(data: JSON) -> JSON | None:
+def _next(data: JSON) -> JSON | None:
     token = data.get("nextPageToken")
     return {"token": token} if token and not data.get("isLast") else None
 
@@ -210,8 +170,9 @@ def _cursor(data: JSON) -> JSON | None:
 async def _fetch_issues(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     jql = f"{_condition(partition, window)} ORDER BY updated ASC, key ASC"
     data = await _search(api, partition, cursor, {"jql": jql, "maxResults": 100, "fields": _FIELDS.split(",")})
-    records, rejected = _records(data["issues"], partition.facts["site"], lambda row: _time(row["fields"]["updated"]))
-    return Page(records, _cursor(data), records[-1].occurred_at if records else None, rejected)
+    site = partition.facts["site"]
+    read = reader(lambda row: f"{site}:{row['id']}", lambda row: utc(row["fields"]["updated"]))
+    return page(data["issues"], read, _next(data), max)
 
 
 async def _count_issues(api: Api, partition: Partition, window: Window) -> Estimate | None:
@@ -220,29 +181,24 @@ async def _count_issues(api: Api, partition: Partition, window: Window) -> Estim
     return Estimate(int(reply.data["count"]), exact=False)
 
 
-def _part(name: str, listed: str, time_key: str) -> Callable[..., Any]:
+async def _fetch_parts(
+    name: str, listed: str, time_of: str, api: Api, partition: Partition, window: Window, cursor: JSON | None
+) -> Page:
     """What hangs on issues: comments, worklogs, changes. Each is as old as its issue's last update or older, so all issues that
     were updated since the window's beginning are read, to this day; by their age, which no update moves while we read."""
-
-    async def fetch(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
-        jql = f"{_condition(partition, window, bounded=False)} ORDER BY created ASC, key ASC"
-        body: JSON = {"jql": jql, "maxResults": 50, "fields": ["updated" if name == "changelog" else name]}
-        if name == "changelog":
-            body["expand"] = name
-        data = await _search(api, partition, cursor, body)
-        records, rejected = [], []
-        for issue in data["issues"]:
-            part = issue.get(name) or issue["fields"].get(name) or {}
-            rows = part.get("histories" if name == "changelog" else listed) or []
-            if len(rows) < part.get("total", 0):  # only the first ones come with the issue
-                rows = await _all(api, f"{partition.facts['base']}/issue/{issue['id']}/{name}", listed, rows)
-            about = {"id": issue["id"], "key": issue["key"]}
-            good, bad = _records(rows, partition.facts["site"], lambda row: _time(row[time_key]), issue=about)
-            records += [record for record in good if record.occurred_at in window]
-            rejected += bad
-        return Page(records, _cursor(data), None, rejected)
-
-    return fetch
+    jql = f"{_condition(partition, window, bounded=False)} ORDER BY created ASC, key ASC"
+    is_change, site = name == "changelog", partition.facts["site"]
+    asked: JSON = {"jql": jql, "maxResults": 50, "fields": ["updated" if is_change else name]}
+    data = await _search(api, partition, cursor, {**asked, "expand": name} if is_change else asked)
+    parts: list[JSON] = []
+    for issue in data["issues"]:
+        part = issue.get(name) or issue["fields"].get(name) or {}
+        rows = part.get("histories" if is_change else listed) or []
+        if len(rows) < part.get("total", 0):  # only the first ones come with the issue
+            rows = await _all(api, f"{partition.facts['base']}/issue/{issue['id']}/{name}", listed, rows)
+        parts += [{**row, "issue": {"id": issue["id"], "key": issue["key"]}} for row in rows]
+    found = page(parts, reader(lambda row: f"{site}:{row['id']}", time_of), _next(data))
+    return found._replace(records=[record for record in found.records if record.occurred_at in window])
 
 
 async def _all(api: Api, path: str, listed: str, first: list[JSON]) -> list[JSON]:
@@ -260,10 +216,12 @@ async def _all(api: Api, path: str, listed: str, first: list[JSON]) -> list[JSON
 # -- records to graph ---------------------------------------------------------------------------------------------------------
 
 
-def _person(user: JSON, ns: str, own: JSON | None = None) -> Entity:
+def _person(user: JSON | None, context: Context, known: JSON | None = None) -> Entity | None:
     """Atlassian's account ids are good on every site; addresses are mostly hidden."""
-    key, shared = f"{ns}:user:{user['accountId']}", email_key(user.get("emailAddress"))
-    return Entity("person", shared or key, user.get("displayName") or "Jira user", own, (key,) if shared else ())
+    if not user or not user.get("accountId"):
+        return None
+    name = user.get("displayName") or "Jira user"
+    return person(context.key("user", user["accountId"]), name, user.get("emailAddress"), known)
 
 
 def _nodes(document: Any) -> Iterator[JSON]:
@@ -288,47 +246,21 @@ def _text(document: Any) -> str:
     return "".join(parts).strip()
 
 
-class _Said:
-    """A graph in the making: the record's own entity and what it says."""
-
-    def __init__(self, own: Entity, ns: str, site: str) -> None:
-        self.entities: list[Entity] = [own]
-        self.relationships: list[Relationship] = []
-        self.key, self.ns, self.site = own.key, ns, site
-
-    def person(self, kind: str, user: JSON | None, *, source: bool = False) -> None:
-        if user and user.get("accountId"):
-            person = _person(user, self.ns)
-            self.entities.append(person)
-            self.link(kind, person.key, source=source)
-
-    def link(self, kind: str, other: str, *, source: bool = False) -> None:
-        if other != self.key:
-            self.relationships.append(Relationship(kind, *((other, self.key) if source else (self.key, other))))
-
-    def mentions(self, own_key: str, *documents: Any) -> None:
-        found: dict[str, None] = {}
-        for document in documents:
-            for node in _nodes(document):
-                if node.get("type") == "mention" and (account := (node.get("attrs") or {}).get("id")):
-                    found[f"{self.ns}:user:{account}"] = None
-            text = _text(document)
-            for key in _KEY.findall(text)[:MOST_MENTIONS]:
-                if key != own_key and not key.startswith(_NOT_KEYS):
-                    found[f"{self.ns}:key:{self.site}:{key}"] = None
-            found.update(dict.fromkeys(mentioned_emails(text)))
-        for target in found:
-            self.link("mentions", target)
-
-    @property
-    def graph(self) -> Graph:
-        return Graph(self.entities, self.relationships)
+def _mentions(context: Context, site: str, *documents: Any) -> Iterator[str]:
+    """People, issues by their keys, e-mail addresses."""
+    for document in documents:
+        people = [(node.get("attrs") or {}).get("id") for node in _nodes(document) if node.get("type") == "mention"]
+        yield from context.keys("user", *people)
+        text = _text(document)
+        issues = (key for key in _KEY.findall(text)[:MOST_MENTIONS] if not key.startswith(_NOT_KEYS))
+        yield from (context.key("key", f"{site}:{key}") for key in issues)
+        yield from mentioned_emails(text)
 
 
 def _extract_issue(row: JSON, context: Context) -> Graph:
-    ns, site, fields, key = context.namespace, context.partition.facts["site"], row["fields"], row["key"]
-    status = fields.get("status") or {}
-    facts = {
+    site, fields, key = context.partition.facts["site"], row["fields"], row["key"]
+    status, project, parent = (fields.get(name) or {} for name in ("status", "project", "parent"))
+    known = {
         "key": key,
         "type": (fields.get("issuetype") or {}).get("name"),
         "status": status.get("name"),
@@ -338,44 +270,34 @@ def _extract_issue(row: JSON, context: Context) -> Graph:
         "url": f"{context.partition.facts['url']}/browse/{key}",
     }
     # Keys change when an issue moves to another project, and are what people write.
-    own = Entity(
-        "issue", f"{ns}:issue:{site}:{row['id']}", fields.get("summary") or key, facts, (), (f"{ns}:key:{site}:{key}",)
-    )
-    said = _Said(own, ns, site)
-    if project := fields.get("project"):
-        said.entities.append(
-            Entity("project", f"{ns}:project:{site}:{project['id']}", project.get("name") or project["key"])
-        )
-        said.link("part_of", said.entities[-1].key)
-    if parent := fields.get("parent"):
-        said.link("part_of", f"{ns}:issue:{site}:{parent['id']}")
-    said.person("assigned_to", fields.get("assignee"))
-    said.person("raised_by", fields.get("reporter"))
-    said.person("authored", fields.get("creator"), source=True)
-    for label in fields.get("labels") or ():
-        said.entities.append(Entity("label", f"{ns}:label:{site}:{label}", label))
-        said.link("labelled", said.entities[-1].key)
+    handles, own = (context.key("key", f"{site}:{key}"),), context.key("issue", f"{site}:{row['id']}")
+    said = GraphBuilder(Entity("issue", own, fields.get("summary") or key, known, (), handles))
+    if project:
+        name = project.get("name") or project["key"]
+        said.to("part_of", Entity("project", context.key("project", f"{site}:{project['id']}"), name))
+    if parent:
+        said.refer("part_of", [context.key("issue", f"{site}:{parent['id']}")])
+    said.to("assigned_to", _person(fields.get("assignee"), context))
+    said.to("raised_by", _person(fields.get("reporter"), context))
+    said.by("authored", _person(fields.get("creator"), context))
+    labels = fields.get("labels") or ()
+    said.to("labelled", *(Entity("label", context.key("label", f"{site}:{label}"), label) for label in labels))
     for link in fields.get("issuelinks") or ():
         kind = re.sub(r"[^a-z]+", "_", (link.get("type") or {}).get("outward", "").lower()).strip("_") or "relates_to"
-        for side in ("outwardIssue", "inwardIssue"):
-            if link.get(side):
-                said.link(kind, f"{ns}:issue:{site}:{link[side]['id']}", source=side == "inwardIssue")
-    said.mentions(key, fields.get("summary"), fields.get("description"))
-    return said.graph
+        for side, tell in (("outwardIssue", said.refer), ("inwardIssue", said.referred)):
+            tell(kind, [context.key("issue", f"{site}:{link[side]['id']}")] if link.get(side) else ())
+    said.refer("mentions", _mentions(context, site, fields.get("summary"), fields.get("description")))
+    return said.graph()
 
 
 def _extract_comment(row: JSON, context: Context) -> Graph:
-    text = _text(row.get("body"))
-    return _on_issue(
-        row, context, "message", "comment", text.partition("\n")[0][:120] or "(empty comment)", "comment_on"
-    )
+    name = headline(_text(row.get("body")), "(empty comment)")
+    return _on_issue(row, context, "message", "comment", name, "comment_on")
 
 
 def _extract_worklog(row: JSON, context: Context) -> Graph:
-    name = f"{row.get('timeSpent') or 'Work'} on {row['issue']['key']}"
-    return _on_issue(
-        row, context, "event", "worklog", name, "about", seconds=row.get("timeSpentSeconds"), started=row.get("started")
-    )
+    name, known = f"{row.get('timeSpent') or 'Work'} on {row['issue']['key']}", facts(row, "started")
+    return _on_issue(row, context, "event", "worklog", name, "about", seconds=row.get("timeSpentSeconds"), **known)
 
 
 def _extract_change(row: JSON, context: Context) -> Graph:
@@ -385,30 +307,31 @@ def _extract_change(row: JSON, context: Context) -> Graph:
     return _on_issue(row, context, "event", "change", ("; ".join(items) or "Change")[:200], "about", changes=items)
 
 
-def _on_issue(row: JSON, context: Context, kind: str, what: str, name: str, link: str, **facts: Any) -> Graph:
-    ns, site, issue = context.namespace, context.partition.facts["site"], row["issue"]
-    facts = {name: value for name, value in facts.items() if value is not None}
-    facts["url"] = f"{context.partition.facts['url']}/browse/{issue['key']}"
-    said = _Said(Entity(kind, f"{ns}:{what}:{site}:{row['id']}", name, facts), ns, site)
-    said.link(link, f"{ns}:issue:{site}:{issue['id']}")
-    said.person("authored", row.get("author"), source=True)
-    said.mentions(issue["key"], row.get("body"), row.get("comment"))
-    return said.graph
+def _on_issue(row: JSON, context: Context, kind: str, what: str, name: str, link: str, **known: Any) -> Graph:
+    site, issue = context.partition.facts["site"], row["issue"]
+    known = facts(known, *known, url=f"{context.partition.facts['url']}/browse/{issue['key']}")
+    said = GraphBuilder(Entity(kind, context.key(what, f"{site}:{row['id']}"), name, known))
+    said.refer(link, [context.key("issue", f"{site}:{issue['id']}")])
+    said.by("authored", _person(row.get("author"), context))
+    own = context.key("key", f"{site}:{issue['key']}")
+    found = _mentions(context, site, row.get("body"), row.get("comment"))
+    said.refer("mentions", (key for key in found if key != own))
+    return said.graph()
 
 
 def _extract_project(row: JSON, context: Context) -> Graph:
-    ns, site = context.namespace, row["site"]
-    facts = {"key": row["key"], "type": row.get("projectTypeKey"), "archived": bool(row.get("archived"))}
-    facts["url"] = f"{site['url']}/browse/{row['key']}"
-    key, handle = f"{ns}:project:{site['id']}:{row['id']}", _address(urlsplit(site["url"]).netloc, row["key"])
-    said = _Said(Entity("project", key, row.get("name") or row["key"], facts, (), (handle,)), ns, site["id"])
-    said.person("owned_by", row.get("lead"))
-    return said.graph
+    site, own = row["site"], row["key"]
+    known = {"key": own, "type": row.get("projectTypeKey"), "archived": bool(row.get("archived"))}
+    known["url"] = f"{site['url']}/browse/{own}"
+    key, handle = context.key("project", f"{site['id']}:{row['id']}"), _address(urlsplit(site["url"]).netloc, own)
+    said = GraphBuilder(Entity("project", key, row.get("name") or own, known, (), (handle,)))
+    said.to("owned_by", _person(row.get("lead"), context))
+    return said.graph()
 
 
 def _extract_user(row: JSON, context: Context) -> Graph:
-    facts = {"type": row.get("accountType"), "active": row.get("active")}
-    return Graph([_person(row, context.namespace, {n: v for n, v in facts.items() if v is not None})], [])
+    own = _person(row, context, facts(row, "active", type=row.get("accountType")))
+    return Graph([own] if own else [], [])
 
 
 # -- addresses ----------------------------------------------------------------------------------------------------------------
@@ -460,6 +383,25 @@ async def _identify(api: Api) -> Account:
 
 _NEEDS = ("read:jira-work",)
 
+
+def _listed(
+    name: str, label: str, list_rows: Any, own_id: str, extract: Extract, needs: tuple[str, ...], size: int
+) -> Stream:
+    """What a site has a list of. The rows have no time."""
+    read = reader(lambda row: f"{row['site']['id']}:{row[own_id]}")
+    fetch = listing(partial(_by_site, list_rows), read)
+    return Stream(name, label, WindowKind.SNAPSHOT, fetch, extract, needs=needs, page_size=size, record=read)
+
+
+def _parts(
+    name: str, label: str, field: str, listed: str, time_of: str, extract: Extract, clock: Clock = Clock.UPDATED
+) -> Stream:
+    fetch = partial(_fetch_parts, field, listed, time_of)
+    return Stream(
+        name, label, WindowKind.SCAN, fetch, extract, ascending=False, partitioned=True, needs=_NEEDS, page_size=50, clock=clock,
+    )  # fmt: skip
+
+
 JIRA = Provider(
     slug="jira",
     links=_LINKS,
@@ -478,7 +420,7 @@ JIRA = Provider(
     classify=_classify,
     # A missing scope is told with 401 too, and no new token brings it.
     expired=lambda reply: reply.status == 401 and not isinstance(_classify(reply), AccessDenied),
-    rate_state=_rate_state,
+    rate_state=rate_headers(),
     # Jira counts points and bursts of its own and says so when they are used up; this keeps well below.
     budget=RateBudget(requests=600, seconds=60, concurrency=4),
     oauth=OAuth(
@@ -491,14 +433,11 @@ JIRA = Provider(
     self_hosted=True,
     settle=timedelta(minutes=5),  # searches lag behind writes
     streams=(
-        Stream("projects", "Projects", WindowKind.SNAPSHOT, _by_site(_list_projects, "id"), _extract_project, needs=_NEEDS, page_size=50),
-        Stream("users", "People", WindowKind.SNAPSHOT, _by_site(_list_users, "accountId"), _extract_user, needs=("read:jira-user",), page_size=1000),
+        _listed("projects", "Projects", _list_projects, "id", _extract_project, _NEEDS, 50),
+        _listed("users", "People", _list_users, "accountId", _extract_user, ("read:jira-user",), 1000),
         Stream("issues", "Issues", WindowKind.EXACT, _fetch_issues, _extract_issue, _count_issues, partitioned=True, needs=_NEEDS),
-        Stream("comments", "Comments", WindowKind.SCAN, _part("comment", "comments", "updated"), _extract_comment,
-            ascending=False, partitioned=True, needs=_NEEDS, page_size=50),
-        Stream("worklogs", "Work logged", WindowKind.SCAN, _part("worklog", "worklogs", "updated"), _extract_worklog,
-            ascending=False, partitioned=True, needs=_NEEDS, page_size=50),
-        Stream("changes", "Changes", WindowKind.SCAN, _part("changelog", "values", "created"), _extract_change,
-            ascending=False, partitioned=True, needs=_NEEDS, page_size=50, clock=Clock.CREATED),
+        _parts("comments", "Comments", "comment", "comments", "updated", _extract_comment),
+        _parts("worklogs", "Work logged", "worklog", "worklogs", "updated", _extract_worklog),
+        _parts("changes", "Changes", "changelog", "values", "created", _extract_change, Clock.CREATED),
     ),
 )  # fmt: skip
