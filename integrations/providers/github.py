@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 
-from integrations.errors import AccessDenied, CursorExpired, ProviderError, RecordRejected, Throttled
+from integrations.errors import AccessDenied, CursorExpired, Gone, ProviderError, RecordRejected, Throttled
 from integrations.http import Api, Reply
 from integrations.providers.base import (
     JSON,
@@ -24,25 +24,33 @@ from integrations.providers.base import (
     Provider,
     RateBudget,
     RateState,
-    Record,
     Revocation,
     Stream,
     Window,
     WindowKind,
 )
 from integrations.providers.graph import GraphBuilder, headline
+from integrations.providers.replies import body, rate_headers, reset_of
 from integrations.providers.text import MOST_MENTIONS, email_key, mentioned_emails
-from integrations.providers.wire import Rejected, last, last_page, next_link, reader, records, rows_of, stamp, utc
+from integrations.providers.wire import (
+    Rows,
+    all_rows,
+    last,
+    last_page,
+    listing,
+    next_link,
+    page,
+    pages,
+    reader,
+    rows_of,
+    stamp,
+    utc,
+)
 
 _NUMBER = re.compile(r"(?<![\w/&#])#(\d{1,9})\b")
 _LOGIN = re.compile(r"(?<![\w/.@+-])@([A-Za-z0-9](?:[A-Za-z0-9-]{0,38}))(?![\w@.-]*@)")
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
 _REPOSITORIES = {"affiliation": "owner,collaborator,organization_member", "sort": "updated", "direction": "asc"}
-
-
-class _NothingThere(ProviderError):
-    """An empty repository's commits, or the issues of one that has them switched off."""
-
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
 
@@ -51,78 +59,52 @@ def _classify(reply: Reply) -> ProviderError | None:
     status = reply.status
     if status < 400:
         return None
-    message = str(reply.data.get("message", "")) if isinstance(reply.data, dict) else ""
+    message = str(body(reply).get("message", ""))
     if status in (403, 429):
         if (at := reply.retry_at()) is not None:
             return Throttled("GitHub's rate limit is used up.", at)
         if reply.headers.get("x-ratelimit-remaining") == "0":
-            state = _rate_state(reply)
-            at = reply.by_our_clock(state.reset_at) if state and state.reset_at else None
-            return Throttled("GitHub's rate limit is used up.", at)
+            reset = reset_of(reply)
+            return Throttled("GitHub's rate limit is used up.", reply.by_our_clock(reset) if reset else None)
         if "rate limit" in message.lower() or status == 429:
             return Throttled("GitHub asks to slow down.", datetime.now(UTC) + timedelta(seconds=60))
         if "required" in reply.headers.get("x-github-sso", ""):
             return AccessDenied("The organization asks for single sign-on: authorise this connection for it on GitHub.")
         return AccessDenied(f"GitHub does not allow this: {message or 'permission missing'}")
     if (status == 409 and "empty" in message.lower()) or status == 410:
-        return _NothingThere(message)
+        return Gone(f"GitHub has nothing there: {message}")  # an empty repository; issues that are switched off
     if status == 422 and "pagination" in message.lower():
         return CursorExpired("GitHub does not list this far; going on by date.")
     return None
 
 
+_TOLD = rate_headers()
+
+
 def _rate_state(reply: Reply) -> RateState | None:
-    headers = reply.headers
-    if headers.get("x-ratelimit-resource", "core") != "core":
-        return None
-    try:
-        reset = datetime.fromtimestamp(int(headers["x-ratelimit-reset"]), UTC)
-        return RateState(int(headers["x-ratelimit-remaining"]), int(headers["x-ratelimit-limit"]), reset)
-    except (KeyError, ValueError):
-        return None
+    return _TOLD(reply) if reply.headers.get("x-ratelimit-resource", "core") == "core" else None
 
 
-def _id(row: JSON) -> object:
-    return row["id"]
-
-
-def _sha(row: JSON) -> object:
-    return row["sha"]
-
-
-def _updated(row: JSON) -> datetime:
-    return utc(row["updated_at"])
-
-
-def _changed(row: JSON) -> datetime:
-    return utc(row.get("updated_at") or row["created_at"])
-
-
-def _committed(row: JSON) -> datetime:
-    return utc(row["commit"]["committer"]["date"])
-
+_UPDATED = reader("id", "updated_at")
+_CHANGED = reader("id", lambda row: utc(row.get("updated_at") or row["created_at"]))
+_COMMITTED = reader("sha", lambda row: utc(row["commit"]["committer"]["date"]))
 
 # -- fetching -----------------------------------------------------------------------------------------------------------------
 
 
-async def _list(
-    api: Api,
-    partition: Partition,
-    path: str,
-    params: JSON,
-    cursor: JSON | None,
-    time_of: Callable[[JSON], datetime] = _updated,
-) -> tuple[list[Record], list[Rejected], str | None]:
-    """A page of a repository's list: records, rejected rows, the next page's address. An empty page where there is nothing."""
+def _rows(reply: Reply) -> Rows:
+    following = next_link(reply)
+    return rows_of(reply.data, "GitHub"), {"url": following} if following else None
+
+
+async def _list(api: Api, partition: Partition, path: str, params: JSON, cursor: JSON | None) -> Rows:
+    """A page of a repository's list. An empty page where there is nothing."""
     try:
         if cursor and "url" in cursor:
-            reply = await api.get(cursor["url"])
-        else:
-            reply = await api.get(f"/repos/{partition.facts['full_name']}{path}", {**params, "per_page": 100})
-    except _NothingThere:
-        return [], [], None
-    id_of = _id if time_of is _updated else _sha
-    return *records(rows_of(reply.data, "GitHub"), reader(id_of, time_of)), next_link(reply)
+            return _rows(await api.get(cursor["url"]))
+        return _rows(await api.get(f"/repos/{partition.facts['full_name']}{path}", {**params, "per_page": 100}))
+    except Gone:
+        return [], None
 
 
 def _since(path: str, name: str, label: str, extract: Extract) -> Stream:
@@ -135,18 +117,19 @@ def _since(path: str, name: str, label: str, extract: Extract) -> Stream:
 
     async def fetch(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
         since = cursor["since"] if cursor else stamp(window.since)
-        found, rejected, following = await _list(api, partition, path, {**params, "since": since}, cursor)
-        newest = max((record.occurred_at for record in found), default=None)
+        rows, following = await _list(api, partition, path, {**params, "since": since}, cursor)
+        found = page(rows, _UPDATED, None, max)
+        newest = found.position
         # Rows of the second that the page before ended in come again; those that it had are not told twice.
         had = set(cursor.get("had", ())) if cursor else set()
-        fresh = [r for r in found if r.external_id not in had or stamp(r.occurred_at) != since]
+        fresh = [r for r in found.records if r.external_id not in had or stamp(r.occurred_at) != since]
         if following is None or (newest is not None and newest >= window.until):
-            return Page(fresh, None, newest, rejected)
+            return found._replace(records=fresh)
         if newest is None or stamp(newest) == since:
             ended = [r.external_id for r in fresh if stamp(r.occurred_at) == since]
-            return Page(fresh, {"since": since, "url": following, "had": [*had, *ended]}, newest, rejected)
-        ended = [r.external_id for r in found if r.occurred_at == newest]
-        return Page(fresh, {"since": stamp(newest), "had": ended}, newest, rejected)
+            return found._replace(records=fresh, next_cursor={"since": since, **following, "had": [*had, *ended]})
+        ended = [r.external_id for r in found.records if r.occurred_at == newest]
+        return found._replace(records=fresh, next_cursor={"since": stamp(newest), "had": ended})
 
     async def count(api: Api, partition: Partition, window: Window) -> Estimate | None:
         found = await _count(api, partition, path, {**params, "since": stamp(window.since)})
@@ -155,34 +138,25 @@ def _since(path: str, name: str, label: str, extract: Extract) -> Stream:
         return Estimate(max(found, 0), exact=True)
 
     return Stream(
-        name,
-        label,
-        WindowKind.LOWER_BOUND,
-        fetch,
-        extract,
-        count,
-        partitioned=True,
-        needs=("repo",),
-        record=reader(_id, _updated),
-    )
+        name, label, WindowKind.LOWER_BOUND, fetch, extract, count, partitioned=True, needs=("repo",), record=_UPDATED,
+    )  # fmt: skip
 
 
 async def _count(api: Api, partition: Partition, path: str, params: JSON) -> int:
     """One row a page: the last page's number is the count."""
     try:
         return last_page(await api.get(f"/repos/{partition.facts['full_name']}{path}", {**params, "per_page": 1}))
-    except _NothingThere:
+    except Gone:
         return 0
 
 
 async def _fetch_pulls(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     """Newest update first, down to the window's beginning: a row touched meanwhile comes twice, none is missed."""
     params = {"state": "all", "sort": "updated", "direction": "desc"}
-    found, rejected, following = await _list(api, partition, "/pulls", params, cursor)
-    oldest = min((record.occurred_at for record in found), default=None)
-    if following is None or (oldest is not None and oldest < window.since):
-        return Page(found, None, oldest, rejected)
-    return Page(found, {"url": following}, oldest, rejected)
+    rows, following = await _list(api, partition, "/pulls", params, cursor)
+    found = page(rows, _UPDATED, following, min)
+    is_over = found.position is not None and found.position < window.since
+    return found._replace(next_cursor=None) if is_over else found
 
 
 async def _count_pulls(api: Api, partition: Partition, window: Window) -> Estimate | None:
@@ -197,37 +171,22 @@ def _span(window: Window) -> JSON:
     return {"since": stamp(window.since), "until": stamp(last(window.until))}
 
 
-async def _fetch_commits(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
-    found, rejected, following = await _list(api, partition, "/commits", _span(window), cursor, _committed)
-    return Page(found, {"url": following} if following else None, None, rejected)
+async def _commits(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
+    return await _list(api, partition, "/commits", _span(window), cursor)
 
 
 async def _count_commits(api: Api, partition: Partition, window: Window) -> Estimate | None:
     return Estimate(await _count(api, partition, "/commits", _span(window)), exact=True)
 
 
-async def _repositories(api: Api, url: str | None) -> Reply:
-    return await (api.get(url) if url else api.get("/user/repos", {**_REPOSITORIES, "per_page": 100}))
-
-
-async def _fetch_repositories(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
-    reply = await _repositories(api, cursor["url"] if cursor else None)
-    rows = rows_of(reply.data, "GitHub")
-    found, rejected = records(rows, reader(_id, _changed))
-    following = next_link(reply)
-    return Page(found, {"url": following} if following else None, None, rejected)
+async def _repositories(api: Api, cursor: JSON | None) -> Rows:
+    first = {**_REPOSITORIES, "per_page": 100}
+    return _rows(await (api.get(cursor["url"]) if cursor else api.get("/user/repos", first)))
 
 
 async def _partitions(api: Api) -> list[Partition]:
-    found: dict[str, Partition] = {}
-    url = None
-    while True:
-        reply = await _repositories(api, url)
-        for row in rows_of(reply.data, "GitHub"):
-            found[str(row["id"])] = Partition(str(row["id"]), row["full_name"], {"full_name": row["full_name"]})
-        url = next_link(reply)
-        if url is None:
-            return list(found.values())
+    rows = {str(row["id"]): row["full_name"] for row in await all_rows(partial(_repositories, api))}
+    return [Partition(key, name, {"full_name": name}) for key, name in rows.items()]
 
 
 # -- records to graph ---------------------------------------------------------------------------------------------------------
@@ -268,10 +227,9 @@ def _extract_issue(row: JSON, context: Context) -> Graph:
 
 
 def _extract_pull(row: JSON, context: Context) -> Graph:
-    branches = {"from": row["head"]["ref"], "into": row["base"]["ref"]}
-    return _issue(
-        row, context, "pull_request", {**branches, "merged_at": row.get("merged_at"), "draft": row.get("draft")}
-    )
+    more = {"from": row["head"]["ref"], "into": row["base"]["ref"]}
+    more |= {"merged_at": row.get("merged_at"), "draft": row.get("draft")}
+    return _issue(row, context, "pull_request", more)
 
 
 def _issue(row: JSON, context: Context, kind: str, more: JSON) -> Graph:
@@ -308,9 +266,8 @@ def _extract_comment(row: JSON, context: Context) -> Graph:
 def _extract_commit(row: JSON, context: Context) -> Graph:
     ns, commit = context.namespace, row["commit"]
     name = headline(commit.get("message"), row["sha"][:10], 200)
-    said = GraphBuilder(
-        Entity("commit", f"{ns}:commit:{row['sha']}", name, {"sha": row["sha"], "url": row.get("html_url")})
-    )
+    known = {"sha": row["sha"], "url": row.get("html_url")}
+    said = GraphBuilder(Entity("commit", f"{ns}:commit:{row['sha']}", name, known))
     said.to("part_of", _repository(context))
     signed = commit.get("author") or {}
     address, account = email_key(signed.get("email")), _user(row.get("author"), ns)
@@ -349,12 +306,8 @@ def _named(ns: str, full_name: str) -> str:
 
 
 def _located(address: str, container: str) -> str | None:
-    ns, repository, number = (
-        container.partition(":repository:")[0],
-        container.rpartition(":")[2],
-        address.rpartition("#")[2],
-    )
-    return f"{ns}:issue:{repository}#{number}" if ":repository:" in container else None
+    ns, is_repository, key = container.partition(":repository:")
+    return f"{ns}:issue:{key}#{address.rpartition('#')[2]}" if is_repository else None
 
 
 _LINKS = (
@@ -420,34 +373,13 @@ GITHUB = Provider(
     self_hosted=True,
     streams=(
         Stream(
-            "repositories",
-            "Repositories",
-            WindowKind.SNAPSHOT,
-            _fetch_repositories,
-            _extract_repository,
-            names_partitions=True,
-            record=reader(_id, _changed),
+            "repositories", "Repositories", WindowKind.SNAPSHOT, listing(_repositories, _CHANGED), _extract_repository, names_partitions=True,
+            record=_CHANGED,
         ),
         _since("/issues", "issues", "Issues", _extract_issue),
-        _BACKWARDS(
-            "pull_requests",
-            "Pull requests",
-            WindowKind.SCAN,
-            _fetch_pulls,
-            _extract_pull,
-            _count_pulls,
-            record=reader(_id, _updated),
-        ),
+        _BACKWARDS("pull_requests", "Pull requests", WindowKind.SCAN, _fetch_pulls, _extract_pull, _count_pulls, record=_UPDATED),
         _since("/issues/comments", "comments", "Comments", _extract_comment),
         _since("/pulls/comments", "review_comments", "Review comments", _extract_comment),
-        _BACKWARDS(
-            "commits",
-            "Commits",
-            WindowKind.EXACT,
-            _fetch_commits,
-            _extract_commit,
-            _count_commits,
-            record=reader(_sha, _committed),
-        ),
+        _BACKWARDS("commits", "Commits", WindowKind.EXACT, pages(_commits, _COMMITTED), _extract_commit, _count_commits, record=_COMMITTED),
     ),
-)
+)  # fmt: skip

@@ -15,7 +15,7 @@ class GraphBuilder:
 
     def __init__(self, own: Entity) -> None:
         self.own = own.key
-        self.names = (own.key, *own.aliases, *own.handles)
+        self.names = own.aliases + own.handles
         self.entities = [own]
         self.relationships: list[Relationship] = []
 
@@ -35,13 +35,19 @@ class GraphBuilder:
 
     def refer(self, kind: str, keys: Iterable[str]) -> None:
         """Own entity `kind` what has these keys, of which the record knows no more than that."""
-        own, names = self.own, self.names
-        self.relationships.extend(Relationship(kind, own, key) for key in dict.fromkeys(keys) if key not in names)
+        if keys:  # most often there is nothing, and this is part of the hot path
+            own, names = self.own, self.names
+            for key in dict.fromkeys(keys):
+                if key != own and key not in names:
+                    self.relationships.append(Relationship(kind, own, key))
 
     def referred(self, kind: str, keys: Iterable[str]) -> None:
         """What has these keys `kind` own entity."""
-        own, names = self.own, self.names
-        self.relationships.extend(Relationship(kind, key, own) for key in dict.fromkeys(keys) if key not in names)
+        if keys:
+            own, names = self.own, self.names
+            for key in dict.fromkeys(keys):
+                if key != own and key not in names:
+                    self.relationships.append(Relationship(kind, key, own))
 
     def graph(self) -> Graph:
         return Graph(self.entities, self.relationships)
@@ -69,9 +75,17 @@ def organization(own_key: str, name: object, websites: object, properties: JSON 
 
 def facts(row: JSON, *names: str, deleted: object = False, **more: object) -> JSON:
     """These of the row's fields, and what else is given, as far as they have a value; and whether it is deleted."""
-    found = {name: row[name] for name in names if row.get(name) not in (None, "")}
-    found |= {name: value for name, value in more.items() if value not in (None, "")}
-    return {**found, "deleted": True} if deleted else found
+    found: JSON = {}
+    for name in names:
+        value = row.get(name)
+        if value is not None and value != "":
+            found[name] = value
+    for name, value in more.items():
+        if value is not None and value != "":
+            found[name] = value
+    if deleted:
+        found["deleted"] = True
+    return found
 
 
 def headline(text: str | None, otherwise: str, most: int = 120) -> str:

@@ -244,7 +244,9 @@ def _plain(text: str) -> str:
 
 
 def _mentions(text: str, context: Context) -> Iterator[str]:
-    found = context.keys("user", *_USER.findall(text)) + context.keys("channel", *_CHANNEL.findall(text))
+    found: list[str] = []
+    if "<" in text:
+        found = context.keys("user", *_USER.findall(text)) + context.keys("channel", *_CHANNEL.findall(text))
     links = (f"{channel}:{seconds}.{rest}" for channel, seconds, rest in _PERMALINK.findall(text))
     yield from [*found, *context.keys("message", *links)][:MOST_MENTIONS]
     yield from mentioned_emails(_plain(text))
