@@ -65,7 +65,10 @@ def dsn() -> str:
 def empty_tables() -> None:
     """No connections, and nothing that came in through them; statistics and indexes as new."""
     with psycopg.connect(dsn(), autocommit=True) as owner:
-        owner.execute("TRUNCATE integrations_connection, historical_sync_entity, procrastinate_jobs CASCADE")
+        owner.execute(
+            "TRUNCATE integrations_connection, historical_sync_entity, historical_sync_entityname, historical_sync_namebacklog,"
+            " procrastinate_jobs CASCADE"
+        )
         owner.execute("CHECKPOINT")
 
 

@@ -319,7 +319,6 @@ class Entity(models.Model):
         indexes = [
             models.Index(fields=["merged_into"], condition=Q(merged_into__isnull=False), name="entity_merged"),
             models.Index(fields=["tenant", "kind", "id"], condition=Q(merged_into__isnull=True), name="entity_listing"),
-            GinIndex(fields=["name"], opclasses=["gin_trgm_ops"], name="entity_name"),
         ]
 
     def __str__(self) -> str:
@@ -535,4 +534,4 @@ class SyncSchedule(models.Model):
         return f"{self.connection} every {self.interval}"
 
 
-from historical_sync import automation  # noqa: E402, F401 - its tables, where Django looks for them
+from historical_sync import automation, searching  # noqa: E402, F401 - their tables, where Django looks for them

@@ -18,7 +18,8 @@ DROP_ADD_COUNTS = "DROP FUNCTION atom_add_counts(jsonb, jsonb)"
 # on names could be used. The function runs as its owner and compares the tenant itself, with the same setting as the policies.
 #
 # What many names have is soon met in the order asked for; what few names have the trigram index finds. A connection with few records is
-# asked what those are about, and only that is looked through; one with many is soon met, too.
+# asked what those are about, and only that is looked through; one with many is soon met, too. What the index finds, and the newest of
+# its backlog (`searching.py`), is fetched id by id (LATERAL, OFFSET 0), whatever the planner knows of a table that is being filled.
 FIND_ENTITIES = """
 CREATE OR REPLACE FUNCTION atom_find_entities(
     of_tenant uuid, first_words text[], later_words text[], of_kind text, of_connection uuid, after_kind text, after_id uuid, most int
@@ -79,10 +80,17 @@ BEGIN
         RETURN;
     END IF;
     RETURN QUERY EXECUTE format(
-        'WITH hit AS MATERIALIZED (SELECT COALESCE(e.merged_into, e.id) AS id FROM historical_sync_entity e'
-        ' WHERE e.tenant_id = %L %s LIMIT 2000)'
-        ' SELECT e.id FROM historical_sync_entity e WHERE e.id IN (SELECT id FROM hit) AND e.tenant_id = %L %s'
-        ' ORDER BY e.kind, e.id LIMIT %s', of_tenant, is_like, of_tenant, is_more, most);
+        'WITH hit AS MATERIALIZED ('
+        ' (SELECT e.entity_id AS id FROM historical_sync_entityname e WHERE e.tenant_id = %1$L %2$s LIMIT 2000)'
+        ' UNION (SELECT e.id FROM (SELECT unnest(entity_ids) AS id FROM ('
+        '   SELECT entity_ids FROM historical_sync_namebacklog WHERE tenant_id = %1$L ORDER BY id DESC LIMIT 200) newest LIMIT 20000) noted'
+        '   CROSS JOIN LATERAL (SELECT * FROM historical_sync_entity e WHERE e.id = noted.id OFFSET 0) e WHERE true %2$s LIMIT 2000)'
+        ' UNION SELECT unnest(%5$L::uuid[])'
+        '), thing AS MATERIALIZED (SELECT DISTINCT COALESCE(e.merged_into, e.id) AS id FROM hit'
+        ' CROSS JOIN LATERAL (SELECT * FROM historical_sync_entity e WHERE e.id = hit.id OFFSET 0) e WHERE true %2$s)'
+        ' SELECT e.id FROM thing CROSS JOIN LATERAL (SELECT * FROM historical_sync_entity e WHERE e.id = thing.id OFFSET 0) e'
+        ' WHERE e.tenant_id = %1$L %3$s'
+        ' ORDER BY e.kind, e.id LIMIT %4$s', of_tenant, is_like, is_more, most, found);
 END $$
 """
 DROP_FIND_ENTITIES = "DROP FUNCTION atom_find_entities(uuid, text[], text[], text, uuid, text, uuid, int)"
@@ -125,3 +133,32 @@ BEGIN
 END $$
 """
 DROP_RECORDS_ABOUT = "DROP FUNCTION atom_records_about(uuid, uuid[], uuid, uuid, int)"
+
+# Notes for the index of names (`searching.py`) what a statement did to entities' names.
+NOTE_NAMES = """
+CREATE FUNCTION atom_note_names() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO historical_sync_namebacklog (tenant_id, entity_ids)
+        SELECT tenant_id, array_agg(id) FROM fresh GROUP BY tenant_id;
+    ELSIF TG_OP = 'UPDATE' THEN
+        INSERT INTO historical_sync_namebacklog (tenant_id, entity_ids)
+        SELECT f.tenant_id, array_agg(f.id) FROM fresh f JOIN former USING (id) WHERE f.name <> former.name GROUP BY f.tenant_id;
+    ELSE
+        DELETE FROM historical_sync_entityname WHERE entity_id IN (SELECT id FROM former);
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER note_new_names AFTER INSERT ON historical_sync_entity
+    REFERENCING NEW TABLE AS fresh FOR EACH STATEMENT EXECUTE FUNCTION atom_note_names();
+CREATE TRIGGER note_changed_names AFTER UPDATE ON historical_sync_entity
+    REFERENCING OLD TABLE AS former NEW TABLE AS fresh FOR EACH STATEMENT EXECUTE FUNCTION atom_note_names();
+CREATE TRIGGER forget_names AFTER DELETE ON historical_sync_entity
+    REFERENCING OLD TABLE AS former FOR EACH STATEMENT EXECUTE FUNCTION atom_note_names();
+"""
+DROP_NOTE_NAMES = """
+DROP TRIGGER note_new_names ON historical_sync_entity;
+DROP TRIGGER note_changed_names ON historical_sync_entity;
+DROP TRIGGER forget_names ON historical_sync_entity;
+DROP FUNCTION atom_note_names();
+"""

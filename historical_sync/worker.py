@@ -24,7 +24,7 @@ from procrastinate.jobs import Status
 
 from atom.garbage import tune_garbage_collection
 from atom.plans import PLANS
-from historical_sync import broadcast, reaping, tasks
+from historical_sync import broadcast, reaping, searching, tasks
 from historical_sync.database import connect_arguments, make_pool
 from historical_sync.engine import Engine
 from historical_sync.storage import Lease
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 OBEY_SECONDS = 1.0
 SAY_SECONDS = 0.8
+INDEX_SECONDS = 2.0
 POLL_SECONDS = 0.2  # Procrastinate misses a notification now and then; this bounds the wait
 RECONNECT_SECONDS = 1.0
 POOL_SIZE = 6  # connections: more would not make PostgreSQL quicker, and each keeps the room of its largest page
@@ -103,6 +104,7 @@ async def _run(
                 asyncio.create_task(_every(SAY_SECONDS, engine.say_what_is_asked), name="say"),
                 asyncio.create_task(_listen(engine, defer if tasks.UPKEEP in queues else None), name="listen"),
                 asyncio.create_task(_every(lease * REAP_SHARE, lambda: _reap(engine, worker_app)), name="reap"),
+                asyncio.create_task(_every(INDEX_SECONDS, lambda: _index_names(engine)), name="index"),
                 asyncio.create_task(_cut_off_the_silent(lease * REAP_SHARE), name="cut off"),
             ]
             stopper = asyncio.create_task(_until(stop, once))
@@ -178,6 +180,12 @@ async def _listen(engine: Engine, defer: tasks.Defer | None) -> None:
                         await defer.ended(notification.payload)
         except (psycopg.Error, ConnectorException, OSError):
             await asyncio.sleep(RECONNECT_SECONDS)
+
+
+async def _index_names(engine: Engine) -> None:
+    more = True
+    while more:
+        more = await searching.index_names(engine.pool, older_than=searching.PATIENCE_SECONDS if engine.leases else 0.0)
 
 
 async def _cut_off_the_silent(every: float) -> None:

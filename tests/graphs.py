@@ -28,6 +28,7 @@ from historical_sync.models import (
     SyncRecord,
     SyncSchedule,
 )
+from historical_sync.searching import EntityName
 from integrations.crypto import encrypt
 from integrations.models import Connection
 
@@ -71,6 +72,7 @@ def one_of_everything(tenant: Any) -> SimpleNamespace:
         entity = Entity.objects.create(
             id=uuid.uuid4(), tenant=tenant, kind="issue", key=f"k{uuid.uuid4()}", name="An issue of Acme's"
         )
+        EntityName.objects.create(tenant=tenant, entity_id=entity.id, name=entity.name)
         Address.objects.create(id=uuid.uuid4(), tenant=tenant, key=f"a{uuid.uuid4()}", within_id=uuid.uuid4())
         SyncRecord.objects.create(
             id=uuid.uuid4(), tenant=tenant, connection=connection, job_id=job.id, stream="issues", external_id="1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,9 @@ from django.core.cache import cache
 from atom.models import ApiKey
 from atom.tenancy import tenant_scope
 from historical_sync import graph
+from historical_sync.database import make_pool
 from historical_sync.models import Entity, SyncRecord
+from historical_sync.searching import EntityName, NameBacklog, index_names
 from tests.graphs import NOW, make_connection
 
 
@@ -213,3 +216,55 @@ def test_bad_questions_get_clear_answers(program: Any, path: str, query: Any, st
     got, body = program(path, **query)
     assert got == status
     assert body["errors"][0]["attr"] == attr
+
+
+# -- the index of names -----------------------------------------------------------------------------------------------------
+
+
+def indexed(**options: Any) -> int:
+    """Brings the index up to date, as a worker does; how many times it had something to do."""
+
+    async def run() -> int:
+        pool = make_pool(1)
+        await pool.open()
+        try:
+            times = 0
+            while await index_names(pool, **options):
+                times += 1
+            return times
+        finally:
+            await pool.close()
+
+    return asyncio.run(run())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_index_of_names_follows_what_is_written(live_cast: SimpleNamespace) -> None:
+    acme, globex = live_cast.acme, live_cast.globex
+    with tenant_scope(acme.id):
+        people = [
+            Entity(id=uuid.uuid4(), tenant=acme, kind="person", key=f"k:{n}", name=f"Person {n}") for n in range(6000)
+        ]
+        Entity.objects.bulk_create(people)  # more than the part that is looked through in order
+        last = max(people, key=lambda person: person.id)
+        Entity.objects.filter(tenant=acme, id=last.id).update(name="Zaphod")
+    add(globex, "Zaphod")
+    assert names(acme, "zaph") == ["Zaphod"], "before it is indexed"
+    assert indexed(older_than=60) == 0, "a worker that imports lets it wait"
+    assert indexed() > 0
+    with tenant_scope(acme.id):
+        assert EntityName.objects.filter(tenant=acme).count() == 6000
+        assert NameBacklog.objects.filter(tenant=acme).count() == 0
+    assert names(acme, "zaph") == ["Zaphod"]
+    with tenant_scope(acme.id):
+        Entity.objects.filter(tenant=acme, id=last.id).update(name="Marvin")
+    assert names(acme, "zaph") == [], "what the index says is looked at again"
+    assert names(acme, "marv") == ["Marvin"]
+    indexed()
+    with tenant_scope(acme.id):
+        Entity.objects.filter(tenant=acme, id=last.id).update(as_of=NOW)
+        assert NameBacklog.objects.filter(tenant=acme).count() == 0, "its name is what it was"
+        Entity.objects.filter(tenant=acme, id=last.id).delete()
+        assert not EntityName.objects.filter(tenant=acme, entity_id=last.id).exists()
+    assert names(acme, "marv") == []
+    assert names(globex, "zaph") == ["Zaphod"]

@@ -1,0 +1,80 @@
+"""The index that search reads, kept behind the imports: a name's trigrams cost an import as much as storing its record.
+
+Triggers on entities note whose names are new or changed (`NameBacklog`) and take out the names of what is gone. Workers bring the
+index up to date when they have nothing to import, and after a minute whatever they do. Search looks through the newest of the
+backlog as well, so a small import is found at once. See docs/decisions/0006-search.md.
+"""
+
+from __future__ import annotations
+
+from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import GinIndex
+from django.db import models
+from django.db.models.functions import Now
+
+from atom.models import Tenant
+from historical_sync.database import Pool, system_transaction
+
+STATEMENTS_AT_ONCE = 20
+PATIENCE_SECONDS = 60.0  # that names wait for a worker that imports
+
+
+class EntityName(models.Model):
+    """A name as search knows it; the entity's own may be newer for a moment."""
+
+    entity_id = models.UUIDField(primary_key=True, editable=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False)
+    name = models.TextField()
+
+    class Meta:
+        app_label = "historical_sync"
+        indexes = [GinIndex(fields=["name"], opclasses=["gin_trgm_ops"], name="entity_name")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class NameBacklog(models.Model):
+    """Entities whose names one statement wrote, and that are not in the index yet."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False)
+    entity_ids = ArrayField(models.UUIDField())
+    noted_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        app_label = "historical_sync"
+        indexes = [models.Index(fields=["tenant", "id"], name="backlog_of_tenant")]
+
+    def __str__(self) -> str:
+        return f"{len(self.entity_ids)} names"
+
+
+async def index_names(pool: Pool, *, older_than: float = 0.0) -> bool:
+    """Indexes the oldest names of the backlog, those that have waited for so many seconds; False when there were none.
+
+    One worker at a time: of two, the one that read an older name could write it last.
+    """
+    async with system_transaction(pool, "names of all tenants") as cursor:
+        await cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended('names', 0))")
+        row = await cursor.fetchone()
+        if not (row and row[0]):
+            return False
+        await cursor.execute(
+            """
+            WITH due AS (
+                DELETE FROM historical_sync_namebacklog WHERE id IN (
+                    SELECT id FROM historical_sync_namebacklog WHERE noted_at <= clock_timestamp() - make_interval(secs => %s)
+                    ORDER BY id LIMIT %s)
+                RETURNING entity_ids
+            ), written AS (
+                INSERT INTO historical_sync_entityname AS n (entity_id, tenant_id, name)
+                SELECT e.id, e.tenant_id, e.name FROM historical_sync_entity e
+                WHERE e.id IN (SELECT unnest(entity_ids) FROM due)
+                ON CONFLICT (entity_id) DO UPDATE SET name = excluded.name WHERE n.name <> excluded.name
+            )
+            SELECT count(*) FROM due
+            """,
+            [older_than, STATEMENTS_AT_ONCE],
+        )
+        row = await cursor.fetchone()
+        return bool(row and row[0])
