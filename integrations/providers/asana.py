@@ -263,15 +263,27 @@ ASANA = Provider(
     token_help="A personal access token, or a service account's token to read the whole organization.",
     settle=timedelta(minutes=1),
     streams=(
-        Stream("workspaces", "Workspaces", WindowKind.SNAPSHOT, _of_all("workspaces"), _extract_workspace, needs=("workspaces:read",)),
+        Stream(
+            "workspaces", "Workspaces", WindowKind.SNAPSHOT, _of_all("workspaces"), _extract_workspace,
+            needs=("workspaces:read",),
+        ),
         Stream("users", "People", WindowKind.SNAPSHOT, _of_all("users"), _extract_user, needs=("users:read",)),
-        Stream("projects", "Projects", WindowKind.SNAPSHOT, listing(_projects, _CHANGED), _extract_project, needs=("projects:read", "workspaces:read")),
+        Stream(
+            "projects", "Projects", WindowKind.SNAPSHOT, listing(_projects, _CHANGED), _extract_project,
+            needs=("projects:read", "workspaces:read"), record=_CHANGED,
+        ),
         # In no order of time, so that a project is read in one go.
-        Stream("tasks", "Tasks", WindowKind.SCAN, pages(_tasks, _CHANGED), _extract_task, ascending=False, partitioned=True, needs=_TASKS),
-        Stream("subtasks", "Subtasks", WindowKind.SCAN, pages(_subtasks, _CHANGED), _extract_task, ascending=False, partitioned=True, needs=_TASKS, page_size=5),
+        Stream(
+            "tasks", "Tasks", WindowKind.SCAN, pages(_tasks, _CHANGED), _extract_task, ascending=False,
+            partitioned=True, needs=_TASKS, record=_CHANGED,
+        ),
+        Stream(
+            "subtasks", "Subtasks", WindowKind.SCAN, pages(_subtasks, _CHANGED), _extract_task, ascending=False,
+            partitioned=True, needs=_TASKS, page_size=5, record=_CHANGED,
+        ),
         Stream(
             "stories", "Comments and history", WindowKind.SCAN, pages(_stories, _CREATED), _extract_story, ascending=False, partitioned=True,
-            needs=(*_TASKS, "stories:read"), page_size=5, clock=Clock.CREATED,
+            needs=(*_TASKS, "stories:read"), page_size=5, clock=Clock.CREATED, record=_CREATED,
         ),
     ),
 )  # fmt: skip

@@ -377,9 +377,15 @@ GITHUB = Provider(
             record=_CHANGED,
         ),
         _since("/issues", "issues", "Issues", _extract_issue),
-        _BACKWARDS("pull_requests", "Pull requests", WindowKind.SCAN, _fetch_pulls, _extract_pull, _count_pulls, record=_UPDATED),
+        _BACKWARDS(
+            "pull_requests", "Pull requests", WindowKind.SCAN, _fetch_pulls, _extract_pull, _count_pulls,
+            record=_UPDATED,
+        ),
         _since("/issues/comments", "comments", "Comments", _extract_comment),
         _since("/pulls/comments", "review_comments", "Review comments", _extract_comment),
-        _BACKWARDS("commits", "Commits", WindowKind.EXACT, pages(_commits, _COMMITTED), _extract_commit, _count_commits, record=_COMMITTED),
+        _BACKWARDS(
+            "commits", "Commits", WindowKind.EXACT, pages(_commits, _COMMITTED), _extract_commit, _count_commits,
+            record=_COMMITTED,
+        ),
     ),
 )  # fmt: skip

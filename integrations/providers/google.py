@@ -329,14 +329,17 @@ GOOGLE = Provider(
     partition_label="Calendars",
     partitions=_partitions,
     streams=(
-        Stream("labels", "Labels", WindowKind.SNAPSHOT, listing(_labels, _TIMELESS), _extract_label, needs=(READ_MAIL,), page_size=ONE_PAGE),
+        Stream(
+            "labels", "Labels", WindowKind.SNAPSHOT, listing(_labels, _TIMELESS), _extract_label, needs=(READ_MAIL,),
+            page_size=ONE_PAGE,
+        ),
         Stream(
             "messages", "Mail", WindowKind.EXACT, pages(_messages, _SENT, min), _extract_message, ascending=False, needs=(READ_MAIL,),
             page_size=A_READ, clock=Clock.CREATED, record=_SENT,
         ),
         Stream(
             "calendars", "Calendars", WindowKind.SNAPSHOT, listing(_calendars, _TIMELESS), _extract_calendar, needs=(READ_CALENDARS,),
-            page_size=250, names_partitions=True,
+            page_size=250, names_partitions=True, record=_TIMELESS,
         ),
         Stream(
             "events", "Events", WindowKind.EXACT, _fetch_events, _extract_event, partitioned=True, needs=(READ_CALENDARS,), page_size=250,

@@ -330,8 +330,14 @@ HUBSPOT = Provider(
     settle=timedelta(minutes=5),
     ids_by_account=True,
     streams=(
-        Stream("owners", "Owners", WindowKind.SNAPSHOT, listing(_owners, _OWNER), _extract_owner, needs=("crm.objects.owners.read",)),
+        Stream(
+            "owners", "Owners", WindowKind.SNAPSHOT, listing(_owners, _OWNER), _extract_owner,
+            needs=("crm.objects.owners.read",),
+        ),
         *(_stream(name) for name in _NAMES),
-        Stream("archived", "Archived records", WindowKind.SNAPSHOT, listing(_archived, _BINNED), _extract_archived, needs=(_SCOPES["contacts"],)),
+        Stream(
+            "archived", "Archived records", WindowKind.SNAPSHOT, listing(_archived, _BINNED), _extract_archived,
+            needs=(_SCOPES["contacts"],),
+        ),
     ),
 )  # fmt: skip

@@ -290,9 +290,18 @@ INTERCOM = Provider(
     settle=timedelta(minutes=5),
     ids_by_account=True,
     streams=(
-        Stream("admins", "Teammates", WindowKind.SNAPSHOT, _whole("admins"), _extract_admin, needs=("read admins",), page_size=ONE_PAGE),
-        Stream("teams", "Teams", WindowKind.SNAPSHOT, _whole("teams"), _extract_team, needs=("read admins",), page_size=ONE_PAGE),
-        Stream("companies", "Companies", WindowKind.SNAPSHOT, listing(_companies, _UPDATED), _extract_company, needs=("read users and companies",)),
+        Stream(
+            "admins", "Teammates", WindowKind.SNAPSHOT, _whole("admins"), _extract_admin, needs=("read admins",),
+            page_size=ONE_PAGE,
+        ),
+        Stream(
+            "teams", "Teams", WindowKind.SNAPSHOT, _whole("teams"), _extract_team, needs=("read admins",),
+            page_size=ONE_PAGE,
+        ),
+        Stream(
+            "companies", "Companies", WindowKind.SNAPSHOT, listing(_companies, _UPDATED), _extract_company,
+            needs=("read users and companies",), record=_UPDATED,
+        ),
         _searched("contacts", "Contacts", WindowKind.DAY, _DAYS, _extract_contact, "read users and companies"),
         _searched("conversations", "Conversations", WindowKind.EXACT, 1, _extract_conversation, "read conversations"),
         Stream("messages", "Messages", WindowKind.SCAN, _fetch_messages, _extract_message, ascending=False,

@@ -435,7 +435,10 @@ JIRA = Provider(
     streams=(
         _listed("projects", "Projects", _list_projects, "id", _extract_project, _NEEDS, 50),
         _listed("users", "People", _list_users, "accountId", _extract_user, ("read:jira-user",), 1000),
-        Stream("issues", "Issues", WindowKind.EXACT, _fetch_issues, _extract_issue, _count_issues, partitioned=True, needs=_NEEDS),
+        Stream(
+            "issues", "Issues", WindowKind.EXACT, _fetch_issues, _extract_issue, _count_issues, partitioned=True,
+            needs=_NEEDS,
+        ),
         _parts("comments", "Comments", "comment", "comments", "updated", _extract_comment),
         _parts("worklogs", "Work logged", "worklog", "worklogs", "updated", _extract_worklog),
         _parts("changes", "Changes", "changelog", "values", "created", _extract_change, Clock.CREATED),

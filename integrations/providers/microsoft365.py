@@ -247,12 +247,18 @@ MICROSOFT365 = Provider(
     partition_label="Calendars",
     partitions=_partitions,
     streams=(
-        Stream("folders", "Mail folders", WindowKind.SNAPSHOT, listing(_folders, _TIMELESS), _extract_folder, needs=(MAIL,), record=_TIMELESS),
+        Stream(
+            "folders", "Mail folders", WindowKind.SNAPSHOT, listing(_folders, _TIMELESS), _extract_folder,
+            needs=(MAIL,), record=_TIMELESS,
+        ),
         Stream(
             "messages", "Mail", WindowKind.EXACT, pages(_messages, _RECEIVED, max), _extract_message, _count_messages, needs=(MAIL,), page_size=50,
             clock=Clock.CREATED, record=_RECEIVED,
         ),
-        Stream("calendars", "Calendars", WindowKind.SNAPSHOT, listing(_calendars, _TIMELESS), _extract_calendar, needs=(CALENDARS,), names_partitions=True),
+        Stream(
+            "calendars", "Calendars", WindowKind.SNAPSHOT, listing(_calendars, _TIMELESS), _extract_calendar,
+            needs=(CALENDARS,), names_partitions=True,
+        ),
         Stream(
             "events", "Events", WindowKind.EXACT, pages(_events, _BEGINS), _extract_event, partitioned=True, needs=(CALENDARS,), clock=Clock.EVENT,
             record=_BEGINS,

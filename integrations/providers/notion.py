@@ -345,9 +345,17 @@ NOTION = Provider(
     settle=timedelta(minutes=2),
     streams=(
         Stream("users", "People", WindowKind.SNAPSHOT, _fetch_users, _extract_user),
-        Stream("data_sources", "Data sources", WindowKind.SNAPSHOT, listing(partial(_search, kind="data_source"), _EDITED), _extract_data_source),
-        Stream("rows", "Rows", WindowKind.EXACT, pages(_rows, _EDITED), _extract_page, partitioned=True),
-        Stream("pages", "Pages", WindowKind.SCAN, _fetch_pages, _extract_page, ascending=False),
-        Stream("comments", "Comments", WindowKind.SCAN, pages(_comments, _EDITED), _extract_comment, ascending=False),
+        Stream(
+            "data_sources", "Data sources", WindowKind.SNAPSHOT, listing(partial(_search, kind="data_source"), _EDITED),
+            _extract_data_source, record=_EDITED,
+        ),
+        Stream(
+            "rows", "Rows", WindowKind.EXACT, pages(_rows, _EDITED), _extract_page, partitioned=True, record=_EDITED,
+        ),
+        Stream("pages", "Pages", WindowKind.SCAN, _fetch_pages, _extract_page, ascending=False, record=_EDITED),
+        Stream(
+            "comments", "Comments", WindowKind.SCAN, pages(_comments, _EDITED), _extract_comment, ascending=False,
+            record=_EDITED,
+        ),
     ),
 )  # fmt: skip

@@ -379,13 +379,31 @@ SLACK = Provider(
     settle=timedelta(minutes=1),
     ids_by_account=True,
     streams=(
-        _stream("users", "People", WindowKind.SNAPSHOT, listing(_users, _UPDATED), _extract_user, ("users:read", "users:read.email"), page_size=200),
-        _stream("channels", "Channels", WindowKind.SNAPSHOT, listing(_channels, _CHANGED), _extract_channel, ("channels:read", "groups:read"), page_size=200),
-        _stream("members", "Channel members", WindowKind.SNAPSHOT, _fetch_members, _extract_members, ("channels:read", "groups:read"),
+        _stream(
+            "users", "People", WindowKind.SNAPSHOT, listing(_users, _UPDATED), _extract_user,
+            ("users:read", "users:read.email"), page_size=200, record=_UPDATED,
+        ),
+        _stream(
+            "channels", "Channels", WindowKind.SNAPSHOT, listing(_channels, _CHANGED), _extract_channel,
+            ("channels:read", "groups:read"), page_size=200, record=_CHANGED,
+        ),
+        _stream(
+            "members", "Channel members", WindowKind.SNAPSHOT, _fetch_members, _extract_members,
+            ("channels:read", "groups:read",
+        ),
             partitioned=True, page_size=200),
-        _stream("messages", "Messages", WindowKind.EXACT, _fetch_messages, _extract_message, _HISTORY, partitioned=True, page_size=999, clock=Clock.CREATED),
+        _stream(
+            "messages", "Messages", WindowKind.EXACT, _fetch_messages, _extract_message, _HISTORY, partitioned=True,
+            page_size=999, clock=Clock.CREATED,
+        ),
         # Read in one go: a thread's replies may come long after what they reply to.
-        _stream("replies", "Thread replies", WindowKind.SCAN, _fetch_replies, _extract_message, _HISTORY, partitioned=True, page_size=10, clock=Clock.CREATED),
-        _stream("files", "Files", WindowKind.EXACT, pages(_files, _CREATED), _extract_file, ("files:read",), count=_count_files, clock=Clock.CREATED),
+        _stream(
+            "replies", "Thread replies", WindowKind.SCAN, _fetch_replies, _extract_message, _HISTORY, partitioned=True,
+            page_size=10, clock=Clock.CREATED,
+        ),
+        _stream(
+            "files", "Files", WindowKind.EXACT, pages(_files, _CREATED), _extract_file, ("files:read",),
+            count=_count_files, clock=Clock.CREATED, record=_CREATED,
+        ),
     ),
 )  # fmt: skip

@@ -296,6 +296,9 @@ STRIPE = Provider(
         _stream("charges", "Charges", _EXTRACT["charge"], counted=True),
         _stream("refunds", "Refunds", _EXTRACT["refund"]),
         _stream("disputes", "Disputes", _extract_dispute),
-        _stream("events", "Changes of the last 30 days", _extract_change, more={f"types[{i}]": t for i, t in enumerate(CHANGES)}),
+        _stream(
+            "events", "Changes of the last 30 days", _extract_change,
+            more={f"types[{i}]": t for i, t in enumerate(CHANGES)},
+        ),
     ),
 )  # fmt: skip

@@ -263,11 +263,26 @@ ZENDESK = Provider(
     settle=timedelta(minutes=2),
     ids_by_account=True,
     streams=(
-        Stream("groups", "Groups", WindowKind.SNAPSHOT, pages(partial(_listed, "groups", False), _UPDATED), _extract_group, needs=_READ, record=_UPDATED),
-        Stream("organizations", "Organizations", WindowKind.LOWER_BOUND, pages(_organizations, _UPDATED, max), _extract_organization, partial(_count, "organization"), needs=_READ, page_size=1000),
-        Stream("users", "People", WindowKind.LOWER_BOUND, partial(_by_cursor, "users"), _extract_user, partial(_count, "user"), needs=_READ, page_size=1000),
-        Stream("tickets", "Tickets", WindowKind.LOWER_BOUND, partial(_by_cursor, "tickets"), _extract_ticket, partial(_count, "ticket"), needs=_READ, page_size=1000),
-        Stream("comments", "Comments", WindowKind.LOWER_BOUND, _fetch_comments, _extract_comment, clock=Clock.CREATED, needs=_READ, page_size=1000),
+        Stream(
+            "groups", "Groups", WindowKind.SNAPSHOT, pages(partial(_listed, "groups", False), _UPDATED), _extract_group,
+            needs=_READ, record=_UPDATED,
+        ),
+        Stream(
+            "organizations", "Organizations", WindowKind.LOWER_BOUND, pages(_organizations, _UPDATED, max),
+            _extract_organization, partial(_count, "organization"), needs=_READ, page_size=1000, record=_UPDATED,
+        ),
+        Stream(
+            "users", "People", WindowKind.LOWER_BOUND, partial(_by_cursor, "users"), _extract_user,
+            partial(_count, "user"), needs=_READ, page_size=1000, record=_UPDATED,
+        ),
+        Stream(
+            "tickets", "Tickets", WindowKind.LOWER_BOUND, partial(_by_cursor, "tickets"), _extract_ticket,
+            partial(_count, "ticket"), needs=_READ, page_size=1000, record=_GENERATED,
+        ),
+        Stream(
+            "comments", "Comments", WindowKind.LOWER_BOUND, _fetch_comments, _extract_comment, clock=Clock.CREATED,
+            needs=_READ, page_size=1000, record=_EVENT,
+        ),
         Stream(
             "ratings", "Satisfaction ratings", WindowKind.EXACT, pages(partial(_listed, "satisfaction_ratings", True), _CREATED), _extract_rating,
             needs=_READ, clock=Clock.CREATED, record=_CREATED,

@@ -153,6 +153,16 @@ async def test_every_row_is_read_page_by_page(stage: Stage, stream: Stream) -> N
         assert len(found.ids) <= 3 * len(await stage.partitions(stream)) or found.pages > 1
 
 
+@pytest.mark.parametrize(("slug", "name"), [case for case in CASES if PROVIDERS[case[0]].stream(case[1]).record])
+async def test_a_row_is_read_again_as_it_was_fetched(stage: Stage, stream: Stream) -> None:
+    """So that a row of the quarantine becomes the record that it would have been."""
+    assert stream.record is not None
+    done = await stage.read(stream)
+    assert done.rows
+    for record, _ in done.rows.values():
+        assert stream.record(json.loads(json.dumps(record.payload))) == record
+
+
 @pytest.mark.parametrize(("slug", "name"), TIMED)
 async def test_windows_are_half_open_and_add_up(stage: Stage, stream: Stream) -> None:
     """An edge that lies exactly on a row's time gives the row to the later window."""
