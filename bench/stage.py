@@ -126,6 +126,26 @@ class Process:
             self.process.wait()
 
 
+class DatabaseClock:
+    """The processor's time of PostgreSQL, which must run on this machine: all its processes, those that ended, too."""
+
+    def __init__(self) -> None:
+        with psycopg.connect(dsn()) as owner:
+            self.server = psutil.Process(owner.info.backend_pid).parent()
+
+    def cpu_seconds(self) -> float:
+        assert self.server is not None
+        times = self.server.cpu_times()
+        seconds = times.user + times.system + times.children_user + times.children_system
+        for process in self.server.children():
+            try:
+                own = process.cpu_times()
+                seconds += own.user + own.system
+            except psutil.NoSuchProcess:
+                pass
+        return float(seconds)
+
+
 @contextmanager
 def workers(number: int, concurrency: int = 20, **environment: str) -> Iterator[list[Process]]:
     """Worker processes that are ready for work."""
