@@ -24,7 +24,7 @@ from atom.tenancy import SYSTEM_ROLE, tenant_scope
 from historical_sync import states
 from historical_sync.database import connect_arguments
 from historical_sync.models import HistoricalSyncJob
-from historical_sync.progress import describe
+from historical_sync.progress import describe, percentage
 from historical_sync.serializers import job_json
 from integrations.models import Connection
 
@@ -73,8 +73,9 @@ def job_context(job: HistoricalSyncJob, may_operate: bool) -> dict[str, Any]:
 
 def running_jobs(tenant_id: UUID | str) -> dict[str, int]:
     """What the header's indicator shows: how many imports run, and how far they are on average."""
-    jobs = list(HistoricalSyncJob.objects.filter(tenant_id=tenant_id, status__in=states.WORKABLE)[:10])
-    percentages = [describe(job).percentage for job in jobs]
+    jobs = HistoricalSyncJob.objects.filter(tenant_id=tenant_id, status__in=states.WORKABLE).order_by()
+    numbers = jobs.values_list("status", "progress", "progress_total", named=True)[:10]
+    percentages = [percentage(job) for job in numbers]
     return {"count": len(jobs), "percentage": sum(percentages) // len(percentages) if percentages else 0}
 
 

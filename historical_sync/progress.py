@@ -17,8 +17,21 @@ from historical_sync import states
 MEASURE_AT_LEAST = 1.0  # seconds of work before a speed means anything
 
 
+class Work(Protocol):
+    """The fields of HistoricalSyncJob that a percentage is made of."""
+
+    @property
+    def status(self) -> str: ...
+
+    @property
+    def progress(self) -> float: ...
+
+    @property
+    def progress_total(self) -> float: ...
+
+
 class JobNumbers(Protocol):
-    """The fields of HistoricalSyncJob that progress is made of."""
+    """The fields that progress is made of."""
 
     status: str
     control: str
@@ -69,10 +82,11 @@ def describe(job: JobNumbers, now: datetime | None = None) -> JobProgress:
             done = job.progress / job.progress_total if job.progress_total else 0.0
             spread = 0.1 + 0.5 * (1 - done) ** 2
             low, high = remaining * (1 - min(spread, 0.8)), remaining * (1 + spread)
-    return JobProgress(_percentage(job), records_per_second, remaining, low, high, waiting, _phase(job, waiting))
+    return JobProgress(percentage(job), records_per_second, remaining, low, high, waiting, _phase(job, waiting))
 
 
-def _percentage(job: JobNumbers) -> int:
+def percentage(job: Work) -> int:
+    """How far the job is: 100 only when it is completed."""
     if job.status == states.COMPLETED:
         return 100
     if job.progress_total <= 0:
