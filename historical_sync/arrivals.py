@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from integrations.providers.base import JSON, Page
 
-RECORDS_A_COMMIT = 600
+RECORDS_A_COMMIT = 500
 GATHER_SECONDS = 0.5  # from a commit's first page; progress and requests to stop are seen once a commit
-RECORDS_IN_HAND = 3_600  # of all chunks of a worker: some 45 MB
+RECORDS_IN_HAND = 3_000  # of all chunks of a worker: some 25 MB
 
 
 @dataclass(slots=True)
