@@ -38,7 +38,7 @@ class InHand:
 
     @property
     def has_room_for_a_batch(self) -> bool:
-        return not self.full and self.storing + (self.gathering + 1) * self.expected <= self.limit
+        return self.storing + (self.gathering + 1) * self.expected <= self.limit
 
     def learn(self, records: int) -> None:
         """A batch gathered so many before it was stored."""
@@ -60,6 +60,7 @@ class Arrivals:
         self.storing = 0  # records of the batch that `batch` gave out last
         self.gathering = False  # it has its turn
         self.asking = False  # a page is on its way
+        self.began = False  # its first page was asked for
         self.news = asyncio.Event()
         self.taken = asyncio.Event()
 
@@ -124,9 +125,7 @@ class Arrivals:
             while not self._may_fetch():
                 self.in_hand.freed.clear()
                 await self.in_hand.freed.wait()
-            self.asking = True
-            page = await self.fetch(self.cursor)
-            self.asking = False
+            page = await self._ask()
             self.pages.append(page)
             self.waiting += len(page.records)
             self.in_hand.held += len(page.records)
@@ -135,13 +134,30 @@ class Arrivals:
             if self.cursor is None:
                 return
 
+    async def _ask(self) -> Page:
+        """The next page. A provider that takes its time for it does not keep the turn from others."""
+        self.began = self.asking = True
+        slow = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._end_turn)
+        try:
+            page = await self.fetch(self.cursor)
+        finally:
+            slow.cancel()
+            self.asking = False
+        self._take_turn()
+        return page
+
     def _may_fetch(self) -> bool:
-        if self.gathering:
-            return not self.in_hand.full
-        if self.in_hand.has_room_for_a_batch:
-            self.gathering = True
-            self.in_hand.gathering += 1
-        return self.gathering
+        """Whoever has its turn goes on while there is room; a first page, which somebody waits for, needs none."""
+        if self.in_hand.full:
+            return False
+        if self.gathering or not self.began or self.in_hand.has_room_for_a_batch:
+            self._take_turn()
+            return True
+        return False
+
+    def _take_turn(self) -> None:
+        self.in_hand.gathering += not self.gathering
+        self.gathering = True
 
     def _end_turn(self) -> None:
         self.in_hand.gathering -= self.gathering

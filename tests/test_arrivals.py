@@ -1,0 +1,72 @@
+"""Pages on their way to storage: whole commits where providers are quick, all chunks at once where they are slow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from historical_sync.arrivals import RECORDS_A_COMMIT, Arrivals, InHand
+from integrations.providers.base import JSON, Page, Record
+
+RECORDS = [Record(str(n), datetime(2026, 1, 1, tzinfo=UTC), {}) for n in range(100)]
+Fetch = Callable[[JSON | None], Awaitable[Page]]
+
+
+def pages(number: int, seconds: float = 0.0, after: int = 0) -> Fetch:
+    """So many pages of a hundred records; from page `after` on each takes some seconds."""
+
+    async def fetch(cursor: JSON | None) -> Page:
+        page = cursor["page"] if cursor else 0
+        await asyncio.sleep(seconds if page >= after else 0)
+        return Page(RECORDS, {"page": page + 1} if page + 1 < number else None)
+
+    return fetch
+
+
+async def read(fetch: Fetch, in_hand: InHand, seconds: float = 0.01) -> list[int]:
+    """Reads to the end, each batch taking some seconds to be stored; the batches' records."""
+    sizes: list[int] = []
+    async with Arrivals(fetch, None, asyncio.Event(), in_hand) as arrivals:
+        done = False
+        while not done:
+            batch, done = await arrivals.batch()
+            sizes.append(sum(len(page.records) for page in batch))
+            await asyncio.sleep(seconds)
+    return sizes
+
+
+async def test_where_providers_are_quick_commits_are_whole() -> None:
+    in_hand = InHand()
+    sizes = await asyncio.gather(*(read(pages(60), in_hand) for _ in range(20)))
+    assert [sum(found) for found in sizes] == [6000] * 20
+    assert max(max(found) for found in sizes) <= RECORDS_A_COMMIT
+    commits = [size for found in sizes for size in found]
+    assert len(commits) < 1.4 * 20 * 6000 / RECORDS_A_COMMIT
+    assert (in_hand.held, in_hand.gathering, in_hand.storing) == (0, 0, 0)
+
+
+async def test_what_is_in_hand_is_bounded() -> None:
+    most = 0
+
+    async def watched(cursor: JSON | None) -> Page:
+        nonlocal most
+        most = max(most, in_hand.held)
+        return await quick(cursor)
+
+    in_hand, quick = InHand(limit=1000), pages(20)
+    await asyncio.gather(*(read(watched, in_hand, 0.05) for _ in range(10)))
+    assert most < 1000
+
+
+async def test_providers_that_hang_keep_neither_a_first_page_nor_a_commit_from_others() -> None:
+    in_hand = InHand()
+    await read(pages(50), in_hand)  # commits are expected to be whole
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        hanging = [group.create_task(read(pages(50, seconds=60, after=1), in_hand)) for _ in range(50)]
+        await asyncio.sleep(0.1)
+        assert await asyncio.wait_for(read(pages(1), in_hand), 0.4) == [100]
+        assert sum(await read(pages(50), in_hand)) == 5000
+        for task in hanging:
+            task.cancel()
+    assert (in_hand.held, in_hand.gathering, in_hand.storing) == (0, 0, 0)
