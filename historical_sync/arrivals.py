@@ -7,42 +7,53 @@ and what a worker holds in memory is bounded however many chunks it works on.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from integrations.providers.base import JSON, Page
 
 RECORDS_A_COMMIT = 500
+LOOK_SECONDS = 0.2  # between two looks at how busy this worker is
+BUSY_SHARE = 0.8
 GATHER_SECONDS = 0.5  # from a commit's first page; progress and requests to stop are seen once a commit
 RECORDS_IN_HAND = 3_000  # of all chunks of a worker: some 25 MB
 
 
 @dataclass(slots=True)
 class InHand:
-    """A worker's memory for records that are fetched and not stored yet.
+    """A worker's memory for records that are fetched and not stored yet, and whose turn it is to fetch.
 
-    Where providers are quicker than the database, as many chunks fetch as have room for a whole commit, and the others wait for
-    their turn, instead of all of them committing a little. Where a commit gathers fewer in its time, more chunks fetch.
+    Where providers are quicker than this worker, as many chunks fetch as have room for a whole commit, and the others wait for
+    their turn, instead of all of them committing a little. While the worker has time left, all may fetch.
     """
 
     limit: int = RECORDS_IN_HAND
     held: int = 0
-    gathering: int = 0  # chunks that may fetch
     storing: int = 0  # of `held`, records of batches that are given out
-    expected: float = 0.0  # records that a batch gathers
+    gathering: int = 0  # chunks that have their turn
     freed: asyncio.Event = field(default_factory=asyncio.Event)
+    looked_at: float = 0.0
+    worked: float = 0.0  # seconds of this thread at `looked_at`
+    busy: bool = False
 
     @property
     def full(self) -> bool:
         return self.held >= self.limit
 
-    @property
     def has_room_for_a_batch(self) -> bool:
-        return self.storing + (self.gathering + 1) * self.expected <= self.limit
+        if self.storing + (self.gathering + 1) * RECORDS_A_COMMIT <= self.limit:
+            return True
+        return self.storing <= self.limit // 2 and not self._is_busy()
 
-    def learn(self, records: int) -> None:
-        """A batch gathered so many before it was stored."""
-        self.expected = (self.expected + records) / 2
+    def _is_busy(self) -> bool:
+        """Whether this thread has worked nearly all of the last moment."""
+        now = time.monotonic()
+        if now - self.looked_at > LOOK_SECONDS:
+            worked = time.thread_time()
+            self.busy = worked - self.worked > BUSY_SHARE * (now - self.looked_at)
+            self.looked_at, self.worked = now, worked
+        return self.busy
 
 
 class Arrivals:
@@ -91,12 +102,8 @@ class Arrivals:
         while not (self._over or self.waiting >= RECORDS_A_COMMIT or self.in_hand.full):
             left = until - asyncio.get_running_loop().time()
             if left <= 0:
-                self.in_hand.learn(self.waiting)
                 break
             await self._hear(left)
-        else:
-            if not self._over:
-                self.in_hand.learn(RECORDS_A_COMMIT)
         pages, self.pages = self.pages, []
         self.storing, self.waiting = self.waiting, 0
         self.in_hand.storing += self.storing
@@ -124,8 +131,10 @@ class Arrivals:
                 await self.taken.wait()
             while not self._may_fetch():
                 self.in_hand.freed.clear()
-                await self.in_hand.freed.wait()
-            page = await self._ask()
+                await _heard(self.in_hand.freed, LOOK_SECONDS)
+            self.asking = True
+            page = await self.fetch(self.cursor)
+            self.asking = False
             self.pages.append(page)
             self.waiting += len(page.records)
             self.in_hand.held += len(page.records)
@@ -134,30 +143,15 @@ class Arrivals:
             if self.cursor is None:
                 return
 
-    async def _ask(self) -> Page:
-        """The next page. A provider that takes its time for it does not keep the turn from others."""
-        self.began = self.asking = True
-        slow = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._end_turn)
-        try:
-            page = await self.fetch(self.cursor)
-        finally:
-            slow.cancel()
-            self.asking = False
-        self._take_turn()
-        return page
-
     def _may_fetch(self) -> bool:
-        """Whoever has its turn goes on while there is room; a first page, which somebody waits for, needs none."""
+        """Whoever has its turn goes on while there is room; a first page, which somebody waits for, needs no turn."""
         if self.in_hand.full:
             return False
-        if self.gathering or not self.began or self.in_hand.has_room_for_a_batch:
-            self._take_turn()
-            return True
-        return False
-
-    def _take_turn(self) -> None:
+        if not (self.gathering or self.in_hand.has_room_for_a_batch() or not self.began):
+            return False
         self.in_hand.gathering += not self.gathering
-        self.gathering = True
+        self.gathering = self.began = True
+        return True
 
     def _end_turn(self) -> None:
         self.in_hand.gathering -= self.gathering
@@ -173,8 +167,13 @@ class Arrivals:
 
     async def _hear(self, seconds: float | None) -> None:
         self.news.clear()
-        try:
-            async with asyncio.timeout(seconds):
-                await self.news.wait()
-        except TimeoutError:
-            return
+        await _heard(self.news, seconds)
+
+
+async def _heard(event: asyncio.Event, seconds: float | None) -> None:
+    """Waits for the event, so many seconds at most."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

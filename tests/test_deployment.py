@@ -83,7 +83,7 @@ class Deployment:
 
     def start_worker(self) -> Running:
         worker = self._start("manage.py", "sync_worker", "--concurrency", "4")
-        worker.says("Working on history")
+        worker.says("Working on starts, history")
         return worker
 
     def manage(self, *arguments: str) -> str:

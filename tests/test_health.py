@@ -184,6 +184,7 @@ def test_the_command_line_does_not_wait_in_silence(live_cast: SimpleNamespace) -
         env={**os.environ, "DATABASE_URL": database_url()},
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background ignore it
     )
     assert process.stderr is not None
     too_late = threading.Timer(60, process.kill)
