@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from argparse import ArgumentParser
 from typing import Any
@@ -12,9 +11,6 @@ from django.core.management.base import BaseCommand, CommandError
 
 from historical_sync.tasks import QUEUES
 from historical_sync.worker import run_worker
-
-# Imports use what processor time the site leaves: a page is waited for, the next page of records is not.
-NICER = 5
 
 
 class Command(BaseCommand):
@@ -28,7 +24,6 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if not 1 <= options["concurrency"] <= 1000:
             raise CommandError("--concurrency must be from 1 to 1000", returncode=2)
-        os.nice(NICER)
         queues = [name.strip() for name in options["queues"].split(",") if name.strip()]
         asyncio.run(self._run(options["concurrency"], queues))
 
