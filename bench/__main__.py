@@ -54,7 +54,7 @@ def machine() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}"
-        for name in ("django", "psycopg", "procrastinate", "httpx2", "orjson", "channels", "daphne")
+        for name in ("django", "psycopg", "procrastinate", "aiohttp", "orjson", "channels", "daphne")
     )
     return f"{os.cpu_count()} cores, {memory:.0f} GiB, PostgreSQL {row[0].split()[0]}, Python {platform.python_version()}, {versions}"
 
