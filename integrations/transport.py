@@ -136,8 +136,8 @@ class Client:
         with _errors():
             # Cursors in addresses that a provider named are kept to the letter.
             address = URL(url, encoded=_PLAIN.fullmatch(url) is not None)
-            if self.public_only and _is_literal(address.host) and not is_public(address.host or ""):
-                raise PrivateAddress(address.host)
+            if self.public_only:
+                _check_literal(address.host or "")
             request = self._opened().request(
                 method, address, headers=headers, data=body, allow_redirects=False, proxy=self._proxy(address)
             )
@@ -182,12 +182,16 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _is_literal(host: str | None) -> bool:
+def _check_literal(host: str) -> None:
+    """Refuses what aiohttp takes for an address, and so does not resolve, unless it is a public one in its usual spelling."""
+    if ":" not in host and not host.replace(".", "").isdigit():
+        return
     try:
-        ipaddress.ip_address(host or "")
+        public = is_public(host)
     except ValueError:
-        return False
-    return True
+        public = False
+    if not public:
+        raise PrivateAddress(host)
 
 
 @contextmanager
@@ -204,6 +208,4 @@ def _errors() -> Iterator[None]:
     except (aiohttp.InvalidURL, UnicodeError, ValueError) as error:
         raise InvalidAddress from error
     except (aiohttp.ClientError, OSError) as error:
-        if isinstance(error, TimeoutError):
-            raise  # the caller's own
         raise BrokenOff from error

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from integrations.http import make_client
+from integrations.transport import PrivateAddress
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/json\r\n\r\n[]"
 
@@ -37,3 +40,23 @@ async def test_a_provider_that_does_not_answer_leaves_the_way_to_the_others_open
         for task in hanging:
             task.cancel()
         await asyncio.gather(*hanging, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    "host", ["127.1", "2130706433", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "localhost"]
+)
+async def test_no_spelling_of_a_private_address_gets_past_the_guard(host: str) -> None:
+    """The operating system takes numbers for addresses that Python does not."""
+    came = 0
+
+    async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal came
+        came += 1
+        writer.close()
+
+    server = await asyncio.start_server(note, "127.0.0.1")
+    port = server.sockets[0].getsockname()[1]
+    async with server, make_client(allow_private=False) as client:
+        with pytest.raises(PrivateAddress):
+            await client.send("GET", f"http://{host}:{port}/", {})
+    assert came == 0
