@@ -17,10 +17,10 @@ from psycopg import AsyncCursor
 from psycopg.types.json import Jsonb
 
 from historical_sync.database import Pool, retried, system_transaction, tenant_transaction
+from historical_sync.job_changes import job_note, pause, set_running, set_waiting
+from historical_sync.leases import Lease
 from historical_sync.planning import PlannedChunk
 from historical_sync.settling import settle
-from historical_sync.storage import Lease
-from integrations.crypto import decrypt
 from integrations.providers.base import JSON, Partition, Window
 
 MOST_CHUNKS = 20_000  # of one job; more means that a provider finds every window too large
@@ -87,10 +87,10 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | 
             await settle(cursor, job_id)
             return Nothing()
         if not planned:
-            await _set_running(cursor, job_id, status)
+            await set_running(cursor, job_id, status)
             return ToPlan()
         if exhausted:
-            await _pause(
+            await pause(
                 cursor, job_id, "plan", "plan_records_exhausted", "Your plan's records for this month are used up."
             )
             return Nothing()
@@ -109,7 +109,7 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | 
         assert row is not None
         running, not_before, pending, running_of_all, jobs = row
         if pending == 0:
-            await _set_running(cursor, job_id, status)
+            await set_running(cursor, job_id, status)
             await settle(cursor, job_id)
             return Nothing()
         if running >= room.share(jobs):
@@ -136,9 +136,9 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | 
         chunk = await cursor.fetchone()
         if chunk is None:
             if running == 0:
-                await _set_waiting(cursor, job_id, not_before)
+                await set_waiting(cursor, job_id, not_before)
             return Nothing(not_before)
-        await _set_running(cursor, job_id, status)
+        await set_running(cursor, job_id, status)
         lease = Lease(chunk[0], token, job_id, tenant_id, connection_id, chunk[1], chunk[2])
         return Claim(
             lease,
@@ -314,92 +314,6 @@ async def failures(pool: Pool, lease: Lease) -> tuple[int, int]:
         return (row[0], row[1]) if row else (0, 0)
 
 
-async def job_failures(pool: Pool, job_id: str, tenant_id: str) -> int:
-    """How often the job could not be planned, or its provider not be reached at all, since its last progress."""
-    async with tenant_transaction(pool, tenant_id) as cursor:
-        await cursor.execute("SELECT attempts FROM historical_sync_historicalsyncjob WHERE id = %s", [job_id])
-        row = await cursor.fetchone()
-        return row[0] if row else 0
-
-
-@retried
-async def lost_access(pool: Pool, job_id: str, tenant_id: str, token: str, message: str) -> bool:
-    """The provider no longer takes `token`: marks the connection and pauses its work until a person reconnects.
-
-    False when the connection has another token by now: somebody has reconnected, and nothing is lost. Decided under the
-    connection's row lock, which a reconnect takes too, so that no job pauses after the reconnect that should resume it.
-    """
-    async with tenant_transaction(pool, tenant_id, "lost_access") as cursor:
-        await cursor.execute(
-            """
-            SELECT id, status, credentials FROM integrations_connection
-            WHERE id = (SELECT connection_id FROM historical_sync_historicalsyncjob WHERE id = %s) FOR UPDATE
-            """,
-            [job_id],
-        )
-        row = await cursor.fetchone()
-        if row is None:
-            return True
-        if row[1] == "connected":
-            if decrypt(row[2])["access_token"] != token:
-                return False
-            await cursor.execute(
-                """
-                UPDATE integrations_connection SET status = 'reauth_required', last_error = %s, updated_at = now() WHERE id = %s
-                """,
-                [message, row[0]],
-            )
-        await cursor.execute("SELECT FROM historical_sync_historicalsyncjob WHERE id = %s FOR UPDATE", [job_id])
-        await _pause(cursor, job_id, "reauth_required", "connection_reauth_required", message)
-        return True
-
-
-@retried
-async def pause_job(pool: Pool, job_id: str, tenant_id: str, reason: str, code: str, message: str) -> None:
-    """Stops the job until a person or a reconnect resumes it, taking every chunk from its worker: their pages are refused."""
-    async with tenant_transaction(pool, tenant_id, "pause") as cursor:
-        await cursor.execute("SELECT FROM historical_sync_historicalsyncjob WHERE id = %s FOR UPDATE", [job_id])
-        await _pause(cursor, job_id, reason, code, message)
-
-
-@retried
-async def fail_job(pool: Pool, job_id: str, tenant_id: str, code: str, message: str) -> None:
-    """The job can't be worked on: it fails as a whole, or is cancelled if that was asked for; workers lose its chunks."""
-    async with tenant_transaction(pool, tenant_id, "fail_job") as cursor:
-        await cursor.execute("SELECT FROM historical_sync_historicalsyncjob WHERE id = %s FOR UPDATE", [job_id])
-        await _take_chunks(cursor, job_id)
-        await cursor.execute(
-            """
-            UPDATE historical_sync_historicalsyncjob
-            SET status = CASE WHEN control = 'cancel' THEN 'cancelled' ELSE 'failed' END,
-                control = 'none', control_at = NULL, completed_at = clock_timestamp(), waiting_until = NULL,
-                last_error_code = %s, last_error_message = %s, revision = revision + 1
-            WHERE id = %s AND status IN ('pending', 'running')
-            RETURNING status
-            """,
-            [code, message, job_id],
-        )
-        if (row := await cursor.fetchone()) is not None:
-            await job_note(cursor, job_id, tenant_id, row[0], message)
-
-
-@retried
-async def planning_waits(
-    pool: Pool, job_id: str, tenant_id: str, until: datetime, code: str, message: str, *, failed: bool
-) -> None:
-    """Planning is tried again at `until`. `failed`: that spends a retry."""
-    async with tenant_transaction(pool, tenant_id, "planning_waits") as cursor:
-        await cursor.execute(
-            """
-            UPDATE historical_sync_historicalsyncjob
-            SET waiting_until = %s, last_error_code = %s, last_error_message = %s, attempts = attempts + %s,
-                revision = revision + 1
-            WHERE id = %s AND status IN ('pending', 'running')
-            """,
-            [until, code, message, int(failed), job_id],
-        )
-
-
 @retried
 async def prolong(pool: Pool, leases: Sequence[Lease]) -> set[str]:
     """Keeps the worker's leases alive; the tokens of those that are still its own."""
@@ -412,21 +326,6 @@ async def prolong(pool: Pool, leases: Sequence[Lease]) -> set[str]:
             WHERE id = ANY(%s::uuid[]) AND lease = ANY(%s::uuid[]) AND status = 'running' RETURNING lease::text
             """,
             [settings.LEASE_SECONDS, [lease.chunk_id for lease in leases], [lease.token for lease in leases]],
-        )
-        return {row[0] for row in await cursor.fetchall()}
-
-
-async def requests_to_stop(pool: Pool, job_ids: Sequence[str]) -> set[str]:
-    """Which of these jobs' workers shall let go: asked to pause or cancel, or not running any more."""
-    if not job_ids:
-        return set()
-    async with system_transaction(pool, "a worker's jobs are of many tenants") as cursor:
-        await cursor.execute(
-            """
-            SELECT id::text FROM historical_sync_historicalsyncjob
-            WHERE id = ANY(%s::uuid[]) AND (control <> 'none' OR status NOT IN ('pending', 'running'))
-            """,
-            [list(job_ids)],
         )
         return {row[0] for row in await cursor.fetchall()}
 
@@ -457,30 +356,6 @@ async def _insert_chunks(
             )
             for number, c in enumerate(chunks, ordinal)
         ],
-    )
-
-
-async def _set_waiting(cursor: AsyncCursor[Any], job_id: str, until: datetime | None) -> None:
-    """All that is left of the job waits until then: people see for how long."""
-    await cursor.execute(
-        """
-        UPDATE historical_sync_historicalsyncjob SET waiting_until = %(until)s, revision = revision + 1
-        WHERE id = %(job)s AND waiting_until IS DISTINCT FROM %(until)s
-        """,
-        {"until": until, "job": job_id},
-    )
-
-
-async def _set_running(cursor: AsyncCursor[Any], job_id: str, status: str) -> None:
-    if status == "running":
-        return
-    await cursor.execute(
-        """
-        UPDATE historical_sync_historicalsyncjob
-        SET status = 'running', started_at = COALESCE(started_at, clock_timestamp()), revision = revision + 1
-        WHERE id = %s AND status = 'pending'
-        """,
-        [job_id],
     )
 
 
@@ -517,47 +392,5 @@ async def _let_go(
     return cursor.rowcount == 1
 
 
-async def _take_chunks(cursor: AsyncCursor[Any], job_id: str) -> None:
-    """Ends every lease on the job's chunks: only a job that is being worked on has any. The caller holds the job's row."""
-    await cursor.execute(
-        """
-        UPDATE historical_sync_syncchunk c SET status = 'pending', lease = NULL, lease_until = NULL
-        FROM historical_sync_historicalsyncjob job
-        WHERE job.id = %s AND job.status IN ('pending', 'running') AND c.job_id = job.id AND c.status = 'running'
-        """,
-        [job_id],
-    )
-
-
-async def _pause(cursor: AsyncCursor[Any], job_id: str, reason: str, code: str, message: str) -> None:
-    await _take_chunks(cursor, job_id)
-    await cursor.execute(
-        """
-        UPDATE historical_sync_historicalsyncjob
-        SET status = CASE WHEN control = 'cancel' THEN 'cancelled' ELSE 'paused' END,
-            pause_reason = CASE WHEN control = 'cancel' THEN '' ELSE %(reason)s END,
-            completed_at = CASE WHEN control = 'cancel' THEN clock_timestamp() END,
-            control = 'none', control_at = NULL, waiting_until = NULL, last_error_code = %(code)s, last_error_message = %(message)s,
-            revision = revision + 1
-        WHERE id = %(job)s AND status IN ('pending', 'running')
-        RETURNING tenant_id::text, status
-        """,
-        {"reason": reason, "code": code, "message": message, "job": job_id},
-    )
-    row = await cursor.fetchone()
-    if row is not None:
-        await job_note(cursor, job_id, row[0], row[1], message)
-
-
 async def _note(cursor: AsyncCursor[Any], lease: Lease, kind: str, detail: str) -> None:
     await job_note(cursor, lease.job_id, lease.tenant_id, kind, detail)
-
-
-async def job_note(cursor: AsyncCursor[Any], job_id: Any, tenant_id: Any, kind: str, detail: str) -> None:
-    await cursor.execute(
-        """
-        INSERT INTO historical_sync_jobevent (id, tenant_id, job_id, at, actor, kind, detail)
-        VALUES (gen_random_uuid(), %s, %s, clock_timestamp(), 'Atom', %s, %s)
-        """,
-        [tenant_id, job_id, kind, detail],
-    )

@@ -23,15 +23,17 @@ import orjson
 from channels.db import database_sync_to_async
 
 from atom.tenancy import tenant_scope
-from historical_sync import broadcast, claims, planning, targeting, tasks
+from historical_sync import broadcast, claims, job_changes, planning, targeting, tasks
 from historical_sync.arrivals import Arrivals, InHand
 from historical_sync.budget import ConnectionBudget
 from historical_sync.claims import Claim, Nothing, Room, ToPlan
 from historical_sync.database import AWAY, Pool
 from historical_sync.extraction import Rejected
+from historical_sync.leases import Lease, LeaseLost
+from historical_sync.memory import Memory
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.retrying import Action, decide
-from historical_sync.storage import Lease, LeaseLost, Memory, Pages, save_pages
+from historical_sync.storage import Pages, save_pages
 from integrations import gateway
 from integrations.errors import CursorExpired, ProviderError
 from integrations.http import Api
@@ -160,18 +162,18 @@ class Engine:
     async def _not_opened(self, job: HistoricalSyncJob, error: Exception) -> None:
         """The way to the provider is barred: its sign-in service is away, the grant is gone, or the set-up is wrong."""
         job_id, tenant_id = str(job.id), str(job.tenant_id)
-        attempts = await claims.job_failures(self.pool, job_id, tenant_id)
+        attempts = await job_changes.job_failures(self.pool, job_id, tenant_id)
         decision = decide(error, now=datetime.now(UTC), jitter=_jitter(), attempts=attempts)
         if decision.action is Action.RECONNECT:
             if await self._lost_access(job, job.connection.credentials["access_token"], str(error)):
                 await self.defer(job_id, tenant_id)
         elif decision.action in (Action.WAIT, Action.RETRY) and decision.at is not None:
-            await claims.planning_waits(
+            await job_changes.planning_waits(
                 self.pool, job_id, tenant_id, decision.at, decision.code, decision.message, failed=True
             )
             await self.defer(job_id, tenant_id, at=decision.at)
         else:
-            await claims.fail_job(self.pool, job_id, tenant_id, decision.code, decision.message)
+            await job_changes.fail_job(self.pool, job_id, tenant_id, decision.code, decision.message)
         await broadcast.job_changed(job_id, tenant_id)
 
     async def _close(self, run: JobRun) -> None:
@@ -202,7 +204,7 @@ class Engine:
         except Exception as error:
             if not isinstance(error, ProviderError):
                 log.exception("unexpected failure while planning job %s", job_id)
-            attempts = await claims.job_failures(self.pool, job_id, tenant_id)
+            attempts = await job_changes.job_failures(self.pool, job_id, tenant_id)
             decision = decide(error, now=datetime.now(UTC), jitter=_jitter(), attempts=attempts)
         code, message, again = decision.code, decision.message, False
         if decision.action is Action.RECONNECT:
@@ -211,10 +213,10 @@ class Engine:
             if decision.action is Action.WAIT:
                 await run.budget.block(decision.at)
             failed = decision.action is Action.RETRY
-            await claims.planning_waits(self.pool, job_id, tenant_id, decision.at, code, message, failed=failed)
+            await job_changes.planning_waits(self.pool, job_id, tenant_id, decision.at, code, message, failed=failed)
             await self.defer(job_id, tenant_id, at=decision.at)
         else:
-            await claims.fail_job(self.pool, job_id, tenant_id, code, message)
+            await job_changes.fail_job(self.pool, job_id, tenant_id, code, message)
         await broadcast.job_changed(job_id, tenant_id)
         return again
 
@@ -345,7 +347,7 @@ class Engine:
 
         token: the one that the provider did not take.
         """
-        if not await claims.lost_access(self.pool, str(job.id), str(job.tenant_id), token, message):
+        if not await job_changes.lost_access(self.pool, str(job.id), str(job.tenant_id), token, message):
             self.runs.pop(str(job.id), None)  # whoever comes next opens the API anew, with the new token
             return True
         self.asked_to_stop(str(job.id))
@@ -381,7 +383,7 @@ class Engine:
 
     async def obey(self) -> None:
         """Stops the work on jobs that somebody asked to pause or cancel."""
-        for job_id in await claims.requests_to_stop(self.pool, list(self.runs)):
+        for job_id in await job_changes.requests_to_stop(self.pool, list(self.runs)):
             self.asked_to_stop(job_id)
 
     def asked_to_stop(self, job_id: str) -> None:

@@ -13,8 +13,9 @@ from datetime import datetime
 
 from django.conf import settings
 
-from historical_sync.claims import Room, job_note
+from historical_sync.claims import Room
 from historical_sync.database import ENGINE, Connection, Pool, retried, system_transaction, tenant_transaction
+from historical_sync.job_changes import job_note
 from historical_sync.settling import settle
 
 STOP_GRACE_SECONDS = 8  # a worker that has not honoured a request to stop by then is not listening

@@ -17,8 +17,11 @@ from psycopg.types.json import Jsonb
 
 from historical_sync.database import Connection, Pool, make_pool, pipelined_transaction, retried, tenant_transaction
 from historical_sync.extraction import record_rows, sound
+from historical_sync.leases import Lease
+from historical_sync.memory import Memory
 from historical_sync.models import HistoricalSyncJob
-from historical_sync.storage import Lease, Memory, enter_graph, look_up, write_rows
+from historical_sync.records import look_up
+from historical_sync.storage import enter_graph, write_rows
 from integrations import gateway
 from integrations.crypto import decrypt
 from integrations.errors import RecordRejected

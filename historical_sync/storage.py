@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -23,9 +22,6 @@ from psycopg.types.json import Jsonb
 from historical_sync import pgarrays as pg
 from historical_sync.database import Connection, Pool, pipelined_transaction
 from historical_sync.extraction import (
-    NO_LINKS,
-    GraphRows,
-    Ids,
     RecordRow,
     Rejected,
     any_document,
@@ -33,42 +29,20 @@ from historical_sync.extraction import (
     record_rows,
     sound,
 )
-from historical_sync.identity import KEY_RANK, NAME_RANK, content_hash, entity_id, key_rank
+from historical_sync.identity import NAME_RANK, content_hash
+from historical_sync.leases import Lease, LeaseLost
+from historical_sync.memory import Memory
+from historical_sync.merging import merge, write_addresses
+from historical_sync.records import Seen, add_records, look_up, new_statements, revise_records, version
 from historical_sync.settling import settle
-from historical_sync.stale import Version, mark, withdrawn
+from historical_sync.stale import mark, withdrawn
 from integrations.crypto import encrypt_document
-from integrations.providers.base import JSON, Context, Entity, Extract, Record
-from integrations.providers.links import located
+from integrations.providers.base import JSON, Context, Extract, Record
 
 PACE_SECONDS = 8  # between the two points that speed is measured by
 QUARANTINE_SHARE = 0.2  # of a chunk's records; more means that we, not the records, are wrong
 QUARANTINE_FLOOR = 20  # records in quarantine before the share says anything
 RETRIES = 5  # of a transaction that PostgreSQL refused for reasons of concurrency
-
-
-class LeaseLost(Exception):
-    """Somebody else works on the chunk, or nobody may: leave, writing nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to write to a chunk, and where it belongs. Ids as PostgreSQL's text form; `*_bytes` the same as 16 bytes."""
-
-    chunk_id: str
-    token: str
-    job_id: str
-    tenant_id: str
-    connection_id: str
-    stream: str
-    partition: str
-
-    @property
-    def tenant_bytes(self) -> bytes:
-        return UUID(self.tenant_id).bytes
-
-    @property
-    def connection_bytes(self) -> bytes:
-        return UUID(self.connection_id).bytes
 
 
 @dataclass(slots=True)
@@ -118,66 +92,6 @@ class Saved:
     job_status: str
     exhausted: bool
     too_many: str = ""
-
-
-class Seen(NamedTuple):
-    """A record that is stored already. current: nothing to write, its content is the same or newer than ours. own: this job
-    wrote it. subject, link_kinds, link_ids: what it said, payload: its JSON; unless it is current."""
-
-    current: bool
-    own: bool
-    hash: UUID
-    subject: UUID | None
-    link_kinds: str | None
-    link_ids: list[UUID] | None
-    payload: str | None
-
-    def ends(self) -> set[bytes]:
-        """What it spoke of."""
-        return {key.bytes for key in (self.subject, *(self.link_ids or ())) if key is not None}
-
-    def statements(self) -> set[tuple[str, bytes]]:
-        """(kind, other end)."""
-        return set(zip((self.link_kinds or "").split(), (key.bytes for key in self.link_ids or ()), strict=True))
-
-
-class Known(NamedTuple):
-    """What is stored of a tenant: mentions as they were told; kind and name of mentioned entities; pairs of alias and entity."""
-
-    ids: Ids
-    told: set[Entity]
-    mentioned: dict[bytes, tuple[str, str]]
-    merged: set[tuple[bytes, bytes]]
-
-    @property
-    def size(self) -> int:
-        return len(self.told) + len(self.mentioned) + len(self.merged)
-
-
-class Memory:
-    """What this worker knows to be stored already, so that it need not be sent again: mentioned entities and aliases of a tenant.
-
-    Forgetting is always safe. Remembering is safe because whoever removes such rows counts the generation up (`removing.py`).
-    """
-
-    LIMIT = 100_000
-
-    def __init__(self) -> None:
-        self.tenants: dict[tuple[str, int], Known] = {}
-
-    def of(self, tenant_id: str, generation: int = 0) -> Known:
-        """generation: grows when something is taken out of the tenant's graph; what was known before is void then."""
-        found = self.tenants.get((tenant_id, generation))
-        if found is None or found.size > self.LIMIT:
-            if len(self.tenants) > 50:
-                self.tenants.clear()
-            self.forget(tenant_id)
-            found = self.tenants[tenant_id, generation] = Known(Ids(UUID(tenant_id).bytes), set(), {}, set())
-        return found
-
-    def forget(self, tenant_id: str) -> None:
-        for known in [known for known in self.tenants if known[0] == tenant_id]:
-            del self.tenants[known]
 
 
 async def save_pages(
@@ -274,9 +188,9 @@ async def write_rows(
     revised = [row for key, row in changed.items() if key in seen]
     added = [row for key, row in changed.items() if key not in seen] if revised else list(changed.values())
     if added:
-        await _add_records(db, lease, added, graph)
+        await add_records(db, lease, added, graph)
     if revised:
-        await _revise_records(db, lease, revised, graph, seen)
+        await revise_records(db, lease, revised, graph, seen)
     if graph.aliases or graph.addresses:
         # Before any entity row is locked: whoever merges holds the tenant's merge lock first.
         await db.execute("SELECT pg_advisory_xact_lock(hashtextextended('merge ' || %s, 0))", [lease.tenant_id])
@@ -284,11 +198,11 @@ async def write_rows(
     if new_entities:
         entities += await _write_entities(db, lease, new_entities)
     if graph.aliases:
-        entities.subtract(await _merge(db, lease, graph.aliases))
+        entities.subtract(await merge(db, lease.tenant_id, graph.aliases))
     if graph.addresses:
-        await _write_addresses(db, lease, graph.addresses)
+        await write_addresses(db, lease.tenant_id, graph.addresses)
     if revised:
-        doubts = withdrawn([_version(row, seen[row.id], graph) for row in revised], extract, context, known.ids)
+        doubts = withdrawn([version(row, seen[row.id], graph) for row in revised], extract, context, known.ids)
         if doubts:
             await mark(db, lease.tenant_id, doubts)
 
@@ -303,7 +217,7 @@ async def write_rows(
         stored=sum(1 for key in changed if not (key in seen and seen[key].own)),
         unchanged=sum(1 for found in seen.values() if found.current and not found.own),
         entities=entities,
-        relationships=_new_statements(added, revised, graph, seen),
+        relationships=new_statements(added, revised, graph, seen),
         rejected=[Rejected(row.external_id, row.record.payload, why, row.occurred_at) for row, why in graph.rejected],
         remember=remember,
     )
@@ -312,27 +226,6 @@ async def write_rows(
 async def enter_graph(db: Connection, tenant_id: str) -> None:
     """Keeps out who takes things out of the tenant's graph until the transaction ends; any number may add to it at once."""
     await db.execute("SELECT pg_advisory_xact_lock_shared(hashtextextended('graph ' || %s, 0))", [tenant_id])
-
-
-async def look_up(db: Connection, lease: Lease, rows: dict[bytes, RecordRow]) -> AsyncCursor[tuple[Any, ...]]:
-    """Asks for the id and the fields of `Seen` of the rows that exist."""
-    return await db.execute(
-        """
-        SELECT r.id, same.current, r.job_id = %(job)s, r.content_hash, r.entity_id,
-               CASE WHEN NOT same.current THEN r.link_kinds END, CASE WHEN NOT same.current THEN r.link_ids END,
-               CASE WHEN NOT same.current THEN r.payload::text END
-        FROM unnest(%(ids)s, %(hashes)s, %(times)s) AS u(id, hash, occurred_at)
-        JOIN historical_sync_syncrecord r ON r.id = u.id
-        CROSS JOIN LATERAL (SELECT r.content_hash = u.hash OR r.occurred_at > u.occurred_at AS current) AS same
-        """,
-        {
-            "job": lease.job_id,
-            "ids": pg.uuids(list(rows)),
-            "hashes": pg.uuids([row.hash for row in rows.values()]),
-            "times": pg.timestamps([row.occurred_at for row in rows.values()]),
-        },
-        binary=True,
-    )
 
 
 async def _hold(db: Connection, lease: Lease) -> AsyncCursor[tuple[Any, ...]]:
@@ -362,90 +255,6 @@ def _too_many(held: Held, mapped: int, quarantined: int) -> str:
     if bad <= QUARANTINE_FLOOR or bad <= QUARANTINE_SHARE * seen:
         return ""
     return f"{bad:,} of {seen:,} records could not be mapped; they are in quarantine"
-
-
-async def _add_records(db: Connection, lease: Lease, rows: Sequence[RecordRow], graph: GraphRows) -> None:
-    """Writes records that are new. Should another chunk store the same one at the same moment, the key refuses the second one's, and
-    its transaction is made again."""
-    await db.execute(
-        """
-        INSERT INTO historical_sync_syncrecord (id, tenant_id, connection_id, job_id, stream, partition, external_id, occurred_at,
-            entity_id, link_kinds, link_ids, payload, content_hash)
-        SELECT u.id, %(tenant)s, %(connection)s, %(job)s, %(stream)s, %(partition)s, u.external_id, u.occurred_at,
-               u.entity_id, u.link_kinds, (%(link_ids)s)[u.first:u.last], u.payload, u.hash
-        FROM unnest(%(ids)s, %(external_ids)s, %(times)s, %(entities)s, %(link_kinds)s, %(firsts)s, %(lasts)s, %(payloads)s, %(hashes)s)
-            AS u(id, external_id, occurred_at, entity_id, link_kinds, first, last, payload, hash)
-        """,
-        _columns(lease, rows, graph)
-        | {
-            "tenant": lease.tenant_id,
-            "connection": lease.connection_id,
-            "stream": lease.stream,
-            "partition": lease.partition,
-            "external_ids": pg.texts([r.external_id for r in rows]),
-        },
-    )
-
-
-async def _revise_records(
-    db: Connection, lease: Lease, rows: Sequence[RecordRow], graph: GraphRows, seen: Mapping[bytes, Seen]
-) -> None:
-    """Writes records anew that were stored before. Raises SerializationFailure when one is not as it was when it was looked up."""
-    answer = await db.execute(
-        """
-        UPDATE historical_sync_syncrecord r
-        SET job_id = %(job)s, occurred_at = u.occurred_at, entity_id = u.entity_id, link_kinds = u.link_kinds,
-            link_ids = (%(link_ids)s)[u.first:u.last], payload = u.payload, content_hash = u.hash, stored_at = now()
-        FROM unnest(%(ids)s, %(times)s, %(entities)s, %(link_kinds)s, %(firsts)s, %(lasts)s, %(payloads)s, %(hashes)s, %(known)s)
-            AS u(id, occurred_at, entity_id, link_kinds, first, last, payload, hash, known)
-        WHERE r.id = u.id AND r.content_hash = u.known RETURNING 1
-        """,
-        _columns(lease, rows, graph) | {"known": pg.uuids([seen[row.id].hash.bytes for row in rows])},
-    )
-    if len(await answer.fetchall()) < len(rows):
-        raise errors.SerializationFailure("a record was written by another chunk meanwhile")
-
-
-def _columns(lease: Lease, rows: Sequence[RecordRow], graph: GraphRows) -> dict[str, Any]:
-    links = [graph.links.get(row.id, NO_LINKS) for row in rows]
-    lasts = list(accumulate([len(link.ids) for link in links]))
-    return {
-        "job": lease.job_id,
-        "ids": pg.uuids([r.id for r in rows]),
-        "times": pg.timestamps([r.occurred_at for r in rows]),
-        "entities": pg.uuids([graph.subjects[r.id] for r in rows]),
-        "link_kinds": pg.words([link.kinds for link in links]),
-        "link_ids": pg.uuids([key for link in links for key in link.ids]),
-        "firsts": pg.integers([1, *[last + 1 for last in lasts[:-1]]]),
-        "lasts": pg.integers(lasts),
-        "payloads": pg.jsons([r.document for r in rows]),
-        "hashes": pg.uuids([r.hash for r in rows]),
-    }
-
-
-def _version(row: RecordRow, before: Seen, graph: GraphRows) -> Version:
-    now = {graph.subjects[row.id], *graph.links.get(row.id, NO_LINKS).ids}
-    return Version(before.payload or "null", row.record.payload, before.ends() - now)
-
-
-def _new_statements(
-    added: Sequence[RecordRow], revised: Sequence[RecordRow], graph: GraphRows, seen: Mapping[bytes, Seen]
-) -> Counter[str]:
-    """How many statements nobody had made before, by kind."""
-    counts: Counter[str] = Counter()
-    rows = Counter(graph.links[row.id].kinds for row in added if row.id in graph.links)
-    for kinds, times in rows.items():
-        for kind in kinds.split():
-            counts[kind.removeprefix("^")] += times
-    for row in revised:
-        kinds, ids = graph.links.get(row.id, NO_LINKS)
-        before = seen[row.id]
-        same_subject = before.subject is not None and before.subject.bytes == graph.subjects[row.id]
-        known = before.statements() if same_subject else set()
-        counts.update(
-            kind.removeprefix("^") for kind, other in zip(kinds.split(), ids, strict=True) if (kind, other) not in known
-        )
-    return counts
 
 
 async def _write_entities(db: Connection, lease: Lease, rows: Sequence[Any]) -> Counter[str]:
@@ -488,154 +297,6 @@ async def _write_entities(db: Connection, lease: Lease, rows: Sequence[Any]) -> 
         },
     )
     return Counter(dict(await answer.fetchall()))
-
-
-async def _merge(db: Connection, lease: Lease, aliases: Mapping[tuple[bytes, bytes], bool]) -> Counter[str]:
-    """Makes the given keys mean the same thing; returns how many entities stopped standing for themselves, by kind.
-
-    The keys of one thing form a group; the group is stood for by its least key (`identity.key_rank`), whoever tells of it first.
-    A key without proof (a handle) leads to the least of the groups that use it and never joins two of them.
-    The caller holds the tenant's merge lock and has written the entities.
-    """
-    answer = await db.execute(
-        """
-        INSERT INTO historical_sync_entityalias AS a (tenant_id, alias_id, entity_id, proof)
-        SELECT %(tenant)s, * FROM unnest(%(aliases)s, %(entities)s, %(proofs)s::bool[])
-        ON CONFLICT (alias_id, entity_id) DO UPDATE SET proof = true WHERE excluded.proof AND NOT a.proof
-        RETURNING alias_id, entity_id
-        """,
-        {
-            "tenant": lease.tenant_id,
-            "aliases": pg.uuids([alias for alias, _ in aliases]),
-            "entities": pg.uuids([node for _, node in aliases]),
-            "proofs": list(aliases.values()),
-        },
-    )
-    # Whoever held the lock before may have told of the same: what was there is led where it should be.
-    news = {(alias.bytes, node.bytes) for alias, node in await answer.fetchall()}
-    joined = [pair for pair, proof in aliases.items() if proof and pair in news]
-    counts, roots = await _join(db, joined) if joined else (Counter(), [])
-    handles = {alias for (alias, node), proof in aliases.items() if not proof and (alias, node) in news}
-    if handles or roots:
-        counts += await lead_handles(db, handles, roots)
-    return counts
-
-
-async def _join(db: Connection, pairs: Sequence[tuple[bytes, bytes]]) -> tuple[Counter[str], list[bytes]]:
-    """Joins the groups of each two keys; returns how many stopped standing for themselves, by kind, and what they are now."""
-    answer = await db.execute(
-        """
-        SELECT e.id, e.kind, e.key, e.merged_into FROM historical_sync_entity e
-        WHERE e.id = ANY(%(ids)s)
-           OR e.id IN (SELECT merged_into FROM historical_sync_entity WHERE id = ANY(%(ids)s) AND merged_into IS NOT NULL)
-        """,
-        {"ids": pg.uuids(list({node for pair in pairs for node in pair}))},
-    )
-    known = {key.bytes: (kind, text, into.bytes if into else None) for key, kind, text, into in await answer.fetchall()}
-    parent = {node: into or node for node, (_, _, into) in known.items()}
-
-    def root(node: bytes) -> bytes:
-        while parent[node] != node:
-            node = parent[node]
-        return node
-
-    for alias, node in pairs:
-        if (a := root(alias)) != (b := root(node)):
-            first, other = sorted((a, b), key=lambda group: key_rank(known[group][1]))
-            parent[other] = first
-    changed = sorted(node for node, (_, _, into) in known.items() if root(node) != (into or node))
-    if not changed:
-        return Counter(), []
-    await db.execute(
-        """
-        UPDATE historical_sync_entity e SET merged_into = u.root
-        FROM unnest(%(changed)s, %(roots)s) AS u(id, root)
-        WHERE e.id = u.id OR e.merged_into = u.id
-        """,
-        {"changed": pg.uuids(changed), "roots": pg.uuids([root(n) for n in changed])},
-    )
-    gone = Counter(known[node][0] for node in changed if known[node][2] is None)
-    return gone, sorted({root(node) for node in changed})
-
-
-async def lead_handles(db: Connection, handles: Iterable[bytes], roots: Sequence[bytes]) -> Counter[str]:
-    """Points handles, these and those of the groups' members, to the least group that uses them; how many did not lead anywhere
-    before, by kind."""
-    answer = await db.execute(
-        f"""
-        WITH handle AS (
-            SELECT unnest(%(handles)s) AS id
-            UNION
-            SELECT a.alias_id FROM historical_sync_entityalias a
-            WHERE NOT a.proof AND a.entity_id IN (
-                SELECT id FROM historical_sync_entity WHERE id = ANY(%(roots)s) OR merged_into = ANY(%(roots)s))
-        ),
-        best AS (
-            SELECT DISTINCT ON (a.alias_id) a.alias_id, root.id AS root
-            FROM handle JOIN historical_sync_entityalias a ON a.alias_id = handle.id AND NOT a.proof
-            JOIN historical_sync_entity e ON e.id = a.entity_id
-            JOIN historical_sync_entity root ON root.id = COALESCE(e.merged_into, e.id)
-            ORDER BY a.alias_id, {KEY_RANK.format(e="root")}
-        ),
-        moved AS (
-            UPDATE historical_sync_entity h SET merged_into = best.root FROM best
-            WHERE h.id = best.alias_id AND h.merged_into IS DISTINCT FROM best.root
-        )
-        SELECT h.id, h.kind, h.merged_into IS NULL FROM historical_sync_entity h JOIN best ON best.alias_id = h.id
-        WHERE h.merged_into IS DISTINCT FROM best.root
-        """,  # noqa: S608 - an expression of this project's own
-        {"handles": pg.uuids(list(handles)), "roots": pg.uuids(roots)},
-    )
-    moved = await answer.fetchall()
-    if moved:
-        await lead_addresses(db, within=[key.bytes for key, _, _ in moved])
-    return Counter(kind for _, kind, led_nowhere in moved if led_nowhere)
-
-
-async def _write_addresses(db: Connection, lease: Lease, addresses: Mapping[bytes, tuple[str, bytes]]) -> None:
-    """Keeps addresses, and where they lead if that is known. The caller holds the tenant's merge lock: who tells where a handle
-    leads either sees them, or has been seen."""
-    answer = await db.execute(
-        """
-        INSERT INTO historical_sync_address (id, tenant_id, key, within_id)
-        SELECT u.id, %(tenant)s, u.key, u.within FROM unnest(%(ids)s, %(keys)s, %(within)s) AS u(id, key, within)
-        ON CONFLICT DO NOTHING RETURNING id
-        """,
-        {
-            "tenant": lease.tenant_id,
-            "ids": pg.uuids(list(addresses)),
-            "keys": pg.texts([key for key, _ in addresses.values()]),
-            "within": pg.uuids([within for _, within in addresses.values()]),
-        },
-    )
-    if news := [key.bytes for (key,) in await answer.fetchall()]:
-        await lead_addresses(db, these=news)
-
-
-async def lead_addresses(db: Connection, *, these: Sequence[bytes] = (), within: Sequence[bytes] = ()) -> None:
-    """Points these addresses, and those of what lies `within` the handles, to the keys that they mean now."""
-    answer = await db.execute(
-        """
-        SELECT a.id, a.tenant_id, a.key, a.leads_to, container.key FROM historical_sync_address a
-        LEFT JOIN historical_sync_entity handle ON handle.id = a.within_id
-        LEFT JOIN historical_sync_entity container ON container.id = handle.merged_into
-        WHERE a.id = ANY(%s) OR a.within_id = ANY(%s)
-        """,
-        [pg.uuids(these), pg.uuids(within)],
-    )
-    moved: dict[bytes, bytes | None] = {}
-    for address, tenant, key, before, container in await answer.fetchall():
-        meant = located(key, container) if container else None
-        now = entity_id(tenant.bytes, meant) if meant else None
-        if now != (before.bytes if before else None):
-            moved[address.bytes] = now
-    if moved:
-        await db.execute(
-            """
-            UPDATE historical_sync_address a SET leads_to = u.leads_to FROM unnest(%s, %s) AS u(id, leads_to) WHERE a.id = u.id
-            """,
-            [pg.uuids(list(moved)), pg.nullable_uuids(list(moved.values()))],
-        )
 
 
 async def _quarantine(db: Connection, lease: Lease, rejected: Sequence[Rejected]) -> int:

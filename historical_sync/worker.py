@@ -27,7 +27,7 @@ from atom.plans import PLANS
 from historical_sync import broadcast, reaping, searching, tasks
 from historical_sync.database import connect_arguments, make_pool
 from historical_sync.engine import Engine
-from historical_sync.storage import Lease
+from historical_sync.leases import Lease
 from integrations import gateway, providers
 
 log = logging.getLogger(__name__)

@@ -22,6 +22,8 @@ from atom.tenancy import tenant_scope
 from historical_sync import actions, graph, removing, tasks
 from historical_sync.database import Pool, make_pool, pipelined_transaction, retried
 from historical_sync.extraction import record_rows
+from historical_sync.leases import Lease
+from historical_sync.memory import Memory
 from historical_sync.models import (
     Address,
     Coverage,
@@ -32,8 +34,9 @@ from historical_sync.models import (
     StaleEntity,
     SyncRecord,
 )
+from historical_sync.records import look_up
 from historical_sync.removing import Witness, remove, tidy
-from historical_sync.storage import Lease, Memory, enter_graph, look_up, write_rows
+from historical_sync.storage import enter_graph, write_rows
 from historical_sync.upkeep import by_the_clock
 from integrations.providers.base import Context, Graph, Partition, Record
 from integrations.providers.base import Entity as Thing

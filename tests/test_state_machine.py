@@ -29,12 +29,14 @@ from hypothesis.stateful import (
 from atom.access import system_actor
 from atom.errors import Refused
 from atom.tenancy import across_tenants, tenant_scope
-from historical_sync import actions, claims, reaping, states
+from historical_sync import actions, claims, job_changes, reaping, states
 from historical_sync.claims import Claim, Room, ToPlan
 from historical_sync.database import Pool, make_pool
+from historical_sync.leases import LeaseLost
+from historical_sync.memory import Memory
 from historical_sync.models import Coverage, Entity, HistoricalSyncJob, Relationship, SyncChunk, SyncRecord
 from historical_sync.planning import PlannedChunk
-from historical_sync.storage import LeaseLost, Memory, Pages, save_pages
+from historical_sync.storage import Pages, save_pages
 from integrations.providers.base import WHOLE, Context, Graph, Record, Window
 from integrations.providers.base import Entity as Thing
 from integrations.providers.base import Relationship as Said
@@ -97,11 +99,11 @@ def the_last_failure(world: SimpleNamespace, job: HistoricalSyncJob) -> None:
 
 
 def cannot_be_planned(world: SimpleNamespace, job: HistoricalSyncJob) -> None:
-    world.do(claims.fail_job(world.pool, str(job.id), str(job.tenant_id), "provider_misconfigured", "no"))
+    world.do(job_changes.fail_job(world.pool, str(job.id), str(job.tenant_id), "provider_misconfigured", "no"))
 
 
 def access_is_lost(world: SimpleNamespace, job: HistoricalSyncJob) -> None:
-    world.do(claims.pause_job(world.pool, str(job.id), str(job.tenant_id), "reauth_required", "code", "words"))
+    world.do(job_changes.pause_job(world.pool, str(job.id), str(job.tenant_id), "reauth_required", "code", "words"))
 
 
 # What can happen to a job -> the statuses it happens in and where it leads. In all others nothing may change.

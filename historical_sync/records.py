@@ -1,0 +1,147 @@
+"""Records with what they say, in the database: what is there, what is added, what is written anew."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from psycopg import AsyncCursor, errors
+
+from historical_sync import pgarrays as pg
+from historical_sync.database import Connection
+from historical_sync.extraction import (
+    NO_LINKS,
+    GraphRows,
+    RecordRow,
+)
+from historical_sync.leases import Lease
+from historical_sync.stale import Version
+
+
+class Seen(NamedTuple):
+    """A record that is stored already. current: nothing to write, its content is the same or newer than ours. own: this job
+    wrote it. subject, link_kinds, link_ids: what it said, payload: its JSON; unless it is current."""
+
+    current: bool
+    own: bool
+    hash: UUID
+    subject: UUID | None
+    link_kinds: str | None
+    link_ids: list[UUID] | None
+    payload: str | None
+
+    def ends(self) -> set[bytes]:
+        """What it spoke of."""
+        return {key.bytes for key in (self.subject, *(self.link_ids or ())) if key is not None}
+
+    def statements(self) -> set[tuple[str, bytes]]:
+        """(kind, other end)."""
+        return set(zip((self.link_kinds or "").split(), (key.bytes for key in self.link_ids or ()), strict=True))
+
+
+async def look_up(db: Connection, lease: Lease, rows: dict[bytes, RecordRow]) -> AsyncCursor[tuple[Any, ...]]:
+    """Asks for the id and the fields of `Seen` of the rows that exist."""
+    return await db.execute(
+        """
+        SELECT r.id, same.current, r.job_id = %(job)s, r.content_hash, r.entity_id,
+               CASE WHEN NOT same.current THEN r.link_kinds END, CASE WHEN NOT same.current THEN r.link_ids END,
+               CASE WHEN NOT same.current THEN r.payload::text END
+        FROM unnest(%(ids)s, %(hashes)s, %(times)s) AS u(id, hash, occurred_at)
+        JOIN historical_sync_syncrecord r ON r.id = u.id
+        CROSS JOIN LATERAL (SELECT r.content_hash = u.hash OR r.occurred_at > u.occurred_at AS current) AS same
+        """,
+        {
+            "job": lease.job_id,
+            "ids": pg.uuids(list(rows)),
+            "hashes": pg.uuids([row.hash for row in rows.values()]),
+            "times": pg.timestamps([row.occurred_at for row in rows.values()]),
+        },
+        binary=True,
+    )
+
+
+async def add_records(db: Connection, lease: Lease, rows: Sequence[RecordRow], graph: GraphRows) -> None:
+    """Writes records that are new. Should another chunk store the same one at the same moment, the key refuses the second one's, and
+    its transaction is made again."""
+    await db.execute(
+        """
+        INSERT INTO historical_sync_syncrecord (id, tenant_id, connection_id, job_id, stream, partition, external_id, occurred_at,
+            entity_id, link_kinds, link_ids, payload, content_hash)
+        SELECT u.id, %(tenant)s, %(connection)s, %(job)s, %(stream)s, %(partition)s, u.external_id, u.occurred_at,
+               u.entity_id, u.link_kinds, (%(link_ids)s)[u.first:u.last], u.payload, u.hash
+        FROM unnest(%(ids)s, %(external_ids)s, %(times)s, %(entities)s, %(link_kinds)s, %(firsts)s, %(lasts)s, %(payloads)s, %(hashes)s)
+            AS u(id, external_id, occurred_at, entity_id, link_kinds, first, last, payload, hash)
+        """,
+        _columns(lease, rows, graph)
+        | {
+            "tenant": lease.tenant_id,
+            "connection": lease.connection_id,
+            "stream": lease.stream,
+            "partition": lease.partition,
+            "external_ids": pg.texts([r.external_id for r in rows]),
+        },
+    )
+
+
+async def revise_records(
+    db: Connection, lease: Lease, rows: Sequence[RecordRow], graph: GraphRows, seen: Mapping[bytes, Seen]
+) -> None:
+    """Writes records anew that were stored before. Raises SerializationFailure when one is not as it was when it was looked up."""
+    answer = await db.execute(
+        """
+        UPDATE historical_sync_syncrecord r
+        SET job_id = %(job)s, occurred_at = u.occurred_at, entity_id = u.entity_id, link_kinds = u.link_kinds,
+            link_ids = (%(link_ids)s)[u.first:u.last], payload = u.payload, content_hash = u.hash, stored_at = now()
+        FROM unnest(%(ids)s, %(times)s, %(entities)s, %(link_kinds)s, %(firsts)s, %(lasts)s, %(payloads)s, %(hashes)s, %(known)s)
+            AS u(id, occurred_at, entity_id, link_kinds, first, last, payload, hash, known)
+        WHERE r.id = u.id AND r.content_hash = u.known RETURNING 1
+        """,
+        _columns(lease, rows, graph) | {"known": pg.uuids([seen[row.id].hash.bytes for row in rows])},
+    )
+    if len(await answer.fetchall()) < len(rows):
+        raise errors.SerializationFailure("a record was written by another chunk meanwhile")
+
+
+def _columns(lease: Lease, rows: Sequence[RecordRow], graph: GraphRows) -> dict[str, Any]:
+    links = [graph.links.get(row.id, NO_LINKS) for row in rows]
+    lasts = list(accumulate([len(link.ids) for link in links]))
+    return {
+        "job": lease.job_id,
+        "ids": pg.uuids([r.id for r in rows]),
+        "times": pg.timestamps([r.occurred_at for r in rows]),
+        "entities": pg.uuids([graph.subjects[r.id] for r in rows]),
+        "link_kinds": pg.words([link.kinds for link in links]),
+        "link_ids": pg.uuids([key for link in links for key in link.ids]),
+        "firsts": pg.integers([1, *[last + 1 for last in lasts[:-1]]]),
+        "lasts": pg.integers(lasts),
+        "payloads": pg.jsons([r.document for r in rows]),
+        "hashes": pg.uuids([r.hash for r in rows]),
+    }
+
+
+def version(row: RecordRow, before: Seen, graph: GraphRows) -> Version:
+    now = {graph.subjects[row.id], *graph.links.get(row.id, NO_LINKS).ids}
+    return Version(before.payload or "null", row.record.payload, before.ends() - now)
+
+
+def new_statements(
+    added: Sequence[RecordRow], revised: Sequence[RecordRow], graph: GraphRows, seen: Mapping[bytes, Seen]
+) -> Counter[str]:
+    """How many statements nobody had made before, by kind."""
+    counts: Counter[str] = Counter()
+    rows = Counter(graph.links[row.id].kinds for row in added if row.id in graph.links)
+    for kinds, times in rows.items():
+        for kind in kinds.split():
+            counts[kind.removeprefix("^")] += times
+    for row in revised:
+        kinds, ids = graph.links.get(row.id, NO_LINKS)
+        before = seen[row.id]
+        same_subject = before.subject is not None and before.subject.bytes == graph.subjects[row.id]
+        known = before.statements() if same_subject else set()
+        counts.update(
+            kind.removeprefix("^") for kind, other in zip(kinds.split(), ids, strict=True) if (kind, other) not in known
+        )
+    return counts
