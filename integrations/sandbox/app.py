@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl
@@ -76,12 +76,28 @@ class Sandbox:
             await send({"type": "websocket.close"})
             return
         body = await _body(receive)
-        response = Response(413, {"message": "too large"}) if body is None else await self._respond(scope, body)
+        if body is None:
+            response: Response | None = Response(413, {"message": "too large"})
+        else:
+            response = await self._unless_gone(self._respond(scope, body), receive)
+        if response is None:
+            return
         content, headers = response.encoded()
         headers.setdefault("Content-Length", str(len(content)))
         pairs = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": response.status, "headers": pairs})
         await send({"type": "http.response.body", "body": content})
+
+    async def _unless_gone(self, answer: Coroutine[Any, Any, Response], receive: Receive) -> Response | None:
+        """The answer; None when who asked has hung up before it was ready: then nobody works on it, nor is it counted, any more."""
+        answering, gone = asyncio.ensure_future(answer), asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
+            return answering.result() if answering.done() else None
+        finally:
+            answering.cancel()
+            gone.cancel()
+            await asyncio.gather(answering, gone, return_exceptions=True)
 
     async def _respond(self, scope: dict[str, Any], body: bytes) -> Response:
         path: str = scope["path"]
