@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, cast
 
 import orjson
 
 from historical_sync.identity import content_hash, entity_id, name_rank, placeholder, record_id
 from integrations.errors import RecordRejected
-from integrations.providers.base import Context, Entity, Extract, Graph, Record
+from integrations.providers.base import Context, Entity, Extract, Record
 from integrations.providers.links import linked
 
 LONGEST_EXTERNAL_ID = 512  # characters; the columns' sizes
@@ -23,11 +24,17 @@ class RecordRow(NamedTuple):
     """A record ready to be stored. `id` and `hash`: 16 bytes."""
 
     id: bytes
-    external_id: str
-    occurred_at: datetime
     document: bytes
     hash: bytes
     record: Record
+
+    @property
+    def external_id(self) -> str:
+        return self.record.external_id
+
+    @property
+    def occurred_at(self) -> datetime:
+        return self.record.occurred_at
 
 
 class EntityRow(NamedTuple):
@@ -42,6 +49,14 @@ class EntityRow(NamedTuple):
     record: bytes | None
 
 
+# A named tuple's own constructor takes twice the time.
+_record_row = cast("Callable[[tuple[bytes, bytes, bytes, Record]], RecordRow]", partial(tuple.__new__, RecordRow))
+_entity_row = cast(
+    "Callable[[tuple[bytes, str, str, str, bytes, datetime | None, bytes | None]], EntityRow]",
+    partial(tuple.__new__, EntityRow),
+)
+
+
 class Rejected(NamedTuple):
     """A row that goes into quarantine."""
 
@@ -51,31 +66,29 @@ class Rejected(NamedTuple):
     occurred_at: datetime | None = None  # None: could not be read
 
 
-class Links(NamedTuple):
-    """What a record says of its subject, as `SyncRecord` holds it: kinds in a row, and at the same places the other ends."""
+class Said(NamedTuple):
+    """What a record says, as `SyncRecord` holds it. subject: id of the entity that it is about. kinds: of its statements, in a row;
+    ends: ids of their other ends, at the same places."""
 
+    subject: bytes
     kinds: str
-    ids: list[bytes]
-
-
-NO_LINKS = Links("", [])
+    ends: list[bytes]
 
 
 @dataclass(slots=True)
 class GraphRows:
     """What a batch adds to the graph.
 
-    subjects: record id -> id of the entity that the record is about. links: record id -> what it says, if it says something.
-    aliases: (alias id, id of the entity that has it) -> proof: with it both are one thing, without it the alias only leads
-    there; the alias is among the entities. told: the mentions among the entities. addresses: id -> (key, id of the handle of what it lies in).
+    said: by record id. aliases: (alias id, id of the entity that has it) -> proof: with it both are one thing, without it the alias
+    only leads there; the alias is among the entities. told: the mentions among the entities. addresses: id -> (key, id of the handle
+    of what it lies in).
     """
 
     entities: dict[bytes, EntityRow] = field(default_factory=dict)
-    links: dict[bytes, Links] = field(default_factory=dict)
+    said: dict[bytes, Said] = field(default_factory=dict)
     aliases: dict[tuple[bytes, bytes], bool] = field(default_factory=dict)
     addresses: dict[bytes, tuple[str, bytes]] = field(default_factory=dict)
     told: list[Entity] = field(default_factory=list)
-    subjects: dict[bytes, bytes] = field(default_factory=dict)
     rejected: list[tuple[RecordRow, str]] = field(default_factory=list)
 
 
@@ -83,12 +96,11 @@ def record_rows(records: Iterable[Record], connection: bytes, stream: str) -> di
     """The records by id; of two with the same id the newer stays, the later one when both are as old."""
     rows: dict[bytes, RecordRow] = {}
     for record in records:
-        document = orjson.dumps(record.payload)
-        key = record_id(connection, stream, record.external_id)
-        row = RecordRow(key, record.external_id, record.occurred_at, document, content_hash(document), record)
-        earlier = rows.get(key)
-        if earlier is None or earlier.occurred_at <= row.occurred_at:
-            rows[key] = row
+        external_id, occurred_at, payload = record
+        document = orjson.dumps(payload)
+        key = record_id(connection, stream, external_id)
+        if key not in rows or rows[key].occurred_at <= occurred_at:
+            rows[key] = _record_row((key, document, content_hash(document), record))
     return rows
 
 
@@ -118,7 +130,7 @@ def _unsound(record: Record, extract: Extract, context: Context) -> str:
     except Exception as error:
         return f"unexpected shape: {type(error).__name__}: {error}"
     keys = [key for e in said.entities for key in (e.key, *e.aliases, *e.handles)]
-    keys += [key for _, source, target in said.relationships for key in (source, target)]
+    keys += said.ends
     if any(not isinstance(key, str) or len(key) > LONGEST_KEY for key in keys):
         return f"it names a thing by a key of more than {LONGEST_KEY} characters"
     if any(not isinstance(e.name, str) for e in said.entities):
@@ -175,71 +187,51 @@ def graph_rows(
     entities, aliases = graph.entities, graph.aliases
     slug = context.namespace.partition("@")[0]
     for row in rows:
+        record, document, _, (_, _, payload) = row
         try:
-            said = extract(row.record.payload, context)
-            elsewhere = linked(row.document, slug)
-            links = _links(said, elsewhere, ids)
+            said = extract(payload, context)
+            elsewhere = linked(document, slug)
+            if elsewhere:
+                said.refer("mentions", elsewhere)
+            ends = [ids[key] for key in said.ends]
+            subject = ids[said.own]
         except RecordRejected as error:
             graph.rejected.append((row, str(error)))
             continue
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             graph.rejected.append((row, f"unexpected shape: {type(error).__name__}: {error}"))
             continue
-        record = row.id
-        graph.subjects[record] = ids[said.entities[0].key]
-        if links is not None:
-            graph.links[record] = links
+        graph.said[record] = _said(subject, said.kinds, ends)
         if elsewhere:
             graph.addresses |= {ids[key]: (key, ids[within]) for key, within in elsewhere.items() if within is not None}
         for entity in said.entities:
-            if entity.properties is not None:
-                key = ids[entity.key]
+            kind, text, name, properties, named, handles = entity
+            if properties is not None:
+                key = ids[text]
                 _keep_newest(entities, key, entity, row)
             elif entity in told:
                 continue
             else:
-                key = ids[entity.key]
+                key = ids[text]
                 graph.told.append(entity)
-                _mention(entities, key, entity.kind, entity.key, entity.name, mentioned)
-            if not (entity.aliases or entity.handles):
+                _mention(entities, key, kind, text, name, mentioned)
+            if not (named or handles):
                 continue
-            for proof, others in ((True, entity.aliases), (False, entity.handles)):
+            for proof, others in ((True, named), (False, handles)):
                 for other in others:
                     if (pair := (ids[other], key)) not in merged:
                         aliases[pair] = proof
-                        _mention(entities, pair[0], entity.kind, other, placeholder(other), mentioned)
+                        _mention(entities, pair[0], kind, other, placeholder(other), mentioned)
     return graph
 
 
-def _links(said: Graph, elsewhere: Iterable[str], ids: Ids) -> Links | None:
-    own = said.entities[0].key
-    kinds: list[str] = []
-    others: list[bytes] = []
-    for kind, source, target in said.relationships:
-        if source == own:
-            kinds.append(kind)
-            others.append(ids[target])
-        elif target == own:
-            kinds.append(_INVERSE[kind])
-            others.append(ids[source])
-        else:
-            raise ValueError(f"a record about {own} can't say that {source} is {kind} to {target}")
-    for key in elsewhere:
-        kinds.append("mentions")
-        others.append(ids[key])
-    once = dict.fromkeys(zip(kinds, others, strict=True))
-    if len(once) < len(kinds):
-        return Links(" ".join([kind for kind, _ in once]), [other for _, other in once])
-    return Links(" ".join(kinds), others) if kinds else None
+def _said(subject: bytes, kinds: list[str], ends: list[bytes]) -> Said:
+    if len(set(ends)) < len(ends):  # most often every other end is another one, and so every statement
+        once = dict.fromkeys(zip(kinds, ends, strict=True))
+        kinds, ends = [kind for kind, _ in once], [end for _, end in once]
+    return Said(subject, " ".join(kinds), ends)
 
 
-class _Inverse(dict[str, str]):
-    def __missing__(self, kind: str) -> str:
-        found = self[kind] = f"^{kind}"
-        return found
-
-
-_INVERSE = _Inverse()
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -265,9 +257,9 @@ def _mention(
 
 
 def _keep_newest(entities: dict[bytes, EntityRow], key: bytes, entity: Entity, row: RecordRow) -> None:
-    earlier = entities.get(key)
-    if earlier is not None and (earlier.as_of or _NEVER, earlier.record or b"") > (row.occurred_at, row.id):
-        return
-    entities[key] = EntityRow(
-        key, entity.kind, entity.key, entity.name, orjson.dumps(entity.properties), row.occurred_at, row.id
-    )
+    if key in entities:
+        earlier = entities[key]
+        if (earlier.as_of or _NEVER, earlier.record or b"") > (row.occurred_at, row.id):
+            return
+    kind, text, name, properties, _, _ = entity
+    entities[key] = _entity_row((key, kind, text, name, orjson.dumps(properties), row.record.occurred_at, row.id))

@@ -14,7 +14,7 @@ end otherwise are hashed whole.
 from __future__ import annotations
 
 from functools import lru_cache
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 
 # Part of every record's content hash: raise it when extraction changes, and the next full import writes the graph anew.
 EXTRACTION_VERSION = b"1"
@@ -50,7 +50,7 @@ def record_id(connection: bytes, stream: str, external_id: str) -> bytes:
 
 def content_hash(payload: bytes) -> bytes:
     """16 bytes for a record's payload and what extraction makes of it."""
-    return blake2b(payload, digest_size=16, key=EXTRACTION_VERSION).digest()
+    return sha256(EXTRACTION_VERSION + payload).digest()[:16]  # half the time of BLAKE2b where processors know SHA
 
 
 def key_rank(key: str) -> tuple[int, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import chain, repeat
 
 from psycopg import adapters
 from psycopg.adapt import Buffer, Dumper
@@ -17,7 +18,6 @@ from psycopg.pq import Format
 
 _HEADER = struct.Struct("!iiIii")
 _LENGTH = struct.Struct("!i")
-_INTEGER = struct.Struct("!ii")
 _TIMESTAMP = struct.Struct("!iq")
 _NULL = _LENGTH.pack(-1)
 _SIXTEEN = _LENGTH.pack(16)
@@ -93,21 +93,18 @@ def integers(values: Sequence[int]) -> Int4Array:
     """int4[]."""
     if not values:
         return Int4Array(struct.pack("!iiI", 0, 0, _INT4))
-    return Int4Array(_header(len(values), _INT4) + b"".join([_INTEGER.pack(4, value) for value in values]))
+    elements = chain.from_iterable(zip(repeat(4), values))
+    return Int4Array(_header(len(values), _INT4) + struct.pack(f"!{2 * len(values)}i", *elements))
 
 
 def texts(values: Iterable[str]) -> TextArray:
     """text[]. NUL can't be stored in PostgreSQL and becomes U+FFFD."""
-    parts: list[bytes] = []
-    for value in values:
-        data = value.encode("utf-8", "replace")
-        if b"\0" in data:
-            data = data.replace(b"\0", "\ufffd".encode())
-        parts.append(_LENGTH.pack(len(data)))
-        parts.append(data)
-    if not parts:
+    encoded = [value.encode("utf-8", "replace") for value in values]
+    if not encoded:
         return TextArray(struct.pack("!iiI", 0, 0, _TEXT))
-    return TextArray(_header(len(parts) // 2, _TEXT) + b"".join(parts))
+    if b"\0" in b"".join(encoded):
+        encoded = [data.replace(b"\0", "\ufffd".encode()) for data in encoded]
+    return TextArray(_header(len(encoded), _TEXT) + _elements(encoded))
 
 
 def words(values: Sequence[str]) -> TextArray:
@@ -122,37 +119,36 @@ def timestamps(values: Sequence[datetime | None]) -> TimestamptzArray:
     """timestamptz[] of aware datetimes or None."""
     if not values:
         return TimestamptzArray(struct.pack("!iiI", 0, 0, _TIMESTAMPTZ))
-    parts: list[bytes] = []
-    for value in values:
-        if value is None:
-            parts.append(_NULL)
-        else:
-            delta = value - _EPOCH
-            parts.append(_TIMESTAMP.pack(8, (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds))
-    return TimestamptzArray(_header(len(values), _TIMESTAMPTZ, None in values) + b"".join(parts))
+    return TimestamptzArray(_header(len(values), _TIMESTAMPTZ, None in values) + b"".join(map(_timestamp, values)))
+
+
+def _timestamp(value: datetime | None) -> bytes:
+    if value is None:
+        return _NULL
+    delta = value - _EPOCH
+    return _TIMESTAMP.pack(8, (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds)
 
 
 def jsons(values: Sequence[bytes]) -> JsonArray:
     """json[] of encoded JSON documents, kept to the letter."""
     if not values:
         return JsonArray(struct.pack("!iiI", 0, 0, _JSON))
-    return JsonArray(
-        _header(len(values), _JSON) + b"".join([part for value in values for part in (_LENGTH.pack(len(value)), value)])
-    )
+    return JsonArray(_header(len(values), _JSON) + _elements(values))
 
 
 def jsonbs(values: Sequence[bytes]) -> JsonbArray:
     """jsonb[] of encoded JSON documents. The escape for NUL, which jsonb refuses, becomes that of U+FFFD."""
     if not values:
         return JsonbArray(struct.pack("!iiI", 0, 0, _JSONB))
-    parts: list[bytes] = []
-    for value in values:
-        if b"\\u0000" in value:
-            value = _without_nul(value)
-        parts.append(_LENGTH.pack(len(value) + 1))
-        parts.append(b"\x01")  # version of jsonb's wire format
-        parts.append(value)
-    return JsonbArray(_header(len(values), _JSONB) + b"".join(parts))
+    if b"\\u0000" in b"".join(values):
+        values = [_without_nul(value) for value in values]
+    version = b"\x01"  # of jsonb's wire format
+    return JsonbArray(_header(len(values), _JSONB) + _elements([version + value for value in values]))
+
+
+def _elements(values: Iterable[bytes]) -> bytes:
+    pack = _LENGTH.pack
+    return b"".join([pack(len(value)) + value for value in values])
 
 
 def _without_nul(document: bytes) -> bytes:

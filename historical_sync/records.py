@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -12,11 +12,7 @@ from psycopg import AsyncCursor, errors
 
 from historical_sync import pgarrays as pg
 from historical_sync.database import Connection
-from historical_sync.extraction import (
-    NO_LINKS,
-    GraphRows,
-    RecordRow,
-)
+from historical_sync.extraction import GraphRows, RecordRow
 from historical_sync.leases import Lease
 from historical_sync.stale import Version
 
@@ -106,25 +102,26 @@ async def revise_records(
 
 
 def _columns(lease: Lease, rows: Sequence[RecordRow], graph: GraphRows) -> dict[str, Any]:
-    links = [graph.links.get(row.id, NO_LINKS) for row in rows]
-    lasts = list(accumulate([len(link.ids) for link in links]))
+    ids, documents, hashes, records = zip(*rows, strict=True)
+    subjects, kinds, ends = zip(*[graph.said[key] for key in ids], strict=True)
+    lasts = list(accumulate(map(len, ends)))
     return {
         "job": lease.job_id,
-        "ids": pg.uuids([r.id for r in rows]),
-        "times": pg.timestamps([r.occurred_at for r in rows]),
-        "entities": pg.uuids([graph.subjects[r.id] for r in rows]),
-        "link_kinds": pg.words([link.kinds for link in links]),
-        "link_ids": pg.uuids([key for link in links for key in link.ids]),
+        "ids": pg.uuids(ids),
+        "times": pg.timestamps([record.occurred_at for record in records]),
+        "entities": pg.uuids(subjects),
+        "link_kinds": pg.words(kinds),
+        "link_ids": pg.uuids(list(chain.from_iterable(ends))),
         "firsts": pg.integers([1, *[last + 1 for last in lasts[:-1]]]),
         "lasts": pg.integers(lasts),
-        "payloads": pg.jsons([r.document for r in rows]),
-        "hashes": pg.uuids([r.hash for r in rows]),
+        "payloads": pg.jsons(documents),
+        "hashes": pg.uuids(hashes),
     }
 
 
 def version(row: RecordRow, before: Seen, graph: GraphRows) -> Version:
-    now = {graph.subjects[row.id], *graph.links.get(row.id, NO_LINKS).ids}
-    return Version(before.payload or "null", row.record.payload, before.ends() - now)
+    said = graph.said[row.id]
+    return Version(before.payload or "null", row.record.payload, before.ends() - {said.subject, *said.ends})
 
 
 def new_statements(
@@ -132,14 +129,14 @@ def new_statements(
 ) -> Counter[str]:
     """How many statements nobody had made before, by kind."""
     counts: Counter[str] = Counter()
-    rows = Counter(graph.links[row.id].kinds for row in added if row.id in graph.links)
+    rows = Counter([graph.said[row.id].kinds for row in added])
     for kinds, times in rows.items():
         for kind in kinds.split():
             counts[kind.removeprefix("^")] += times
     for row in revised:
-        kinds, ids = graph.links.get(row.id, NO_LINKS)
+        subject, kinds, ids = graph.said[row.id]
         before = seen[row.id]
-        same_subject = before.subject is not None and before.subject.bytes == graph.subjects[row.id]
+        same_subject = before.subject is not None and before.subject.bytes == subject
         known = before.statements() if same_subject else set()
         counts.update(
             kind.removeprefix("^") for kind, other in zip(kinds.split(), ids, strict=True) if (kind, other) not in known

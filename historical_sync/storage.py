@@ -264,6 +264,7 @@ async def _write_entities(db: Connection, lease: Lease, rows: Sequence[Any]) -> 
     (`identity.name_rank`). A record of the entity's own counts when it is newer; equal times are decided by the record's id. So
     any order of pages ends in the same graph.
     """
+    ids, kinds, keys, names, properties, times, records = zip(*rows, strict=True)
     answer = await db.execute(
         f"""
         WITH written AS (
@@ -287,13 +288,13 @@ async def _write_entities(db: Connection, lease: Lease, rows: Sequence[Any]) -> 
         """,  # noqa: S608 - an expression of this project's own
         {
             "tenant": lease.tenant_id,
-            "ids": pg.uuids([e.id for e in rows]),
-            "kinds": pg.words([e.kind for e in rows]),
-            "keys": pg.texts([e.key for e in rows]),
-            "names": pg.texts([e.name for e in rows]),
-            "properties": pg.jsonbs([e.properties for e in rows]),
-            "times": pg.timestamps([e.as_of for e in rows]),
-            "records": pg.nullable_uuids([e.record for e in rows]),
+            "ids": pg.uuids(ids),
+            "kinds": pg.words(kinds),
+            "keys": pg.texts(keys),
+            "names": pg.texts(names),
+            "properties": pg.jsonbs(properties),
+            "times": pg.timestamps(times),
+            "records": pg.nullable_uuids(records),
         },
     )
     return Counter(dict(await answer.fetchall()))

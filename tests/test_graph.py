@@ -40,7 +40,6 @@ from historical_sync.storage import enter_graph, write_rows
 from historical_sync.upkeep import by_the_clock
 from integrations.providers.base import Context, Graph, Partition, Record
 from integrations.providers.base import Entity as Thing
-from integrations.providers.base import Relationship as Said
 from integrations.providers.github import GITHUB
 from integrations.providers.jira import JIRA
 from integrations.providers.links import linked
@@ -77,7 +76,13 @@ class Row(NamedTuple):
 
 def extract(payload: dict[str, Any], context: Context) -> Graph:
     things = [Thing(k, key, n, p, tuple(a), tuple(h)) for k, key, n, p, a, h in payload["things"]]
-    return Graph(things, [Said(*row) for row in payload["links"]])
+    said = Graph(things[0])
+    said.entities += things[1:]
+    for kind, source, target in payload["links"]:
+        told, other = (said.refer, target) if source == said.own else (said.referred, source)
+        assert said.own in (source, target)
+        told(kind, [other])
+    return said
 
 
 PEOPLE = ["person:email:a@x.io", "person:email:b@x.io", "code:user:1", "code:user:2", "crm:user:3"]

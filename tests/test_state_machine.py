@@ -39,7 +39,6 @@ from historical_sync.planning import PlannedChunk
 from historical_sync.storage import Pages, save_pages
 from integrations.providers.base import WHOLE, Context, Graph, Record, Window
 from integrations.providers.base import Entity as Thing
-from integrations.providers.base import Relationship as Said
 from tests.graphs import make_connection, make_job
 
 ROOM = Room(job=3, tenant=5)
@@ -290,9 +289,9 @@ def record(window: Window, number: int) -> Record:
 
 def extract(payload: dict[str, Any], context: Context) -> Graph:
     key = f"thing:{payload['name']}"
-    return Graph(
-        [Thing("thing", key, payload["name"], {}), Thing("place", "place:1", "Here")], [Said("in", key, "place:1")]
-    )
+    said = Graph(Thing("thing", key, payload["name"], {}))
+    said.to("in", Thing("place", "place:1", "Here"))
+    return said
 
 
 async def store(pool: Pool, claim: Claim, records: list[Record], *, done: bool = False) -> Any:

@@ -29,7 +29,7 @@ from integrations.providers.base import (
     Window,
     WindowKind,
 )
-from integrations.providers.graph import GraphBuilder, facts, headline, organization, person
+from integrations.providers.graph import facts, headline, organization, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in, inner
 from integrations.providers.text import MOST_MENTIONS, mentioned_emails
 from integrations.providers.wire import Rows, all_rows, listing, page, pages, reader
@@ -175,27 +175,27 @@ def _mentions(text: str | None, context: Context) -> list[str]:
 
 def _extract_workspace(row: JSON, context: Context) -> Graph:
     own, known = context.key("workspace", row["gid"]), facts(row, "is_organization")
-    return Graph([organization(own, row.get("name") or "Workspace", row.get("email_domains") or [], known)], [])
+    return Graph(organization(own, row.get("name") or "Workspace", row.get("email_domains") or [], known))
 
 
 def _extract_user(row: JSON, context: Context) -> Graph:
     name = row.get("name") or row.get("email") or "Somebody"
-    return Graph([person(context.key("user", row["gid"]), name, row.get("email"), facts(row, "email"))], [])
+    return Graph(person(context.key("user", row["gid"]), name, row.get("email"), facts(row, "email")))
 
 
 def _extract_project(row: JSON, context: Context) -> Graph:
     known = facts(row, "archived", "created_at", url=row.get("permalink_url"))
-    said = GraphBuilder(Entity("project", context.key("project", row["gid"]), row.get("name") or "Project", known))
+    said = Graph(Entity("project", context.key("project", row["gid"]), row.get("name") or "Project", known))
     said.to("part_of", _thing("group", row.get("team"), context, "team"))
     said.to("part_of", _thing("organization", row.get("workspace"), context, "workspace"))
     said.to("owned_by", _person(row.get("owner"), context))
     said.refer("mentions", _mentions(row.get("notes"), context))
-    return said.graph()
+    return said
 
 
 def _extract_task(row: JSON, context: Context) -> Graph:
     known = facts(row, "completed", "due_on", "created_at", "resource_subtype", url=row.get("permalink_url"))
-    said = GraphBuilder(Entity("task", context.key("task", row["gid"]), row.get("name") or "(no name)", known))
+    said = Graph(Entity("task", context.key("task", row["gid"]), row.get("name") or "(no name)", known))
     said.by("authored", _person(row.get("created_by"), context))
     said.to("part_of", *(_thing("project", place.get("project"), context) for place in row.get("memberships") or ()))
     said.to("part_of", _thing("task", row.get("parent"), context))
@@ -204,17 +204,17 @@ def _extract_task(row: JSON, context: Context) -> Graph:
     said.to("labelled", *(_thing("label", tag, context, "tag") for tag in row.get("tags") or ()))
     said.to("depends_on", *(_thing("task", needed, context) for needed in row.get("dependencies") or ()))
     said.refer("mentions", _mentions(row.get("notes"), context))
-    return said.graph()
+    return said
 
 
 def _extract_story(row: JSON, context: Context) -> Graph:
     is_comment = row.get("resource_subtype") == "comment_added" or row.get("type") == "comment"
     kind, known = "message" if is_comment else "event", facts(row, "resource_subtype", "created_at")
-    said = GraphBuilder(Entity(kind, context.key("story", row["gid"]), headline(row.get("text"), "(no text)"), known))
+    said = Graph(Entity(kind, context.key("story", row["gid"]), headline(row.get("text"), "(no text)"), known))
     said.to("comment_on" if is_comment else "about", _thing("task", row.get("target"), context))
     said.by("authored", _person(row.get("created_by"), context))
     said.refer("mentions", _mentions(row.get("text"), context) if is_comment else ())
-    return said.graph()
+    return said
 
 
 # -- who ----------------------------------------------------------------------------------------------------------------------

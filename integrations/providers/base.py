@@ -8,7 +8,7 @@ bound to one connection), one `Partition` and one `Window`, page after page, and
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -127,11 +127,57 @@ class Relationship(NamedTuple):
     target: str
 
 
-class Graph(NamedTuple):
-    """What a record says. `entities[0]` is the record's own entity."""
+@dataclass(init=False, slots=True)
+class Graph:
+    """What a record says, begun with its own entity: of whom it speaks, and how its own entity relates to them.
 
+    own: key of the record's own entity, the first of `entities`. Statements: `kinds` says what, `ends` at the same place the key (or alias) of the other end, which
+    may not have arrived yet. "authored": the own entity authored that; "^authored": it was authored by that.
+    """
+
+    own: str
     entities: list[Entity]
-    relationships: list[Relationship]
+    kinds: list[str]
+    ends: list[str]
+
+    def __init__(self, own: Entity) -> None:
+        self.own = own.key
+        self.entities = [own]
+        self.kinds = []
+        self.ends = []
+
+    def to(self, kind: str, *others: Entity | None) -> None:
+        """Own entity `kind` other; None is nobody."""
+        for other in others:
+            if other is not None and (key := other.key) != self.own:
+                self.entities.append(other)
+                self.kinds.append(kind)
+                self.ends.append(key)
+
+    def by(self, kind: str, *others: Entity | None) -> None:
+        """Other `kind` own entity; None is nobody."""
+        self.to(f"^{kind}", *others)
+
+    def refer(self, kind: str, keys: Iterable[str]) -> None:
+        """Own entity `kind` what has these keys, of which the record knows no more than that."""
+        if keys:  # most often there is nothing, and this is part of the hot path
+            own = self.entities[0]
+            for key in dict.fromkeys(keys):
+                if key != own.key and key not in own.aliases and key not in own.handles:
+                    self.kinds.append(kind)
+                    self.ends.append(key)
+
+    def referred(self, kind: str, keys: Iterable[str]) -> None:
+        """What has these keys `kind` own entity."""
+        self.refer(f"^{kind}", keys)
+
+    @property
+    def relationships(self) -> list[Relationship]:
+        """The statements one by one."""
+        return [
+            Relationship(kind[1:], end, self.own) if kind.startswith("^") else Relationship(kind, self.own, end)
+            for kind, end in zip(self.kinds, self.ends, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True)

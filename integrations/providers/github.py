@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 
@@ -29,7 +28,7 @@ from integrations.providers.base import (
     Window,
     WindowKind,
 )
-from integrations.providers.graph import GraphBuilder, headline
+from integrations.providers.graph import headline
 from integrations.providers.replies import body, rate_headers, reset_of
 from integrations.providers.text import MOST_MENTIONS, email_key, mentioned_emails
 from integrations.providers.wire import (
@@ -192,34 +191,42 @@ async def _partitions(api: Api) -> list[Partition]:
 # -- records to graph ---------------------------------------------------------------------------------------------------------
 
 
+# The same few people, labels and milestones come again and again.
+
+
 def _user(user: JSON | None, ns: str) -> Entity | None:
     return _account(user["id"], user["login"], user.get("type") == "Organization", ns) if user else None
 
 
-@lru_cache(maxsize=4096)  # the same few people come again and again
+@lru_cache(maxsize=4096)
 def _account(number: int, login: str, is_organization: bool, ns: str) -> Entity:
     kind, key = ("organization", f"{ns}:org:{number}") if is_organization else ("person", f"{ns}:user:{number}")
     return Entity(kind, key, login, None, (), (f"{ns}:login:{login.lower()}",))
 
 
-def _mentions(text: str | None, context: Context) -> Iterator[str]:
+def _mentions(text: str | None, context: Context) -> list[str]:
     """What the text mentions: #numbers of the same repository, @logins, e-mail addresses. Code is not text."""
-    number, at = ("#" in text, "@" in text) if text else (False, False)
-    if text and (number or at):
+    keys: list[str] = []
+    if text and ("#" in text or "@" in text):
         text = _CODE.sub(" ", text) if "`" in text else text
-        if number:
-            yield from (_issue_key(int(match), context) for match in _NUMBER.findall(text)[:MOST_MENTIONS])
-        if at:
-            yield from (f"{context.namespace}:login:{m.lower()}" for m in _LOGIN.findall(text)[:MOST_MENTIONS])
-            yield from mentioned_emails(text)
+        keys += [_issue_key(int(match), context) for match in _NUMBER.findall(text)[:MOST_MENTIONS]]
+        if "@" in text:
+            keys += [f"{context.namespace}:login:{m.lower()}" for m in _LOGIN.findall(text)[:MOST_MENTIONS]]
+            keys += mentioned_emails(text)
+    return keys
 
 
 def _issue_key(number: object, context: Context) -> str:
     return f"{context.namespace}:issue:{context.partition.key}#{number}"
 
 
+@lru_cache(maxsize=4096)
+def _part(kind: str, key: str, name: str) -> Entity:
+    return Entity(kind, key, name)
+
+
 def _repository(context: Context) -> Entity:
-    return Entity("repository", f"{context.namespace}:repository:{context.partition.key}", context.partition.label)
+    return _part("repository", f"{context.namespace}:repository:{context.partition.key}", context.partition.label)
 
 
 def _extract_issue(row: JSON, context: Context) -> Graph:
@@ -235,19 +242,19 @@ def _extract_pull(row: JSON, context: Context) -> Graph:
 def _issue(row: JSON, context: Context, kind: str, more: JSON) -> Graph:
     ns, repo, number = context.namespace, context.partition.key, row["number"]
     known = {"number": number, "state": row["state"], "url": row.get("html_url"), **more}
-    said = GraphBuilder(Entity(kind, _issue_key(number, context), row["title"] or f"#{number}", known))
+    said = Graph(Entity(kind, _issue_key(number, context), row["title"] or f"#{number}", known))
     said.to("part_of", _repository(context))
     said.by("authored", _user(row.get("user"), ns))
     assignees = row["assignees"] if row.get("assignees") is not None else [row.get("assignee")]
-    said.to("assigned_to", *(_user(assignee, ns) for assignee in assignees))
+    said.to("assigned_to", *[_user(assignee, ns) for assignee in assignees])
     for label in row.get("labels") or ():
         name = label["name"] if isinstance(label, dict) else label
-        said.to("labelled", Entity("label", f"{ns}:label:{repo}:{name}", name))
+        said.to("labelled", _part("label", f"{ns}:label:{repo}:{name}", name))
     if milestone := row.get("milestone"):
         key = f"{ns}:milestone:{repo}#{milestone['number']}"
-        said.to("in_milestone", Entity("milestone", key, milestone["title"]))
+        said.to("in_milestone", _part("milestone", key, milestone["title"]))
     said.refer("mentions", _mentions(row.get("body"), context))
-    return said.graph()
+    return said
 
 
 def _extract_comment(row: JSON, context: Context) -> Graph:
@@ -256,18 +263,18 @@ def _extract_comment(row: JSON, context: Context) -> Graph:
         raise RecordRejected("the comment does not say what it is on")
     name = headline(row.get("body"), "(empty comment)")
     key = f"{context.namespace}:comment:{row['id']}"
-    said = GraphBuilder(Entity("message", key, name, {"url": row.get("html_url")}))
+    said = Graph(Entity("message", key, name, {"url": row.get("html_url")}))
     said.refer("comment_on", [_issue_key(about.rsplit("/", 1)[-1], context)])
     said.by("authored", _user(row.get("user"), context.namespace))
     said.refer("mentions", _mentions(row.get("body"), context))
-    return said.graph()
+    return said
 
 
 def _extract_commit(row: JSON, context: Context) -> Graph:
     ns, commit = context.namespace, row["commit"]
     name = headline(commit.get("message"), row["sha"][:10], 200)
     known = {"sha": row["sha"], "url": row.get("html_url")}
-    said = GraphBuilder(Entity("commit", f"{ns}:commit:{row['sha']}", name, known))
+    said = Graph(Entity("commit", f"{ns}:commit:{row['sha']}", name, known))
     said.to("part_of", _repository(context))
     signed = commit.get("author") or {}
     address, account = email_key(signed.get("email")), _user(row.get("author"), ns)
@@ -279,7 +286,7 @@ def _extract_commit(row: JSON, context: Context) -> Graph:
         account = Entity("person", address, signed.get("name") or address.rpartition(":")[2])
     said.by("authored", account)
     said.refer("mentions", _mentions(commit.get("message"), context))
-    return said.graph()
+    return said
 
 
 def _extract_repository(row: JSON, context: Context) -> Graph:
@@ -287,9 +294,9 @@ def _extract_repository(row: JSON, context: Context) -> Graph:
     key = f"{context.namespace}:repository:{row['id']}"
     known["url"] = row.get("html_url")
     handle = _named(context.namespace, row["full_name"])
-    said = GraphBuilder(Entity("repository", key, row["full_name"], known, (), (handle,)))
+    said = Graph(Entity("repository", key, row["full_name"], known, (), (handle,)))
     said.to("owned_by", _user(row.get("owner"), context.namespace))
-    return said.graph()
+    return said
 
 
 # -- addresses ----------------------------------------------------------------------------------------------------------------

@@ -24,16 +24,15 @@ from integrations.providers.base import (
     Partition,
     Provider,
     RateBudget,
-    Relationship,
     Revocation,
     Stream,
     Window,
     WindowKind,
 )
-from integrations.providers.graph import GraphBuilder, facts, headline
+from integrations.providers.graph import facts, headline
 from integrations.providers.mail import addressed, message_entity, message_ids, message_key, people, text_of, words
 from integrations.providers.replies import ErrorTable, Means, body, error_in, inner
-from integrations.providers.text import domain_key, mentioned_emails, plain
+from integrations.providers.text import mentioned_emails, plain
 from integrations.providers.wire import (
     MILLISECOND,
     SECOND,
@@ -100,7 +99,7 @@ def _classify(reply: Reply) -> ProviderError | None:
 
 def _owner(api: Api) -> JSON:
     """Whose mailbox it is: ids of Gmail are unique in one mailbox only."""
-    return {"email": api.facts.get("email") or "me", "domain": api.facts.get("domain")}
+    return {"email": api.facts.get("email") or "me"}
 
 
 def _sent_at(row: JSON) -> datetime:
@@ -204,7 +203,7 @@ async def _fetch_events(api: Api, partition: Partition, window: Window, cursor: 
 
 def _extract_label(row: JSON, context: Context) -> Graph:
     key = context.key("label", f"{row['mailbox']['email']}:{row['id']}")
-    return Graph([Entity("label", key, row.get("name") or row["id"], facts(row, "type"))], [])
+    return Graph(Entity("label", key, row.get("name") or row["id"], facts(row, "type")))
 
 
 def _people(named: Iterable[tuple[object, object]]) -> list[Entity]:
@@ -229,30 +228,23 @@ def _extract_message(row: JSON, context: Context) -> Graph:
         deleted="TRASH" in labels,
     )
     name = headline(subject, "(no subject)")
-    said = GraphBuilder(message_entity(ns, first.get("message-id"), f"{owner['email']}:{row['id']}", name, known))
-    authors = _people(addressed(headers.get("from", ())))
-    readers = _people(addressed(value for header in ("to", "cc", "bcc") for value in headers.get(header, ())))
-    said.by("authored", *authors)
-    said.to("with", *readers)
-    for one in {one.key: one for one in (*authors, *readers)}.values():
-        # Only of the mailbox's own Workspace domain is it known whose people have addresses in it.
-        if (home := domain_key(owner.get("domain"))) and one.key.endswith(f"@{home.rpartition(':')[2]}"):
-            said.entities.append(Entity("organization", home, home.rpartition(":")[2]))
-            said.relationships.append(Relationship("works_at", one.key, home))
+    said = Graph(message_entity(ns, first.get("message-id"), f"{owner['email']}:{row['id']}", name, known))
+    said.by("authored", *_people(addressed(headers.get("from", ()))))
+    said.to("with", *_people(addressed(one for header in ("to", "cc", "bcc") for one in headers.get(header, ()))))
     if row.get("threadId"):
         said.to("part_of", Entity("thread", context.key("thread", f"{owner['email']}:{row['threadId']}"), name))
     said.to("labelled", *(Entity("label", context.key("label", f"{owner['email']}:{one}"), one) for one in own))
     before = message_ids(first.get("in-reply-to") or first.get("references"))
     said.refer("replied_to", [message_key(ns, one) for one in before[-1:]])
     said.refer("mentions", mentioned_emails(f"{subject}\n{text_of(payload)}"))
-    return said.graph()
+    return said
 
 
 def _extract_calendar(row: JSON, context: Context) -> Graph:
     known = facts(row, "description", "timeZone", "accessRole", "primary", "deleted")
-    said = GraphBuilder(Entity("calendar", context.key("calendar", row["id"]), _name(row), known))
+    said = Graph(Entity("calendar", context.key("calendar", row["id"]), _name(row), known))
     said.to("owned_by", *(_people([(None, row["id"])]) if row.get("primary") else ()))
-    return said.graph()
+    return said
 
 
 def _guest(row: JSON | None, context: Context) -> Entity | None:
@@ -278,7 +270,7 @@ def _extract_event(row: JSON, context: Context) -> Graph:
     known = facts(row, "status", "location", "htmlLink", "eventType", "created", "updated", deleted=cancelled)
     known |= {name: (row[name].get("dateTime") or row[name].get("date")) for name in ("start", "end") if row.get(name)}
     name = headline(row.get("summary"), "(no title)")
-    said = GraphBuilder(Entity("event", key, name, known, (here,) if is_shared else ()))
+    said = Graph(Entity("event", key, name, known, (here,) if is_shared else ()))
     said.to("part_of", Entity("calendar", context.key("calendar", calendar.key), calendar.label or calendar.key))
     if row.get("recurringEventId"):
         said.to("part_of", Entity("series", context.key("series", uid or row["recurringEventId"]), name))
@@ -290,7 +282,7 @@ def _extract_event(row: JSON, context: Context) -> Graph:
         else:
             said.to("with", found)
     said.refer("mentions", mentioned_emails(f"{row.get('summary') or ''}\n{plain(row.get('description') or '')}"))
-    return said.graph()
+    return said
 
 
 # -- who ----------------------------------------------------------------------------------------------------------------------

@@ -1,56 +1,9 @@
-"""Putting together what one record says: its own entity, those it refers to, and how they relate."""
+"""Entities as records tell of them: people, organizations, facts and names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from integrations.providers.base import JSON, Entity, Graph, Relationship
+from integrations.providers.base import JSON, Entity
 from integrations.providers.text import domain_key, email_key
-
-
-class GraphBuilder:
-    """A record's graph, begun with its own entity."""
-
-    __slots__ = ("entities", "names", "own", "relationships")
-
-    def __init__(self, own: Entity) -> None:
-        self.own = own.key
-        self.names = own.aliases + own.handles
-        self.entities = [own]
-        self.relationships: list[Relationship] = []
-
-    def to(self, kind: str, *others: Entity | None) -> None:
-        """Own entity `kind` other; None is nobody."""
-        for other in others:
-            if other is not None and other.key != self.own:
-                self.entities.append(other)
-                self.relationships.append(Relationship(kind, self.own, other.key))
-
-    def by(self, kind: str, *others: Entity | None) -> None:
-        """Other `kind` own entity; None is nobody."""
-        for other in others:
-            if other is not None and other.key != self.own:
-                self.entities.append(other)
-                self.relationships.append(Relationship(kind, other.key, self.own))
-
-    def refer(self, kind: str, keys: Iterable[str]) -> None:
-        """Own entity `kind` what has these keys, of which the record knows no more than that."""
-        if keys:  # most often there is nothing, and this is part of the hot path
-            own, names = self.own, self.names
-            for key in dict.fromkeys(keys):
-                if key != own and key not in names:
-                    self.relationships.append(Relationship(kind, own, key))
-
-    def referred(self, kind: str, keys: Iterable[str]) -> None:
-        """What has these keys `kind` own entity."""
-        if keys:
-            own, names = self.own, self.names
-            for key in dict.fromkeys(keys):
-                if key != own and key not in names:
-                    self.relationships.append(Relationship(kind, key, own))
-
-    def graph(self) -> Graph:
-        return Graph(self.entities, self.relationships)
 
 
 def person(

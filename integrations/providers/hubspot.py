@@ -26,7 +26,7 @@ from integrations.providers.base import (
     Window,
     WindowKind,
 )
-from integrations.providers.graph import GraphBuilder, facts, person
+from integrations.providers.graph import facts, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in
 from integrations.providers.text import domain_key, email_key, mentioned_emails, one_line
 from integrations.providers.wire import MILLISECOND, Rows, epoch, listing, pages, reader, ticks, utc
@@ -246,7 +246,7 @@ def _extract(name: str, row: JSON, context: Context) -> Graph:
     title = " ".join(filter(None, (one_line(properties.get(field)) for field in what.title)))[:200]
     title = title or properties.get("email") or properties.get("domain") or f"{what.one.capitalize()} {row['id']}"
     known = facts(properties, *what.facts, deleted=row.get("archived"))
-    said = GraphBuilder(Entity(what.kind, key, title, known, tuple(aliases)))
+    said = Graph(Entity(what.kind, key, title, known, tuple(aliases)))
     said.refer(what.owner, context.keys("owner", properties.get("hubspot_owner_id")))
     said.refer("part_of", context.keys("company", properties.get("hs_parent_company_id")))
     for target, linked in (row.get("associations") or {}).items():
@@ -254,7 +254,7 @@ def _extract(name: str, row: JSON, context: Context) -> Graph:
     said.by("authored", *_people(properties.get("hs_email_from_email")))
     said.to("with", *_people(properties.get("hs_email_to_email")), *_people(properties.get("hs_email_cc_email")))
     said.refer("mentions", (key for field in what.texts for key in mentioned_emails(one_line(properties.get(field)))))
-    return said.graph()
+    return said
 
 
 def _extract_archived(row: JSON, context: Context) -> Graph:
@@ -265,7 +265,7 @@ def _extract_owner(row: JSON, context: Context) -> Graph:
     name = " ".join(filter(None, (row.get("firstName"), row.get("lastName"))))
     name = name or row.get("email") or f"Owner {row['id']}"
     known = facts(row, "email", **({"archived": True} if row.get("archived") else {}))
-    return Graph([person(context.key("owner", row["id"]), name, row.get("email"), known)], [])
+    return Graph(person(context.key("owner", row["id"]), name, row.get("email"), known))
 
 
 # -- who ----------------------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ from integrations.providers.base import (
     Window,
     WindowKind,
 )
-from integrations.providers.graph import GraphBuilder, facts, organization, person
+from integrations.providers.graph import facts, organization, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in, inner, rate_headers, reset_of
 from integrations.providers.text import mentioned_emails, one_line
 from integrations.providers.wire import Rows, epoch, listing, page, pages, reader
@@ -172,32 +172,32 @@ def _person(row: JSON, what: str, context: Context, known: JSON | None = None) -
 
 
 def _extract_admin(row: JSON, context: Context) -> Graph:
-    said = GraphBuilder(_person(row, "admin", context, facts(row, "email", "job_title")))
+    said = Graph(_person(row, "admin", context, facts(row, "email", "job_title")))
     said.refer("part_of", context.keys("team", *row.get("team_ids") or ()))
-    return said.graph()
+    return said
 
 
 def _extract_team(row: JSON, context: Context) -> Graph:
-    return Graph([Entity("group", context.key("team", row["id"]), row.get("name") or "Team", {})], [])
+    return Graph(Entity("group", context.key("team", row["id"]), row.get("name") or "Team", {}))
 
 
 def _extract_contact(row: JSON, context: Context) -> Graph:
-    said = GraphBuilder(_person(row, "contact", context, facts(row, "email", "phone", "role", "external_id")))
+    said = Graph(_person(row, "contact", context, facts(row, "email", "phone", "role", "external_id")))
     companies = (row.get("companies") or {}).get("data") or ()
     said.refer("works_at", context.keys("company", *(company["id"] for company in companies)))
     said.refer("owned_by", context.keys("admin", row.get("owner_id")))
-    return said.graph()
+    return said
 
 
 def _extract_company(row: JSON, context: Context) -> Graph:
     known = facts(row, "company_id", "website", "industry", "size", "monthly_spend")
     name = row.get("name") or row.get("company_id") or "Company"
-    return Graph([organization(context.key("company", row["id"]), name, row.get("website"), known)], [])
+    return Graph(organization(context.key("company", row["id"]), name, row.get("website"), known))
 
 
-def _said(own: Entity, row: JSON, author: JSON | None, text: str, context: Context) -> GraphBuilder:
+def _said(own: Entity, row: JSON, author: JSON | None, text: str, context: Context) -> Graph:
     """What conversations, tickets and messages have in common: who, whose turn it is, what is mentioned."""
-    said = GraphBuilder(own)
+    said = Graph(own)
     # Bots are nobody; "team" writes when an admin replies in its name.
     kinds = {"admin": "admin", "user": "contact", "lead": "contact", "contact": "contact"}
     if author and author.get("id") and (what := kinds.get(author.get("type", ""))):
@@ -217,7 +217,7 @@ def _extract_conversation(row: JSON, context: Context) -> Graph:
     name = one_line(row.get("title") or source.get("subject")) or text or f"Conversation {row['id']}"
     known = facts(row, "state", "priority", delivered_as=source.get("delivered_as"))
     own = Entity("case", context.key("conversation", row["id"]), name[:200], known)
-    return _said(own, row, source.get("author"), text, context).graph()
+    return _said(own, row, source.get("author"), text, context)
 
 
 def _extract_message(row: JSON, context: Context) -> Graph:
@@ -228,7 +228,7 @@ def _extract_message(row: JSON, context: Context) -> Graph:
     said.refer("part_of", context.keys("conversation", row["conversation_id"]))
     to = row.get("assigned_to") or {}
     said.refer("about", context.keys(to["type"], to.get("id")) if to.get("type") in ("admin", "team") else ())
-    return said.graph()
+    return said
 
 
 def _extract_ticket(row: JSON, context: Context) -> Graph:
@@ -241,7 +241,7 @@ def _extract_ticket(row: JSON, context: Context) -> Graph:
     for other in (row.get("linked_objects") or {}).get("data") or ():
         if other.get("type") in ("conversation", "ticket"):
             said.refer("about", context.keys(other["type"], other["id"]))
-    return said.graph()
+    return said
 
 
 # -- who ----------------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,15 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from integrations.errors import AccessDenied, CursorExpired, Misconfigured, ProviderError, RequestRejected, Throttled
+from integrations.errors import (
+    AccessDenied,
+    CursorExpired,
+    Misconfigured,
+    ProviderError,
+    RecordRejected,
+    RequestRejected,
+    Throttled,
+)
 from integrations.http import Api, Reply
 from integrations.providers.base import (
     JSON,
@@ -31,7 +39,7 @@ from integrations.providers.base import (
     Window,
     WindowKind,
 )
-from integrations.providers.graph import GraphBuilder, facts, headline, person
+from integrations.providers.graph import facts, headline, person
 from integrations.providers.replies import body, rate_headers, reset_of
 from integrations.providers.text import MOST_MENTIONS, mentioned_emails
 from integrations.providers.wire import EPOCH, MILLISECOND, Rows, all_rows, listing, page, reader, utc
@@ -271,7 +279,7 @@ def _extract_issue(row: JSON, context: Context) -> Graph:
     }
     # Keys change when an issue moves to another project, and are what people write.
     handles, own = (context.key("key", f"{site}:{key}"),), context.key("issue", f"{site}:{row['id']}")
-    said = GraphBuilder(Entity("issue", own, fields.get("summary") or key, known, (), handles))
+    said = Graph(Entity("issue", own, fields.get("summary") or key, known, (), handles))
     if project:
         name = project.get("name") or project["key"]
         said.to("part_of", Entity("project", context.key("project", f"{site}:{project['id']}"), name))
@@ -287,7 +295,7 @@ def _extract_issue(row: JSON, context: Context) -> Graph:
         for side, tell in (("outwardIssue", said.refer), ("inwardIssue", said.referred)):
             tell(kind, [context.key("issue", f"{site}:{link[side]['id']}")] if link.get(side) else ())
     said.refer("mentions", _mentions(context, site, fields.get("summary"), fields.get("description")))
-    return said.graph()
+    return said
 
 
 def _extract_comment(row: JSON, context: Context) -> Graph:
@@ -310,13 +318,13 @@ def _extract_change(row: JSON, context: Context) -> Graph:
 def _on_issue(row: JSON, context: Context, kind: str, what: str, name: str, link: str, **known: Any) -> Graph:
     site, issue = context.partition.facts["site"], row["issue"]
     known = facts(known, *known, url=f"{context.partition.facts['url']}/browse/{issue['key']}")
-    said = GraphBuilder(Entity(kind, context.key(what, f"{site}:{row['id']}"), name, known))
+    said = Graph(Entity(kind, context.key(what, f"{site}:{row['id']}"), name, known))
     said.refer(link, [context.key("issue", f"{site}:{issue['id']}")])
     said.by("authored", _person(row.get("author"), context))
     own = context.key("key", f"{site}:{issue['key']}")
     found = _mentions(context, site, row.get("body"), row.get("comment"))
     said.refer("mentions", (key for key in found if key != own))
-    return said.graph()
+    return said
 
 
 def _extract_project(row: JSON, context: Context) -> Graph:
@@ -324,14 +332,16 @@ def _extract_project(row: JSON, context: Context) -> Graph:
     known = {"key": own, "type": row.get("projectTypeKey"), "archived": bool(row.get("archived"))}
     known["url"] = f"{site['url']}/browse/{own}"
     key, handle = context.key("project", f"{site['id']}:{row['id']}"), _address(urlsplit(site["url"]).netloc, own)
-    said = GraphBuilder(Entity("project", key, row.get("name") or own, known, (), (handle,)))
+    said = Graph(Entity("project", key, row.get("name") or own, known, (), (handle,)))
     said.to("owned_by", _person(row.get("lead"), context))
-    return said.graph()
+    return said
 
 
 def _extract_user(row: JSON, context: Context) -> Graph:
     own = _person(row, context, facts(row, "active", type=row.get("accountType")))
-    return Graph([own] if own else [], [])
+    if own is None:
+        raise RecordRejected("it does not say whom it is about")
+    return Graph(own)
 
 
 # -- addresses ----------------------------------------------------------------------------------------------------------------

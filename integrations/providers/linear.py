@@ -15,6 +15,7 @@ from integrations.errors import (
     CursorExpired,
     ProviderError,
     ReauthRequired,
+    RecordRejected,
     RequestRejected,
     Throttled,
     Unavailable,
@@ -37,7 +38,7 @@ from integrations.providers.base import (
     Window,
     WindowKind,
 )
-from integrations.providers.graph import GraphBuilder, facts, headline, person
+from integrations.providers.graph import facts, headline, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in, inner, rate_headers
 from integrations.providers.text import MOST_MENTIONS, mentioned_emails
 from integrations.providers.wire import Rows, pages, reader, stamp
@@ -191,24 +192,26 @@ def _facts(row: JSON, *names: str, **more: object) -> JSON:
 
 def _extract_team(row: JSON, context: Context) -> Graph:
     known = _facts(row, "key", "description", "private")
-    return Graph([Entity("team", context.key("team", row["id"]), row.get("name") or row["key"], known)], [])
+    return Graph(Entity("team", context.key("team", row["id"]), row.get("name") or row["key"], known))
 
 
 def _extract_user(row: JSON, context: Context) -> Graph:
     workspace, name = _workspace(row), row.get("displayName")
     handles = (context.key("name", f"{workspace}/{name}"),) if workspace and name else ()
     own = _person(row, context, _facts(row, "email", "active", "admin", "guest", "url"), handles)
-    return Graph([own] if own else [], [])
+    if own is None:
+        raise RecordRejected("it does not say whom it is about")
+    return Graph(own)
 
 
 def _extract_project(row: JSON, context: Context) -> Graph:
     status = (row.get("status") or {}).get("name")
     known = _facts(row, "url", "progress", "startDate", "targetDate", status=status)
-    said = GraphBuilder(Entity("project", context.key("project", row["id"]), row.get("name") or "Project", known))
+    said = Graph(Entity("project", context.key("project", row["id"]), row.get("name") or "Project", known))
     said.to("owned_by", _person(row.get("lead"), context))
     said.to("part_of", *(_part("team", team, context) for team in (row.get("teams") or {}).get("nodes") or ()))
     said.refer("mentions", _mentions(row.get("description"), _workspace(row), context))
-    return said.graph()
+    return said
 
 
 def _extract_cycle(row: JSON, context: Context) -> Graph:
@@ -216,9 +219,9 @@ def _extract_cycle(row: JSON, context: Context) -> Graph:
         _facts(row, "number", "startsAt", "endsAt", "completedAt"),
         row.get("name") or f"Cycle {row.get('number')}",
     )
-    said = GraphBuilder(Entity("milestone", context.key("cycle", row["id"]), name, known))
+    said = Graph(Entity("milestone", context.key("cycle", row["id"]), name, known))
     said.to("part_of", _part("team", row.get("team"), context))
-    return said.graph()
+    return said
 
 
 def _extract_issue(row: JSON, context: Context) -> Graph:
@@ -228,7 +231,7 @@ def _extract_issue(row: JSON, context: Context) -> Graph:
     # The identifier changes when the issue moves to another team.
     handles = (context.key("identifier", f"{workspace}/{row['identifier']}"),) if workspace else ()
     name = row.get("title") or row["identifier"]
-    said = GraphBuilder(Entity("issue", context.key("issue", row["id"]), name, known, (), handles))
+    said = Graph(Entity("issue", context.key("issue", row["id"]), name, known, (), handles))
     for kind in ("team", "project"):
         said.to("part_of", _part(kind, row.get(kind), context))
     if cycle:
@@ -239,26 +242,26 @@ def _extract_issue(row: JSON, context: Context) -> Graph:
     said.to("assigned_to", _person(row.get("assignee"), context))
     said.to("labelled", *(_part("label", label, context) for label in (row.get("labels") or {}).get("nodes") or ()))
     said.refer("mentions", _mentions(row.get("description"), workspace, context))
-    return said.graph()
+    return said
 
 
 def _extract_comment(row: JSON, context: Context) -> Graph:
     name, known = headline(row.get("body"), "(empty comment)"), _facts(row, "url", "editedAt")
-    said = GraphBuilder(Entity("message", context.key("comment", row["id"]), name, known))
+    said = Graph(Entity("message", context.key("comment", row["id"]), name, known))
     said.to("comment_on", _part("issue", row.get("issue"), context))
     said.by("authored", _person(row.get("user"), context))
     if row.get("parent"):
         said.to("replied_to", Entity("message", context.key("comment", row["parent"]["id"]), "Comment"))
     said.refer("mentions", _mentions(row.get("body"), _workspace(row), context))
-    return said.graph()
+    return said
 
 
 def _extract_attachment(row: JSON, context: Context) -> Graph:
     name, known = row.get("title") or row.get("url") or "Attachment", _facts(row, "url", "subtitle", "sourceType")
-    said = GraphBuilder(Entity("document", context.key("attachment", row["id"]), name, known))
+    said = Graph(Entity("document", context.key("attachment", row["id"]), name, known))
     said.to("part_of", _part("issue", row.get("issue"), context))
     said.by("authored", _person(row.get("creator"), context))
-    return said.graph()
+    return said
 
 
 # -- who ----------------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from integrations.providers.base import (
     Window,
     WindowKind,
 )
-from integrations.providers.graph import GraphBuilder, facts, headline
+from integrations.providers.graph import facts, headline
 from integrations.providers.mail import message_entity, people
 from integrations.providers.replies import ErrorTable, Means, body, error_in, first, inner
 from integrations.providers.text import MOST_TEXT, mentioned_emails, plain
@@ -157,15 +157,15 @@ def _mentioned(subject: str | None, body: JSON | None) -> list[str]:
 
 def _extract_folder(row: JSON, context: Context) -> Graph:
     known = facts(row, "totalItemCount", "unreadItemCount", "isHidden")
-    said = GraphBuilder(Entity("folder", context.key("folder", row["id"]), row.get("displayName") or "Folder", known))
+    said = Graph(Entity("folder", context.key("folder", row["id"]), row.get("displayName") or "Folder", known))
     said.refer("part_of", context.keys("folder", row.get("parentFolderId")))
-    return said.graph()
+    return said
 
 
 def _extract_message(row: JSON, context: Context) -> Graph:
     name = headline(row.get("subject"), "(no subject)")
     known = facts(row, "sentDateTime", "receivedDateTime", "importance", "isDraft", "hasAttachments", "webLink")
-    said = GraphBuilder(message_entity(context.namespace, row.get("internetMessageId"), row["id"], name, known))
+    said = Graph(message_entity(context.namespace, row.get("internetMessageId"), row["id"], name, known))
     said.by("authored", *_people(row.get("from") or row.get("sender")))
     said.to("with", *_people(*(one for kind in ("to", "cc", "bcc") for one in row.get(f"{kind}Recipients") or ())))
     said.to("part_of", *(Entity("thread", key, name) for key in context.keys("thread", row.get("conversationId"))))
@@ -173,14 +173,14 @@ def _extract_message(row: JSON, context: Context) -> Graph:
     labels = row.get("categories") or ()
     said.to("labelled", *(Entity("label", context.key("category", label), label) for label in labels))
     said.refer("mentions", _mentioned(row.get("subject"), row.get("body")))
-    return said.graph()
+    return said
 
 
 def _extract_calendar(row: JSON, context: Context) -> Graph:
     known = facts(row, "color", "canEdit", "isDefaultCalendar")
-    said = GraphBuilder(Entity("calendar", context.key("calendar", row["id"]), row.get("name") or "Calendar", known))
+    said = Graph(Entity("calendar", context.key("calendar", row["id"]), row.get("name") or "Calendar", known))
     said.to("owned_by", *_people({"emailAddress": row.get("owner")}))
-    return said.graph()
+    return said
 
 
 def _room(guest: JSON, context: Context) -> Entity | None:
@@ -201,7 +201,7 @@ def _extract_event(row: JSON, context: Context) -> Graph:
     shown = ("type", "isAllDay", "webLink", "createdDateTime", "lastModifiedDateTime")
     known = facts(row, *shown, location=place, deleted=row.get("isCancelled"))
     known |= {side: _time(row[side]["dateTime"]).isoformat() for side in ("start", "end") if row.get(side)}
-    said = GraphBuilder(Entity("event", key, name, known, tuple(aliases)))
+    said = Graph(Entity("event", key, name, known, tuple(aliases)))
     said.to("part_of", Entity("calendar", context.key("calendar", calendar.key), calendar.label or "Calendar"))
     said.to("part_of", *(Entity("series", one, name) for one in context.keys("series", row.get("seriesMasterId"))))
     said.by("authored", *_people(row.get("organizer")))
@@ -213,7 +213,7 @@ def _extract_event(row: JSON, context: Context) -> Graph:
         else:
             said.to("with", *_people(guest))
     said.refer("mentions", _mentioned(row.get("subject"), row.get("body")))
-    return said.graph()
+    return said
 
 
 # -- who ----------------------------------------------------------------------------------------------------------------------

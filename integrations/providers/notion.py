@@ -18,6 +18,7 @@ from integrations.errors import (
     Gone,
     ProviderError,
     ReauthRequired,
+    RecordRejected,
     RequestRejected,
     Throttled,
     Unavailable,
@@ -41,7 +42,7 @@ from integrations.providers.base import (
     Window,
     WindowKind,
 )
-from integrations.providers.graph import GraphBuilder, facts, headline, person
+from integrations.providers.graph import facts, headline, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in, inner
 from integrations.providers.text import email_key, mentioned_emails
 from integrations.providers.wire import Rows, all_rows, listing, page, pages, reader
@@ -238,16 +239,18 @@ def _mentioned(rich: Iterable[JSON] | None, context: Context) -> Iterator[Entity
 
 def _extract_user(row: JSON, context: Context) -> Graph:
     own = _person(row, context, facts(row, "type", email=(row.get("person") or {}).get("email")))
-    return Graph([own] if own else [], [])
+    if own is None:
+        raise RecordRejected("it does not say whom it is about")
+    return Graph(own)
 
 
 def _extract_data_source(row: JSON, context: Context) -> Graph:
     name, known = _plain(row.get("title")) or "Untitled", facts(row, "url", deleted=row.get("in_trash"))
-    said = GraphBuilder(Entity("collection", context.key("data_source", row["id"]), name, known))
+    said = Graph(Entity("collection", context.key("data_source", row["id"]), name, known))
     said.to("part_of", _parent(row, context))
     said.by("authored", _person(row.get("created_by"), context))
     said.to("mentions", *_mentioned(row.get("description"), context))
-    return said.graph()
+    return said
 
 
 def _shown(value: JSON) -> Any:
@@ -264,7 +267,7 @@ def _extract_page(row: JSON, context: Context) -> Graph:
     title = next((_plain(value.get("title")) for value in values.values() if value.get("type") == "title"), "")
     shown = {name: found for name, value in values.items() if (found := _shown(value)) is not None}
     known = facts(row, "url", deleted=row.get("in_trash"), properties=shown or None)
-    said = GraphBuilder(Entity("document", context.key("page", row["id"]), title or "Untitled", known))
+    said = Graph(Entity("document", context.key("page", row["id"]), title or "Untitled", known))
     said.to("part_of", _parent(row, context))
     said.by("authored", _person(row.get("created_by"), context))
     for name, value in values.items():
@@ -278,7 +281,7 @@ def _extract_page(row: JSON, context: Context) -> Graph:
             said.to("with", Entity("person", address, address.rpartition(":")[2]))
         elif kind == "relation":
             said.to("about", *(_page(other["id"], name or "Page", context) for other in held or ()))
-    return said.graph()
+    return said
 
 
 def _extract_comment(row: JSON, context: Context) -> Graph:
@@ -286,11 +289,11 @@ def _extract_comment(row: JSON, context: Context) -> Graph:
         headline(_plain(row.get("rich_text")), "(empty comment)"),
         facts(row, discussion=row.get("discussion_id")),
     )
-    said = GraphBuilder(Entity("message", context.key("comment", row["id"]), name, known))
+    said = Graph(Entity("message", context.key("comment", row["id"]), name, known))
     said.to("comment_on", _parent(row, context))
     said.by("authored", _person(row.get("created_by"), context))
     said.to("mentions", *_mentioned(row.get("rich_text"), context))
-    return said.graph()
+    return said
 
 
 # -- who ----------------------------------------------------------------------------------------------------------------------

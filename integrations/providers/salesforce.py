@@ -41,7 +41,7 @@ from integrations.providers.base import (
     Window,
     WindowKind,
 )
-from integrations.providers.graph import GraphBuilder, facts, organization, person
+from integrations.providers.graph import facts, organization, person
 from integrations.providers.replies import ErrorTable, Means, error_in, first
 from integrations.providers.text import mentioned_emails
 from integrations.providers.wire import page, reader, stamp
@@ -163,8 +163,8 @@ def _key(ns: str, record_id: str) -> str:
     return f"{ns}:{_PREFIXES.get(record_id[:3], 'object')}:{record_id}"
 
 
-def _own(row: JSON, context: Context, kind: str, name: str, *fields: str) -> GraphBuilder:
-    return GraphBuilder(Entity(kind, _key(context.namespace, row["Id"]), name, _known(row, *fields)))
+def _own(row: JSON, context: Context, kind: str, name: str, *fields: str) -> Graph:
+    return Graph(Entity(kind, _key(context.namespace, row["Id"]), name, _known(row, *fields)))
 
 
 def _known(row: JSON, *fields: str) -> JSON:
@@ -199,20 +199,20 @@ def _mentions(row: JSON, *fields: str) -> Iterator[str]:
 def _extract_account(row: JSON, context: Context) -> Graph:
     ns, parent = context.namespace, row.get("ParentId")
     known = _known(row, "Website", "Industry", "Phone")
-    said = GraphBuilder(organization(_key(ns, row["Id"]), row["Name"], row.get("Website"), known))
+    said = Graph(organization(_key(ns, row["Id"]), row["Name"], row.get("Website"), known))
     if parent:
         said.to("part_of", organization(_key(ns, parent), (row.get("Parent") or {}).get("Name") or "Account", None))
     said.to("owned_by", _owner(row, ns))
-    return said.graph()
+    return said
 
 
 def _extract_contact(row: JSON, context: Context) -> Graph:
     ns, known = context.namespace, _known(row, "Email", "Phone", "Title")
     name = row.get("Name") or row.get("Email") or "Contact"
-    said = GraphBuilder(person(_key(ns, row["Id"]), name, row.get("Email"), known))
+    said = Graph(person(_key(ns, row["Id"]), name, row.get("Email"), known))
     said.to("works_at", _account_of(row, ns))
     said.to("owned_by", _owner(row, ns))
-    return said.graph()
+    return said
 
 
 def _extract_opportunity(row: JSON, context: Context) -> Graph:
@@ -221,7 +221,7 @@ def _extract_opportunity(row: JSON, context: Context) -> Graph:
     said.to("for_account", _account_of(row, ns))
     said.to("owned_by", _owner(row, ns))
     said.refer("mentions", _mentions(row, "Description"))
-    return said.graph()
+    return said
 
 
 def _extract_case(row: JSON, context: Context) -> Graph:
@@ -231,7 +231,7 @@ def _extract_case(row: JSON, context: Context) -> Graph:
     said.to("for_account", _account_of(row, ns))
     said.to("assigned_to", _owner(row, ns))
     said.refer("mentions", _mentions(row, "Subject", "Description"))
-    return said.graph()
+    return said
 
 
 def _extract_task(row: JSON, context: Context) -> Graph:
@@ -242,7 +242,7 @@ def _extract_task(row: JSON, context: Context) -> Graph:
     if kind := _KINDS.get(_PREFIXES.get(what[:3], "")):
         said.to("about", Entity(kind, _key(ns, what), (row.get("What") or {}).get("Name") or kind.capitalize()))
     said.refer("mentions", _mentions(row, "Subject", "Description"))
-    return said.graph()
+    return said
 
 
 # -- who ----------------------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ from integrations.providers.base import (
     Window,
     WindowKind,
 )
-from integrations.providers.graph import GraphBuilder, facts, headline, person
+from integrations.providers.graph import facts, headline, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in
 from integrations.providers.text import MOST_MENTIONS, mentioned_emails
 from integrations.providers.wire import EPOCH, SECOND, Rows, all_rows, listing, page, pages, reader
@@ -276,7 +276,7 @@ def _extract_message(row: JSON, context: Context) -> Graph:
     if row.get("edited"):
         known["edited_at"] = _time(row["edited"]["ts"]).isoformat()
     kind, key = "event" if _EVENTS.match(subtype) else "message", context.key("message", f"{channel.key}:{ts}")
-    said = GraphBuilder(Entity(kind, key, headline(_plain(text), "(no text)"), known))
+    said = Graph(Entity(kind, key, headline(_plain(text), "(no text)"), known))
     said.to("part_of", Entity("channel", context.key("channel", channel.key), channel.label or channel.key))
     said.by("authored", _author(row, context))
     if row.get("thread_ts"):
@@ -284,23 +284,23 @@ def _extract_message(row: JSON, context: Context) -> Graph:
     attached = (one for one in row.get("files") or () if one.get("id") and one.get("mode") != "tombstone")
     said.by("attached_to", *(_file(one, context) for one in attached))
     said.refer("mentions", _mentions(text, context))
-    return said.graph()
+    return said
 
 
 def _extract_channel(row: JSON, context: Context) -> Graph:
     known = {name: row.get(f"is_{name}") for name in ("archived", "private")}
     known |= {name: (row.get(name) or {}).get("value") or None for name in ("topic", "purpose")}
-    said = GraphBuilder(Entity("channel", context.key("channel", row["id"]), _channel_name(row), known))
+    said = Graph(Entity("channel", context.key("channel", row["id"]), _channel_name(row), known))
     said.referred("authored", context.keys("user", row.get("creator")))
     said.referred("member_of", context.keys("user", row.get("user") if row.get("is_im") else None))
-    return said.graph()
+    return said
 
 
 def _extract_members(row: JSON, context: Context) -> Graph:
     name = context.partition.label or row["channel"]
-    said = GraphBuilder(Entity("channel", context.key("channel", row["channel"]), name, {}))
+    said = Graph(Entity("channel", context.key("channel", row["channel"]), name, {}))
     said.by("member_of", *(Entity("person", context.key("user", user), user) for user in row["members"]))
-    return said.graph()
+    return said
 
 
 def _extract_user(row: JSON, context: Context) -> Graph:
@@ -308,20 +308,20 @@ def _extract_user(row: JSON, context: Context) -> Graph:
     name = profile.get("real_name") or row.get("real_name") or row.get("name") or row["id"]
     known = facts(profile, "title", "phone", "email", deleted=row.get("deleted"))
     if row.get("is_bot") or row["id"] == "USLACKBOT":
-        return Graph([Entity("bot", own, name, known, tuple(context.keys("bot", profile.get("bot_id"))))], [])
+        return Graph(Entity("bot", own, name, known, tuple(context.keys("bot", profile.get("bot_id")))))
     # An address that nobody has confirmed proves nothing.
-    return Graph([person(own, name, profile.get("email") if row.get("is_email_confirmed", True) else None, known)], [])
+    return Graph(person(own, name, profile.get("email") if row.get("is_email_confirmed", True) else None, known))
 
 
 def _extract_file(row: JSON, context: Context) -> Graph:
     known = facts(row, "size", url=row.get("permalink"), type=row.get("mimetype") or row.get("filetype"))
-    said = GraphBuilder(_file(row, context, known))
+    said = Graph(_file(row, context, known))
     said.referred("authored", context.keys("user", row.get("user")))
     said.refer(
         "part_of",
         context.keys("channel", *(one for place in ("channels", "groups", "ims") for one in row.get(place) or ())),
     )
-    return said.graph()
+    return said
 
 
 # -- who ----------------------------------------------------------------------------------------------------------------------

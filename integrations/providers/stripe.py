@@ -30,7 +30,7 @@ from integrations.providers.base import (
     Window,
     WindowKind,
 )
-from integrations.providers.graph import GraphBuilder, facts, person
+from integrations.providers.graph import facts, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in, inner
 from integrations.providers.text import domain_key, email_key, mentioned_emails
 from integrations.providers.wire import Rows, epoch, pages, reader, ticks
@@ -147,41 +147,39 @@ def _extract_customer(row: JSON, context: Context) -> Graph:
     shown = ("email", "phone", "description", "currency", "delinquent", "balance", "livemode")
     known = facts(row, *shown, deleted=row.get("deleted"))
     if business:
-        said = GraphBuilder(Entity("organization", own, business, known))
+        said = Graph(Entity("organization", own, business, known))
         if key := email_key(address):
             said.by("works_at", Entity("person", key, str(row.get("individual_name") or address)))
     else:
         name = row.get("name") or row.get("individual_name") or address or "Stripe customer"
-        said = GraphBuilder(person(own, name, address, known))
+        said = Graph(person(own, name, address, known))
     said.refer("mentions", mentioned_emails(row.get("description")))
-    return said.graph()
+    return said
 
 
 def _extract_product(row: JSON, context: Context) -> Graph:
     known = facts(row, "description", "active", "type", "url", "livemode", deleted=row.get("deleted"))
-    said = GraphBuilder(
-        Entity("product", context.key("product", row["id"]), row.get("name") or "Stripe product", known)
-    )
+    said = Graph(Entity("product", context.key("product", row["id"]), row.get("name") or "Stripe product", known))
     if organization := domain_key(row.get("url")):
         said.to("about", Entity("organization", organization, organization.rpartition(":")[2]))
-    return said.graph()
+    return said
 
 
 def _extract_subscription(row: JSON, context: Context) -> Graph:
     shown = ("status", "currency", "start_date", "cancel_at", "canceled_at", "ended_at", "trial_end", "livemode")
     name = row.get("description") or f"Subscription {row['id']}"
-    said = GraphBuilder(Entity("subscription", context.key("subscription", row["id"]), name, facts(row, *shown)))
+    said = Graph(Entity("subscription", context.key("subscription", row["id"]), name, facts(row, *shown)))
     said.to("for_account", _customer(row, context))
     for item in (row.get("items") or {}).get("data") or ():
         said.to("about", _other("product", "Stripe product", (item.get("price") or {}).get("product"), context))
-    return said.graph()
+    return said
 
 
 def _extract_invoice(row: JSON, context: Context) -> Graph:
     amount = money(row.get("total"), row.get("currency"))
     known = facts(row, "number", "status", "due_date", "period_start", "period_end", "livemode", amount=amount)
     name = f"Invoice {row.get('number') or row['id']}, {amount}"
-    said = GraphBuilder(Entity("invoice", context.key("invoice", row["id"]), name, known))
+    said = Graph(Entity("invoice", context.key("invoice", row["id"]), name, known))
     said.to("for_account", _customer(row, context))
     # Older versions, whose snapshots events may hold, name the subscription on the invoice itself.
     subscription = ((row.get("parent") or {}).get("subscription_details") or {}).get("subscription")
@@ -194,14 +192,14 @@ def _extract_invoice(row: JSON, context: Context) -> Graph:
         for kind in ("payment_intent", "charge"):
             said.to("with", _other("payment", "Payment", (entry.get("payment") or {}).get(kind), context, kind))
     said.refer("mentions", mentioned_emails(row.get("description")))
-    return said.graph()
+    return said
 
 
 def _extract_payment(kind: str, words: str, shown: tuple[str, ...], row: JSON, context: Context) -> Graph:
     """Payment intents and the charges that they came to, and refunds: all are payments, told apart by `type`."""
     amount = money(row.get("amount"), row.get("currency"))
     known = facts(row, "status", "description", *shown, type=kind, amount=amount)
-    said = GraphBuilder(Entity("payment", context.key(kind, row["id"]), f"{words} of {amount}", known))
+    said = Graph(Entity("payment", context.key(kind, row["id"]), f"{words} of {amount}", known))
     said.to("for_account", _customer(row, context))
     if kind == "refund":
         said.to("about", _other("payment", "Charge", row.get("charge"), context, "charge"))
@@ -210,16 +208,16 @@ def _extract_payment(kind: str, words: str, shown: tuple[str, ...], row: JSON, c
     if not row.get("customer") and (address := email_key(payer.get("email") or row.get("receipt_email"))):
         said.to("for_account", Entity("person", address, payer.get("name") or address.rpartition(":")[2]))
     said.refer("mentions", mentioned_emails(row.get("description")))
-    return said.graph()
+    return said
 
 
 def _extract_dispute(row: JSON, context: Context) -> Graph:
     amount = money(row.get("amount"), row.get("currency"))
     known = facts(row, "status", "reason", "livemode", type="dispute", amount=amount)
-    said = GraphBuilder(Entity("case", context.key("dispute", row["id"]), f"Dispute over {amount}", known))
+    said = Graph(Entity("case", context.key("dispute", row["id"]), f"Dispute over {amount}", known))
     said.to("about", _other("payment", "Charge", row.get("charge"), context, "charge"))
     said.to("about", _other("payment", "Payment", row.get("payment_intent"), context, "payment_intent"))
-    return said.graph()
+    return said
 
 
 _CHARGE = ("paid", "refunded", "disputed", "amount_refunded", "failure_message", "livemode")

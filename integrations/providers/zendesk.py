@@ -39,7 +39,7 @@ from integrations.providers.base import (
     Window,
     WindowKind,
 )
-from integrations.providers.graph import GraphBuilder, facts, headline, organization, person
+from integrations.providers.graph import facts, headline, organization, person
 from integrations.providers.replies import ErrorTable, Means, error_in
 from integrations.providers.text import MOST_MENTIONS, mentioned_emails
 from integrations.providers.wire import Rows, epoch, page, pages, reader, stamp, ticks, utc
@@ -159,7 +159,7 @@ def _extract_ticket(row: JSON, context: Context) -> Graph:
     if row.get("url"):
         known["url"] = f"https://{urlsplit(row['url']).hostname}/agent/tickets/{row['id']}"
     name = row.get("subject") or row.get("raw_subject") or f"Ticket {row['id']}"
-    said = GraphBuilder(Entity("ticket", context.key("ticket", row["id"]), name, known))
+    said = Graph(Entity("ticket", context.key("ticket", row["id"]), name, known))
     said.refer("raised_by", context.keys("user", row.get("requester_id")))
     said.refer("assigned_to", context.keys("user", row.get("assignee_id")))
     said.refer("assigned_to", context.keys("group", row.get("group_id")))
@@ -168,7 +168,7 @@ def _extract_ticket(row: JSON, context: Context) -> Graph:
     said.refer("with", context.keys("user", *row.get("collaborator_ids") or ()))
     said.to("labelled", *(Entity("label", context.key("tag", tag), tag) for tag in row.get("tags") or ()))
     said.refer("mentions", _mentions(context, row.get("subject"), row.get("description")))
-    return said.graph()
+    return said
 
 
 def _extract_comment(row: JSON, context: Context) -> Graph:
@@ -176,40 +176,40 @@ def _extract_comment(row: JSON, context: Context) -> Graph:
     assert comment is not None
     text = comment.get("plain_body") or comment.get("body") or ""
     name, known = headline(text, "(empty comment)"), facts(comment, "public", "created_at")
-    said = GraphBuilder(Entity("message", context.key("comment", comment["id"]), name, known))
+    said = Graph(Entity("message", context.key("comment", comment["id"]), name, known))
     said.refer("comment_on", context.keys("ticket", row.get("ticket_id")))
     said.referred("authored", context.keys("user", comment.get("author_id") or row.get("updater_id")))
     said.refer("mentions", _mentions(context, text))
-    return said.graph()
+    return said
 
 
 def _extract_user(row: JSON, context: Context) -> Graph:
     known = facts(row, "email", "phone", "role", "time_zone", deleted=row.get("active") is False)
     name = row.get("name") or row.get("email") or f"User {row['id']}"
-    said = GraphBuilder(person(context.key("user", row["id"]), name, row.get("email"), known))
+    said = Graph(person(context.key("user", row["id"]), name, row.get("email"), known))
     said.refer("works_at", context.keys("organization", row.get("organization_id")))
-    return said.graph()
+    return said
 
 
 def _extract_organization(row: JSON, context: Context) -> Graph:
     own, name = context.key("organization", row["id"]), row.get("name") or "Organization"
     known = facts(row, "details", "notes", "domain_names", deleted=row.get("deleted_at"))
-    return Graph([organization(own, name, row.get("domain_names") or [], known)], [])
+    return Graph(organization(own, name, row.get("domain_names") or [], known))
 
 
 def _extract_group(row: JSON, context: Context) -> Graph:
     known = facts(row, "description", "deleted")
-    return Graph([Entity("group", context.key("group", row["id"]), row.get("name") or "Group", known)], [])
+    return Graph(Entity("group", context.key("group", row["id"]), row.get("name") or "Group", known))
 
 
 def _extract_rating(row: JSON, context: Context) -> Graph:
     known = facts(row, "score", "comment", "reason", "created_at")
-    said = GraphBuilder(Entity("event", context.key("rating", row["id"]), f"Rated {row['score']}", known))
+    said = Graph(Entity("event", context.key("rating", row["id"]), f"Rated {row['score']}", known))
     said.refer("about", context.keys("ticket", row.get("ticket_id")))
     said.refer("about", context.keys("user", row.get("assignee_id")))
     said.referred("authored", context.keys("user", row.get("requester_id")))
     said.refer("mentions", _mentions(context, row.get("comment")))
-    return said.graph()
+    return said
 
 
 # -- who ----------------------------------------------------------------------------------------------------------------------

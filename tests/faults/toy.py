@@ -33,7 +33,6 @@ from integrations.providers.base import (
     Provider,
     RateBudget,
     Record,
-    Relationship,
     Stream,
     Window,
     WindowKind,
@@ -424,12 +423,10 @@ def _extract(found: JSON, context: Context) -> Graph:
         None,
         (f"{ns}:user:{found['owner']['id']}",),
     )
-    said = [Relationship("owned_by", key, owner.key)]
-    entities = [Entity("thing", key, found["title"], {"title": found["title"], "note": found.get("note")}), owner]
-    for tag in found["tags"]:
-        entities.append(Entity("tag", f"{ns}:tag:{tag}", tag))
-        said.append(Relationship("tagged", key, f"{ns}:tag:{tag}"))
-    return Graph(entities, said)
+    said = Graph(Entity("thing", key, found["title"], {"title": found["title"], "note": found.get("note")}))
+    said.to("owned_by", owner)
+    said.to("tagged", *(Entity("tag", f"{ns}:tag:{tag}", tag) for tag in found["tags"]))
+    return said
 
 
 def provider(root: str) -> Provider:

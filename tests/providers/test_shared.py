@@ -9,8 +9,8 @@ import pytest
 
 from integrations.errors import AccessDenied, CursorExpired, Throttled, Unavailable
 from integrations.http import Reply
-from integrations.providers.base import JSON, Context, Entity, RateState, Relationship, Window
-from integrations.providers.graph import GraphBuilder, facts, organization
+from integrations.providers.base import JSON, Context, Entity, Graph, RateState, Relationship, Window
+from integrations.providers.graph import facts, organization
 from integrations.providers.replies import Means, body, error_in, inner, rate_headers, reset_of
 from integrations.providers.text import one_line
 from integrations.providers.wire import (
@@ -159,10 +159,10 @@ def test_facts_are_what_has_a_value():
 
 def test_what_is_referred_to_is_told_once_and_never_of_itself():
     context = Context("acme")
-    said = GraphBuilder(Entity("task", context.key("task", 1), "Task"))
+    said = Graph(Entity("task", context.key("task", 1), "Task"))
     said.refer("about", context.keys("task", 1, 2, 2, None, "", 0))
     said.referred("authored", context.keys("user", 5, 5))
-    assert said.graph().relationships == [
+    assert said.relationships == [
         Relationship("about", "acme:task:1", "acme:task:2"),
         Relationship("authored", "acme:user:5", "acme:task:1"),
     ]
