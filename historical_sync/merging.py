@@ -95,7 +95,8 @@ async def lead_handles(db: Connection, handles: Iterable[bytes], roots: Sequence
             SELECT DISTINCT ON (a.alias_id) a.alias_id, root.id AS root
             FROM handle JOIN historical_sync_entityalias a ON a.alias_id = handle.id AND NOT a.proof
             JOIN historical_sync_entity e ON e.id = a.entity_id
-            JOIN historical_sync_entity root ON root.id = COALESCE(e.merged_into, e.id)
+            -- Not COALESCE: past a row-level policy PostgreSQL makes no index condition of it, and reads every tenant's entities.
+            JOIN historical_sync_entity root ON root.id = CASE WHEN e.merged_into IS NULL THEN e.id ELSE e.merged_into END
             ORDER BY a.alias_id, {KEY_RANK.format(e="root")}
         ),
         moved AS (

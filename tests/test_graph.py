@@ -247,6 +247,34 @@ def test_two_workers_at_once_end_in_the_same_graph(stage: SimpleNamespace) -> No
     check()
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_tenants_people_are_merged_without_a_look_at_anybody_elses(stage: SimpleNamespace) -> None:
+    with tenant_scope(stage.stranger.id), database.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO historical_sync_entity (id, tenant_id, kind, key, name, properties)
+            SELECT gen_random_uuid(), %s, 'person', 'person:' || n, 'Somebody', '{}' FROM generate_series(1, 5000) AS n
+            """,
+            [stage.stranger.id],
+        )
+    said = [["person", f"code:user:{n}", f"P{n}", None, [], [f"code:login:p{n}"]] for n in range(20)]
+    own = ["issue", "code:issue:1", "It breaks", {}, [], []]
+    row = Row(0, "r", 1, {"things": [own, *said], "links": []})
+    before = _entities_read()
+    stage.do(store(stage.pool, stage.tenant, [[row]], Memory()))
+    stage.do(stage.pool.close())  # a connection that ends tells the server what it has read
+    assert wait_for(lambda: _entities_read() - before, 10) < 1000
+
+
+def _entities_read() -> int:
+    with database.cursor() as cursor:
+        cursor.execute("SELECT pg_stat_clear_snapshot()")
+        cursor.execute(
+            "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'historical_sync_entity'"
+        )
+        return int(cursor.fetchone()[0])
+
+
 # -- taking out -----------------------------------------------------------------------------------------------------------
 
 
