@@ -7,7 +7,9 @@ import sys
 
 
 def main() -> None:
-    gc.set_threshold(50_000, 20, 100)  # a tenth of the start is spent looking for garbage in what has just been imported
+    gc.set_threshold(
+        50_000, 20, 100
+    )  # a tenth of the start is spent looking for garbage in what has just been imported
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "atom.settings")
     from environs import EnvError
 

@@ -26,7 +26,9 @@ class TenantMiddleware:
                 with across_tenants("staff in the admin"):
                     return self.rendered(self.get_response(request))
             return self.get_response(request)
-        with across_tenants("who is asking"):  # session, user and memberships: one scope is one setting of the connection
+        with across_tenants(
+            "who is asking"
+        ):  # session, user and memberships: one scope is one setting of the connection
             user = request.user
             actor = actor_for_user(user, request.session.get(SESSION_TENANT)) if user.is_authenticated else None
         request.actor = actor  # type: ignore[attr-defined]

@@ -29,7 +29,7 @@ def measure() -> dict[str, Any]:
             while True:
                 row = owner.execute(
                     """
-                    SELECT count(*) FILTER (WHERE records_processed = 0), count(*) FILTER (WHERE status <> 'completed'),
+                    SELECT count(*) FILTER (WHERE last_page_at IS NULL), count(*) FILTER (WHERE status <> 'completed'),
                            count(*) FILTER (WHERE status IN ('failed', 'paused', 'cancelled')),
                            (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()), sum(records_processed)::bigint
                     FROM historical_sync_historicalsyncjob

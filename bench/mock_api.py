@@ -16,6 +16,7 @@ import re
 import time
 from bisect import bisect_left
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
@@ -120,6 +121,11 @@ class Server:
         self.requests = 0
         self.first_request_at: dict[str, float] = {}
 
+    @lru_cache(maxsize=2000)  # noqa: B019 - there is one server a process
+    def rows_of(self, repository: int) -> tuple[list[bytes], list[str]]:
+        """The repository's rows, from all of the time, and their times."""
+        return self.rows.rows[repository :: self.repositories], self.rows.times[repository :: self.repositories]
+
     def answer(self, target: str, token: str) -> tuple[bytes, str]:
         """(body, Link header) of a GET. A token "only-N" sees repository N alone."""
         parts = urlsplit(target)
@@ -152,13 +158,12 @@ class Server:
         return b"[]", ""
 
     def _issues(self, path: str, repository: int, query: dict[str, str]) -> tuple[bytes, str]:
-        share = len(self.rows.rows) // self.repositories
-        low, high = repository * share, (repository + 1) * share
-        low = max(low, bisect_left(self.rows.times, query.get("since", ""), low, high))
+        rows, times = self.rows_of(repository)
+        low = bisect_left(times, query.get("since", ""))
         size, page = int(query.get("per_page", 30)), int(query.get("page", 1))
         first = low + (page - 1) * size
-        chosen = self.rows.rows[first : min(first + size, high)]
-        last = max(1, -(-(high - low) // size))
+        chosen = rows[first : first + size]
+        last = max(1, -(-(len(rows) - low) // size))
         link = ""
         if page < last:
             rest = "&".join(f"{name}={value}" for name, value in query.items() if name != "page")

@@ -19,8 +19,9 @@ from atom.access import Actor, Right
 from atom.fanout import SCOPE, Message, written
 from atom.sockets import actor_of_scope
 from atom.tenancy import tenant_scope
+from atom.threads import in_thread
 from historical_sync import hub, live, states
-from historical_sync.live import LiveJob, in_thread
+from historical_sync.live import LiveJob
 
 ACCESS_AGAIN = 30.0  # seconds after which a message makes us ask again whether this person still may
 STRANGER = 4404

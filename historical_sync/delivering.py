@@ -21,8 +21,8 @@ from django.utils import timezone
 from standardwebhooks import Webhook
 
 from atom.tenancy import across_tenants, tenant_scope
+from atom.threads import in_thread
 from historical_sync.automation import DELIVERED, FAILED, PENDING, Delivery, Notice, WebhookEndpoint
-from historical_sync.live import in_thread
 from historical_sync.notices import email, message
 from integrations import outgoing
 from integrations.crypto import decrypt

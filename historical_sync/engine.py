@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 import weakref
 from collections.abc import Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ from integrations.providers.base import JSON, Context, Page, Stream, Window, Win
 
 log = logging.getLogger(__name__)
 
+KEPT_SECONDS = 5.0  # that a job's run waits for the job's next entry
 ASKING_AFTER = 1.0  # seconds without an answer after which watchers hear what is being asked
 
 
@@ -59,6 +61,7 @@ class JobRun:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     asking: dict[str, tuple[str, datetime]] = field(default_factory=dict)
     users: int = 0
+    used_at: float = 0.0  # on the monotonic clock, when its last user left
 
     @contextlib.contextmanager
     def asks(self, who: str, words: str) -> Iterator[None]:
@@ -131,7 +134,7 @@ class Engine:
             await broadcast.job_changed(job_id, tenant_id)
             return True if isinstance(claimed, ToPlan) else await self._chunk(run, claimed)
         finally:
-            await self._close(run)
+            self._close(run)
 
     async def _open(self, job_id: str, tenant_id: str) -> JobRun | None:
         """The job's shared run; None when there is no work on it."""
@@ -176,11 +179,16 @@ class Engine:
             await job_changes.fail_job(self.pool, job_id, tenant_id, decision.code, decision.message)
         await broadcast.job_changed(job_id, tenant_id)
 
-    async def _close(self, run: JobRun) -> None:
+    def _close(self, run: JobRun) -> None:
         run.users -= 1
-        job_id = str(run.job.id)
-        if run.users == 0 and self.runs.get(job_id) is run:
-            del self.runs[job_id]
+        run.used_at = time.monotonic()
+
+    def _forget_unused(self) -> None:
+        """Where many jobs take turns, each comes back within moments; to open it anew costs several queries."""
+        before = time.monotonic() - KEPT_SECONDS
+        for job_id, run in list(self.runs.items()):
+            if run.users == 0 and run.used_at < before:
+                del self.runs[job_id]
 
     # -- planning -----------------------------------------------------------------------------------------------------------
 
@@ -195,8 +203,7 @@ class Engine:
             chunks = planning.plan(targets)
             records, quality = planning.total(targets)
             if await claims.store_plan(self.pool, job_id, tenant_id, chunks, records, quality):
-                for _ in range(min(run.room.job, len(chunks)) - 1):
-                    await self.defer(job_id, tenant_id)
+                await self.defer(job_id, tenant_id, entries=max(0, min(run.room.job, len(chunks)) - 1))
             await broadcast.job_changed(job_id, tenant_id)
             return bool(chunks)
         except AWAY:
@@ -383,6 +390,7 @@ class Engine:
 
     async def obey(self) -> None:
         """Stops the work on jobs that somebody asked to pause or cancel."""
+        self._forget_unused()
         for job_id in await job_changes.requests_to_stop(self.pool, list(self.runs)):
             self.asked_to_stop(job_id)
 

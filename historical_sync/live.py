@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import orjson
-from channels.db import DatabaseSyncToAsync
 from django.conf import settings
 from django.db.models import Model
 from django.template.loader import render_to_string
@@ -21,6 +19,7 @@ from psycopg import AsyncConnection
 from atom.access import Actor, Right
 from atom.fanout import Message
 from atom.tenancy import SYSTEM_ROLE, tenant_scope
+from atom.threads import in_thread
 from historical_sync import states
 from historical_sync.database import connect_arguments
 from historical_sync.models import HistoricalSyncJob
@@ -30,14 +29,6 @@ from integrations.models import Connection
 
 LONG_AGO = timedelta(hours=1)  # how far back a page is told of what ended, at most
 SHOWN = 50  # jobs that it is told of at once, the newest
-
-# Not Django's one shared thread: a slow page must not hold up live progress.
-_THREADS = ThreadPoolExecutor(4, thread_name_prefix="live")
-
-
-def in_thread(function: Any) -> Any:
-    """`function` for await, in a thread with a database connection of its own."""
-    return DatabaseSyncToAsync(function, thread_sensitive=False, executor=_THREADS)
 
 
 class LiveJob:

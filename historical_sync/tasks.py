@@ -10,12 +10,15 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
 from procrastinate import App, JobContext
 from procrastinate.contrib.django import app as django_app
 from procrastinate.exceptions import AlreadyEnqueued
+from procrastinate.jobs import JobDeferrer
+from procrastinate.tasks import configure_task
+from procrastinate.types import JSONDict
 
 from historical_sync import faultpoints
 from historical_sync.claims import Room
@@ -52,7 +55,7 @@ async def work(context: JobContext, job_id: str, tenant_id: str) -> None:
 @django_app.task(queue=UPKEEP, name=TICK, queueing_lock=TICK, pass_context=False)
 async def tick(timestamp: int) -> None:
     """Does what is due by the clock; one worker of all, once a minute. `timestamp`: the minute, not used: what is due shows."""
-    from historical_sync.live import in_thread
+    from atom.threads import in_thread
     from historical_sync.upkeep import by_the_clock
 
     await in_thread(by_the_clock)()
@@ -61,8 +64,8 @@ async def tick(timestamp: int) -> None:
 @django_app.task(queue=UPKEEP, name=ENDED, pass_context=False)
 async def ended(tenant_id: str) -> None:
     """Does what follows from the end, or pause, of a job of the tenant, and tells those who want to know."""
+    from atom.threads import in_thread
     from historical_sync.delivering import deliver_due
-    from historical_sync.live import in_thread
     from historical_sync.upkeep import after_an_end
     from historical_sync.worker import current
 
@@ -119,19 +122,27 @@ class Defer:
     def __init__(self, worker_app: App) -> None:
         self.app = worker_app
 
-    async def __call__(self, job_id: str, tenant_id: str, at: datetime | None = None) -> None:
-        """One entry for the job; `at`: not before that time."""
+    def _entry(self, name: str, **options: Any) -> JobDeferrer:
+        # Not by the app: what it knows as a task goes by Django's connection, in a thread.
+        return configure_task(name=name, job_manager=self.app.job_manager, **options)
+
+    async def __call__(self, job_id: str, tenant_id: str, at: datetime | None = None, entries: int = 1) -> None:
+        """So many entries for the job; `at`: not before that time."""
+        if not entries:
+            return
         faultpoints.reached("before", "defer")
-        deferrer = self.app.configure_task(TASK, queue=QUEUE, schedule_at=at)
-        await deferrer.defer_async(job_id=job_id, tenant_id=tenant_id)
+        of_job: JSONDict = {"job_id": job_id, "tenant_id": tenant_id}
+        await self._entry(TASK, queue=QUEUE, schedule_at=at).batch_defer_async(*[of_job] * entries)
         faultpoints.reached("after", "defer")
+
+    async def remove(self, connection_id: str, tenant_id: str) -> None:
+        """What removes a connection's data."""
+        await self._entry(REMOVE, queue=QUEUE).defer_async(connection_id=connection_id, tenant_id=tenant_id)
 
     async def tick(self) -> None:
         """What is due by the clock now rather than at the next minute: nobody may have worked for a while."""
         with suppress(AlreadyEnqueued):
-            await self.app.configure_task(TICK, queue=UPKEEP, queueing_lock=TICK).defer_async(
-                timestamp=int(time.time())
-            )
+            await self._entry(TICK, queue=UPKEEP, queueing_lock=TICK).defer_async(timestamp=int(time.time()))
 
     async def ended(self, tenant_id: str, at: datetime | None = None) -> None:
         """What follows from the end of a job of the tenant. Several workers hear of one end: one entry is enough.
@@ -140,7 +151,7 @@ class Defer:
         """
         lock = f"{ENDED} {tenant_id}" + (" later" if at is not None else "")
         with suppress(AlreadyEnqueued):
-            entry = self.app.configure_task(ENDED, queue=UPKEEP, priority=1, queueing_lock=lock, schedule_at=at)
+            entry = self._entry(ENDED, queue=UPKEEP, priority=1, queueing_lock=lock, schedule_at=at)
             await entry.defer_async(tenant_id=tenant_id)
 
     async def others_wait(self) -> bool:

@@ -212,13 +212,11 @@ async def _reap(engine: Engine, worker_app: App) -> None:
             if entry.id is not None:
                 await worker_app.job_manager.finish_job_by_id_async(entry.id, status=Status.FAILED, delete_job=True)
         for connection_id, tenant_id in await reaping.removals_without_entry(engine.pool, tasks.REMOVE):
-            removal = worker_app.configure_task(tasks.REMOVE, queue=tasks.QUEUE)
-            await removal.defer_async(connection_id=connection_id, tenant_id=tenant_id)
+            await engine.defer.remove(connection_id, tenant_id)
         for lanes in await reaping.lanes(engine.pool, tasks.TASK):
             if lanes.provider in providers.PROVIDERS:
                 room = tasks.room(PLANS[lanes.plan], providers.get(lanes.provider))
-                for _ in range(lanes.missing(room)):
-                    await engine.defer(lanes.job_id, lanes.tenant_id)
+                await engine.defer(lanes.job_id, lanes.tenant_id, entries=lanes.missing(room))
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:
