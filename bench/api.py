@@ -31,7 +31,7 @@ def seed(tenant: Any, connection: Any) -> None:
         }
         owner.execute("SET maintenance_work_mem = '512MB'")
         owner.execute("SET synchronous_commit = off")
-        with indexes_after(owner, "historical_sync_entity", "historical_sync_syncrecord"):
+        with indexes_after(owner, "historical_sync_entity", "historical_sync_entityname", "historical_sync_syncrecord"):
             for statement in ROWS:
                 owner.execute(statement, values)
         owner.execute("VACUUM ANALYZE")
@@ -93,6 +93,12 @@ ROWS = (
     SELECT record_id, tenant_id, %(connection)s, gen_random_uuid(), 'issues', '1', key, as_of, id, '', '{}', '{"title": "made for the bench"}', gen_random_uuid()
     FROM historical_sync_entity WHERE tenant_id = %(tenant)s
     """,
+    # Search's index, as a worker would have brought it up to date long ago.
+    """
+    INSERT INTO historical_sync_entityname (entity_id, tenant_id, name)
+    SELECT id, tenant_id, name FROM historical_sync_entity WHERE tenant_id = %(tenant)s
+    """,
+    "DELETE FROM historical_sync_namebacklog WHERE tenant_id = %(tenant)s",
 )
 
 
