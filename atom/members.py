@@ -143,7 +143,7 @@ def rename(actor: Actor, name: str) -> Tenant:
 
 def _locked(actor: Actor) -> Tenant:
     """One at a time per tenant: "the last owner" is counted under this lock."""
-    return Tenant.objects.select_for_update().get(id=actor.tenant.id)
+    return Tenant.objects.select_for_update(no_key=True).get(id=actor.tenant.id)
 
 
 def _member(actor: Actor, tenant: Tenant, membership_id: UUID) -> Membership:

@@ -76,7 +76,7 @@ def start_sync(
     names = _streams(connection, streams)
     with transaction.atomic():
         # One start at a time per tenant: the limits below are counted under this lock.
-        tenant = Tenant.objects.select_for_update().get(id=actor.tenant.id)
+        tenant = Tenant.objects.select_for_update(no_key=True).get(id=actor.tenant.id)
         if idempotency_key and (earlier := _by_key(tenant, idempotency_key)):
             return earlier
         connection = Connection.objects.of(tenant).get(id=connection.id)
@@ -209,7 +209,7 @@ def resume(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
     """Goes on with a paused job, or tries again what is missing of a failed one."""
     try:
         with transaction.atomic():
-            tenant = Tenant.objects.select_for_update().get(id=actor.tenant.id)
+            tenant = Tenant.objects.select_for_update(no_key=True).get(id=actor.tenant.id)
             job = _locked(tenant, job)
             if not states.can_resume(job.status):
                 raise Refused("invalid_state", _not_from("resumed", job))

@@ -242,7 +242,7 @@ def _store(
 ) -> tuple[Connection, bool]:
     external_id = f"{urlsplit(base_url).netloc}:{account.external_id}" if base_url else account.external_id
     with transaction.atomic():
-        tenant = Tenant.objects.select_for_update().get(id=actor.tenant.id)
+        tenant = Tenant.objects.select_for_update(no_key=True).get(id=actor.tenant.id)
         row = (
             connections_of(tenant)
             .select_for_update()
