@@ -13,11 +13,10 @@ import os
 import random
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 import psycopg
 from django.conf import settings
-from procrastinate import App
+from procrastinate import App, PsycopgConnector
 from procrastinate.contrib.django import app as django_app
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Status
@@ -86,8 +85,8 @@ async def _run(
     pool = make_pool(POOL_SIZE)
     await pool.open(wait=True, timeout=10)
     try:
-        connector: Any = django_app.connector
-        worker_app: App = django_app.with_connector(connector.get_worker_connector())
+        # By the engine's parameters: what a frozen worker holds of the queue is let go of with the rest.
+        worker_app: App = django_app.with_connector(PsycopgConnector(kwargs=connect_arguments()))
         async with worker_app.open_async():
             defer = tasks.Defer(worker_app)
             engine = _engine = Engine(pool, defer, abandoned)
