@@ -7,9 +7,8 @@ import sys
 
 
 def main() -> None:
-    gc.set_threshold(
-        50_000, 20, 100
-    )  # a tenth of the start is spent looking for garbage in what has just been imported
+    # A tenth of the start would go into looking for garbage in what has just been imported.
+    gc.set_threshold(50_000, 20, 100)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "atom.settings")
     from environs import EnvError
 

@@ -26,9 +26,8 @@ class TenantMiddleware:
                 with across_tenants("staff in the admin"):
                     return self.rendered(self.get_response(request))
             return self.get_response(request)
-        with across_tenants(
-            "who is asking"
-        ):  # session, user and memberships: one scope is one setting of the connection
+        # Session, user and memberships in one scope: the connection is set once for all three.
+        with across_tenants("who is asking"):
             user = request.user
             actor = actor_for_user(user, request.session.get(SESSION_TENANT)) if user.is_authenticated else None
         request.actor = actor  # type: ignore[attr-defined]

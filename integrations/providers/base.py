@@ -131,8 +131,8 @@ class Relationship(NamedTuple):
 class Graph:
     """What a record says, begun with its own entity: of whom it speaks, and how its own entity relates to them.
 
-    own: key of the record's own entity, the first of `entities`. Statements: `kinds` says what, `ends` at the same place the key (or alias) of the other end, which
-    may not have arrived yet. "authored": the own entity authored that; "^authored": it was authored by that.
+    own: key of the record's own entity, the first of `entities`. Statements: `kinds` says what, `ends` at the same place the key (or
+    alias) of the other end, which may not have arrived yet. "authored": the own entity authored that; "^authored": that authored it.
     """
 
     own: str

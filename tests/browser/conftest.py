@@ -18,6 +18,7 @@ PICTURES = PROJECT / "test-artifacts"
 MARKS = [pytest.mark.browser, pytest.mark.xdist_group("site")]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "/browser/" in str(item.path):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from django.db import connection as database
+from django.db import transaction
 
 from historical_sync import actions
-from historical_sync.models import SyncRecord
+from historical_sync.models import JobEvent, SyncRecord
 from integrations import connect, gateway
 from integrations.errors import ReauthRequired
 from integrations.models import Connection
@@ -141,6 +144,24 @@ def test_a_straggler_of_the_old_token_does_not_undo_a_reconnect(toy: ToyStage, w
     job = toy.done(job)
     assert toy.connection.status == "connected"
     assert not toy.damage()
+
+
+def test_who_reconnects_keeps_nobody_from_writing_what_happened_to_a_job(toy: ToyStage) -> None:
+    """Else whoever pauses the job, and holds the connection's row, and whoever reconnects would wait for each other."""
+    job = toy.job()
+
+    def write() -> None:
+        try:
+            with database.cursor() as cursor:
+                cursor.execute("SET lock_timeout = '3s'")
+            toy.within(JobEvent.objects.create, tenant=toy.tenant, job=job, actor="Atom", kind="paused")
+        finally:
+            database.close()
+
+    with ThreadPoolExecutor(1) as other, transaction.atomic():
+        reconnect(toy, "access-new", "refresh-new")
+        other.submit(write).result()
+    assert toy.events(job, "paused") == [""]
 
 
 def _without_refresh(toy: ToyStage) -> None:
