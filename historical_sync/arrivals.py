@@ -59,13 +59,19 @@ class InHand:
 class Arrivals:
     """The pages of one chunk. An async context manager: the fetcher runs inside, and ends with it.
 
-    fetch: cursor -> page. cursor: where to begin. stop: set when the chunk is to be let go.
+    fetch: cursor -> page. cursor: where to begin. stop: set when the chunk is to be let go. one: no more than one page.
     """
 
     def __init__(
-        self, fetch: Callable[[JSON | None], Awaitable[Page]], cursor: JSON | None, stop: asyncio.Event, in_hand: InHand
+        self,
+        fetch: Callable[[JSON | None], Awaitable[Page]],
+        cursor: JSON | None,
+        stop: asyncio.Event,
+        in_hand: InHand,
+        *,
+        one: bool = False,
     ) -> None:
-        self.fetch, self.cursor, self.stop, self.in_hand = fetch, cursor, stop, in_hand
+        self.fetch, self.cursor, self.stop, self.in_hand, self.one = fetch, cursor, stop, in_hand, one
         self.pages: list[Page] = []
         self.waiting = 0  # records of `pages`
         self.storing = 0  # records of the batch that `batch` gave out last
@@ -140,7 +146,7 @@ class Arrivals:
             self.in_hand.held += len(page.records)
             self.news.set()
             self.cursor = page.next_cursor
-            if self.cursor is None:
+            if self.cursor is None or self.one:
                 return
 
     def _may_fetch(self) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from historical_sync.database import Pool, tenant_transaction
+from historical_sync.database import Pool, pipelined_transaction, tenant_transaction
 from integrations.errors import Throttled
 from integrations.providers.base import Provider, RateState
 
@@ -108,8 +108,8 @@ class ConnectionBudget:
     async def _withdraw(self, unused: int) -> tuple[int, float, datetime]:
         """Brings back `unused` requests and takes some: (how many, seconds until their window ends, when to ask again if none)."""
         budget = self.provider.budget
-        async with tenant_transaction(self.pool, self.tenant_id, "withdraw") as cursor:
-            await cursor.execute(
+        async with pipelined_transaction(self.pool, self.tenant_id, "withdraw", durable=False) as db:
+            answer = await db.execute(
                 """
                 WITH held AS (
                     SELECT budget_left, budget_resets_at, blocked_until, budget_limit, clock_timestamp() AS at,
@@ -121,13 +121,18 @@ class ConnectionBudget:
                            CASE WHEN budget_resets_at > at THEN budget_resets_at
                                 ELSE at + make_interval(secs => %(seconds)s) END AS resets_at
                     FROM held
+                ), granted AS (
+                    SELECT *, CASE WHEN blocked_until > at THEN 0
+                                   ELSE GREATEST(0, LEAST(floor(remaining - kept), GREATEST(1, floor(size / %(share)s)),
+                                                          CASE WHEN budget_limit IS NULL THEN %(first)s END)) END::int AS taken
+                    FROM opened
                 )
-                SELECT CASE WHEN blocked_until > at THEN 0
-                            ELSE GREATEST(0, LEAST(floor(remaining - kept), GREATEST(1, floor(size / %(share)s)),
-                                                   CASE WHEN budget_limit IS NULL THEN %(first)s END)) END::int,
-                       extract(epoch FROM resets_at - at)::float,
-                       GREATEST(CASE WHEN remaining - kept < 1 THEN resets_at END, blocked_until, at), remaining, resets_at
-                FROM opened
+                UPDATE integrations_connection connection
+                SET budget_left = granted.remaining - granted.taken, budget_resets_at = granted.resets_at
+                FROM granted WHERE connection.id = %(id)s
+                RETURNING granted.taken, extract(epoch FROM granted.resets_at - granted.at)::float,
+                          GREATEST(CASE WHEN granted.remaining - granted.kept < 1 THEN granted.resets_at END,
+                                   granted.blocked_until, granted.at)
                 """,
                 {
                     "requests": float(budget.requests),
@@ -139,14 +144,10 @@ class ConnectionBudget:
                     "unused": unused,
                 },
             )
-            row = await cursor.fetchone()
+            row = await answer.fetchone()
             if row is None:
                 return 1, HELD, datetime.now(UTC)  # the connection was deleted; its lease will be refused
-            taken, seconds_left, again_at, remaining, resets_at = row
-            await cursor.execute(
-                "UPDATE integrations_connection SET budget_left = %s, budget_resets_at = %s WHERE id = %s",
-                [remaining - taken, resets_at, self.connection_id],
-            )
+            taken, seconds_left, again_at = row
             return taken, seconds_left, again_at
 
     async def _correct(self, state: RateState) -> None:
@@ -157,8 +158,8 @@ class ConnectionBudget:
         counts alone, or the zero of the short one would last as long as the long one does.
         """
         over = state.reset_at is not None and state.reset_at <= datetime.now(UTC)
-        async with tenant_transaction(self.pool, self.tenant_id, "correct") as cursor:
-            await cursor.execute(
+        async with pipelined_transaction(self.pool, self.tenant_id, "correct", durable=False) as db:
+            await db.execute(
                 """
                 UPDATE integrations_connection
                 SET budget_left = CASE

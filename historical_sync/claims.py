@@ -16,7 +16,7 @@ from django.conf import settings
 from psycopg import AsyncCursor
 from psycopg.types.json import Jsonb
 
-from historical_sync.database import Pool, retried, system_transaction, tenant_transaction
+from historical_sync.database import Pool, pipelined_transaction, retried, system_transaction, tenant_transaction
 from historical_sync.job_changes import job_note, pause, set_running, set_waiting
 from historical_sync.leases import Lease
 from historical_sync.planning import PlannedChunk
@@ -68,18 +68,31 @@ class Room:
 @retried
 async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | ToPlan | Nothing:
     """The job's next chunk, newest window first, if there is room for it."""
-    async with tenant_transaction(pool, tenant_id, "claim") as cursor:
+    # A claim that a crash of the database's machine takes back is a chunk that waits, as before.
+    async with pipelined_transaction(pool, tenant_id, "claim", durable=False) as db:
+        cursor = db.cursor()
         # Claims of a tenant come one after the other, so that its chunks can be counted.
-        await cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('claim ' || %s, 0))", [tenant_id])
+        await db.execute("SELECT pg_advisory_xact_lock(hashtextextended('claim ' || %s, 0))", [tenant_id])
         # The job's row lock puts claims, requests to stop and settling of one job in a row.
-        await cursor.execute(
+        held = await db.execute(
             """
             SELECT status, control, planned, connection_id::text, COALESCE(records_processed >= records_allowance, false)
             FROM historical_sync_historicalsyncjob WHERE id = %s FOR UPDATE
             """,
             [job_id],
         )
-        job = await cursor.fetchone()
+        counted = await db.execute(
+            """
+            SELECT count(*) FILTER (WHERE status = 'running'), min(not_before) FILTER (WHERE status = 'pending'),
+                   count(*) FILTER (WHERE status = 'pending'),
+                   (SELECT count(*) FROM historical_sync_syncchunk WHERE tenant_id = %(tenant)s AND status = 'running'),
+                   (SELECT count(*) FROM historical_sync_historicalsyncjob
+                    WHERE tenant_id = %(tenant)s AND status IN ('pending', 'running'))
+            FROM historical_sync_syncchunk WHERE job_id = %(job)s AND status IN ('pending', 'running')
+            """,
+            {"job": job_id, "tenant": tenant_id},
+        )
+        job = await held.fetchone()
         if job is None or job[0] not in ("pending", "running"):
             return Nothing()
         status, control, planned, connection_id, exhausted = job
@@ -94,18 +107,7 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | 
                 cursor, job_id, "plan", "plan_records_exhausted", "Your plan's records for this month are used up."
             )
             return Nothing()
-        await cursor.execute(
-            """
-            SELECT count(*) FILTER (WHERE status = 'running'), min(not_before) FILTER (WHERE status = 'pending'),
-                   count(*) FILTER (WHERE status = 'pending'),
-                   (SELECT count(*) FROM historical_sync_syncchunk WHERE tenant_id = %(tenant)s AND status = 'running'),
-                   (SELECT count(*) FROM historical_sync_historicalsyncjob
-                    WHERE tenant_id = %(tenant)s AND status IN ('pending', 'running'))
-            FROM historical_sync_syncchunk WHERE job_id = %(job)s AND status IN ('pending', 'running')
-            """,
-            {"job": job_id, "tenant": tenant_id},
-        )
-        row = await cursor.fetchone()
+        row = await counted.fetchone()
         assert row is not None
         running, not_before, pending, running_of_all, jobs = row
         if pending == 0:
@@ -157,17 +159,17 @@ async def store_plan(
     pool: Pool, job_id: str, tenant_id: str, chunks: Sequence[PlannedChunk], estimate: int | None, quality: str
 ) -> bool:
     """Writes the job's chunks, once; False when somebody else had planned it or it was ended meanwhile."""
-    async with tenant_transaction(pool, tenant_id, "plan") as cursor:
-        await cursor.execute(
+    async with pipelined_transaction(pool, tenant_id, "plan") as db:
+        cursor = await db.execute(
             """
             UPDATE historical_sync_historicalsyncjob
             SET planned = true, attempts = 0, total_chunks = %s, total_records_estimate = %s, estimate_quality = %s, progress_total = %s,
                 pace_at = NULL, earlier_pace_at = NULL, waiting_until = NULL, revision = revision + 1
-            WHERE id = %s AND NOT planned AND status IN ('pending', 'running', 'paused')
+            WHERE id = %s AND NOT planned AND status IN ('pending', 'running', 'paused') RETURNING id
             """,
             [len(chunks), estimate, quality, sum(c.weight for c in chunks), job_id],
         )
-        if cursor.rowcount == 0:
+        if await cursor.fetchone() is None:
             return False
         await _insert_chunks(cursor, job_id, tenant_id, chunks, 0)
         await settle(cursor, job_id)
@@ -177,7 +179,8 @@ async def store_plan(
 @retried
 async def release(pool: Pool, lease: Lease, *, not_before: datetime | None = None, waiting: str = "") -> None:
     """Gives the chunk back unchanged: after a stop, a shutdown, or to wait until `not_before` (`waiting`: what for, in words)."""
-    async with tenant_transaction(pool, lease.tenant_id, "release") as cursor:
+    async with pipelined_transaction(pool, lease.tenant_id, "release") as db:
+        cursor = db.cursor()
         if not await _let_go(cursor, lease, "pending", not_before=not_before):
             return
         if not_before is not None:
@@ -377,7 +380,7 @@ async def _let_go(
         SET status = %(status)s::text, lease = NULL, lease_until = NULL, not_before = %(not_before)s,
             attempts = attempts + %(failed)s::int, error_code = %(code)s, error_message = %(message)s,
             completed_at = CASE WHEN %(status)s::text IN ('failed', 'split') THEN clock_timestamp() END
-        WHERE id = %(chunk)s AND lease = %(token)s AND status = 'running'
+        WHERE id = %(chunk)s AND lease = %(token)s AND status = 'running' RETURNING id
         """,
         {
             "status": status,
@@ -389,7 +392,7 @@ async def _let_go(
             "token": lease.token,
         },
     )
-    return cursor.rowcount == 1
+    return await cursor.fetchone() is not None
 
 
 async def _note(cursor: AsyncCursor[Any], lease: Lease, kind: str, detail: str) -> None:

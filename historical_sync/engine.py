@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Any
 
 import orjson
@@ -42,7 +43,7 @@ from integrations.providers.base import JSON, Context, Page, Stream, Window, Win
 
 log = logging.getLogger(__name__)
 
-KEPT_SECONDS = 5.0  # that a job's run waits for the job's next entry
+KEPT_SECONDS = 20.0  # that a job's run waits for the job's next entry
 ASKING_AFTER = 1.0  # seconds without an answer after which watchers hear what is being asked
 
 
@@ -73,6 +74,14 @@ class JobRun:
             self.asking.pop(who, None)
 
 
+class End(Enum):
+    """How the work on a chunk ended. STOPPED: before the chunk's end, and the lease may still be ours."""
+
+    STOPPED = "stopped"
+    DONE = "done"
+    ALL_DONE = "done, and no other chunk of the job waits for a worker"
+
+
 class TooManyRejected(Exception):
     """More of a chunk's records went into quarantine than can be the records' fault."""
 
@@ -95,13 +104,16 @@ class Engine:
 
     # -- the queue's side ---------------------------------------------------------------------------------------------------
 
-    async def work(self, job_id: str, tenant_id: str, *, once: bool = False) -> None:
-        """Handles one queue entry. Puts one back if the job has more to do; never raises. `once`: no second chunk, whoever waits."""
+    async def work(self, job_id: str, tenant_id: str, *, beginning: bool = False) -> None:
+        """Handles one queue entry. Puts one back if the job has more to do; never raises.
+
+        beginning: the entry is the job's first. It stays for no second chunk, and for no second page while other jobs wait to begin.
+        """
         with tenant_scope(tenant_id):
             try:
-                while await self._work_once(job_id, tenant_id):
+                while await self._work_once(job_id, tenant_id, beginning):
                     # Others wait in the queue: to its end. Nobody does: straight on.
-                    if once or self.closing.is_set() or await self.defer.others_wait():
+                    if beginning or self.closing.is_set() or await self.defer.others_wait():
                         await self.defer(job_id, tenant_id)
                         return
             except AWAY:
@@ -111,7 +123,7 @@ class Engine:
             except Exception:
                 log.exception("unexpected failure while working on job %s", job_id)
 
-    async def _work_once(self, job_id: str, tenant_id: str) -> bool:
+    async def _work_once(self, job_id: str, tenant_id: str, beginning: bool) -> bool:
         """Works on one chunk, or plans. False: this entry has come to its end."""
         run = await self._open(job_id, tenant_id)
         if run is None:
@@ -132,7 +144,9 @@ class Engine:
                 await broadcast.job_changed(job_id, tenant_id)
                 return False
             await broadcast.job_changed(job_id, tenant_id)
-            return True if isinstance(claimed, ToPlan) else await self._chunk(run, claimed)
+            if isinstance(claimed, ToPlan):
+                return True
+            return await self._chunk(run, claimed, beginning and await self.defer.others_wait([tasks.STARTS]))
         finally:
             self._close(run)
 
@@ -229,8 +243,8 @@ class Engine:
 
     # -- a chunk ------------------------------------------------------------------------------------------------------------
 
-    async def _chunk(self, run: JobRun, claim: Claim) -> bool:
-        """Works on the claimed chunk until it is done, given back or given up. True: the job may have more chunks."""
+    async def _chunk(self, run: JobRun, claim: Claim, one_page: bool) -> bool:
+        """Works on the claimed chunk until it is done, given back or given up. True: the job has, or may have, more chunks."""
         lease = claim.lease
         job_id, tenant_id = lease.job_id, lease.tenant_id
         stop = asyncio.Event()
@@ -239,7 +253,9 @@ class Engine:
             stop.set()
         more = True
         try:
-            if await self._import(run, claim, stop):
+            end = await self._import(run, claim, stop, one_page)
+            more = end is not End.ALL_DONE
+            if end is End.STOPPED:
                 await claims.release(self.pool, lease)
         except LeaseLost:
             log.info("lease on chunk %s lost", lease.chunk_id)
@@ -295,8 +311,8 @@ class Engine:
             await claims.fail(self.pool, lease, code, message)
         return True
 
-    async def _import(self, run: JobRun, claim: Claim, stop: asyncio.Event) -> bool:
-        """Fetches and stores the chunk's pages. True: stopped before the end (the lease may still be ours)."""
+    async def _import(self, run: JobRun, claim: Claim, stop: asyncio.Event, one_page: bool) -> End:
+        """Fetches and stores the chunk's pages, or just the next one."""
         lease, stream = claim.lease, run.job.connection.provider.stream(claim.lease.stream)
         if stream.partitioned and not claim.partition.key:
             return await self._list(run, claim, stream)
@@ -307,8 +323,8 @@ class Engine:
             phase += f" in {claim.partition.label}"
         meter = Meter(stream, claim, run.job.connection.only)
         if window is None:
-            await save_pages(self.pool, lease, Pages(done=True), stream.extract, context, self.memory, phase=phase)
-            return False
+            saved = await save_pages(self.pool, lease, Pages(done=True), stream.extract, context, self.memory, phase=phase)
+            return End.DONE if saved.waiting else End.ALL_DONE
         been: set[int] = set()
 
         async def fetch(cursor: JSON | None) -> Page:
@@ -319,11 +335,11 @@ class Engine:
                 raise CursorExpired(f"{run.api.provider.name} sends the same pages again and again.")
             return page
 
-        async with Arrivals(fetch, claim.cursor, stop, self.in_hand) as arrivals:
+        async with Arrivals(fetch, claim.cursor, stop, self.in_hand, one=one_page) as arrivals:
             while True:
                 pages, done = await arrivals.batch()
                 if not pages and not done:
-                    return True
+                    return End.STOPPED
                 batch = meter.batch(pages, done)
                 # A save under way is finished, whatever happens to this task.
                 saved = await asyncio.shield(
@@ -335,17 +351,17 @@ class Engine:
                 if saved.too_many:
                     raise TooManyRejected(saved.too_many)
                 if done:
-                    return False
-                if saved.control != "none" or saved.exhausted or stop.is_set():
-                    return True
+                    return End.DONE if saved.waiting else End.ALL_DONE
+                if one_page or saved.control != "none" or saved.exhausted or stop.is_set():
+                    return End.STOPPED
 
-    async def _list(self, run: JobRun, claim: Claim, stream: Stream) -> bool:
+    async def _list(self, run: JobRun, claim: Claim, stream: Stream) -> End:
         """Replaces a chunk whose partitions could not be listed at planning by chunks of the partitions. As `_import`."""
         targets = await self._until_stopped(run, targeting.listed_targets(run.api, run.job, stream, claim.window))
         if targets is None:
-            return True
+            return End.STOPPED
         await claims.replace(self.pool, claim.lease, planning.plan(targets))
-        return False
+        return End.DONE
 
     # -- shared decisions ---------------------------------------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ WITH chunks AS MATERIALIZED (
            CASE WHEN status = 'failed' THEN failed_chunks || ' parts could not be imported' ELSE '' END
     FROM settled
 )
-SELECT status FROM settled
+SELECT (SELECT status FROM settled), pending FROM chunks
 """
 
 
@@ -74,29 +74,31 @@ RETURNING tenant_id
 MOST_SAID = 5  # streams and reasons in the words for what is missing
 
 
-async def settle(cursor: AsyncCursor[Any], job_id: UUID | str) -> str | None:
-    """The job's new status, None when nothing was due. The caller holds the job's row lock."""
+async def settle(cursor: AsyncCursor[Any], job_id: UUID | str) -> int:
+    """Ends what is due to end; how many chunks of the job wait for a worker. The caller holds the job's row lock."""
     await cursor.execute(SETTLE, {"job": job_id})
     row = await cursor.fetchone()
-    if row is None:
-        return None
-    if row[0] == "failed":
+    assert row is not None, "a count always has a row"
+    status, waiting = row
+    if status == "failed":
         await cursor.execute(MISSING, {"job": job_id})
         if missing := await cursor.fetchall():
             await cursor.execute(SAY, {"job": job_id, "code": missing[0][2], "message": missing_words(missing)})
-    return str(row[0])
+    return int(waiting)
 
 
 def settle_sync(job_id: UUID) -> str | None:
-    """The same for actions."""
+    """The same for actions: the job's new status, None when nothing was due."""
     with database.cursor() as cursor:
         cursor.execute(SETTLE, {"job": job_id})
         row = cursor.fetchone()
-        if row is not None and row[0] == "failed":
+        assert row is not None, "a count always has a row"
+        status: str | None = row[0]
+        if status == "failed":
             cursor.execute(MISSING, {"job": job_id})
             if missing := cursor.fetchall():
                 cursor.execute(SAY, {"job": job_id, "code": missing[0][2], "message": missing_words(missing)})
-    return row[0] if row else None
+    return status
 
 
 def missing_words(rows: Sequence[tuple[Any, ...]]) -> str:

@@ -79,7 +79,8 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What a save did. control: the job's open request, for the worker to honour.
+    """What a save did. control: the job's open request, for the worker to honour. waiting: chunks of the job that no worker has;
+    counted once this one is done.
 
     too_many: words, when more of the chunk's records are in quarantine than can be the records' fault. All is stored then, but
     the chunk has not moved on, nor is it done.
@@ -91,6 +92,7 @@ class Saved:
     control: str
     job_status: str
     exhausted: bool
+    waiting: int | None = None
     too_many: str = ""
 
 
@@ -142,14 +144,13 @@ async def _save(
         quarantined = await _quarantine(db, lease, rejected) if rejected else 0
         too_many = _too_many(held, written.stored + written.unchanged, quarantined)
         job = await _advance(db, lease, batch, held, written, quarantined, phase, too_many)
-        if batch.done and not too_many:
-            await settle(db.cursor(), lease.job_id)
+        waiting = await settle(db.cursor(), lease.job_id) if batch.done and not too_many else None
     # Asked for only now: the job's row is locked from the moment it was written, and every chunk of the job wants it next.
     row = await job.fetchone()
     assert row is not None, "its chunk was locked"
     written.remember()
     control, status, exhausted = row
-    return Saved(written.stored, written.unchanged, quarantined, control, status, exhausted, too_many)
+    return Saved(written.stored, written.unchanged, quarantined, control, status, exhausted, waiting, too_many)
 
 
 @dataclass(frozen=True, slots=True)

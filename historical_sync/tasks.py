@@ -8,6 +8,7 @@ out shares the workers fairly between jobs, and an entry that dies with its work
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ async def work(context: JobContext, job_id: str, tenant_id: str) -> None:
     """Works on one chunk of the job. Never fails: what goes wrong is in the job's and the chunk's own state."""
     from historical_sync.worker import current
 
-    await current().work(job_id, tenant_id, once=context.job.queue == STARTS)
+    await current().work(job_id, tenant_id, beginning=context.job.queue == STARTS)
 
 
 @django_app.periodic(cron="* * * * *")
@@ -154,15 +155,14 @@ class Defer:
             entry = self._entry(ENDED, queue=UPKEEP, priority=1, queueing_lock=lock, schedule_at=at)
             await entry.defer_async(tenant_id=tenant_id)
 
-    async def others_wait(self) -> bool:
-        """Whether an entry is due that no worker has taken."""
+    async def others_wait(self, queues: Sequence[str] = (QUEUE, STARTS)) -> bool:
+        """Whether an entry of these queues is due that no worker has taken."""
         row = await self.app.connector.execute_query_one_async(
             """
-            SELECT EXISTS (SELECT FROM procrastinate_jobs WHERE queue_name IN (%(queue)s, %(starts)s) AND status = 'todo'
+            SELECT EXISTS (SELECT FROM procrastinate_jobs WHERE queue_name = ANY(%(queues)s) AND status = 'todo'
                            AND (scheduled_at IS NULL OR scheduled_at <= now())) AS waiting
             """,
-            queue=QUEUE,
-            starts=STARTS,
+            queues=list(queues),
         )
         return bool(row["waiting"])
 
