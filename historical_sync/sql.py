@@ -83,7 +83,7 @@ BEGIN
         'WITH hit AS MATERIALIZED ('
         ' (SELECT e.entity_id AS id FROM historical_sync_entityname e WHERE e.tenant_id = %1$L %2$s LIMIT 2000)'
         ' UNION (SELECT e.id FROM (SELECT unnest(entity_ids) AS id FROM ('
-        '   SELECT entity_ids FROM historical_sync_namebacklog WHERE tenant_id = %1$L ORDER BY id DESC LIMIT 200) newest LIMIT 20000) noted'
+        '   SELECT entity_ids FROM historical_sync_namebacklog WHERE tenant_id = %1$L ORDER BY id DESC LIMIT 200) newest LIMIT 5000) noted'
         '   CROSS JOIN LATERAL (SELECT * FROM historical_sync_entity e WHERE e.id = noted.id OFFSET 0) e WHERE true %2$s LIMIT 2000)'
         ' UNION SELECT unnest(%5$L::uuid[])'
         '), thing AS MATERIALIZED (SELECT DISTINCT COALESCE(e.merged_into, e.id) AS id FROM hit'
