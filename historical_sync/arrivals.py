@@ -1,7 +1,8 @@
 """Pages on their way from a chunk's fetcher to its storer: how many are waited for, and how many may wait.
 
-A commit costs the same for one record as for a hundred, so pages that come quickly share one; but nobody waits long for a commit,
-and what a worker holds in memory is bounded however many chunks it works on.
+A commit costs the same for one record as for a hundred, so where the worker is busy pages that come quickly share one, and nobody waits
+long for it; where it has time, what has arrived is stored at once. What a worker holds in memory is bounded however many chunks it
+works on.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from integrations.providers.base import JSON, Page
 RECORDS_A_COMMIT = 500
 LOOK_SECONDS = 0.2  # between two looks at how busy this worker is
 BUSY_SHARE = 0.8
-GATHER_SECONDS = 0.5  # from a commit's first page; progress and requests to stop are seen once a commit
+GATHER_SECONDS = 0.5  # from a busy worker's commit's first page; progress and requests to stop are seen once a commit
 RECORDS_IN_HAND = 3_000  # of all chunks of a worker: some 25 MB
 
 
@@ -44,9 +45,9 @@ class InHand:
     def has_room_for_a_batch(self) -> bool:
         if self.storing + (self.gathering + 1) * RECORDS_A_COMMIT <= self.limit:
             return True
-        return self.storing <= self.limit // 2 and not self._is_busy()
+        return self.storing <= self.limit // 2 and not self.is_busy()
 
-    def _is_busy(self) -> bool:
+    def is_busy(self) -> bool:
         """Whether this thread has worked nearly all of the last moment."""
         now = time.monotonic()
         if now - self.looked_at > LOOK_SECONDS:
@@ -105,7 +106,7 @@ class Arrivals:
         while not (self.pages or self._over):
             await self._hear(None)
         until = asyncio.get_running_loop().time() + GATHER_SECONDS
-        while not (self._over or self.waiting >= RECORDS_A_COMMIT or self.in_hand.full):
+        while self.in_hand.is_busy() and not (self._over or self.waiting >= RECORDS_A_COMMIT or self.in_hand.full):
             left = until - asyncio.get_running_loop().time()
             if left <= 0:
                 break

@@ -323,7 +323,9 @@ class Engine:
             phase += f" in {claim.partition.label}"
         meter = Meter(stream, claim, run.job.connection.only)
         if window is None:
-            saved = await save_pages(self.pool, lease, Pages(done=True), stream.extract, context, self.memory, phase=phase)
+            saved = await save_pages(
+                self.pool, lease, Pages(done=True), stream.extract, context, self.memory, phase=phase
+            )
             return End.DONE if saved.waiting else End.ALL_DONE
         been: set[int] = set()
 
@@ -446,10 +448,11 @@ class Meter:
         self.claim = claim
         self.only = only if stream.names_partitions else None
         self.seen = claim.records_seen
+        self.before: frozenset[str] = frozenset()
 
     def batch(self, pages: Sequence[Page], done: bool) -> Pages:
         window = self.claim.window
-        batch = Pages(done=done, pages=len(pages), whole=self.stream.window is WindowKind.SNAPSHOT)
+        batch = Pages(done=done, pages=len(pages), whole=self.stream.window is WindowKind.SNAPSHOT, before=self.before)
         for page in pages:
             records = page.records
             if self.stream.window is not WindowKind.SNAPSHOT:
@@ -463,6 +466,7 @@ class Meter:
             if page.position is not None:
                 batch.position = min(max(page.position, window.since), window.until)
         self.seen += len(batch.records)
+        self.before = frozenset(record.external_id for record in batch.records)
         batch.progress = self._progress(batch.position)
         return batch
 

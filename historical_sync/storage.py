@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -49,7 +49,8 @@ RETRIES = 5  # of a transaction that PostgreSQL refused for reasons of concurren
 class Pages:
     """One or more pages of a chunk, in order, to be stored together.
 
-    done: the window has been read to its end. whole: of a stream that is read whole, whatever the window.
+    done: the window has been read to its end. whole: of a stream that is read whole, whatever the window. before: external ids that
+    the chunk's pages before these brought: pages that overlap bring them again, and what is unchanged is counted once.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -60,6 +61,7 @@ class Pages:
     progress: float = 0.0
     done: bool = False
     whole: bool = False
+    before: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,9 @@ async def _save(
         await enter_graph(db, lease.tenant_id)
         chunk, stored_before = await _hold(db, lease), await look_up(db, lease, rows)
         held = await _held(chunk)
-        written = await write_rows(db, lease, rows, stored_before, extract, context, memory, held.generation)
+        written = await write_rows(
+            db, lease, rows, stored_before, extract, context, memory, held.generation, batch.before
+        )
         rejected = batch.rejected + written.rejected
         quarantined = await _quarantine(db, lease, rejected) if rejected else 0
         too_many = _too_many(held, written.stored + written.unchanged, quarantined)
@@ -174,9 +178,10 @@ async def write_rows(
     context: Context,
     memory: Memory,
     generation: int = 0,
+    before: Collection[str] = (),
 ) -> Written:
     """Writes records and what they say, in the caller's transaction, which has entered the graph. stored_before: what `look_up`
-    asked for. generation: of the tenant's graph."""
+    asked for. generation: of the tenant's graph. before: as in `Pages`."""
     known = memory.of(lease.tenant_id, generation)
     seen = {key.bytes: Seen(*facts) for key, *facts in await stored_before.fetchall()}
     changed = {key: row for key, row in rows.items() if not (key in seen and seen[key].current)}
@@ -216,7 +221,9 @@ async def write_rows(
 
     return Written(
         stored=sum(1 for key in changed if not (key in seen and seen[key].own)),
-        unchanged=sum(1 for found in seen.values() if found.current and not found.own),
+        unchanged=sum(
+            1 for key, found in seen.items() if found.current and not found.own and rows[key].external_id not in before
+        ),
         entities=entities,
         relationships=new_statements(added, revised, graph, seen),
         rejected=[Rejected(row.external_id, row.record.payload, why, row.occurred_at) for row, why in graph.rejected],

@@ -39,7 +39,7 @@ async def read(fetch: Fetch, in_hand: InHand, seconds: float = 0.01) -> list[int
 
 
 async def test_a_worker_that_has_no_time_left_makes_whole_commits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(InHand, "_is_busy", lambda self: True)
+    monkeypatch.setattr(InHand, "is_busy", lambda self: True)
     in_hand = InHand()
     sizes = await asyncio.gather(*(read(pages(60), in_hand) for _ in range(20)))
     assert [sum(found) for found in sizes] == [6000] * 20
