@@ -100,7 +100,7 @@ def test_it_understands_what_goes_wrong(client: Salesforce, sandbox: Sandbox) ->
 def test_it_reads_by_bulk_query(client: Salesforce, sandbox: Sandbox) -> None:
     sandbox.control(page_size=50)
     soql = "SELECT Id, Name, Account.Name, SystemModstamp, IsDeleted FROM Contact"
-    pages = list(client.bulk2.Contact.query_all(soql, max_records=1000))
+    pages = list(client.bulk2.Contact.query_all(soql, max_records=1000, wait=0))
     rows = [row for page in pages for row in csv.DictReader(io.StringIO(page))]
     assert len(pages) == -(-len(rows) // 50)
     assert len({row["Id"] for row in rows}) == len(rows) == sandbox.truth("salesforce")["contacts"]
