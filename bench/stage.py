@@ -147,11 +147,13 @@ class DatabaseClock:
 
 
 @contextmanager
-def workers(number: int, concurrency: int = 20, **environment: str) -> Iterator[list[Process]]:
-    """Worker processes that are ready for work."""
+def workers(number: int, concurrency: int = 20, *, nice: int = 0, **environment: str) -> Iterator[list[Process]]:
+    """Worker processes that are ready for work. nice: as for `os.nice`."""
     running = [
         Process("manage.py", "sync_worker", "--concurrency", str(concurrency), **environment) for _ in range(number)
     ]
+    for worker in running:
+        os.setpriority(os.PRIO_PROCESS, worker.process.pid, nice)
     try:
         wait_for(lambda: alive_workers() >= number, 60)
         yield running

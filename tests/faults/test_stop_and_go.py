@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from atom.access import system_actor
-from atom.tenancy import tenant_scope
+from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import actions, claims, tasks
 from historical_sync.database import make_pool
 from historical_sync.models import HistoricalSyncJob, SyncChunk
 from historical_sync.planning import PlannedChunk
+from historical_sync.worker import STARTS_AT_ONCE
 from integrations.providers.base import WHOLE, Window
 from tests.conftest import job_now, until, wait_for
 from tests.faults.conftest import SANDBOX
@@ -144,6 +145,27 @@ def test_a_start_waits_for_no_place(theatre: Stage) -> None:
     new = theatre.job(8, "salesforce", streams=["accounts"], start=END - timedelta(days=10))
     wait_for(lambda: job_now(new).started_at, SOON)
     assert leases(busy)
+
+
+def test_every_new_import_gets_a_page_before_any_gets_a_second(theatre: Stage) -> None:
+    theatre.sandbox.control(latency_ms=200)
+    jobs = [theatre.job(number, "salesforce", streams=["accounts"]) for number in range(7, 19)]
+    for job in jobs:
+        asyncio.run(plan(job, [PlannedChunk("accounts", WHOLE, Window(START, END), None, 1.0)]))
+    theatre.worker(concurrency=1, lease=60)
+    places = 1 + STARTS_AT_ONCE
+
+    def all_have_a_page() -> bool:
+        with across_tenants("imports of twelve tenants"):
+            pages = list(SyncChunk.objects.values_list("pages", flat=True))  # in one statement: all at the same moment
+        # The last ones may be in hand, and keep nobody else waiting.
+        assert pages.count(0) < places or max(pages) <= 1, pages
+        return 0 not in pages
+
+    wait_for(all_have_a_page, 30)
+    for job in jobs:
+        until(job, "completed", seconds=60)
+        assert pages_of(job) > 1
 
 
 async def plan(job: Any, chunks: list[PlannedChunk]) -> None:
