@@ -108,7 +108,7 @@ class ConnectionBudget:
     async def _withdraw(self, unused: int) -> tuple[int, float, datetime]:
         """Brings back `unused` requests and takes some: (how many, seconds until their window ends, when to ask again if none)."""
         budget = self.provider.budget
-        async with pipelined_transaction(self.pool, self.tenant_id, "withdraw", durable=False) as db:
+        async with pipelined_transaction(self.pool, self.tenant_id, "withdraw") as db:
             answer = await db.execute(
                 """
                 WITH held AS (
@@ -158,7 +158,7 @@ class ConnectionBudget:
         counts alone, or the zero of the short one would last as long as the long one does.
         """
         over = state.reset_at is not None and state.reset_at <= datetime.now(UTC)
-        async with pipelined_transaction(self.pool, self.tenant_id, "correct", durable=False) as db:
+        async with pipelined_transaction(self.pool, self.tenant_id, "correct") as db:
             await db.execute(
                 """
                 UPDATE integrations_connection

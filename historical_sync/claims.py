@@ -68,8 +68,7 @@ class Room:
 @retried
 async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | ToPlan | Nothing:
     """The job's next chunk, newest window first, if there is room for it."""
-    # A claim that a crash of the database's machine takes back is a chunk that waits, as before.
-    async with pipelined_transaction(pool, tenant_id, "claim", durable=False) as db:
+    async with pipelined_transaction(pool, tenant_id, "claim") as db:
         cursor = db.cursor()
         # Claims of a tenant come one after the other, so that its chunks can be counted.
         await db.execute("SELECT pg_advisory_xact_lock(hashtextextended('claim ' || %s, 0))", [tenant_id])

@@ -41,7 +41,10 @@ def connect_arguments() -> dict[str, Any]:
     # A frozen worker, or one whose machine is gone, must not keep its locks: the server ends a transaction in which nothing happens
     # (but not a pipeline: see `reaping.SilentClients`).
     patience = int(settings.LEASE_SECONDS * 1000)
-    arguments["options"] = f"{arguments.get('options', '')} -c idle_in_transaction_session_timeout={patience}".strip()
+    # Whatever the server's default: a worker relies on what it has committed, and would go on behind a gap where a crash of the
+    # database took some of it back.
+    limits = f"-c idle_in_transaction_session_timeout={patience} -c synchronous_commit=on"
+    arguments["options"] = f"{arguments.get('options', '')} {limits}".strip()
     return arguments
 
 
@@ -79,20 +82,14 @@ async def tenant_transaction(
 
 
 @asynccontextmanager
-async def pipelined_transaction(
-    pool: Pool, tenant_id: str, place: str = "other", *, durable: bool = True
-) -> AsyncIterator[Connection]:
+async def pipelined_transaction(pool: Pool, tenant_id: str, place: str = "other") -> AsyncIterator[Connection]:
     """The same, but statements wait to be sent until an answer is asked for: many of them in one round trip.
 
-    What a statement did wrong is raised where an answer is asked for, at the latest at the end. durable: the commit waits until
-    it is on disk. Without, a crash of the server's machine may take the last commits back, whole and in order.
+    What a statement did wrong is raised where an answer is asked for, at the latest at the end.
     """
     async with pool.connection() as connection:
         async with connection.pipeline(), connection.transaction():
-            await connection.execute(
-                "SELECT set_config('atom.tenant', %s, true), set_config('synchronous_commit', %s, true)",
-                [tenant_id, "on" if durable else "off"],
-            )
+            await connection.execute("SELECT set_config('atom.tenant', %s, true)", [tenant_id])
             yield connection
             faultpoints.reached("before", place)
         connection.used_at = time.monotonic()  # type: ignore[attr-defined]

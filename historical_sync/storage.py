@@ -135,9 +135,7 @@ async def _save(
     memory: Memory,
     phase: str,
 ) -> Saved:
-    # A page's rows and the cursor behind them are kept or lost together, so only a chunk's end need wait for the disk.
-    place = "done" if batch.done else "save"
-    async with pipelined_transaction(pool, lease.tenant_id, place, durable=batch.done) as db:
+    async with pipelined_transaction(pool, lease.tenant_id, "done" if batch.done else "save") as db:
         await enter_graph(db, lease.tenant_id)
         chunk, stored_before = await _hold(db, lease), await look_up(db, lease, rows)
         held = await _held(chunk)

@@ -271,6 +271,24 @@ def test_a_tenants_people_are_merged_without_a_look_at_anybody_elses(stage: Simp
     assert wait_for(lambda: _entities_read() - before, 10) < 1000
 
 
+@pytest.mark.django_db(transaction=True)
+def test_what_a_worker_has_committed_is_on_disk_whatever_the_databases_default(stage: SimpleNamespace) -> None:
+    """It goes on from there: behind a gap, where a crash of the database took some of it back."""
+
+    async def setting() -> str:
+        async with make_pool(1) as pool, pipelined_transaction(pool, str(stage.tenant.id)) as db:
+            row = await (await db.execute("SHOW synchronous_commit")).fetchone()
+            return str(row and row[0])
+
+    with psycopg.connect(database_url(), autocommit=True) as owner:
+        name = f'"{owner.info.dbname}"'
+        owner.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+        try:
+            assert stage.do(setting()) == "on"
+        finally:
+            owner.execute(f"ALTER DATABASE {name} RESET synchronous_commit")
+
+
 def _entities_read() -> int:
     with database.cursor() as cursor:
         cursor.execute("SELECT pg_stat_clear_snapshot()")
