@@ -159,8 +159,9 @@ async def removals_without_entry(pool: Pool, task: str) -> list[tuple[str, str]]
 class SilentClients:
     """Cuts off workers that stopped in the middle of a pipeline (frozen, or their machine is gone), whose locks would stay for ever.
 
-    PostgreSQL counts idle time from the end of a pipeline only. Before it, a server process waits for its client without a limit,
-    and shows as 'active'. (`transaction_timeout` would also end a transaction that is at work, and came with PostgreSQL 17.)
+    PostgreSQL counts idle time from a pipeline's Sync only. Before it, a server process waits for its client without a limit, and
+    shows as 'active'; after it, any message that has no answer (a Flush) ends the count, and the process goes on showing as idle.
+    (`transaction_timeout` would also end a transaction that is at work, and came with PostgreSQL 17.)
     """
 
     def __init__(self) -> None:
@@ -178,7 +179,7 @@ class SilentClients:
             """
             SELECT pid, state_change FROM pg_stat_activity
             WHERE datname = current_database() AND usename = session_user AND application_name = %s
-              AND state = 'active' AND wait_event_type = 'Client'
+              AND state IN ('active', 'idle in transaction', 'idle in transaction (aborted)') AND wait_event_type = 'Client'
             """,
             [ENGINE],
         )

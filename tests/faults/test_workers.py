@@ -190,6 +190,29 @@ async def test_only_a_client_of_the_engine_that_is_silent_for_a_whole_lease_is_c
         assert [name for name, client in clients.items() if client.broken] == ["silent"]
 
 
+async def test_a_client_that_fell_silent_between_a_pipelines_messages_is_cut_off(db: None, settings: Any) -> None:
+    """A message without an answer, such as a request to flush, ends the server's watch over a transaction that shows as idle."""
+    settings.LEASE_SECONDS = 0.4
+    async with (
+        await AsyncConnection.connect(**connect_arguments()) as client,
+        await AsyncConnection.connect(**connect_arguments(), autocommit=True) as watcher,
+    ):
+        silent, ended = reaping.SilentClients(), 0
+        with suppress(psycopg.OperationalError):
+            async with client.pipeline() as pipeline:
+                await client.execute("SELECT 1")
+                await pipeline.sync()
+                client.pgconn.send_flush_request()
+                client.pgconn.flush()
+                until = time.monotonic() + 2
+                while not ended and time.monotonic() < until:
+                    ended = await silent.cut_off(watcher)
+                    await asyncio.sleep(0.1)
+                await client.execute("SELECT 1")
+        assert ended == 1
+        assert client.broken
+
+
 def test_the_engine_and_the_site_ask_the_server_to_end_frozen_transactions(db: None) -> None:
     from django.db import connection
 
