@@ -16,13 +16,14 @@ from typing import Any
 import psycopg
 from django.conf import settings
 
-# A laptop's share of memory, and fewer checkpoints during an import.
+# A laptop's share of memory, and fewer checkpoints during an import. The wheel's server knows PGLZ alone, which takes more time for a
+# page than all that an import does to it.
 SERVER_SETTINGS = {
     "shared_buffers": "256MB",
     "max_connections": "200",
     "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
-    "wal_compression": "on",
+    "wal_compression": "off",
 }
 _connection: dict[str, Any] = {}
 
@@ -67,10 +68,9 @@ def _start() -> dict[str, Any]:
     fresh = not (data / "PG_VERSION").exists()
     server = get_server(data)
     info = psycopg.conninfo.conninfo_to_dict(server.get_uri())
+    with psycopg.connect(server.get_uri(), autocommit=True) as owner:
+        _set(owner)
     if fresh:
-        with psycopg.connect(server.get_uri(), autocommit=True) as owner:
-            for name, value in SERVER_SETTINGS.items():
-                owner.execute(f"ALTER SYSTEM SET {name} = '{value}'")
         pg_ctl(
             ["-w", "-m", "fast", "restart", "-l", str(server.log), "-o", f'-h "" -k {info["host"]}'],
             pgdata=data,
@@ -81,3 +81,14 @@ def _start() -> dict[str, Any]:
         if not owner.execute("SELECT 1 FROM pg_database WHERE datname = 'atom'").fetchone():
             owner.execute("CREATE DATABASE atom")
     return {"USER": info["user"], "HOST": info["host"], "PORT": info.get("port", "")}
+
+
+def _set(owner: psycopg.Connection[tuple[Any, ...]]) -> None:
+    """SERVER_SETTINGS, in a folder that an earlier version made, too; those of them that need a restart are heard at the next."""
+    rows = owner.execute("SELECT name, setting FROM pg_file_settings ORDER BY seqno").fetchall()
+    told = {name: value for name, value in rows}
+    others = {name: value for name, value in SERVER_SETTINGS.items() if told.get(name) != value}
+    for name, value in others.items():
+        owner.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+    if others:
+        owner.execute("SELECT pg_reload_conf()")

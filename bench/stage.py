@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 import psycopg
+from psycopg import sql
 
 PROJECT = Path(__file__).resolve().parent.parent
 SINCE_DAYS = 90
@@ -65,10 +66,10 @@ def dsn() -> str:
 def empty_tables() -> None:
     """No connections, and nothing that came in through them; statistics and indexes as new."""
     with psycopg.connect(dsn(), autocommit=True) as owner:
-        owner.execute(
-            "TRUNCATE integrations_connection, historical_sync_entity, historical_sync_entityname, historical_sync_namebacklog,"
-            " procrastinate_jobs CASCADE"
-        )
+        # By name: the database knows no foreign keys of the large tables that CASCADE could follow.
+        tables = owner.execute("SELECT tablename FROM pg_tables WHERE tablename LIKE 'historical_sync_%'").fetchall()
+        emptied = ["integrations_connection", "procrastinate_jobs", *[name for (name,) in tables]]
+        owner.execute(sql.SQL("TRUNCATE {} CASCADE").format(sql.SQL(", ").join(map(sql.Identifier, emptied))))
         owner.execute("CHECKPOINT")
 
 

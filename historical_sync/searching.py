@@ -1,8 +1,8 @@
 """The index that search reads, kept behind the imports: a name's trigrams cost an import as much as storing its record.
 
 Triggers on entities note whose names are new or changed (`NameBacklog`) and take out the names of what is gone. Workers bring the
-index up to date when they have nothing to import, and after a minute whatever they do. Search looks through the newest of the
-backlog as well, so a small import is found at once. See docs/decisions/0006-search.md.
+index up to date when they have nothing to import; beside an import they take a share of what has waited for a minute, or for five where
+the import has all of the worker's time. Search looks through the newest of the backlog as well, so a small import is found at once. See docs/decisions/0006-search.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from atom.models import Tenant
 from historical_sync.database import Pool, system_transaction
 
 STATEMENTS_AT_ONCE = 20
-PATIENCE_SECONDS = 60.0  # that names wait for a worker that imports
+PATIENCE_SECONDS = 60.0  # that names wait for a worker that imports,
+BUSY_PATIENCE_SECONDS = 300.0  # and for one that has no time to spare
 
 
 class EntityName(models.Model):

@@ -182,9 +182,16 @@ async def _listen(engine: Engine, defer: tasks.Defer | None) -> None:
 
 
 async def _index_names(engine: Engine) -> None:
-    more = True
-    while more:
-        more = await searching.index_names(engine.pool, older_than=searching.PATIENCE_SECONDS if engine.leases else 0.0)
+    """All of the backlog while there is nothing to import; a share of what has waited for long beside an import."""
+    while await searching.index_names(engine.pool, older_than=_patience(engine)) and not engine.leases:
+        pass
+
+
+def _patience(engine: Engine) -> float:
+    """Seconds that names wait for this worker."""
+    if not engine.leases:
+        return 0.0
+    return searching.BUSY_PATIENCE_SECONDS if engine.in_hand.is_busy() else searching.PATIENCE_SECONDS
 
 
 async def _cut_off_the_silent(every: float) -> None:
