@@ -86,7 +86,7 @@ def _start() -> dict[str, Any]:
 def _set(owner: psycopg.Connection[tuple[Any, ...]]) -> None:
     """SERVER_SETTINGS, in a folder that an earlier version made, too; those of them that need a restart are heard at the next."""
     rows = owner.execute("SELECT name, setting FROM pg_file_settings ORDER BY seqno").fetchall()
-    told = {name: value for name, value in rows}
+    told = dict(rows)
     others = {name: value for name, value in SERVER_SETTINGS.items() if told.get(name) != value}
     for name, value in others.items():
         owner.execute(f"ALTER SYSTEM SET {name} = '{value}'")

@@ -29,7 +29,7 @@ ROOM_AGAIN = timedelta(seconds=0.5)  # until another look for room, when all of 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A chunk to work on, with what its worker needs to know."""
+    """A chunk to work on, with what its worker needs to know. pages: of it that are stored."""
 
     lease: Lease
     window: Window
@@ -39,6 +39,7 @@ class Claim:
     progress: float
     estimate: int | None
     records_seen: int
+    pages: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | 
                 ORDER BY ordinal LIMIT 1 FOR UPDATE
             )
             RETURNING id::text, stream, partition, partition_label, partition_facts, since, until, cursor, position, progress,
-                      estimate, records_processed + records_skipped
+                      estimate, records_processed + records_skipped, pages
             """,
             {"token": token, "seconds": settings.LEASE_SECONDS, "job": job_id},
         )
@@ -150,6 +151,7 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | 
             chunk[9],
             chunk[10],
             chunk[11],
+            chunk[12],
         )
 
 

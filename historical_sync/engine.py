@@ -260,8 +260,11 @@ class Engine:
         except LeaseLost:
             log.info("lease on chunk %s lost", lease.chunk_id)
             self.memory.forget(tenant_id)
+            await claims.release(
+                self.pool, lease
+            )  # still ours where the database went back behind what it had confirmed
         except AWAY:
-            self.abandoned.append(lease)
+            self._cut_off(lease)
             raise
         except Exception as error:
             if not isinstance(error, (ProviderError, TooManyRejected)):
@@ -269,12 +272,17 @@ class Engine:
             try:
                 more = await self._went_wrong(run, claim, error)
             except AWAY:
-                self.abandoned.append(lease)
+                self._cut_off(lease)
                 raise
         finally:
             self.leases.pop(lease.token, None)
         await broadcast.job_changed(job_id, tenant_id)
         return more
+
+    def _cut_off(self, lease: Lease) -> None:
+        """The database is away. What comes back may be a replica that had not heard of all that this worker knows to be stored."""
+        self.abandoned.append(lease)
+        self.memory.forget_all()
 
     async def _went_wrong(self, run: JobRun, claim: Claim, error: Exception) -> bool:
         """Gives the chunk back or up, as the error's class says. True: the job may have more chunks for this entry."""
@@ -324,7 +332,7 @@ class Engine:
         meter = Meter(stream, claim, run.job.connection.only)
         if window is None:
             saved = await save_pages(
-                self.pool, lease, Pages(done=True), stream.extract, context, self.memory, phase=phase
+                self.pool, lease, Pages(done=True, after=claim.pages), stream.extract, context, self.memory, phase=phase
             )
             return End.DONE if saved.waiting else End.ALL_DONE
         been: set[int] = set()
@@ -448,14 +456,16 @@ class Meter:
         self.claim = claim
         self.only = only if stream.names_partitions else None
         self.seen = claim.records_seen
+        self.pages = claim.pages
         self.before: frozenset[str] = frozenset()
 
     def batch(self, pages: Sequence[Page], done: bool) -> Pages:
         window = self.claim.window
-        batch = Pages(done=done, pages=len(pages), whole=self.stream.window is WindowKind.SNAPSHOT, before=self.before)
+        whole = self.stream.window is WindowKind.SNAPSHOT
+        batch = Pages(done=done, pages=len(pages), after=self.pages, whole=whole, before=self.before)
         for page in pages:
             records = page.records
-            if self.stream.window is not WindowKind.SNAPSHOT:
+            if not whole:
                 since, until = window.since, window.until
                 records = [record for record in records if since <= record.occurred_at < until]
             if self.only is not None:
@@ -466,6 +476,7 @@ class Meter:
             if page.position is not None:
                 batch.position = min(max(page.position, window.since), window.until)
         self.seen += len(batch.records)
+        self.pages += batch.pages
         self.before = frozenset(record.external_id for record in batch.records)
         batch.progress = self._progress(batch.position)
         return batch

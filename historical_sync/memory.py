@@ -40,10 +40,13 @@ class Memory:
         found = self.tenants.get((tenant_id, generation))
         if found is None or found.size > self.LIMIT:
             if len(self.tenants) > 50:
-                self.tenants.clear()
+                self.forget_all()
             self.forget(tenant_id)
             found = self.tenants[tenant_id, generation] = Known(Ids(UUID(tenant_id).bytes), set(), {}, set())
         return found
+
+    def forget_all(self) -> None:
+        self.tenants.clear()
 
     def forget(self, tenant_id: str) -> None:
         for known in [known for known in self.tenants if known[0] == tenant_id]:

@@ -49,13 +49,14 @@ RETRIES = 5  # of a transaction that PostgreSQL refused for reasons of concurren
 class Pages:
     """One or more pages of a chunk, in order, to be stored together.
 
-    done: the window has been read to its end. whole: of a stream that is read whole, whatever the window. before: external ids that
+    after: how many pages of the chunk are stored before these, as far as its worker knows. done: the window has been read to its end. whole: of a stream that is read whole, whatever the window. before: external ids that
     the chunk's pages before these brought: pages that overlap bring them again, and what is unchanged is counted once.
     """
 
     records: list[Record] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     pages: int = 0
+    after: int = 0
     cursor: JSON | None = None
     position: datetime | None = None
     progress: float = 0.0
@@ -137,7 +138,7 @@ async def _save(
 ) -> Saved:
     async with pipelined_transaction(pool, lease.tenant_id, "done" if batch.done else "save") as db:
         await enter_graph(db, lease.tenant_id)
-        chunk, stored_before = await _hold(db, lease), await look_up(db, lease, rows)
+        chunk, stored_before = await _hold(db, lease, batch.after), await look_up(db, lease, rows)
         held = await _held(chunk)
         written = await write_rows(
             db, lease, rows, stored_before, extract, context, memory, held.generation, batch.before
@@ -234,15 +235,19 @@ async def enter_graph(db: Connection, tenant_id: str) -> None:
     await db.execute("SELECT pg_advisory_xact_lock_shared(hashtextextended('graph ' || %s, 0))", [tenant_id])
 
 
-async def _hold(db: Connection, lease: Lease) -> AsyncCursor[tuple[Any, ...]]:
-    """Locks the chunk if the lease is still ours, and asks for the fields of `Held`."""
+async def _hold(db: Connection, lease: Lease, after: int) -> AsyncCursor[tuple[Any, ...]]:
+    """Locks the chunk if the lease is still ours, and asks for the fields of `Held`.
+
+    A database that took back what it had confirmed (a replica that took over before it had heard of everything) has fewer pages
+    than its worker knows of; whoever went on would leave a gap.
+    """
     return await db.execute(
         """
         SELECT progress, weight, records_processed + records_skipped + records_quarantined, records_quarantined, quarantine_forgiven,
                COALESCE((SELECT number FROM historical_sync_graphgeneration WHERE tenant_id = %s), 0)
-        FROM historical_sync_syncchunk WHERE id = %s AND lease = %s AND status = 'running' FOR UPDATE
+        FROM historical_sync_syncchunk WHERE id = %s AND lease = %s AND status = 'running' AND pages = %s FOR UPDATE
         """,
-        [lease.tenant_id, lease.chunk_id, lease.token],
+        [lease.tenant_id, lease.chunk_id, lease.token, after],
     )
 
 

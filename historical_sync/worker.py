@@ -103,7 +103,7 @@ async def _run(
                 asyncio.create_task(_every(SAY_SECONDS, engine.say_what_is_asked), name="say"),
                 asyncio.create_task(_listen(engine, defer if tasks.UPKEEP in queues else None), name="listen"),
                 asyncio.create_task(_every(lease * REAP_SHARE, lambda: _reap(engine, worker_app)), name="reap"),
-                asyncio.create_task(_every(INDEX_SECONDS, lambda: _index_names(engine)), name="index"),
+                asyncio.create_task(_every(INDEX_SECONDS, lambda: index_names(engine)), name="index"),
                 asyncio.create_task(_cut_off_the_silent(lease * REAP_SHARE), name="cut off"),
             ]
             stopper = asyncio.create_task(_until(stop, once))
@@ -181,8 +181,8 @@ async def _listen(engine: Engine, defer: tasks.Defer | None) -> None:
             await asyncio.sleep(RECONNECT_SECONDS)
 
 
-async def _index_names(engine: Engine) -> None:
-    """All of the backlog while there is nothing to import; a share of what has waited for long beside an import."""
+async def index_names(engine: Engine) -> None:
+    """All of the backlog while there is nothing to import; beside an import a share of what has waited for long."""
     while await searching.index_names(engine.pool, older_than=_patience(engine)) and not engine.leases:
         pass
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from datetime import timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from django.core.cache import cache
+from django.utils import timezone
 
 from atom.models import ApiKey
 from atom.tenancy import tenant_scope
-from historical_sync import graph
+from historical_sync import graph, worker
 from historical_sync.database import make_pool
 from historical_sync.models import Entity, SyncRecord
 from historical_sync.searching import EntityName, NameBacklog, index_names
@@ -236,6 +238,44 @@ def indexed(**options: Any) -> int:
             await pool.close()
 
     return asyncio.run(run())
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("importing", "busy", "waited", "left"),
+    [
+        (False, False, 0, 0),
+        (True, False, 50, 30),
+        (True, False, 70, 10),
+        (True, True, 290, 30),
+        (True, True, 310, 10),
+    ],
+)
+def test_names_wait_longer_the_less_time_a_worker_has(
+    live_cast: SimpleNamespace, importing: bool, busy: bool, waited: int, left: int
+) -> None:
+    """left: of thirty statements' names, of which a share is taken at a time beside an import."""
+    acme = live_cast.acme
+    with tenant_scope(acme.id):
+        for n in range(30):
+            Entity.objects.create(tenant=acme, id=uuid.uuid4(), kind="person", key=f"k:{n}", name=f"Person {n}")
+        NameBacklog.objects.filter(tenant=acme).update(noted_at=timezone.now() - timedelta(seconds=waited))
+
+    async def run() -> None:
+        pool = make_pool(1)
+        await pool.open()
+        try:
+            engine = SimpleNamespace(
+                pool=pool, leases={"a": "lease"} if importing else {}, in_hand=SimpleNamespace(is_busy=lambda: busy)
+            )
+            await worker.index_names(cast(Any, engine))
+        finally:
+            await pool.close()
+
+    asyncio.run(run())
+    with tenant_scope(acme.id):
+        assert NameBacklog.objects.filter(tenant=acme).count() == left
+        assert EntityName.objects.filter(tenant=acme).count() == 30 - left
 
 
 @pytest.mark.django_db(transaction=True)

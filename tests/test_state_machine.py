@@ -31,7 +31,7 @@ from atom.errors import Refused
 from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import actions, claims, job_changes, reaping, states
 from historical_sync.claims import Claim, Room, ToPlan
-from historical_sync.database import Pool, make_pool
+from historical_sync.database import Pool, make_pool, tenant_transaction
 from historical_sync.leases import LeaseLost
 from historical_sync.memory import Memory
 from historical_sync.models import Coverage, Entity, HistoricalSyncJob, Relationship, SyncChunk, SyncRecord
@@ -272,6 +272,24 @@ def test_a_worker_that_does_not_listen_does_not_keep_a_job_in_cancelling(running
             running.do(store(running.pool, claim, [record(WINDOWS[1], 0)]))
 
 
+def test_a_worker_does_not_go_on_behind_a_gap(running: SimpleNamespace) -> None:
+    """A replica took over that had not heard of the chunk's last page."""
+    with tenant_scope(running.tenant.id):
+        job = a_job(running.tenant, "pending")
+        claim = running.do(claims.claim(running.pool, str(job.id), str(job.tenant_id), ROOM))
+        first, second, third = (record(WINDOWS[1], n) for n in range(3))
+        running.do(store(running.pool, claim, [first], after=0))
+        running.do(store(running.pool, claim, [second], after=1))
+        SyncRecord.objects.filter(external_id=second.external_id).delete()
+        SyncChunk.objects.filter(id=claim.lease.chunk_id).update(pages=1)
+        with pytest.raises(LeaseLost):
+            running.do(store(running.pool, claim, [third], after=2))
+        assert {row.external_id for row in SyncRecord.objects.filter(job_id=job.id)} == {first.external_id}
+        running.do(claims.release(running.pool, claim.lease))
+        again = running.do(claims.claim(running.pool, str(job.id), str(job.tenant_id), ROOM))
+        assert (again.lease.chunk_id, again.pages) == (claim.lease.chunk_id, 1), "from where the database is"
+
+
 def heartbeat() -> None:
     """A worker is alive."""
     with connection.cursor() as cursor:
@@ -294,8 +312,15 @@ def extract(payload: dict[str, Any], context: Context) -> Graph:
     return said
 
 
-async def store(pool: Pool, claim: Claim, records: list[Record], *, done: bool = False) -> Any:
-    batch = Pages(records, pages=1, cursor=None if done else {"n": 1}, done=done, progress=0.5)
+async def store(
+    pool: Pool, claim: Claim, records: list[Record], *, done: bool = False, after: int | None = None
+) -> Any:
+    """after: pages of the chunk that its worker knows to be stored; None: it knows how many there are."""
+    if after is None:
+        async with tenant_transaction(pool, claim.lease.tenant_id) as cursor:
+            await cursor.execute("SELECT pages FROM historical_sync_syncchunk WHERE id = %s", [claim.lease.chunk_id])
+            (after,) = await cursor.fetchone() or (0,)
+    batch = Pages(records, pages=1, after=after, cursor=None if done else {"n": 1}, done=done, progress=0.5)
     return await save_pages(pool, claim.lease, batch, extract, Context("toy"), Memory())
 
 
