@@ -102,7 +102,9 @@ class Membership(models.Model):
 
 
 class ApiKeyManager(BaseAPIKeyManager):
-    pass
+    def get_usable_keys(self) -> models.QuerySet:
+        """With their tenants: who asks by a key asks for something of its tenant."""
+        return super().get_usable_keys().select_related("tenant")
 
 
 class ApiKey(AbstractAPIKey):

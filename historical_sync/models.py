@@ -37,6 +37,13 @@ def _choices(values: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(value, value.replace("_", " ").capitalize()) for value in values]
 
 
+# What no view of a job shows of its connection: the secret, and what takes time to read.
+NOT_SHOWN = (
+    "sealed_credentials", "token_expires_at", "scopes", "facts", "only", "grant_expires_at", "last_error", "last_success_at",
+    "prompted_at", "budget_left", "budget_limit", "budget_resets_at", "blocked_until", "created_by", "created_at", "updated_at",
+)  # fmt: skip
+
+
 class JobQuerySet(models.QuerySet):
     def of(self, tenant: Tenant) -> JobQuerySet:
         """The tenant's jobs: the one way to reach them."""
@@ -50,7 +57,8 @@ class JobQuerySet(models.QuerySet):
         heard_of = ProcrastinateWorker.objects.filter(
             last_heartbeat__gt=Now() - timedelta(seconds=settings.LEASE_SECONDS)
         )
-        return self.select_related("connection").annotate(worker_alive=models.Exists(heard_of))
+        jobs = self.select_related("connection").defer(*[f"connection__{name}" for name in NOT_SHOWN])
+        return jobs.annotate(worker_alive=models.Exists(heard_of))
 
 
 class HistoricalSyncJob(models.Model):
