@@ -21,6 +21,7 @@ urlpatterns = [
     path("welcome/<str:uidb64>/<str:token>", workspace.SetPassword.as_view(), name="set-password"),
     path("healthz", views.healthz, name="healthz"),
     path("readyz", views.readyz, name="readyz"),
+    path("admin/login/", views.admin_sign_in),
     path("admin/", admin.site.urls),
     path("api/schema", SpectacularAPIView.as_view(), name="api-schema"),
     path("api/", include("historical_sync.api_urls")),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
 from channels.layers import get_channel_layer
 from django.conf import settings
+from django.contrib import admin
 from django.contrib.auth import authenticate, login, logout
 from django.contrib.auth.views import redirect_to_login
 from django.core.cache import cache
@@ -104,25 +105,52 @@ def sign_in(request: HttpRequest) -> HttpResponse:
         password = request.POST.get("password", "")[:1024]
         context["email"] = email
         keys = _sign_in_keys(request, email)
-        if any((cache.get(key) or 0) >= SIGN_IN_LIMITS[kind] for kind, key in keys.items()):
+        if _tried_enough(keys):
             context["error"] = "Too many tries. Wait five minutes and try again."
             response = render(request, "sign_in.html", context, status=429)
             response["Retry-After"] = str(SIGN_IN_WINDOW)
             return response
         user = authenticate(request, username=email, password=password) if email and password else None
         if user is None:
-            for key in keys.values():
-                cache.add(key, 0, SIGN_IN_WINDOW)
-                try:
-                    cache.incr(key)
-                except ValueError:  # it ran out in between
-                    cache.set(key, 1, SIGN_IN_WINDOW)
+            _count_try(keys)
             context["error"] = "This e-mail address and password do not match."
             return render(request, "sign_in.html", context, status=400)
         cache.delete(keys["pair"])
         login(request, user)
         return HttpResponseRedirect(target)
     return render(request, "sign_in.html", context)
+
+
+@never_cache
+@sensitive_post_parameters("password")
+def admin_sign_in(request: HttpRequest) -> HttpResponse:
+    """The admin's own form, with the limits of the site's."""
+    if request.method != "POST":
+        return admin.site.login(request)
+    keys = _sign_in_keys(request, request.POST.get("username", "").strip().lower()[:254])
+    if _tried_enough(keys):
+        response = refusal(request, "Too many tries", "Wait five minutes and try again.", 429)
+        response["Retry-After"] = str(SIGN_IN_WINDOW)
+        return response
+    response = admin.site.login(request)
+    if response.status_code == 302:
+        cache.delete(keys["pair"])
+    else:
+        _count_try(keys)
+    return response
+
+
+def _tried_enough(keys: Mapping[str, str]) -> bool:
+    return any((cache.get(key) or 0) >= SIGN_IN_LIMITS[kind] for kind, key in keys.items())
+
+
+def _count_try(keys: Mapping[str, str]) -> None:
+    for key in keys.values():
+        cache.add(key, 0, SIGN_IN_WINDOW)
+        try:
+            cache.incr(key)
+        except ValueError:  # it ran out in between
+            cache.set(key, 1, SIGN_IN_WINDOW)
 
 
 def _sign_in_keys(request: HttpRequest, email: str) -> dict[str, str]:

@@ -156,7 +156,11 @@ class CoverageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.display(description="What is in")
     def spans(self, row: Coverage) -> str:
-        return ", ".join(f"{span.lower:%d %b %Y %H:%M} to {span.upper:%d %b %Y %H:%M}" for span in row.ranges)
+        # What is read whole has no beginning.
+        return ", ".join(
+            f"{f'{span.lower:%d %b %Y %H:%M}' if span.lower else 'the beginning'} to {span.upper:%d %b %Y %H:%M}"
+            for span in row.ranges
+        )
 
 
 @admin.register(SyncSchedule)

@@ -160,6 +160,10 @@ class Engine:
                 job = await database_sync_to_async(_load_job)(job_id, tenant_id)
                 if job is None:
                     return None
+                if job.attempts and job.waiting_until is not None and job.waiting_until > datetime.now(UTC):
+                    # Another entry of the job has just failed to get through: one try counts for all of them.
+                    await self.defer(job_id, tenant_id, at=job.waiting_until)
+                    return None
                 budget = ConnectionBudget(
                     self.pool, tenant_id, str(job.connection_id), job.connection.provider, job.kind
                 )
@@ -406,8 +410,9 @@ class Engine:
     async def keep_alive(self) -> None:
         """Prolongs this worker's leases; stops the work on those that are not its own any more."""
         while self.abandoned:
-            await claims.release(self.pool, self.abandoned[-1])
-            self.abandoned.pop()
+            lease = self.abandoned[-1]
+            await claims.release(self.pool, lease)
+            self.abandoned.remove(lease)
         leases = [lease for lease, _ in self.leases.values()]
         alive = await claims.prolong(self.pool, leases)
         for lease in leases:
@@ -457,6 +462,7 @@ class Meter:
         self.only = only if stream.names_partitions else None
         self.seen = claim.records_seen
         self.pages = claim.pages
+        self.furthest = claim.position
         self.before: frozenset[str] = frozenset()
 
     def batch(self, pages: Sequence[Page], done: bool) -> Pages:
@@ -474,7 +480,12 @@ class Meter:
             batch.rejected.extend(Rejected(*row) for row in page.rejected)
             batch.cursor = page.next_cursor
             if page.position is not None:
-                batch.position = min(max(page.position, window.since), window.until)
+                reached = min(max(page.position, window.since), window.until)
+                if self.furthest is None or (
+                    reached > self.furthest if self.stream.ascending else reached < self.furthest
+                ):
+                    self.furthest, batch.moved = reached, True
+                batch.position = self.furthest
         self.seen += len(batch.records)
         self.pages += batch.pages
         self.before = frozenset(record.external_id for record in batch.records)

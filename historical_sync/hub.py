@@ -62,12 +62,14 @@ class Hub:
         self.to_show: dict[str, LiveJob] = {}  # job -> its latest reading, to be rendered
         self.show = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
+        self.starting = asyncio.Lock()
 
     async def join(self, watcher: Watcher) -> None:
         """From now on the watcher is told. Raises what the channel layer raises when it is down."""
-        if not self.tasks:
-            self.channel = await self.layer.new_channel()
-            self.tasks = [asyncio.create_task(part()) for part in (self._hear, self._tell, self._show)]
+        async with self.starting:  # those who come first come together
+            if not self.tasks:
+                self.channel = await self.layer.new_channel()
+                self.tasks = [asyncio.create_task(part()) for part in (self._hear, self._tell, self._show)]
         jobs = self.watchers.setdefault(watcher.tenant_id, {})
         jobs.setdefault(watcher.job_id, set()).add(watcher)
         try:

@@ -65,7 +65,8 @@ async def reap(pool: Pool) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """A workable job and what stands for it. ready: chunks to take up now; running: chunks being worked on.
+    """A workable job and what stands for it. ready: chunks to take up now, none while its provider must not be asked; running:
+    chunks being worked on.
 
     due: queue entries that no worker has taken yet; doing: entries in the hands of live workers; later: scheduled entries.
     jobs: the tenant's jobs that have work.
@@ -116,7 +117,9 @@ async def lanes(pool: Pool, task: str) -> list[Lanes]:
                 FROM historical_sync_syncchunk c WHERE c.status IN ('pending', 'running') GROUP BY 1
             )
             SELECT job.id::text, job.tenant_id::text, tenant.plan, connection.provider, job.planned,
-                   COALESCE(chunks.ready, 0), COALESCE(chunks.running, 0),
+                   CASE WHEN connection.blocked_until > now() OR (job.attempts > 0 AND job.waiting_until > now()) THEN 0
+                        ELSE COALESCE(chunks.ready, 0) END,
+                   COALESCE(chunks.running, 0),
                    COALESCE(entries.due, 0), COALESCE(entries.doing, 0), COALESCE(entries.later, 0),
                    count(*) OVER (PARTITION BY job.tenant_id)
             FROM historical_sync_historicalsyncjob job

@@ -43,7 +43,7 @@ ENTITIES_AT_ONCE = 50
 WITNESSES_AT_ONCE = 200
 WAIT_SECONDS = 1.0  # for a page in hand of an import that was told to stop
 
-Read = Callable[["Witness"], Awaitable[Graph | None]]
+Read = Callable[[Connection, "Witness"], Awaitable[Graph | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,9 @@ async def remove(pool: Pool, connection_id: str, tenant_id: str, read: Read | No
     """Removes the connection's data, from wherever an earlier try ended. read: maps a record; for tests."""
     while await _being_imported(pool, connection_id, tenant_id):  # noqa: ASYNC110 - other processes work on it
         await asyncio.sleep(WAIT_SECONDS)
+    async with tenant_transaction(pool, tenant_id, "remove") as cursor:
+        # A chunk that was ending while the removal was asked for has counted itself as imported since.
+        await cursor.execute("DELETE FROM historical_sync_coverage WHERE connection_id = %s", [connection_id])
     while await _remove_records(pool, connection_id, tenant_id):
         pass
     await tidy(pool, tenant_id, read)
@@ -99,7 +102,7 @@ async def remove(pool: Pool, connection_id: str, tenant_id: str, read: Read | No
 
 async def tidy(pool: Pool, tenant_id: str, read: Read | None = None) -> None:
     """Finds all of the tenant's stale entities anew. read: maps a record; for tests."""
-    read = read or Reader(pool, tenant_id)
+    read = read or Reader()
     while await _rebuild(pool, tenant_id, read):
         pass
 
@@ -263,7 +266,7 @@ async def _look_again(
         said.mention(key, of_kind, placeholder(key))
     async with aclosing(_witnesses(db, tenant_id, entity_id, record_id)) as witnesses:
         async for witness in witnesses:
-            graph = await read(witness)
+            graph = await read(db, witness)
             for entity in graph.entities if graph else ():
                 if ids[entity.key] == entity_id.bytes:
                     said.hear(entity, witness, ids)
@@ -381,42 +384,45 @@ async def _regroup(db: Connection, groups: set[UUID], doomed: Sequence[UUID]) ->
 
 
 class Reader:
-    """Maps stored records again, each as its stream did: calling it gives the record's graph, None if it can't be mapped."""
+    """Maps stored records again, each as its stream did: calling it gives the record's graph, None if it can't be mapped.
 
-    def __init__(self, pool: Pool, tenant_id: str) -> None:
-        self.pool = pool
-        self.tenant_id = tenant_id
+    It asks over the connection that it is called with: a second one of the pool, while the first one holds the tenant's graph, may
+    be waited for by those who wait for the graph.
+    """
+
+    def __init__(self) -> None:
         self.accounts: dict[UUID, tuple[Provider, str, dict[tuple[str, str], Partition]]] = {}
 
-    async def __call__(self, witness: Witness) -> Graph | None:
-        provider, namespace, partitions = await self._account(witness.connection_id)
+    async def __call__(self, db: Connection, witness: Witness) -> Graph | None:
+        provider, namespace, partitions = await self._account(db, witness.connection_id)
         partition = partitions.get((witness.stream, witness.partition), Partition(witness.partition))
         try:
             return provider.stream(witness.stream).extract(witness.payload, Context(namespace, partition))
         except UNMAPPABLE:
             return None
 
-    async def _account(self, connection_id: UUID) -> tuple[Provider, str, dict[tuple[str, str], Partition]]:
+    async def _account(
+        self, db: Connection, connection_id: UUID
+    ) -> tuple[Provider, str, dict[tuple[str, str], Partition]]:
         if connection_id not in self.accounts:
-            async with tenant_transaction(self.pool, self.tenant_id) as cursor:
-                await cursor.execute(
-                    "SELECT provider, base_url, external_account_id FROM integrations_connection WHERE id = %s",
-                    [connection_id],
-                )
-                row = await cursor.fetchone()
-                if row is None:
-                    raise LookupError(f"records of a connection that is not there: {connection_id}")
-                await cursor.execute(
-                    f"""
-                    SELECT DISTINCT ON (c.stream, c.partition) c.stream, c.partition, c.partition_label, c.partition_facts
-                    FROM historical_sync_syncchunk c JOIN {HistoricalSyncJob._meta.db_table} job ON job.id = c.job_id
-                    WHERE job.connection_id = %s ORDER BY c.stream, c.partition, job.created_at DESC
-                    """,  # noqa: S608 - a table's name
-                    [connection_id],
-                )
-                parts = {
-                    (stream, key): Partition(key, label, facts) for stream, key, label, facts in await cursor.fetchall()
-                }
+            found = await db.execute(
+                "SELECT provider, base_url, external_account_id FROM integrations_connection WHERE id = %s",
+                [connection_id],
+            )
+            row = await found.fetchone()
+            if row is None:
+                raise LookupError(f"records of a connection that is not there: {connection_id}")
+            found = await db.execute(
+                f"""
+                SELECT DISTINCT ON (c.stream, c.partition) c.stream, c.partition, c.partition_label, c.partition_facts
+                FROM historical_sync_syncchunk c JOIN {HistoricalSyncJob._meta.db_table} job ON job.id = c.job_id
+                WHERE job.connection_id = %s ORDER BY c.stream, c.partition, job.created_at DESC
+                """,  # noqa: S608 - a table's name
+                [connection_id],
+            )
+            parts = {
+                (stream, key): Partition(key, label, facts) for stream, key, label, facts in await found.fetchall()
+            }
             provider = providers.get(row[0])
             self.accounts[connection_id] = (provider, gateway.namespace(provider, row[1], row[2]), parts)
         return self.accounts[connection_id]

@@ -49,8 +49,10 @@ RETRIES = 5  # of a transaction that PostgreSQL refused for reasons of concurren
 class Pages:
     """One or more pages of a chunk, in order, to be stored together.
 
-    after: how many pages of the chunk are stored before these, as far as its worker knows. done: the window has been read to its end. whole: of a stream that is read whole, whatever the window. before: external ids that
-    the chunk's pages before these brought: pages that overlap bring them again, and what is unchanged is counted once.
+    after: how many pages of the chunk are stored before these, as far as its worker knows. done: the window has been read to its
+    end. whole: of a stream that is read whole, whatever the window. moved: they reach further than the chunk's pages before them.
+    before: external ids that the chunk's pages before these brought: pages that overlap bring them again, and what is unchanged is
+    counted once.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -62,6 +64,7 @@ class Pages:
     progress: float = 0.0
     done: bool = False
     whole: bool = False
+    moved: bool = False
     before: Collection[str] = ()
 
 
@@ -377,7 +380,8 @@ async def _advance(
         "phase": phase[:200],
         "done": done,
         "stay": bool(too_many),
-        "new": stored + unchanged + quarantined > 0,
+        # What another job stored is met again by every pass of a provider that goes in circles.
+        "new": batch.moved or stored + quarantined > 0,
         "whole": batch.whole,
         "pace_seconds": PACE_SECONDS,
     }

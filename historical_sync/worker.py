@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import psycopg
 from django.conf import settings
+from django.db import DatabaseError
 from procrastinate import App, PsycopgConnector
 from procrastinate.contrib.django import app as django_app
 from procrastinate.exceptions import ConnectorException
@@ -150,7 +151,12 @@ async def _until(stop: asyncio.Event, once: Callable[[], Awaitable[bool]] | None
     if once is None:
         await stop.wait()
         return
-    while not stop.is_set() and not await once():
+    while not stop.is_set():
+        try:
+            if await once():
+                return
+        except DatabaseError as error:
+            log.warning("the database is away, looking again: %s", error)
         await _wait(stop, 0.2)
 
 

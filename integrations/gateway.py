@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -68,7 +69,8 @@ def sandbox_root() -> str:
 def configured(provider: Provider, facts: Mapping[str, Any] | None = None) -> ProviderConfig | None:
     """The provider's OAuth set-up in this deployment; None when it has none and nothing stands in.
 
-    facts: the answers to `provider.asks`, on which the address may depend; without them the addresses may not be usable.
+    facts: the answers to `provider.asks`, on which the address may depend; None, where nobody has answered yet: the addresses are
+    those before any answer, and may not be usable. Raises Misconfigured for answers that make no address.
     """
     oauth = provider.oauth
     if oauth is None:
@@ -76,8 +78,11 @@ def configured(provider: Provider, facts: Mapping[str, Any] | None = None) -> Pr
     client_id, client_secret = (os.environ.get(name, "") for name in needed_variables(provider))
     if client_id and client_secret:
         given = os.environ.get(_variable(provider, "AUTH_URL"), "").rstrip("/")
-        auth_url = given or provider.auth_root(provider.auth_url, facts or {}).rstrip("/")
-        token_root = given or oauth.token_root_of(oauth.token_root, facts or {}).rstrip("/") or auth_url
+        auth_url, token_root = provider.auth_url, oauth.token_root
+        if facts is not None:
+            auth_url, token_root = provider.auth_root(auth_url, facts), oauth.token_root_of(token_root, facts)
+        auth_url = given or auth_url.rstrip("/")
+        token_root = given or token_root.rstrip("/") or auth_url
         return ProviderConfig(
             _api_url(provider),
             auth_url,
@@ -195,14 +200,19 @@ def _refresh_in_thread(connection: Connection, old: str) -> str:
 
 
 def refresh_token(connection: Connection, old: str) -> str:
-    """A token newer than `old`: refreshed once under the connection's row lock, whoever comes first.
+    """A token newer than `old`: refreshed once, whoever comes first, and the others wait for it.
 
-    The provider may take back the old refresh token at once, so the new one is stored before anybody uses the new token.
+    The provider may take back the old refresh token at once, so the new one is stored before anybody uses the new token. The
+    connection's row is not locked while the provider answers: whoever counts its budget wants it.
     """
     with tenant_scope(connection.tenant_id):
         gone: ReauthRequired | None = None
         with transaction.atomic():
-            row = Connection.objects.select_for_update().get(tenant_id=connection.tenant_id, id=connection.id)
+            with database.cursor() as cursor:
+                cursor.execute(
+                    "SELECT pg_advisory_xact_lock(hashtextextended('token ' || %s, 0))", [str(connection.id)]
+                )
+            row = Connection.objects.get(tenant_id=connection.tenant_id, id=connection.id)
             if row.status != ConnectionStatus.CONNECTED:
                 raise ReauthRequired(f"Access to {row} was lost or given up.")
             credentials = row.credentials
@@ -213,14 +223,19 @@ def refresh_token(connection: Connection, old: str) -> str:
                 raise Misconfigured(
                     f"{row.provider_name} is not configured: set {' and '.join(needed_variables(row.provider))}."
                 )
+            token: dict[str, Any] = {}
             try:
                 token = _token_request(
                     config, row.provider, "refresh_token", refresh_token=credentials["refresh_token"]
                 )
             except ReauthRequired as error:
                 gone = error
+            row = Connection.objects.select_for_update().get(tenant_id=connection.tenant_id, id=connection.id)
+            if row.status == ConnectionStatus.CONNECTED and row.credentials["access_token"] != old:
+                return row.credentials["access_token"]  # somebody connected anew meanwhile
+            if gone is not None:
                 row.status = ConnectionStatus.REAUTH_REQUIRED
-                row.last_error = str(error)
+                row.last_error = str(gone)
                 row.save(update_fields=["status", "last_error", "updated_at"])
             else:
                 row.set_credentials(
@@ -249,7 +264,7 @@ def _token_request(config: ProviderConfig, provider: Provider, grant_type: str, 
     fields = {"grant_type": grant_type, **arguments}
     headers, content = grants.token_request(provider, config.client_id, config.client_secret, fields)
     headers["User-Agent"] = USER_AGENT
-    body = b""
+    body, until = b"", time.monotonic() + TOKEN_TIMEOUT
     try:
         with (
             httpx2.Client(timeout=TOKEN_TIMEOUT, follow_redirects=False) as client,
@@ -257,7 +272,7 @@ def _token_request(config: ProviderConfig, provider: Provider, grant_type: str, 
         ):
             for part in reply.iter_bytes():
                 body += part
-                if len(body) > MOST_TOKEN_BYTES:
+                if len(body) > MOST_TOKEN_BYTES or time.monotonic() > until:
                     raise Unavailable(f"{provider.name}'s sign-in service does not answer properly.")
     except (httpx2.HTTPError, httpx2.InvalidURL):
         raise Unavailable(f"{provider.name}'s sign-in service does not answer properly.") from None

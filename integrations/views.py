@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
@@ -67,7 +67,13 @@ def connect_start(request: HttpRequest, slug: str) -> HttpResponse:
     assert config is not None
     if provider.asks and not was_asked and not config.sandbox:
         return _ask(request, provider, {})
-    return HttpResponseRedirect(oauth.begin(request, provider, config, answers))
+    # Not a redirect: browsers apply a form's content security policy (form-action) to every redirect that follows its answer, and a
+    # provider's page of consent may lead on to wherever its users sign in.
+    return render(
+        request,
+        "integrations/leaving.html",
+        {"provider": provider, "to": oauth.begin(request, provider, config, answers)},
+    )
 
 
 def _ask(request: HttpRequest, provider: Provider, errors: Mapping[str, str]) -> HttpResponse:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -249,6 +251,16 @@ def connected(tenant: Any, provider: str, root: str, *, account: str = "1", by_o
         connection.set_credentials(tokens.make(stand_in.prefix, provider, owner, "access", f"grant{account}"), refresh)
         connection.save()
     return connection
+
+
+def leads_to(reply: Any) -> str:
+    """Where the page of `connect-start` sends the browser: by itself and by its link, not by a redirect (form-action)."""
+    assert reply.status_code == 200, reply.content
+    assert "form-action 'self';" in reply["Content-Security-Policy"] + ";"
+    found = re.search(r'http-equiv="refresh" content="0; url=([^"]+)"', reply.content.decode())
+    assert found is not None
+    assert f'href="{found[1]}"' in reply.content.decode()
+    return html.unescape(found[1])
 
 
 def sandbox_token(grant: str = "grant") -> str:

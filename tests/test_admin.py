@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.contrib import admin
+from django.core.cache import cache
 from django.test import Client
 from django.utils import timezone
+from psycopg.types.range import Range
 
 from atom.models import ApiKey, Membership, Tenant, User
 from atom.tenancy import across_tenants, tenant_scope
+from atom.views import SIGN_IN_LIMITS
 from historical_sync.models import Coverage, HistoricalSyncJob, JobEvent, QuarantinedRecord, SyncChunk
 from integrations.models import Connection
 from tests.graphs import make_connection, make_job, one_of_everything
@@ -177,6 +181,26 @@ def test_a_key_is_shown_once(staff: Client, cast: SimpleNamespace) -> None:
     assert actor is not None
     assert (actor.tenant, actor.role) == (cast.acme, "viewer")
     assert found[0] not in staff.get(path(ApiKey, key.pk, "change")).content.decode()
+
+
+def test_what_was_read_whole_is_listed_with_the_rest(staff: Client, rows: Any) -> None:
+    with across_tenants("a test prepares"):
+        Coverage.objects.update(ranges=[Range(None, datetime(2026, 11, 1, tzinfo=UTC))])
+    assert "the beginning to 01 Nov 2026" in staff.get(path(Coverage)).content.decode()
+
+
+def test_the_admins_form_has_the_limits_of_the_sites(cast: SimpleNamespace) -> None:
+    User.objects.create_superuser("root@atom.test", "root")
+    cache.clear()
+    client = Client()
+    wrong = {"username": "root@atom.test", "password": "no"}
+    for _ in range(SIGN_IN_LIMITS["pair"]):
+        assert client.post("/admin/login/", wrong).status_code == 200
+    assert client.post("/admin/login/", wrong | {"password": "root"}).status_code == 429
+    assert client.post("/sign-in", {"email": "root@atom.test", "password": "root"}).status_code == 429, "the same tries"
+    cache.clear()
+    reply = client.post("/admin/login/?next=/admin/", wrong | {"password": "root"})
+    assert (reply.status_code, reply["Location"]) == (302, "/admin/")
 
 
 def test_people_are_added_by_email(staff: Client) -> None:

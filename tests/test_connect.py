@@ -23,13 +23,14 @@ from django.test import Client
 from atom.models import Membership
 from atom.tenancy import across_tenants, tenant_scope
 from historical_sync.models import HistoricalSyncJob
-from integrations import gateway
+from integrations import gateway, narrowing
 from integrations.errors import Misconfigured, ReauthRequired
 from integrations.health import health_of
 from integrations.http import Api, make_client
 from integrations.models import Connection
 from integrations.providers import PROVIDERS
-from tests.conftest import connected, sandbox_token
+from integrations.providers.base import Partition
+from tests.conftest import connected, leads_to, sandbox_token
 from tests.graphs import make_connection, make_job
 
 pytestmark = pytest.mark.django_db
@@ -43,8 +44,7 @@ def alice(cast: SimpleNamespace, signed_in: Any) -> Client:
 def to_provider(client: Client, slug: str = "github", **answers: str) -> str:
     """The provider's address that Connect sends the browser to. answers: to what the provider asks first."""
     reply = client.post(f"/integrations/{slug}/connect", answers)
-    assert reply.status_code == 302
-    return str(reply["Location"])
+    return leads_to(reply)
 
 
 def consent(address: str, answer: str = "allow", account: int = 0) -> str:
@@ -220,6 +220,40 @@ def test_a_provider_that_is_away_is_told_and_stores_nothing(
     monkeypatch.setenv("ATOM_SANDBOX_URL", "http://127.0.0.1:9/sandbox")
     reply = alice.get(back)
     assert_refused(reply, 502)
+
+
+def test_every_provider_at_once_can_have_client_credentials(
+    alice: Client, cast: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anybody has answered what some of them ask."""
+    for provider in PROVIDERS.values():
+        for name in gateway.needed_variables(provider):
+            monkeypatch.setenv(name, "given")
+    page = alice.get("/integrations")
+    assert page.status_code == 200
+    for slug, provider in PROVIDERS.items():
+        reply = alice.post(f"/integrations/{slug}/connect")
+        if provider.asks:
+            assert reply.status_code == 200
+            assert provider.asks[0].label in reply.content.decode()
+        elif provider.oauth is not None:
+            assert leads_to(reply).startswith("https://"), slug
+    assert leads_to(alice.post("/integrations/zendesk/connect", {"subdomain": "acme"})).startswith(
+        "https://acme.zendesk.com/"
+    )
+
+
+def test_as_many_parts_can_be_chosen_as_the_dialog_shows(
+    alice: Client, cast: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = [Partition(str(number), f"acme/{number}") for number in range(narrowing.MOST_NAMES)]
+    monkeypatch.setattr("integrations.views.parts_of", lambda connection: many)
+    monkeypatch.setattr(narrowing, "parts_of", lambda connection: many)
+    with tenant_scope(cast.acme.id):
+        row = make_connection(cast.acme)
+    reply = alice.post(f"/connections/{row.id}/parts", {"only": [part.key for part in many]})
+    assert reply.status_code == 302, reply.content
+    assert len(stored()[0].only or ()) == len(many)
 
 
 def test_a_provider_without_client_credentials_names_the_variables(alice: Client, settings: Any, tmp_path: Any) -> None:

@@ -301,7 +301,7 @@ def _entities_read() -> int:
 # -- taking out -----------------------------------------------------------------------------------------------------------
 
 
-async def read(witness: Witness) -> Graph:
+async def read(_: Any, witness: Witness) -> Graph:
     return extract(witness.payload, Context("code"))
 
 

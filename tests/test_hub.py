@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from channels.layers import InMemoryChannelLayer
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -240,3 +241,39 @@ def test_polling_asks_the_same_number_of_queries_for_few_jobs_as_for_many(acme: 
         for _ in range(10):
             make_job(make_connection(acme.cast.acme), status="running")
     assert queries() == few
+
+
+def test_the_first_ones_of_two_tenants_are_heard_by_one_channel() -> None:
+    """Where making a channel takes a moment, as with Redis."""
+
+    class Layer(InMemoryChannelLayer):
+        async def new_channel(self, prefix: str = "specific.") -> str:
+            await asyncio.sleep(0.01)
+            return str(await super().new_channel(prefix))
+
+    async def run() -> list[list[str]]:
+        layer = Layer()
+        mine = hub.Hub(layer)
+        heard: dict[str, list[str]] = {"a": [], "b": []}
+
+        class Watcher:
+            job_id = "1"
+
+            def __init__(self, tenant_id: str) -> None:
+                self.tenant_id = tenant_id
+
+            async def tell_asking(self, message: dict[str, str]) -> None:
+                heard[self.tenant_id].append(message["words"])
+
+        watchers: list[Any] = [Watcher(tenant) for tenant in heard]
+        await asyncio.gather(*map(mine.join, watchers))
+        for words in ("one", "two", "three"):
+            for tenant in heard:
+                message = {"type": "job.asking", "tenant_id": tenant, "job_id": "1", "words": words}
+                await layer.group_send(broadcast.tenant_group(tenant), message)
+            await asyncio.sleep(0.05)
+        for one in watchers:
+            await mine.leave(one)
+        return list(heard.values())
+
+    assert asyncio.run(run()) == [["one", "two", "three"]] * 2

@@ -92,9 +92,10 @@ def routes(patterns: Any = None, prefix: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
     for entry in patterns if patterns is not None else get_resolver().url_patterns:
         route = prefix + str(entry.pattern)
+        if route.startswith("admin/"):
+            continue
         if isinstance(entry, URLResolver):
-            if not route.startswith("admin/"):
-                found |= routes(entry.url_patterns, route)
+            found |= routes(entry.url_patterns, route)
         elif isinstance(entry, URLPattern):
             assert entry.name, f"{route} has no name"
             found[entry.name] = route

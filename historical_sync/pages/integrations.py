@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from django.contrib import messages
@@ -87,20 +86,7 @@ def integrations(request: HttpRequest) -> HttpResponse:
     }
     if getattr(request, "htmx", False) and request.htmx.target == "cards":  # type: ignore[attr-defined]
         return render(request, "historical_sync/_cards.html", context)
-    response = render(request, "historical_sync/integrations.html", context)
-    # Chromium applies form-action to where a form's answer redirects to: the providers' sign-in pages.
-    response._csp_update = {"form-action": _sign_in_origins()}  # type: ignore[attr-defined]
-    return response
-
-
-def _sign_in_origins() -> list[str]:
-    origins = set()
-    for provider in PROVIDERS.values():
-        config = gateway.configured(provider)
-        if config is not None and not config.sandbox:
-            parts = urlsplit(config.auth_url)
-            origins.add(f"{parts.scheme}://{parts.netloc}")
-    return sorted(origins)
+    return render(request, "historical_sync/integrations.html", context)
 
 
 def _cards(actor: Actor) -> list[Card]:

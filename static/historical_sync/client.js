@@ -179,12 +179,15 @@ export function openSocket(path, { onMessage, poll, onConnection }) {
 export function subscribeToProgress(jobId, callbacks = {}) {
   let seen = -1;
   let status = null;
+  let ended = false;
   const stop = openSocket(`/ws/historical-sync/${part(jobId)}`, {
     onMessage: (text) => receive(JSON.parse(text)),
     onConnection: callbacks.onConnection,
     poll: async () => {
+      const before = seen;
       try {
         const job = await getJobStatus(jobId);
+        if (seen !== before) return; // the socket came back meanwhile, and knows more
         const type = job.status !== status && [...FINISHED, "paused"].includes(job.status) ? job.status : "progress";
         receive({ type: status === null ? "snapshot" : type, seq: seen + 1, at: new Date().toISOString(), job });
       } catch (error) {
@@ -197,11 +200,12 @@ export function subscribeToProgress(jobId, callbacks = {}) {
     },
   });
   function receive(event) {
-    if (event.seq < seen && event.type !== "snapshot") return;
+    if (ended || (event.seq < seen && event.type !== "snapshot")) return;
     seen = event.seq;
     status = event.job.status;
     callbacks.onProgress?.(event.job, event);
     if (FINISHED.includes(event.job.status)) {
+      ended = true;
       stop();
       callbacks.onEnd?.(event.job);
     }

@@ -32,6 +32,8 @@ function apply(html) {
     if (present) {
       if (present.isEqualNode(fresh)) continue;
       const before = present.dataset.revision;
+      // A poll that was asked while the socket was down may be answered after the socket has told of more.
+      if (before && Number(fresh.dataset.revision) < Number(before)) continue;
       morph(present, fresh);
       htmx.process(present);
       if (fresh.dataset.title) document.title = fresh.dataset.title;
@@ -88,12 +90,18 @@ async function fetchFragments(path) {
 
 // What is too much to send with every change (a job's map and timeline) is asked for after changes, now and then.
 let refreshTimer = null;
+let refreshAgain = false; // something changed while the answer was on its way
 let refreshedAt = 0;
 
 function refreshSoon(element, wait = REFRESH_EVERY) {
   const place = element?.closest("[data-refresh]");
-  if (!place || refreshTimer !== null) return;
+  if (!place) return;
+  if (refreshTimer !== null) {
+    refreshAgain = true;
+    return;
+  }
   refreshTimer = setTimeout(async () => {
+    refreshAgain = false;
     const opened = [...document.querySelectorAll("details[data-stream][open]")].map((row) => `open=${encodeURIComponent(row.dataset.stream)}`);
     try {
       await fetchFragments(`${place.dataset.refresh}?${opened.join("&")}`);
@@ -102,6 +110,7 @@ function refreshSoon(element, wait = REFRESH_EVERY) {
     } finally {
       refreshedAt = Date.now();
       refreshTimer = null;
+      if (refreshAgain) refreshSoon(place);
     }
   }, Math.max(0, refreshedAt + wait - Date.now()));
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -69,6 +70,27 @@ def test_twenty_at_once_in_as_many_processes_refresh_once(toy: ToyStage) -> None
     for thread in threads:
         thread.join(20)
     assert tokens == ["access-1"] * 20
+    assert toy.server.refreshes == [("refresh-0", 200)]
+
+
+def test_nobody_waits_for_the_connections_row_while_the_sign_in_service_answers(toy: ToyStage) -> None:
+    from atom.tenancy import tenant_scope
+
+    toy.server.refresh_seconds = 1.5
+    row = toy.connection
+
+    def ask() -> None:
+        with tenant_scope(toy.tenant.id):
+            gateway.refresh_token(Connection.objects.get(id=row.id), "access-0")
+        database.close()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    time.sleep(0.5)
+    with tenant_scope(toy.tenant.id), transaction.atomic():
+        Connection.objects.select_for_update(nowait=True).get(id=row.id)
+    assert asking.is_alive(), "it is still asking"
+    asking.join(20)
     assert toy.server.refreshes == [("refresh-0", 200)]
 
 

@@ -80,6 +80,20 @@ def test_pages_that_go_in_circles_for_ever_fail_their_part_and_no_other(toy: Toy
     assert not toy.damage()
 
 
+def test_pages_that_go_in_circles_are_given_up_too_where_all_of_them_is_known(toy: ToyStage, worker: Worker) -> None:
+    toy.done(toy.job())
+
+    def circle(server: Server, call: Call) -> Answer:
+        found = server.proper(call)
+        return Answer(200, {**found.body, "next": (int(call.query.get("after", 0)) + PAGE) % 40})
+
+    before = len(toy.server.pages("labels"))
+    toy.server.inject(circle, every=1, times=10_000, path="/rows/labels")
+    job = toy.done(toy.job(full=True), "failed")
+    assert "again and again" in job.last_error_message
+    assert len(toy.server.pages("labels")) - before < 10 * MAX_RESTARTS
+
+
 def test_duplicate_ids_across_pages_are_one_record_each_in_its_newest_form(toy: ToyStage, worker: Worker) -> None:
     world = toy.server.world["events"]
     for i in range(0, 60, 7):

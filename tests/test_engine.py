@@ -1,0 +1,152 @@
+"""The engine's and the reaper's own decisions, on a real database; the provider is left out."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from django.db import OperationalError
+from django.utils import timezone
+
+from atom.tenancy import tenant_scope
+from historical_sync import claims, reaping, removing, tasks, worker
+from historical_sync.database import make_pool
+from historical_sync.engine import Engine
+from historical_sync.extraction import Ids
+from historical_sync.leases import Lease
+from historical_sync.models import Coverage, DataRemoval, Entity, HistoricalSyncJob, StaleEntity, SyncRecord
+from integrations import gateway
+from integrations.errors import Unavailable
+from integrations.models import Connection
+from tests.graphs import NOW, make_connection, make_job
+from tests.test_state_machine import a_job
+from tests.test_state_machine import running as running
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_one_outage_of_the_sign_in_service_counts_once_however_many_entries_meet_it(
+    running: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def away(*_: Any, **__: Any) -> Any:
+        asked.append(1)
+        raise Unavailable("its sign-in service does not answer")
+
+    monkeypatch.setattr(gateway, "open_api", away)
+    put_back = []
+
+    async def defer(job_id: str, tenant_id: str, at: Any = None, entries: int = 1) -> None:
+        put_back.append(at)
+
+    with tenant_scope(running.tenant.id):
+        job = a_job(running.tenant, "running")
+        engine = Engine(running.pool, cast(Any, defer))
+
+        async def entries() -> None:
+            await asyncio.gather(*[engine.work(str(job.id), str(job.tenant_id)) for _ in range(8)])
+
+        running.do(entries())
+        job.refresh_from_db()
+        assert (len(asked), job.attempts, job.status) == (1, 1, "running")
+        assert put_back == [job.waiting_until] * 8
+
+
+def test_leases_of_chunks_that_were_cut_off_meanwhile_are_given_back_too(
+    running: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (Lease(name, name, "job", "tenant", "connection", "issues", "") for name in ("a", "b"))
+    engine = Engine(running.pool, cast(Any, None), [first])
+    released = []
+
+    async def release(pool: Any, lease: Lease) -> None:
+        if lease is first and second not in engine.abandoned:
+            engine.abandoned.append(second)
+        released.append(lease)
+
+    monkeypatch.setattr(claims, "release", release)
+    running.do(engine.keep_alive())
+    assert set(released) == {first, second}
+    assert engine.abandoned == []
+
+
+@pytest.mark.parametrize("barrier", ["the provider's limit", "its sign-in service"])
+def test_the_reaper_adds_nobody_to_those_who_wait_for_a_provider(running: SimpleNamespace, barrier: str) -> None:
+    later = timezone.now() + timedelta(hours=1)
+    with tenant_scope(running.tenant.id):
+        job = a_job(running.tenant, "running")
+        tasks.app.configure_task(tasks.TASK, queue=tasks.QUEUE, schedule_at=later).defer(
+            job_id=str(job.id), tenant_id=str(job.tenant_id)
+        )
+
+        def ready() -> int:
+            return next(found.ready for found in running.do(reaping.lanes(running.pool, tasks.TASK)))
+
+        assert ready() == 1
+        if barrier == "the provider's limit":
+            Connection.objects.filter(id=job.connection_id).update(blocked_until=later)
+        else:
+            HistoricalSyncJob.objects.filter(id=job.id).update(attempts=1, waiting_until=later)
+        assert ready() == 0
+
+
+def test_looking_again_takes_one_connection_of_the_pool(running: SimpleNamespace) -> None:
+    """A second one may be held by a page that waits for the first one's lock."""
+    tenant = running.tenant
+    ids = Ids(tenant.id.bytes)
+    key = "github:issue:1#7"
+    with tenant_scope(tenant.id):
+        account = make_connection(tenant)
+        issue = Entity.objects.create(
+            id=removing.UUID(bytes=ids[key]), tenant=tenant, kind="issue", key=key, name="Stale", as_of=NOW
+        )
+        SyncRecord.objects.create(
+            id=removing.UUID(int=1), tenant=tenant, connection=account, job_id=removing.UUID(int=2), stream="issues",
+            partition="1", external_id="7", occurred_at=NOW, entity_id=issue.id, content_hash=removing.UUID(int=3),
+            payload={"id": 7, "number": 7, "title": "Fresh", "state": "open", "user": None, "updated_at": "2026-10-01T00:00:00Z"},
+        )  # fmt: skip
+        StaleEntity.objects.create(tenant=tenant, entity_id=issue.id)
+
+    async def tidy() -> None:
+        pool = make_pool(1)
+        pool.timeout = 5
+        await pool.open()
+        try:
+            await removing.tidy(pool, str(tenant.id))
+        finally:
+            await pool.close()
+
+    running.do(tidy())
+    with tenant_scope(tenant.id):
+        assert not StaleEntity.objects.exists()
+        assert Entity.objects.get(id=issue.id).name == "Fresh"
+
+
+def test_nothing_counts_as_imported_once_its_data_is_removed(running: SimpleNamespace) -> None:
+    """Also what a chunk noted that was ending while the removal was asked for."""
+    tenant = running.tenant
+    with tenant_scope(tenant.id):
+        account = make_connection(tenant)
+        make_job(account, status="cancelled", completed_at=timezone.now())
+        DataRemoval.objects.create(tenant=tenant, connection=account, records_total=0)
+        Coverage.objects.create(tenant=tenant, connection=account, stream="issues", ranges=[])
+        running.do(removing.remove(running.pool, str(account.id), str(tenant.id)))
+        assert not Coverage.objects.filter(connection=account).exists()
+        assert DataRemoval.objects.get(connection=account).completed_at is not None
+
+
+def test_who_waits_for_a_job_outlasts_a_database_that_is_away() -> None:
+    answers = [OperationalError("the server closed the connection"), False, True]
+
+    async def once() -> bool:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    asyncio.run(worker._until(asyncio.Event(), once))
+    assert answers == []
