@@ -215,3 +215,18 @@ def test_an_import_can_be_narrowed_to_some_repositories_from_the_offer(page: Pag
     dialog.get_by_label("All of them").check()
     dialog.get_by_role("button", name="Save").click()
     expect(dialog).to_contain_text("From all repositories.")
+
+
+def test_back_after_a_choice_leaves_a_page_that_works(page: Page, site: Up, imports: Imports) -> None:
+    site.sandbox(latency_ms=400)
+    job = imports.start()
+    page.goto("/jobs")
+    page.locator("select[name=status]").select_option("completed")
+    expect(page).to_have_url(re.compile("status=completed"))
+    expect(page.locator(f"#job-{job}")).to_have_count(0)
+    page.go_back()
+    page.locator(f"#cancel-{job}").click()
+    expect(page.get_by_role("dialog").get_by_role("heading", name="Cancel this import?")).to_be_visible()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel the import").click()
+    expect(page.locator(f"#job-{job}")).to_contain_text("Cancelled")
+    expect(page.locator("#toasts")).to_contain_text("cancelled")
