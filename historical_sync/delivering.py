@@ -16,7 +16,7 @@ from uuid import UUID
 
 from channels.db import DatabaseSyncToAsync
 from django.db import transaction
-from django.db.models import F, Min
+from django.db.models import Case, F, Min, Value, When
 from django.utils import timezone
 from standardwebhooks import Webhook
 
@@ -35,7 +35,8 @@ MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 BACK_OFF = (
     timedelta(seconds=5), 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR,
 )  # fmt: skip
-CLAIMED = MINUTE  # longer than an attempt takes
+CLAIMED = MINUTE  # longer than an attempt takes,
+MAIL_CLAIMED = 10 * MINUTE  # and than the mails before it take with a slow server
 DISABLE_AFTER = timedelta(days=5)  # without one delivery that got through
 AT_ONCE = 8
 MOST = 200  # of a tenant in one go; the rest is due at once
@@ -109,7 +110,11 @@ def _claim(tenant_id: UUID | str, delivery_id: UUID, now: datetime) -> Delivery 
     with tenant_scope(tenant_id), transaction.atomic():
         claimed = Delivery.objects.filter(
             tenant_id=tenant_id, id=delivery_id, status=PENDING, next_attempt_at__lte=now
-        ).update(attempts=F("attempts") + 1, last_attempt_at=now, next_attempt_at=now + CLAIMED)
+        ).update(
+            attempts=F("attempts") + 1,
+            last_attempt_at=now,
+            next_attempt_at=Case(When(endpoint=None, then=Value(now + MAIL_CLAIMED)), default=Value(now + CLAIMED)),
+        )
         if not claimed:
             return None
         return (

@@ -69,7 +69,7 @@ def choose(
     interval = INTERVALS[choice][1]
     with transaction.atomic():
         # The connection's row: two first choices at once make one schedule.
-        connection = Connection.objects.of(actor.tenant).select_for_update().get(id=connection.id)
+        connection = Connection.objects.of(actor.tenant).select_for_update(no_key=True).get(id=connection.id)
         schedule = schedules_of(actor.tenant).filter(connection=connection).first()
         if schedule is None:
             return SyncSchedule.objects.create(

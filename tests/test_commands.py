@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +19,8 @@ from atom.access import actor_for_key, system_actor
 from atom.models import ApiKey, Membership, Tenant, User
 from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import actions, retrying
-from historical_sync.models import HistoricalSyncJob
+from historical_sync.management.commands import sync_history
+from historical_sync.models import HistoricalSyncJob, SyncChunk
 from integrations.models import Connection
 from tests.conftest import connected, sandbox_token, wait_for
 from tests.graphs import make_connection, make_job
@@ -261,6 +263,34 @@ def test_sync_history_ends_with_3_when_paused_and_4_when_cancelled(
     thread.join(10)
     with tenant_scope(row.tenant_id):
         assert HistoricalSyncJob.objects.get().status == status
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("way", ["--inline", "--wait"])
+def test_ctrl_c_cancels_and_says_so_by_the_exit_code(
+    live_cast: Any, sandbox: Any, way: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way == "--wait":
+        request.getfixturevalue("worker")
+        monkeypatch.setattr(sync_history, "_wants_to_cancel", lambda: True)
+    sandbox.control(latency_ms=300)
+    row = connected(live_cast.acme, "github", sandbox.root)
+
+    def ctrl_c() -> None:
+        try:
+            with tenant_scope(row.tenant_id):
+                wait_for(lambda: HistoricalSyncJob.objects.filter(status="running", records_processed__gt=0).first())
+        finally:
+            connections.close_all()
+        signal.raise_signal(signal.SIGINT)
+
+    thread = threading.Thread(target=ctrl_c)
+    thread.start()
+    code, job = ended(row.id, way)
+    thread.join(10)
+    assert (code, job["status"]) == (4, "cancelled")
+    with tenant_scope(row.tenant_id):
+        assert not SyncChunk.objects.filter(status="running").exists()
 
 
 # -- sync_worker, provider_check ------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ class Clock(StrEnum):
 
     UPDATED = "updated"  # the last change: an incremental import brings what changed
     CREATED = "created"  # when it came to be: later changes of a row are seen only by importing its span again
-    EVENT = "event"  # when it takes place (a meeting), which may be in the future
+    EVENT = "event"  # when it takes place (a meeting), which may be in the future, or long before it is told (a commit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from integrations.http import Api, Reply
 from integrations.providers.base import (
     JSON,
     Account,
+    Clock,
     Context,
     Entity,
     Estimate,
@@ -262,7 +263,8 @@ def _extract_comment(row: JSON, context: Context) -> Graph:
     if not about:
         raise RecordRejected("the comment does not say what it is on")
     name = headline(row.get("body"), "(empty comment)")
-    key = f"{context.namespace}:comment:{row['id']}"
+    # Comments on a diff are numbered by themselves.
+    key = f"{context.namespace}:{'comment' if row.get('issue_url') else 'review_comment'}:{row['id']}"
     said = Graph(Entity("message", key, name, {"url": row.get("html_url")}))
     said.refer("comment_on", [_issue_key(about.rsplit("/", 1)[-1], context)])
     said.by("authored", _user(row.get("user"), context.namespace))
@@ -392,7 +394,7 @@ GITHUB = Provider(
         _since("/pulls/comments", "review_comments", "Review comments", _extract_comment),
         _BACKWARDS(
             "commits", "Commits", WindowKind.EXACT, pages(_commits, _COMMITTED), _extract_commit, _count_commits,
-            record=_COMMITTED,
+            record=_COMMITTED, clock=Clock.EVENT,
         ),
     ),
 )  # fmt: skip

@@ -125,9 +125,9 @@ def _api_root(api_url: str, facts: Mapping[str, Any]) -> str:
 
 
 def _condition(window: Window) -> str:
-    """To the millisecond that SystemModstamp has."""
-    since, until = (stamp(bound, "milliseconds") for bound in (window.since, window.until))
-    return f"SystemModstamp >= {since} AND SystemModstamp < {until}"
+    """To the millisecond that SystemModstamp has: the end rounded up, so that no row at an edge is in neither window."""
+    until = stamp(window.until + timedelta(microseconds=-window.until.microsecond % 1000), "milliseconds")
+    return f"SystemModstamp >= {stamp(window.since, 'milliseconds')} AND SystemModstamp < {until}"
 
 
 _CHANGED = reader("Id", "SystemModstamp")
@@ -296,6 +296,7 @@ SALESFORCE = Provider(
         revoke=_revoke, token_facts=_token_facts,
     ),
     settle=timedelta(minutes=5),
+    ids_by_account=True,  # a sandbox has its production's ids
     streams=(
         _stream("accounts", "Accounts", "Account", _extract_account),
         _stream("contacts", "Contacts", "Contact", _extract_contact),

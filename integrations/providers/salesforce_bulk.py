@@ -17,6 +17,7 @@ _WAITS = (0.2, 0.4, 0.8, 1.6)  # seconds between looks before the chunk is put b
 _LATER = timedelta(seconds=20)
 _BOOLEANS = {"true": True, "false": False}
 _NUMBERS = frozenset({"Amount"})
+_TIMES = ("Date", "Modstamp")
 
 
 async def start(api: Api, root: str, soql: str) -> str | None:
@@ -79,5 +80,7 @@ def _value(name: str, text: str) -> Any:
         return None
     if name in _NUMBERS:
         return float(text)
-    # Times come with a Z here and with an offset in REST.
-    return f"{text[:-1]}+0000" if text.endswith("Z") and text[4:5] == "-" else _BOOLEANS.get(text, text)
+    if name.startswith("Is"):
+        return _BOOLEANS.get(text, text)
+    # Times come with a Z here and with an offset in REST. What people typed may look like one.
+    return f"{text[:-1]}+0000" if name.endswith(_TIMES) and text.endswith("Z") else text

@@ -44,8 +44,9 @@ _THOUSANDTHS = {"bhd", "jod", "kwd", "omr", "tnd"}
 CHANGES = (
     "customer.updated", "customer.deleted", "product.updated", "product.deleted",
     "customer.subscription.updated", "customer.subscription.deleted",
-    "invoice.finalized", "invoice.updated", "invoice.paid", "invoice.voided", "invoice.marked_uncollectible",
+    "invoice.finalized", "invoice.updated", "invoice.paid",  # the last two come with whatever else becomes of one
     "payment_intent.succeeded", "payment_intent.canceled", "payment_intent.payment_failed",
+    "charge.succeeded", "charge.failed",  # days after it was made, where a bank takes its time
     "charge.updated", "charge.refunded", "refund.updated",
     "charge.dispute.created", "charge.dispute.updated", "charge.dispute.closed",
 )  # fmt: skip
@@ -285,6 +286,7 @@ STRIPE = Provider(
     token_help="A restricted key (rk_live_...) from the dashboard's API keys, with read permission for accounts, customers, "
     "products, subscriptions, invoices, payment intents, charges and refunds, disputes and events.",
     settle=timedelta(minutes=1),
+    ids_by_account=True,  # products have the ids that people chose, in test mode the same ones
     streams=(
         _stream("customers", "Customers", _extract_customer, counted=True),
         _stream("products", "Products", _extract_product, counted=True),

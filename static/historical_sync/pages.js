@@ -33,7 +33,7 @@ function apply(html) {
       if (present.isEqualNode(fresh)) continue;
       const before = present.dataset.revision;
       // A poll that was asked while the socket was down may be answered after the socket has told of more.
-      if (before && Number(fresh.dataset.revision) < Number(before)) continue;
+      if (before && present.dataset.job === fresh.dataset.job && Number(fresh.dataset.revision) < Number(before)) continue;
       morph(present, fresh);
       htmx.process(present);
       if (fresh.dataset.title) document.title = fresh.dataset.title;

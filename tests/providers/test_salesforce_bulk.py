@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from datetime import timedelta
+from typing import Any, cast
 
 import pytest
 
 from integrations.errors import CursorExpired, ReauthRequired, Throttled, Unavailable
+from integrations.http import Reply
 from integrations.providers import salesforce, salesforce_bulk
 from integrations.providers.base import WHOLE, Context, Window
 from integrations.providers.salesforce import SALESFORCE
@@ -118,3 +120,31 @@ async def test_a_revoked_grant_is_not_taken_for_a_refused_job(stage: Stage) -> N
     await stage.control(revoke="salesforce")
     with pytest.raises(ReauthRequired):
         await step(stage, cursor)
+
+
+async def test_a_row_at_an_edge_finer_than_salesforces_clock_is_in_one_window(stage: Stage) -> None:
+    """The end of an import is the moment it was asked for, to the microsecond."""
+    rows = sorted((await stage.read(CONTACTS)).rows.values(), key=lambda row: row[0].occurred_at)
+    edge = rows[len(rows) // 2][0].occurred_at + timedelta(microseconds=456)
+    found = [await stage.read(CONTACTS, window) for window in (Window(ALL.since, edge), Window(edge, ALL.until))]
+    kept = [
+        {key for key, (record, _) in part.rows.items() if window.since <= record.occurred_at < window.until}
+        for part, window in zip(found, (Window(ALL.since, edge), Window(edge, ALL.until)), strict=True)
+    ]
+    assert kept[0] | kept[1] == stage.truth(CONTACTS, ALL)
+
+
+async def test_text_stays_what_people_typed() -> None:
+    line = "Id,Name,Subject,IsDeleted,CloseDate,SystemModstamp\n1,ACME-XYZ,true,false,2026-01-31,2026-01-31T09:00:00.000Z\n"
+
+    class Api:
+        async def get(self, *_: Any, **__: Any) -> Reply:
+            return Reply(200, {"sforce-numberofrecords": "1"}, line, line, "")
+
+    rows, _ = await salesforce_bulk.rows(cast(Any, Api()), "", "job", "")
+    assert rows == [
+        {
+            "Id": "1", "Name": "ACME-XYZ", "Subject": "true", "IsDeleted": False, "CloseDate": "2026-01-31",
+            "SystemModstamp": "2026-01-31T09:00:00.000+0000",
+        }
+    ]  # fmt: skip

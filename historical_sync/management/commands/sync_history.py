@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import time
 from argparse import ArgumentParser
@@ -29,6 +30,7 @@ from integrations.models import Connection
 
 EXIT_CODES = {states.COMPLETED: 0, states.FAILED: 1, states.PAUSED: 3, states.CANCELLED: 4}
 LOOK_EVERY = 0.3  # seconds
+LET_GO_SECONDS = 15.0  # that workers have for letting go of a job that was cancelled
 NOBODY = "No worker is running: the import waits for one. Start it with manage.py sync_worker, or use --inline."
 
 
@@ -71,7 +73,8 @@ class Command(BaseCommand):
             elif not (options["wait"] or options["inline"]):
                 self.stdout.write(str(job.id))
             if options["wait"] or options["inline"]:
-                sys.exit(EXIT_CODES.get(job.status, 0))
+                # What was cancelled and is not yet let go of is cancelled all the same.
+                sys.exit(EXIT_CODES.get(job.status, 4 if job.control == states.CONTROL_CANCEL else 1))
 
     def _connection(self, given: str) -> Connection:
         try:
@@ -93,7 +96,8 @@ class Command(BaseCommand):
 
             try:
                 if inline:
-                    asyncio.run(_work_until(over, str(tenant_id)))
+                    if asyncio.run(_work_until(over, str(tenant_id))):
+                        raise KeyboardInterrupt
                 else:
                     told = False
                     while not over():
@@ -107,6 +111,9 @@ class Command(BaseCommand):
                     job = actions.get_job(actor.tenant, job.id)
                     if states.can_cancel(job.status, job.control):
                         job = actions.cancel(actor, job)
+                        until = time.monotonic() + LET_GO_SECONDS
+                        while not over() and time.monotonic() < until:
+                            time.sleep(LOOK_EVERY)
                         print("Cancelled. What came in is kept.", file=sys.stderr)
                 else:
                     print("It goes on in the background.", file=sys.stderr)
@@ -115,12 +122,17 @@ class Command(BaseCommand):
         return job
 
 
-async def _work_until(over: Any, tenant_id: str) -> None:
+async def _work_until(over: Any, tenant_id: str) -> bool:
+    """Works until the job is over, or until Ctrl-C: True. Pages in hand are finished and the rest is given back."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
+
     async def once() -> bool:
         with tenant_scope(tenant_id):
             return bool(await database_sync_to_async(over)())
 
-    await run_worker(16, stop=asyncio.Event(), once=once)
+    await run_worker(16, stop=stop, once=once)
+    return stop.is_set()
 
 
 def _wants_to_cancel() -> bool:
