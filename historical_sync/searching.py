@@ -2,7 +2,8 @@
 
 Triggers on entities note whose names are new or changed (`NameBacklog`) and take out the names of what is gone. Workers bring the
 index up to date when they have nothing to import; beside an import they take a share of what has waited for a minute, or for five where
-the import has all of the worker's time. Search looks through the newest of the backlog as well, so a small import is found at once. See docs/decisions/0006-search.md.
+the import has all of the worker's time. Search looks through the newest of the backlog as well, so a small import is found at once.
+See docs/decisions/0006-search.md.
 """
 
 from __future__ import annotations

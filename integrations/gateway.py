@@ -79,7 +79,7 @@ def configured(provider: Provider, facts: Mapping[str, Any] | None = None) -> Pr
     if client_id and client_secret:
         given = os.environ.get(_variable(provider, "AUTH_URL"), "").rstrip("/")
         auth_url, token_root = provider.auth_url, oauth.token_root
-        if facts is not None:
+        if facts is not None and not given:
             auth_url, token_root = provider.auth_root(auth_url, facts), oauth.token_root_of(token_root, facts)
         auth_url = given or auth_url.rstrip("/")
         token_root = given or token_root.rstrip("/") or auth_url
@@ -231,7 +231,9 @@ def refresh_token(connection: Connection, old: str) -> str:
             except ReauthRequired as error:
                 gone = error
             row = Connection.objects.select_for_update().get(tenant_id=connection.tenant_id, id=connection.id)
-            if row.status == ConnectionStatus.CONNECTED and row.credentials["access_token"] != old:
+            if row.status != ConnectionStatus.CONNECTED:
+                raise ReauthRequired(f"Access to {row} was given up meanwhile.")
+            if row.credentials["access_token"] != old:
                 return row.credentials["access_token"]  # somebody connected anew meanwhile
             if gone is not None:
                 row.status = ConnectionStatus.REAUTH_REQUIRED

@@ -73,6 +73,24 @@ def test_twenty_at_once_in_as_many_processes_refresh_once(toy: ToyStage) -> None
     assert toy.server.refreshes == [("refresh-0", 200)]
 
 
+def test_a_token_that_comes_after_access_was_given_up_is_not_kept(toy: ToyStage, monkeypatch: Any) -> None:
+    from atom.tenancy import tenant_scope
+
+    row = toy.connection
+    real = gateway._token_request
+
+    def given_up_meanwhile(*args: Any, **kwargs: Any) -> Any:
+        token = real(*args, **kwargs)
+        Connection.objects.filter(id=row.id).update(status="disconnected", sealed_credentials=b"")
+        return token
+
+    monkeypatch.setattr(gateway, "_token_request", given_up_meanwhile)
+    with tenant_scope(toy.tenant.id):
+        with pytest.raises(ReauthRequired):
+            gateway.refresh_token(Connection.objects.get(id=row.id), "access-0")
+        assert toy.server.refreshes == [("refresh-0", 200)]
+
+
 def test_nobody_waits_for_the_connections_row_while_the_sign_in_service_answers(toy: ToyStage) -> None:
     from atom.tenancy import tenant_scope
 

@@ -96,6 +96,14 @@ def test_a_salesforce_org_signs_in_at_its_own_host_for_good(
     assert (found.auth_url, found.token_url) == (f"https://{host}", f"https://{host}/services/oauth2/token")
 
 
+def test_an_address_that_the_operator_gives_needs_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("CLIENT_ID", "id"), ("CLIENT_SECRET", "secret"), ("AUTH_URL", "https://gateway.test")):
+        monkeypatch.setenv(f"ATOM_PROVIDER_ZENDESK_{name}", value)
+    found = configured(PROVIDERS["zendesk"], {})
+    assert found is not None
+    assert found.auth_url == "https://gateway.test"
+
+
 @pytest.mark.parametrize(
     "answer",
     [
