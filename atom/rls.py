@@ -6,15 +6,26 @@ from django.db import migrations
 
 from atom.tenancy import APP_ROLE, SYSTEM_ROLE
 
-CREATE_ROLES = f"""
+# Who finds them made needs no right to make them.
+CREATE_ROLES = "".join(
+    f"""
 DO $$
 BEGIN
-    -- Roles belong to the whole server; another database of it may have made them, perhaps at this very moment.
-    BEGIN CREATE ROLE {APP_ROLE} NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END;
-    BEGIN CREATE ROLE {SYSTEM_ROLE} NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN CREATE ROLE {role} NOLOGIN; END IF;
+-- Roles belong to the whole server; another database of it may have made them, perhaps at this very moment.
+EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
 END $$;
 """
+    for role in (APP_ROLE, SYSTEM_ROLE)
+)
 
+# The owner takes on both roles, and the functions that it owns see what they see. Since PostgreSQL 16 who makes a role is a member
+# that may do neither until it grants itself that.
+IS_MEMBER = f"""
+SELECT bool_and(pg_has_role(current_user, oid, 'USAGE')
+    AND pg_has_role(current_user, oid, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END))
+FROM pg_roles WHERE rolname IN ('{APP_ROLE}', '{SYSTEM_ROLE}')
+"""
 GRANT_MEMBERSHIP = f"GRANT {APP_ROLE}, {SYSTEM_ROLE} TO CURRENT_USER"
 
 GRANTS = f"""

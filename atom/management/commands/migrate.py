@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.core.management.base import CommandError
 from django.core.management.commands import migrate
-from django.db import connections
+from django.db import ProgrammingError, connections
 
 from atom.db.base import as_owner
-from atom.rls import CREATE_ROLES, GRANT_MEMBERSHIP, GRANTS
+from atom.rls import CREATE_ROLES, GRANT_MEMBERSHIP, GRANTS, IS_MEMBER
 
 
 class Command(migrate.Command):
@@ -16,12 +17,27 @@ class Command(migrate.Command):
         with as_owner():
             connection = connections[options["database"]]
             with connection.cursor() as cursor:
-                cursor.execute(CREATE_ROLES)
-                cursor.execute(
-                    "SELECT bool_and(pg_has_role(current_user, oid, 'member')) FROM pg_roles WHERE rolname IN ('atom_app', 'atom_system')"
-                )
-                if not cursor.fetchone()[0]:
-                    cursor.execute(GRANT_MEMBERSHIP)
+                _have_roles(cursor)
             super().handle(*args, **options)
             with connection.cursor() as cursor:
                 cursor.execute(GRANTS)
+
+
+def _have_roles(cursor: Any) -> None:
+    """The run-time roles exist and the user is a member of them, or CommandError says what a superuser has to do."""
+    try:
+        cursor.execute(CREATE_ROLES)
+        cursor.execute(IS_MEMBER)
+        if cursor.fetchone()[0]:
+            return
+        cursor.execute(GRANT_MEMBERSHIP)
+        cursor.execute(IS_MEMBER)
+        if not cursor.fetchone()[0]:
+            raise ProgrammingError("the user does not inherit the rights of its roles")
+    except ProgrammingError as error:
+        cursor.execute("SELECT current_user")
+        [name] = cursor.fetchone()
+        raise CommandError(
+            f"The run-time roles can't be had: {str(error).strip()}. As a superuser: CREATE ROLE atom_app NOLOGIN; "
+            f'CREATE ROLE atom_system NOLOGIN; ALTER ROLE "{name}" INHERIT; GRANT atom_app, atom_system TO "{name}";'
+        ) from None
