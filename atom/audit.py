@@ -19,6 +19,15 @@ WORDS = {
         "connection.connected": "connected",
         "connection.reconnected": "reconnected",
         "connection.disconnected": "disconnected",
+        "connection.narrowed": "chose what is imported of",
+    },
+    "schedules": {"schedule.changed": "changed the schedule of"},
+    "webhooks": {
+        "webhook.added": "added the webhook",
+        "webhook.renewed": "renewed the secret of the webhook",
+        "webhook.on": "turned on the webhook",
+        "webhook.off": "turned off the webhook",
+        "webhook.removed": "removed the webhook",
     },
     "workspace": {"workspace.renamed": "renamed the workspace to", "workspace.plan": "changed the plan to"},
     "imports": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from django.core.cache.backends.locmem import LocMemCache
 from django.core.cache.backends.redis import RedisCache, RedisCacheClient
 from redis.exceptions import RedisError
 
@@ -14,7 +15,8 @@ PATIENCE = 1.0  # seconds for an answer
 class SharedRedisCache(RedisCache):
     """Django makes a cache object for each request of ASGI, and each would connect anew: a millisecond, and a socket left behind.
 
-    While Redis is away it is an empty cache that counts nothing: pages and API go on. (`/readyz` tells of Redis.)
+    While Redis is away each process has a cache of its own: pages and API go on, and tries to sign in are counted. (`/readyz` tells of
+    Redis.)
     """
 
     _servers: list[str]
@@ -23,35 +25,29 @@ class SharedRedisCache(RedisCache):
     def _cache(self) -> Any:
         return _client(tuple(self._servers))
 
-    def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:
-        try:
-            return super().get(key, default, version)
-        except RedisError:
-            return default
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        return self._own_if_away("get", *args, **kwargs)
 
-    def set(self, key: Any, value: Any, *args: Any, **kwargs: Any) -> None:
-        try:
-            super().set(key, value, *args, **kwargs)
-        except RedisError:
-            return
+    def set(self, *args: Any, **kwargs: Any) -> None:
+        self._own_if_away("set", *args, **kwargs)
 
-    def add(self, key: Any, value: Any, *args: Any, **kwargs: Any) -> bool:
-        try:
-            return super().add(key, value, *args, **kwargs)
-        except RedisError:
-            return True
+    def add(self, *args: Any, **kwargs: Any) -> bool:
+        return bool(self._own_if_away("add", *args, **kwargs))
 
-    def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
-        try:
-            return super().incr(key, delta, version)
-        except RedisError:
-            return delta
+    def incr(self, *args: Any, **kwargs: Any) -> int:
+        return int(self._own_if_away("incr", *args, **kwargs))
 
-    def delete(self, key: Any, version: int | None = None) -> bool:
+    def delete(self, *args: Any, **kwargs: Any) -> bool:
+        return bool(self._own_if_away("delete", *args, **kwargs))
+
+    def _own_if_away(self, name: str, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().delete(key, version)
+            return getattr(super(), name)(*args, **kwargs)
         except RedisError:
-            return False
+            return getattr(_own, name)(*args, **kwargs)
+
+
+_own = LocMemCache("while-redis-is-away", {})
 
 
 @cache

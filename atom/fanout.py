@@ -8,12 +8,15 @@ under way goes the usual way, so that messages stay whole and in their order.
 
 from __future__ import annotations
 
-from functools import partial
+import logging
+from functools import cache, partial
 from typing import Any
 
 from autobahn.websocket.protocol import WebSocketProtocol as Autobahn
 from daphne.ws_protocol import WebSocketProtocol
 from twisted.internet.tcp import Server
+
+log = logging.getLogger(__name__)
 
 SCOPE = "atom.connection"  # where `reachable` puts the connection
 
@@ -53,7 +56,24 @@ def written(connection: Any, message: Message) -> bool:
     if connection is None or connection.state != Autobahn.STATE_OPEN or connection.muted:
         return False
     transport = connection.transport
-    if (
+    try:
+        busy = _busy(connection, transport)
+    except AttributeError as error:
+        _tell_once(str(error))
+        return False
+    if busy:
+        return False
+    sent = transport.writeSomeData(message.frame)
+    if not isinstance(sent, int):
+        return False  # the connection is lost; the usual way finds out, too, and ends it
+    if sent < len(message.frame):
+        transport.write(message.frame[sent:])
+    return True
+
+
+def _busy(connection: Any, transport: Any) -> bool:
+    """Whether a frame may not be written past all that lies between. AttributeError: these libraries are not those that we know."""
+    return bool(
         type(transport) is not Server
         or transport.TLS
         or not transport.connected
@@ -63,11 +83,9 @@ def written(connection: Any, message: Message) -> bool:
         or connection._perMessageCompress is not None
         or transport.dataBuffer
         or transport._tempDataBuffer
-    ):
-        return False
-    sent = transport.writeSomeData(message.frame)
-    if not isinstance(sent, int):
-        return False  # the connection is lost; the usual way finds out, too, and ends it
-    if sent < len(message.frame):
-        transport.write(message.frame[sent:])  # type: ignore[no-untyped-call]
-    return True
+    )
+
+
+@cache
+def _tell_once(words: str) -> None:
+    log.warning("live messages go the slow way: %s", words)

@@ -49,9 +49,11 @@ def indexes_after(owner: Any, *tables: str) -> Iterator[None]:
     ).fetchall()
     for name, _ in made:
         owner.execute(f"DROP INDEX {name}")
-    yield
-    for _, definition in made:
-        owner.execute(definition)
+    try:
+        yield
+    finally:
+        for _, definition in made:
+            owner.execute(definition)
 
 
 ROWS = (

@@ -12,7 +12,7 @@ from typing import Any
 from bench import stage
 
 OUTSIDE = stage.PROJECT / "bench" / "outside"
-DLT_WINDOWS, AIRBYTE_WINDOWS = 16, 8  # in flight where the provider is slow
+WINDOWS = 16  # requests in flight where the provider is slow: as many as the floor and Atom have
 Run = Callable[[str, int], dict[str, Any]]
 
 
@@ -40,6 +40,6 @@ def runs(*, parallel: bool) -> dict[str, Run]:
         return once
 
     return {
-        "Airbyte CDK, bulk upsert": run("airbyte_peer.py", AIRBYTE_WINDOWS if parallel else 1),
-        "dlt, merge": run("dlt_peer.py", DLT_WINDOWS if parallel else 1),
+        "Airbyte CDK, bulk upsert": run("airbyte_peer.py", WINDOWS if parallel else 1),
+        "dlt, merge": run("dlt_peer.py", WINDOWS if parallel else 1),
     }

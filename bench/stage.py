@@ -64,8 +64,13 @@ def dsn() -> str:
 
 
 def empty_tables() -> None:
-    """No connections, and nothing that came in through them; statistics and indexes as new."""
+    """No connections, and nothing that came in through them; statistics and indexes as new. SystemExit where others' data is."""
     with psycopg.connect(dsn(), autocommit=True) as owner:
+        others = owner.execute("SELECT slug FROM atom_tenant WHERE slug NOT LIKE 'bench%' LIMIT 1").fetchone()
+        if others:
+            raise SystemExit(
+                f"The database of DATABASE_URL or ATOM_HOME has a workspace {others[0]!r}: the bench empties its database."
+            )
         # By name: the database knows no foreign keys of the large tables that CASCADE could follow.
         tables = owner.execute("SELECT tablename FROM pg_tables WHERE tablename LIKE 'historical_sync_%'").fetchall()
         emptied = ["integrations_connection", "procrastinate_jobs", *[name for (name,) in tables]]
@@ -185,6 +190,7 @@ def wait_for(condition: Any, seconds: float, every: float = 0.02) -> Any:
 def make_tenant(slug: str = "bench", plan: str = "enterprise") -> Any:
     from atom.models import Tenant
 
+    slug = slug if slug.startswith("bench") else f"bench-{slug}"  # what `empty_tables` knows as its own
     return Tenant.objects.get_or_create(slug=slug, defaults={"name": slug.capitalize(), "plan": plan})[0]
 
 

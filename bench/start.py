@@ -9,7 +9,7 @@ import httpx2
 
 from bench import stage
 
-RUNNING, TRIES = 100, 50
+RUNNING, TRIES = 100, 100
 
 
 def measure() -> dict[str, Any]:

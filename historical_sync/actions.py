@@ -144,10 +144,14 @@ def repair_gaps(actor: Actor, connection: Connection, *, trigger: str = "manual"
     )
 
 
-def replay_quarantine(actor: Actor, job: HistoricalSyncJob) -> Replayed:
-    """Maps the job's quarantined records again, without asking the provider; what can be mapped now is stored and counted."""
+def replay_quarantine(actor: Actor, job: HistoricalSyncJob, seconds: float | None = None) -> Replayed:
+    """Maps the job's quarantined records again, without asking the provider; what can be mapped now is stored and counted.
+
+    seconds: after which what is left waits for another call.
+    """
     job = get_job(actor.tenant, job.id)
-    done = async_to_sync(replay)(job)
+    # In a loop of its own: the web's, which serves every socket, must not map records.
+    done = async_to_sync(replay, force_new_loop=True)(job, seconds)
     if done.mapped or done.left:
         record_event(job, actor.label, "replayed", done.words())
     broadcast.job_changed_sync(job.id, job.tenant_id)

@@ -24,7 +24,8 @@ SEND_TIMEOUT = 2.0
 COMPLAIN_EVERY = 60.0
 
 _last_sent: dict[str, float] = {}
-_trailing: dict[str, asyncio.Task[None]] = {}
+_waiting: set[str] = set()  # jobs whose next message has yet to be sent
+_tasks: set[asyncio.Task[None]] = set()  # until their message is sent
 _complained_at = 0.0
 
 
@@ -35,10 +36,13 @@ def tenant_group(tenant_id: UUID | str) -> str:
 async def job_changed(job_id: UUID | str, tenant_id: UUID | str) -> None:
     """Tells the watchers, now or at the end of the interval that is running. Never raises, never waits for the watchers."""
     key = str(job_id)
-    if key in _trailing:
+    if key in _waiting:
         return
+    _waiting.add(key)
     wait = _last_sent.get(key, 0.0) + INTERVAL - time.monotonic()
-    _trailing[key] = asyncio.get_running_loop().create_task(_send_after(max(wait, 0.0), key, str(tenant_id)))
+    task = asyncio.get_running_loop().create_task(_send_after(max(wait, 0.0), key, str(tenant_id)))
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
 
 
 async def _send_after(wait: float, job_id: str, tenant_id: str) -> None:
@@ -46,7 +50,7 @@ async def _send_after(wait: float, job_id: str, tenant_id: str) -> None:
         if wait:
             await asyncio.sleep(wait)
     finally:
-        _trailing.pop(job_id, None)
+        _waiting.discard(job_id)
     if len(_last_sent) > 10_000:
         _last_sent.clear()
     _last_sent[job_id] = time.monotonic()
@@ -60,7 +64,7 @@ def job_changed_sync(job_id: UUID | str, tenant_id: UUID | str) -> None:
 
 async def flush() -> None:
     """Waits for what is still to be sent; for a process that is about to end."""
-    await asyncio.gather(*list(_trailing.values()), return_exceptions=True)
+    await asyncio.gather(*list(_tasks), return_exceptions=True)
 
 
 async def job_asking(job_id: UUID | str, tenant_id: UUID | str, words: str, since: datetime) -> None:

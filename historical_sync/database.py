@@ -13,7 +13,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from django.conf import settings
-from django.db import DatabaseError, connections
+from django.db import connections, utils
 from procrastinate.contrib.django.utils import connector_params
 from psycopg import AsyncConnection, AsyncCursor, InterfaceError, OperationalError, errors
 from psycopg_pool import AsyncConnectionPool
@@ -27,7 +27,14 @@ Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
 
 # The database is away, or has ended this connection: nothing is known of what was under way, and nothing can be written.
-AWAY = (OperationalError, InterfaceError, errors.IdleInTransactionSessionTimeout, DatabaseError)
+AWAY = (
+    OperationalError,
+    InterfaceError,
+    errors.IdleInTransactionSessionTimeout,
+    utils.OperationalError,
+    utils.InterfaceError,
+    utils.InternalError,
+)
 ENGINE = "atom engine"  # what PostgreSQL calls the engine's connections
 TRUSTED_SECONDS = 1.0
 TRIES = 5  # of a transaction that PostgreSQL refused for reasons of concurrency

@@ -6,6 +6,7 @@ and two replays at once share the rows between them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,17 +33,19 @@ AT_ONCE = 100  # rows of one transaction
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """mapped: records that left the quarantine. left: those that stay in it."""
+    """mapped: records that left the quarantine. left: those that stay in it. untried: those for which there was no time."""
 
     mapped: int
     left: int
+    untried: int = 0
 
     def words(self) -> str:
         """For people and the timeline."""
-        if not self.mapped and not self.left:
+        if not self.mapped and not self.left and not self.untried:
             return "Nothing is in quarantine"
         stay = f"; {self.left:,} still can't be mapped" if self.left else ""
-        return f"{self.mapped:,} of {self.mapped + self.left:,} quarantined records were mapped{stay}"
+        untried = f"; {self.untried:,} are still to be tried" if self.untried else ""
+        return f"{self.mapped:,} of {self.mapped + self.left:,} quarantined records were mapped{stay}{untried}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,9 @@ class _Chunk:
     until: datetime
 
 
-async def replay(job: HistoricalSyncJob) -> Replayed:
-    """Tries every quarantined record of the job again. The job's `connection` is loaded."""
+async def replay(job: HistoricalSyncJob, seconds: float | None = None) -> Replayed:
+    """Tries every quarantined record of the job again, or as many as that takes. The job's `connection` is loaded."""
+    end = None if seconds is None else time.monotonic() + seconds
     pool = make_pool(1)
     await pool.open(wait=True, timeout=10)
     try:
@@ -65,11 +69,22 @@ async def replay(job: HistoricalSyncJob) -> Replayed:
         for chunk in await _chunks(pool, job):
             after: UUID | None = UUID(int=0)
             while after is not None:
+                if end is not None and time.monotonic() > end:
+                    return Replayed(mapped, left, max(await _kept(pool, job) - left, 0))
                 done, stay, after = await _replay_some(pool, job, chunk, after)
                 mapped, left = mapped + done, left + stay
         return Replayed(mapped, left)
     finally:
         await pool.close()
+
+
+async def _kept(pool: Pool, job: HistoricalSyncJob) -> int:
+    async with tenant_transaction(pool, str(job.tenant_id)) as cursor:
+        await cursor.execute(
+            "SELECT count(*) FROM historical_sync_quarantinedrecord WHERE job_id = %s AND replayed_at IS NULL", [job.id]
+        )
+        row = await cursor.fetchone()
+        return int(row[0]) if row else 0
 
 
 async def _chunks(pool: Pool, job: HistoricalSyncJob) -> list[_Chunk]:

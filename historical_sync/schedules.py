@@ -14,6 +14,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from atom import audit
 from atom.access import Actor, system_actor
 from atom.errors import InvalidInput, Refused
 from atom.models import Tenant
@@ -71,18 +72,12 @@ def choose(
         # The connection's row: two first choices at once make one schedule.
         connection = Connection.objects.of(actor.tenant).select_for_update(no_key=True).get(id=connection.id)
         schedule = schedules_of(actor.tenant).filter(connection=connection).first()
-        if schedule is None:
-            return SyncSchedule.objects.create(
-                tenant=actor.tenant,
-                connection=connection,
-                interval=interval,
-                enabled=enabled,
-                next_run_at=now + interval,
-            )
-        if (schedule.interval, schedule.enabled) != (interval, enabled):
-            schedule.interval, schedule.enabled = interval, enabled
-            schedule.next_run_at = now + interval
-            schedule.save(update_fields=["interval", "enabled", "next_run_at"])
+        if schedule is not None and (schedule.interval, schedule.enabled) == (interval, enabled):
+            return schedule
+        chosen = {"interval": interval, "enabled": enabled, "next_run_at": now + interval}
+        schedule, _ = SyncSchedule.objects.update_or_create(tenant=actor.tenant, connection=connection, defaults=chosen)
+        detail = INTERVALS[choice][0].lower() if enabled else "off"
+        audit.record(actor.tenant.id, actor.label, "schedule.changed", str(connection), detail)
         return schedule
 
 

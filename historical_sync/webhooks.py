@@ -10,6 +10,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import QuerySet
 
+from atom import audit
 from atom.access import Actor
 from atom.errors import InvalidInput, Refused
 from atom.models import Tenant
@@ -50,37 +51,46 @@ def add(actor: Actor, url: str, events: Sequence[str]) -> tuple[WebhookEndpoint,
         endpoint = WebhookEndpoint.objects.create(
             tenant=tenant, url=url, events=chosen, sealed_secret=encrypt(secret), created_by_label=actor.label
         )
+        audit.record(tenant.id, actor.label, "webhook.added", url, ", ".join(chosen))
     return endpoint, secret
 
 
-def renew_secret(tenant: Tenant, endpoint_id: UUID) -> str:
+def renew_secret(actor: Actor, endpoint_id: UUID) -> str:
     """A new secret, which holds from now on, also for what is on its way."""
     secret = _secret()
-    _change(tenant, endpoint_id, sealed_secret=encrypt(secret))
+    _change(actor, endpoint_id, "webhook.renewed", sealed_secret=encrypt(secret))
     return secret
 
 
-def turn_on(tenant: Tenant, endpoint_id: UUID) -> None:
+def turn_on(actor: Actor, endpoint_id: UUID) -> None:
     """Takes the endpoint up again. What was given up meanwhile is in the log, to be resent."""
-    _change(tenant, endpoint_id, enabled=True, disabled_reason="", failing_since=None)
+    _change(actor, endpoint_id, "webhook.on", enabled=True, disabled_reason="", failing_since=None)
 
 
-def turn_off(tenant: Tenant, endpoint_id: UUID) -> None:
+def turn_off(actor: Actor, endpoint_id: UUID) -> None:
     """Nothing more goes to the endpoint, nor what is on its way."""
-    _change(tenant, endpoint_id, enabled=False, disabled_reason="")
-    log_of(tenant).filter(endpoint_id=endpoint_id, status=PENDING).update(
-        status=FAILED, next_attempt_at=None, detail="The endpoint was turned off."
-    )
+    with transaction.atomic():
+        _change(actor, endpoint_id, "webhook.off", enabled=False, disabled_reason="")
+        log_of(actor.tenant).filter(endpoint_id=endpoint_id, status=PENDING).update(
+            status=FAILED, next_attempt_at=None, detail="The endpoint was turned off."
+        )
 
 
-def remove(tenant: Tenant, endpoint_id: UUID) -> None:
+@transaction.atomic
+def remove(actor: Actor, endpoint_id: UUID) -> None:
     """Removes the endpoint with its log. WebhookEndpoint.DoesNotExist for another tenant's as for none."""
-    endpoints_of(tenant).get(id=endpoint_id).delete()
+    endpoint = endpoints_of(actor.tenant).get(id=endpoint_id)
+    endpoint.delete()
+    audit.record(actor.tenant.id, actor.label, "webhook.removed", endpoint.url)
 
 
-def _change(tenant: Tenant, endpoint_id: UUID, **fields: object) -> None:
-    if not endpoints_of(tenant).filter(id=endpoint_id).update(**fields):
-        raise WebhookEndpoint.DoesNotExist
+@transaction.atomic
+def _change(actor: Actor, endpoint_id: UUID, action: str, **fields: object) -> None:
+    endpoint = endpoints_of(actor.tenant).select_for_update().get(id=endpoint_id)
+    for name, value in fields.items():
+        setattr(endpoint, name, value)
+    endpoint.save(update_fields=list(fields))
+    audit.record(actor.tenant.id, actor.label, action, endpoint.url)
 
 
 def _secret() -> str:

@@ -30,6 +30,7 @@ from integrations.providers.base import Account, Partition, Provider, Revocation
 log = logging.getLogger(__name__)
 
 IDENTIFY_TRIES = 4
+IDENTIFY_TIMEOUT = 20.0  # seconds for all of them: a thread and a connection to the database wait meanwhile
 REVOKE_TIMEOUT = 10.0  # seconds; a provider that does not answer must not keep us from forgetting its tokens
 
 # What other packages do when access comes back or is about to be given up; they fill these in when they are ready.
@@ -200,11 +201,11 @@ def _identify(
     facts: Mapping[str, Any],
     with_parts: bool = False,
 ) -> tuple[Account, list[Partition]]:
-    """Whose token it is and, if asked for, the partitions that it reaches."""
+    """Whose token it is and, if asked for, the partitions that it reaches. Raises ProviderError, also for one that takes too long."""
 
     async def ask() -> tuple[Account, list[Partition]]:
         allow_private = gateway.private_allowed(base_url=base_url, private_host_allowed=private_host_allowed)
-        async with make_client(allow_private=allow_private) as client:
+        async with asyncio.timeout(IDENTIFY_TIMEOUT), make_client(allow_private=allow_private) as client:
             api = Api(provider, root, client, token, facts=facts)
             for attempt in range(IDENTIFY_TRIES):
                 try:
@@ -223,7 +224,10 @@ def _identify(
                     await asyncio.sleep(max(wait, 0))
             raise AssertionError("unreachable")
 
-    return async_to_sync(ask)()
+    try:
+        return async_to_sync(ask)()
+    except TimeoutError:
+        raise ProviderError(f"{provider.name} takes too long to answer.") from None
 
 
 def _store(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from asgiref.sync import async_to_sync
 from django.db import transaction
 
+from atom import audit
 from atom.access import Actor
 from atom.errors import InvalidInput, Refused
 from integrations import gateway
@@ -70,4 +71,6 @@ def narrow(actor: Actor, connection: Connection, names: Sequence[str] | None) ->
         row = Connection.objects.of(actor.tenant).select_for_update().get(id=connection.id)
         row.only = only
         row.save(update_fields=["only", "updated_at"])
+        detail = "everything" if only is None else f"{len(only)} {row.provider.partition_label.lower() or 'parts'}"
+        audit.record(row.tenant_id, actor.label, "connection.narrowed", str(row), detail)
     return row

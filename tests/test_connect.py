@@ -222,6 +222,19 @@ def test_a_provider_that_is_away_is_told_and_stores_nothing(
     assert_refused(reply, 502)
 
 
+def test_a_provider_that_does_not_answer_holds_a_request_for_so_long_only(
+    alice: Client, sandbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from integrations import connect as connecting
+
+    monkeypatch.setattr(connecting, "IDENTIFY_TIMEOUT", 0.3)
+    back = consent(to_provider(alice))
+    sandbox.control(latency_ms=1500)
+    reply = alice.get(back)
+    assert_refused(reply, 502)
+    assert b"takes too long to answer" in reply.content
+
+
 def test_every_provider_at_once_can_have_client_credentials(
     alice: Client, cast: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,21 @@ def progress_socket(acme: SimpleNamespace, job: HistoricalSyncJob | None = None,
     return socket_to(route, SimpleNamespace(**vars(acme) | {"job": job or acme.job}), getattr(acme.cast, user))
 
 
+async def test_flushing_waits_for_what_is_being_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+
+    class Slow:
+        async def group_send(self, group: str, message: dict[str, Any]) -> None:
+            await asyncio.sleep(0.05)
+            sent.append(message["job_id"])
+
+    monkeypatch.setattr(broadcast, "get_channel_layer", Slow)
+    await broadcast.job_changed("flushed", "a-tenant")
+    await asyncio.sleep(0.01)  # it has begun
+    await broadcast.flush()
+    assert sent == ["flushed"]
+
+
 def test_many_watchers_of_a_job_share_one_reading(acme: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     readings = []
     read = live.Reader.read

@@ -293,7 +293,7 @@ def test_only_the_chosen_events_are_told_and_nothing_while_off(hooked: SimpleNam
     tell(hooked.tenant)
     assert hooked.receiver.got == []
     with tenant_scope(hooked.tenant.id):
-        webhooks.turn_off(hooked.tenant, hooked.endpoint.id)
+        webhooks.turn_off(system_actor(hooked.tenant, "test"), hooked.endpoint.id)
     end(hooked.job, "failed")
     tell(hooked.tenant)
     assert deliveries(hooked.tenant) == []

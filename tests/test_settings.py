@@ -20,7 +20,8 @@ from atom.access import Actor, actor_for_key, system_actor
 from atom.errors import InvalidInput, Refused
 from atom.models import ApiKey, AuditEvent, Membership, Role, User
 from atom.tenancy import across_tenants, tenant_scope
-from historical_sync import actions
+from historical_sync import actions, schedules, webhooks
+from integrations import narrowing
 from tests.graphs import make_connection, make_job
 
 
@@ -275,6 +276,32 @@ def test_what_is_done_with_imports_and_connections_is_in_the_log(cast: SimpleNam
     assert "acme-github" in text
     assert "started an import of" not in client.get("/settings/audit?area=keys").content.decode()
     assert signed_in(cast.bob).get("/settings/audit").status_code == 403
+
+
+def test_what_is_sent_where_and_what_is_imported_when_is_in_the_log(cast: SimpleNamespace) -> None:
+    with tenant_scope(cast.acme.id):
+        actor = Actor(cast.acme, Role.OWNER, "Alice", cast.alice)
+        connection = make_connection(cast.acme)
+        schedules.choose(actor, connection, "1h", enabled=True)
+        schedules.choose(actor, connection, "1h", enabled=True)  # as it was: nothing to tell
+        schedules.choose(actor, connection, "1d", enabled=False)
+        narrowing.narrow(actor, connection, None)
+        endpoint, _ = webhooks.add(actor, "https://1.1.1.1/told", ["completed"])
+        webhooks.renew_secret(actor, endpoint.id)
+        webhooks.turn_off(actor, endpoint.id)
+        webhooks.turn_on(actor, endpoint.id)
+        webhooks.remove(actor, endpoint.id)
+    name, url = str(connection), endpoint.url
+    assert log(cast.acme) == [
+        ("Alice", "schedule.changed", name),
+        ("Alice", "schedule.changed", name),
+        ("Alice", "connection.narrowed", name),
+        ("Alice", "webhook.added", url),
+        ("Alice", "webhook.renewed", url),
+        ("Alice", "webhook.off", url),
+        ("Alice", "webhook.on", url),
+        ("Alice", "webhook.removed", url),
+    ]
 
 
 def test_an_action_that_is_rolled_back_leaves_no_line(cast: SimpleNamespace) -> None:

@@ -31,6 +31,7 @@ PAGE = 25
 SORTS = {"newest": "-created_at", "oldest": "created_at", "records": "-records_processed", "status": "status"}
 MOST_EVENTS = 100
 MOST_QUARANTINED = 50
+REPLAY_SECONDS = 15.0  # that a click may take
 
 
 @require_GET
@@ -173,7 +174,7 @@ def replay(request: HttpRequest, job_id: UUID) -> HttpResponse:
     """Tries the records that were kept aside again; says what came of it, as a toast or, without scripts, as a notice."""
     actor = actor_of(request)
     found = _job(actor, job_id)
-    done = actions.replay_quarantine(actor, found)
+    done = actions.replay_quarantine(actor, found, REPLAY_SECONDS)
     if not getattr(request, "htmx", False):
         (messages.warning if done.left else messages.success)(request, f"{done.words()}.")
         return redirect("job", job_id=found.id)

@@ -71,20 +71,20 @@ def webhooks(request: HttpRequest) -> HttpResponse:
 @tenant_required(Right.MANAGE)
 def webhook(request: HttpRequest, endpoint_id: UUID) -> HttpResponse:
     """Changes an endpoint: `action` is on, off, renew or remove."""
-    tenant = actor_of(request).tenant
-    found = endpoints.endpoints_of(tenant).filter(id=endpoint_id).first()
+    actor = actor_of(request)
+    found = endpoints.endpoints_of(actor.tenant).filter(id=endpoint_id).first()
     if found is None:
         raise Http404
     action = request.POST.get("action", "")
     try:
         if action == "renew":
-            return _webhooks(request, secret=endpoints.renew_secret(tenant, endpoint_id), secret_of=found.url)
+            return _webhooks(request, secret=endpoints.renew_secret(actor, endpoint_id), secret_of=found.url)
         if action == "on":
-            endpoints.turn_on(tenant, endpoint_id)
+            endpoints.turn_on(actor, endpoint_id)
         elif action == "off":
-            endpoints.turn_off(tenant, endpoint_id)
+            endpoints.turn_off(actor, endpoint_id)
         elif action == "remove":
-            endpoints.remove(tenant, endpoint_id)
+            endpoints.remove(actor, endpoint_id)
             messages.success(request, f"{found.url} was removed.")
         else:
             return HttpResponse("There is no such action.", status=400, content_type="text/plain")

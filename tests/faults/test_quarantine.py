@@ -71,6 +71,16 @@ def test_a_replay_without_a_fix_changes_nothing(toy: ToyStage, worker: Worker, u
     assert (job.records_quarantined, job.records_processed) == (37, 333)
 
 
+def test_a_replay_without_time_says_how_many_are_untried(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
+    fix = unmapped(some)
+    job = toy.done(toy.job())
+    fix()
+    done = toy.within(actions.replay_quarantine, toy.actor, job, 0)
+    assert (done.mapped, done.left, done.untried) == (0, 0, 37)
+    assert "37 are still to be tried" in done.words()
+    assert toy.within(actions.replay_quarantine, toy.actor, job, 30).mapped == 37
+
+
 def test_two_replays_at_once_map_each_record_once(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
     from django.db import connection as database
 
