@@ -17,28 +17,35 @@ DROP_ADD_COUNTS = "DROP FUNCTION atom_add_counts(jsonb, jsonb)"
 # Row-level security hides a row's name from ILIKE until the row is known to be the tenant's, so under the run-time role no index
 # on names could be used. The function runs as its owner and compares the tenant itself, with the same setting as the policies.
 #
-# What many names have is soon met in the order asked for; what few names have the trigram index finds. A connection with few records is
-# asked what those are about, and only that is looked through; one with many is soon met, too. What the index finds, and the newest of
-# its backlog (`searching.py`), is fetched id by id (LATERAL, OFFSET 0), whatever the planner knows of a table that is being filled.
+# What many names have is soon met in the order asked for. What few names have the trigram index finds: all of it is sorted, or a page
+# would lack what the next one is past. Where that is too much it is met kind by kind, but for kinds that have it in none of their first two
+# thousand. A connection with few records is asked what those are about, and only that is looked through;
+# one with many is soon met, too. What the index finds, and the newest of its backlog (`searching.py`), is fetched id by id (LATERAL,
+# OFFSET 0), whatever the planner knows of a table that is being filled.
 FIND_ENTITIES = """
 CREATE OR REPLACE FUNCTION atom_find_entities(
     of_tenant uuid, first_words text[], later_words text[], of_kind text, of_connection uuid, after_kind text, after_id uuid, most int
 ) RETURNS SETOF uuid LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path FROM CURRENT SET enable_seqscan = off SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
-    found uuid[] := '{}';
-    is_like text := '';
+    looked_through CONSTANT int := 2000;  -- in the order asked for, before the index is asked
+    sortable CONSTANT int := 50000;
+    found uuid[];
+    hits uuid[];
+    some_kind text;
+    looked int;
+    is_named text := '';
+    key_is_named text := '';  -- the same of another of its keys
     is_more text := '';
+    listing text;
+    which_are_named text;
 BEGIN
     IF of_tenant IS DISTINCT FROM NULLIF(current_setting('atom.tenant', true), '')::uuid THEN
         RETURN;
     END IF;
     FOR i IN 1 .. COALESCE(array_length(first_words, 1), 0) LOOP
-        IF first_words[i] = later_words[i] THEN
-            is_like := is_like || format(' AND e.name ILIKE %L', first_words[i]);
-        ELSE
-            is_like := is_like || format(' AND (e.name ILIKE %L OR e.name ILIKE %L)', first_words[i], later_words[i]);
-        END IF;
+        is_named := is_named || format(' AND (e.name ILIKE %L OR e.name ILIKE %L)', first_words[i], later_words[i]);
+        key_is_named := key_is_named || format(' AND (k.name ILIKE %L OR k.name ILIKE %L)', first_words[i], later_words[i]);
     END LOOP;
     IF of_kind <> '' THEN
         is_more := is_more || format(' AND e.kind = %L', of_kind);
@@ -48,16 +55,16 @@ BEGIN
     END IF;
     IF of_connection IS NOT NULL THEN
         IF (SELECT count(*) FROM (SELECT FROM historical_sync_syncrecord WHERE connection_id = of_connection LIMIT 10001) AS x) <= 10000 THEN
-            IF is_like <> '' THEN
-                is_like := format(
+            IF is_named <> '' THEN
+                is_named := format(
                     ' AND e.id IN (SELECT a.id FROM about a JOIN historical_sync_entity e ON e.id = a.id WHERE true %1$s'
-                    ' UNION ALL SELECT a.id FROM about a JOIN historical_sync_entity e ON e.merged_into = a.id WHERE true %1$s)', is_like);
+                    ' UNION ALL SELECT a.id FROM about a JOIN historical_sync_entity e ON e.merged_into = a.id WHERE true %1$s)', is_named);
             END IF;
             RETURN QUERY EXECUTE format(
                 'WITH about AS MATERIALIZED (SELECT DISTINCT COALESCE(e.merged_into, e.id) AS id FROM historical_sync_syncrecord r'
                 ' JOIN historical_sync_entity e ON e.id = r.entity_id WHERE r.connection_id = %L AND r.tenant_id = %L)'
                 ' SELECT e.id FROM about JOIN historical_sync_entity e ON e.id = about.id WHERE e.tenant_id = %L %s %s'
-                ' ORDER BY e.kind, e.id LIMIT %s', of_connection, of_tenant, of_tenant, is_more, is_like, most);
+                ' ORDER BY e.kind, e.id LIMIT %s', of_connection, of_tenant, of_tenant, is_more, is_named, most);
             RETURN;
         END IF;
         is_more := is_more || format(
@@ -65,32 +72,63 @@ BEGIN
             ' OR EXISTS (SELECT FROM historical_sync_entity m JOIN historical_sync_syncrecord r ON r.entity_id = m.id'
             ' WHERE m.merged_into = e.id AND r.connection_id = %1$L))', of_connection);
     END IF;
-    IF is_like = '' THEN
-        RETURN QUERY EXECUTE format(
-            'SELECT e.id FROM historical_sync_entity e WHERE e.tenant_id = %L AND e.merged_into IS NULL %s'
-            ' ORDER BY e.kind, e.id LIMIT %s', of_tenant, is_more, most);
+    listing := format(
+        'SELECT e.id, e.kind, e.name FROM historical_sync_entity e WHERE e.tenant_id = %L AND e.merged_into IS NULL %s'
+        ' ORDER BY e.kind, e.id', of_tenant, is_more);
+    IF is_named = '' THEN
+        RETURN QUERY EXECUTE format('SELECT x.id FROM (%s LIMIT %s) x', listing, most);
         RETURN;
     END IF;
+    which_are_named := format(
+        ' WHERE (true %s) OR EXISTS (SELECT FROM historical_sync_entity k WHERE k.merged_into = e.id %s OFFSET 0)'
+        ' ORDER BY e.kind, e.id LIMIT %s', is_named, key_is_named, most);
     EXECUTE format(
-        'SELECT array_agg(id) FROM (SELECT e.id FROM (SELECT e.* FROM historical_sync_entity e'
-        ' WHERE e.tenant_id = %L AND e.merged_into IS NULL %s ORDER BY e.kind, e.id LIMIT 5000) e'
-        ' WHERE true %s ORDER BY e.kind, e.id LIMIT %s) x', of_tenant, is_more, is_like, most) INTO found;
+        'SELECT array_agg(id) FROM (SELECT e.id FROM (%s LIMIT %s) e %s) x', listing, looked_through, which_are_named
+    ) INTO found;
     IF COALESCE(array_length(found, 1), 0) >= most THEN
         RETURN QUERY SELECT unnest(found);
         RETURN;
     END IF;
+    EXECUTE format(
+        'SELECT array_agg(id) FROM (SELECT e.entity_id AS id FROM historical_sync_entityname e WHERE e.tenant_id = %L %s LIMIT %s) x',
+        of_tenant, is_named, sortable + 1) INTO hits;
+    IF array_length(hits, 1) > sortable THEN
+        found := '{}';
+        FOR some_kind IN
+            WITH RECURSIVE each AS (
+                SELECT min(kind) AS kind FROM historical_sync_entity
+                WHERE tenant_id = of_tenant AND merged_into IS NULL AND kind >= GREATEST(after_kind, of_kind)
+                UNION ALL
+                SELECT (SELECT min(e.kind) FROM historical_sync_entity e
+                        WHERE e.tenant_id = of_tenant AND e.merged_into IS NULL AND e.kind > each.kind) FROM each WHERE each.kind IS NOT NULL
+            ) SELECT kind FROM each WHERE kind IS NOT NULL AND of_kind IN ('', kind)
+        LOOP
+            listing := format(
+                'SELECT e.id, e.kind, e.name FROM historical_sync_entity e'
+                ' WHERE e.tenant_id = %L AND e.merged_into IS NULL AND e.kind = %L %s ORDER BY e.kind, e.id', of_tenant, some_kind, is_more);
+            FOREACH looked IN ARRAY ARRAY[looked_through, NULL] LOOP
+                EXECUTE format(
+                    'SELECT array_agg(id) FROM (SELECT e.id FROM (%s LIMIT %s) e %s) x', listing, COALESCE(looked::text, 'ALL'), which_are_named
+                ) INTO hits;
+                EXIT WHEN hits IS NULL OR array_length(hits, 1) >= most;
+            END LOOP;
+            found := found || hits;
+            EXIT WHEN array_length(found, 1) >= most;
+        END LOOP;
+        RETURN QUERY SELECT unnest(found[:most]);
+        RETURN;
+    END IF;
     RETURN QUERY EXECUTE format(
         'WITH hit AS MATERIALIZED ('
-        ' (SELECT e.entity_id AS id FROM historical_sync_entityname e WHERE e.tenant_id = %1$L %2$s LIMIT 2000)'
+        ' SELECT unnest(%5$L::uuid[]) AS id'
         ' UNION (SELECT e.id FROM (SELECT unnest(entity_ids) AS id FROM ('
         '   SELECT entity_ids FROM historical_sync_namebacklog WHERE tenant_id = %1$L ORDER BY id DESC LIMIT 200) newest LIMIT 5000) noted'
-        '   CROSS JOIN LATERAL (SELECT * FROM historical_sync_entity e WHERE e.id = noted.id OFFSET 0) e WHERE true %2$s LIMIT 2000)'
-        ' UNION SELECT unnest(%5$L::uuid[])'
-        '), thing AS MATERIALIZED (SELECT DISTINCT COALESCE(e.merged_into, e.id) AS id FROM hit'
-        ' CROSS JOIN LATERAL (SELECT * FROM historical_sync_entity e WHERE e.id = hit.id OFFSET 0) e WHERE true %2$s)'
-        ' SELECT e.id FROM thing CROSS JOIN LATERAL (SELECT * FROM historical_sync_entity e WHERE e.id = thing.id OFFSET 0) e'
-        ' WHERE e.tenant_id = %1$L %3$s'
-        ' ORDER BY e.kind, e.id LIMIT %4$s', of_tenant, is_like, is_more, most, found);
+        '   CROSS JOIN LATERAL (SELECT * FROM historical_sync_entity e WHERE e.id = noted.id OFFSET 0) e WHERE true %2$s)'
+        '), thing AS (SELECT DISTINCT COALESCE(one.kind, e.kind) AS kind, COALESCE(one.id, e.id) AS id FROM hit'
+        ' CROSS JOIN LATERAL (SELECT * FROM historical_sync_entity e WHERE e.id = hit.id OFFSET 0) e'
+        ' LEFT JOIN LATERAL (SELECT o.id, o.kind FROM historical_sync_entity o WHERE o.id = e.merged_into OFFSET 0) one ON true'
+        ' WHERE e.tenant_id = %1$L %2$s)'
+        ' SELECT e.id FROM thing e WHERE true %3$s ORDER BY e.kind, e.id LIMIT %4$s', of_tenant, is_named, is_more, most, COALESCE(hits, '{}'));
 END $$
 """
 DROP_FIND_ENTITIES = "DROP FUNCTION atom_find_entities(uuid, text[], text[], text, uuid, text, uuid, int)"

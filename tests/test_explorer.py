@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 from django.core.cache import cache
+from django.db import connection as database
 from django.utils import timezone
 
 from atom.models import ApiKey
@@ -131,6 +132,40 @@ def test_pages_hold_everything_once(cast: SimpleNamespace, query: str) -> None:
             seen += [entity.name for entity in page]
             after = f"{page[-1].kind} {page[-1].id}"
     assert sorted(seen) == sorted(f"Thing {number}" for number in range(23))
+
+
+@pytest.mark.parametrize(("broken", "limit"), [(3_000, 700), (51_000, 20_000)])
+def test_pages_hold_all_that_a_word_of_very_many_names_finds(cast: SimpleNamespace, broken: int, limit: int) -> None:
+    """Most of them of the last kind: neither the order nor the index alone meets them all soon."""
+    with tenant_scope(cast.acme.id), database.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO historical_sync_entity (id, tenant_id, kind, key, name, properties)
+            SELECT gen_random_uuid(), %(tenant)s, CASE WHEN n <= 1500 THEN 'commit' WHEN n <= 1520 THEN 'issue' ELSE 'person' END, 'k:' || n,
+                   CASE WHEN n <= 1500 THEN 'Whole ' ELSE 'Broken ' END || n, '{}'
+            FROM generate_series(1, 1500 + %(broken)s) AS n
+            """,
+            {"tenant": cast.acme.id, "broken": broken},
+        )
+        cursor.execute(
+            """
+            INSERT INTO historical_sync_entityname (entity_id, tenant_id, name) SELECT id, tenant_id, name FROM historical_sync_entity;
+            DELETE FROM historical_sync_namebacklog
+            """
+        )
+        merged = add(cast.acme, "broken, by another name", into=Entity.objects.filter(name="Whole 7").get())
+        cursor.execute(
+            "INSERT INTO historical_sync_entityname (entity_id, tenant_id, name) VALUES (%s, %s, %s)",
+            [merged.id, cast.acme.id, merged.name],
+        )
+        seen: list[tuple[str, uuid.UUID]] = []
+        after = ""
+        while page := graph.search(cast.acme, "broken", after=after, limit=limit):
+            seen += [(entity.kind, entity.id) for entity in page]
+            after = f"{page[-1].kind} {page[-1].id}"
+        assert len(graph.search(cast.acme, "broken", "issue", limit=100)) == 20
+    assert seen == sorted(seen)
+    assert len(set(seen)) == len(seen) == broken + 1
 
 
 def test_a_things_page_says_where_each_property_comes_from_and_shows_records_to_members_only(
