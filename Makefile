@@ -16,6 +16,7 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
 	$(BIN)/djlint --lint --quiet templates
+	$(BIN)/djlint --lint --quiet --profile django historical_sync/templates
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python -m atom.check_deploy
 

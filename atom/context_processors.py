@@ -5,9 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from django.http import HttpRequest
+from django.template.backends.utils import csrf_input
+from django.utils.functional import SimpleLazyObject
 
 from atom.access import Right
 from atom.views import APPEARANCE, APPEARANCES
+
+
+def csrf(request: HttpRequest) -> dict[str, Any]:
+    """The hidden field of forms, made once a page: with a new one in each form, random numbers cost more than the page."""
+    return {"csrf_input": SimpleLazyObject(lambda: csrf_input(request))}
 
 
 def appearance(request: HttpRequest) -> dict[str, Any]:

@@ -66,7 +66,6 @@ SANDBOX = env.bool("ATOM_SANDBOX", True) and not PRODUCTION
 ALLOW_PRIVATE_HOSTS = env.bool("ATOM_ALLOW_PRIVATE_HOSTS", False)
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -87,6 +86,7 @@ INSTALLED_APPS = [
     "atom",
     "integrations",
     "historical_sync",
+    "django.contrib.admin",  # after those whose templates are to take the place of its own
 ]
 
 MIDDLEWARE = [
@@ -107,21 +107,32 @@ ROOT_URLCONF = "atom.urls"
 ASGI_APPLICATION = "atom.asgi.application"
 APPEND_SLASH = False
 
-TEMPLATES = [
+TEMPLATES: list[dict[str, Any]] = [
     {
-        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        # The site's own; see docs/decisions/0008-templates.md.
+        "BACKEND": "django.template.backends.jinja2.Jinja2",
         "DIRS": [BASE_DIR / "templates"],
+        "OPTIONS": {
+            "environment": "atom.templating.environment",
+            "context_processors": [
+                "django.contrib.messages.context_processors.messages",
+                "atom.context_processors.csrf",
+                "atom.context_processors.appearance",
+                "atom.context_processors.tenant",
+                "historical_sync.pages.frame.running",
+            ],
+        },
+    },
+    {
+        # The admin's and those of other packages.
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
-                "atom.context_processors.appearance",
-                "atom.context_processors.tenant",
-                "historical_sync.pages.frame.running",
             ],
-            "builtins": ["atom.templatetags.pictures"],
         },
     },
 ]

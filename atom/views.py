@@ -99,7 +99,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
         target = settings.LOGIN_REDIRECT_URL
     if request.user.is_authenticated:
         return HttpResponseRedirect(target)
-    context: dict[str, Any] = {"next": target}
+    context: dict[str, Any] = {"next": target, "email": "", "error": ""}
     if request.method == "POST":
         email = request.POST.get("email", "").strip().lower()[:254]
         password = request.POST.get("password", "")[:1024]

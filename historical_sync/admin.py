@@ -15,8 +15,8 @@ from django.utils.safestring import SafeString
 from atom.access import Actor, system_actor
 from atom.admin import ReadOnly
 from atom.errors import Refused
-from atom.templatetags.words import took
 from atom.tenancy import tenant_scope
+from atom.words import took
 from historical_sync import actions
 from historical_sync.automation import Delivery, Notice, NotificationPreference, QueuedStart, WebhookEndpoint
 from historical_sync.models import (

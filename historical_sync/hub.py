@@ -170,7 +170,7 @@ class Hub:
                 await asyncio.sleep(0)
 
     async def _show(self) -> None:
-        """Templates take a thread and a hundred times as long as JSON: what changes meanwhile is shown once, as it is then."""
+        """Templates take a thread and many times as long as JSON: what changes meanwhile is shown once, as it is then."""
         while True:
             await self.show.wait()
             self.show.clear()

@@ -16,8 +16,8 @@ from django.core.mail import EmailMessage
 from django.db import transaction
 from django.urls import reverse
 
-from atom.templatetags.words import plural, sentence
 from atom.tenancy import across_tenants
+from atom.words import plural, sentence
 from historical_sync.automation import Delivery, Notice, NotificationPreference, WebhookEndpoint
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.serializers import job_json

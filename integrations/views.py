@@ -137,6 +137,8 @@ def connect_token(request: HttpRequest, slug: str) -> HttpResponse:
     context: dict[str, Any] = {
         "provider": provider,
         "errors": {},
+        "base_url": "",
+        "label": "",
         "questions": _questions(provider, request.POST if request.method == "POST" else {}),
     }
     if request.method == "POST":

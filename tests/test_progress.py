@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atom.templatetags.words import duration, number
+from atom.words import duration, number
 from historical_sync import states
 from historical_sync.progress import describe
 

@@ -17,8 +17,8 @@ from atom.access import Actor, Right
 from atom.errors import Refused
 from atom.middleware import actor_of
 from atom.plans import ACTIVE_JOBS
-from atom.templatetags.words import plural
 from atom.views import refusal, tenant_required
+from atom.words import plural
 from historical_sync import actions, queueing
 from historical_sync.estimating import RangeEstimate, estimates, together
 from historical_sync.models import HistoricalSyncJob

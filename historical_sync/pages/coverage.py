@@ -19,8 +19,8 @@ from atom.access import Actor, Right
 from atom.errors import Refused
 from atom.middleware import actor_of
 from atom.plans import cheapest
-from atom.templatetags.words import span
 from atom.views import tenant_required
+from atom.words import span
 from historical_sync import actions, coverage
 from historical_sync.coverage import Held
 from historical_sync.models import HistoricalSyncJob

@@ -20,8 +20,8 @@ from atom.access import Actor, Right
 from atom.errors import InvalidInput, Refused
 from atom.middleware import actor_of
 from atom.plans import PLANS
-from atom.templatetags.words import span
 from atom.views import tenant_required
+from atom.words import span
 from historical_sync import actions, states
 from historical_sync.automation import QueuedStart
 from historical_sync.estimating import estimate

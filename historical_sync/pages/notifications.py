@@ -117,5 +117,6 @@ def _webhooks(request: HttpRequest, *, status: int = 200, **more: Any) -> HttpRe
         "events": EVENTS,
         "given": {"url": "", "events": EVENTS},
         "errors": {},
+        "secret": "",
     } | more
     return render(request, "historical_sync/webhooks.html", context, status=status)

@@ -6,17 +6,17 @@ Times are written in UTC and say so; `static/atom/times.js` rewrites them in the
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
-from django import template
 from django.utils import timezone
 from django.utils.html import format_html
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
+from django.utils.text import Truncator
 
-from atom.templatetags.pictures import icon
-
-register = template.Library()
+from atom.pictures import icon
 
 MOST_SHOWN = 20_000  # characters of a record's payload
 
@@ -47,13 +47,11 @@ EVENT_WORDS = {
 }
 
 
-@register.filter
 def number(value: Any) -> str:
     """12345 -> 12,345; None -> an en dash."""
     return "–" if value is None else f"{int(value):,}"
 
 
-@register.filter
 def duration(seconds: Any) -> str:
     """Seconds as a person says them: 4 s, 3 min, 2 h 10 min, 3 days."""
     if seconds is None:
@@ -72,7 +70,6 @@ def duration(seconds: Any) -> str:
     return f"{round(hours / 24)} days"
 
 
-@register.simple_tag
 def time_left(progress: Any) -> str:
     """The time left as a range; empty when unknown."""
     low, high = progress.seconds_low, progress.seconds_high
@@ -88,7 +85,6 @@ def time_left(progress: Any) -> str:
     return f"{first}–{last} left"
 
 
-@register.simple_tag
 def took(job: Any) -> str:
     """How long the job has been worked on, from its start to its end or now."""
     if job.started_at is None:
@@ -96,7 +92,6 @@ def took(job: Any) -> str:
     return duration(((job.completed_at or timezone.now()) - job.started_at).total_seconds())
 
 
-@register.simple_tag
 def ago(moment: datetime | None) -> SafeString | str:
     """A moment in words, exact on hover: just now, 12 min ago, 3 h ago, 16 Nov."""
     if moment is None:
@@ -113,7 +108,6 @@ def ago(moment: datetime | None) -> SafeString | str:
     return _time(moment, "ago", words)
 
 
-@register.simple_tag
 def clock(moment: datetime | None) -> SafeString | str:
     """A time of day near now: 14:05 UTC, or 16 Nov, 14:05 UTC on another day."""
     if moment is None:
@@ -125,7 +119,6 @@ def clock(moment: datetime | None) -> SafeString | str:
     )
 
 
-@register.simple_tag
 def moment(value: datetime | None) -> SafeString | str:
     """A moment in full: 16 Nov 2026, 14:05 UTC."""
     if value is None:
@@ -134,13 +127,11 @@ def moment(value: datetime | None) -> SafeString | str:
     return _time(value, "moment", f"{there.day} {there:%b %Y}, {there:%H:%M} UTC")
 
 
-@register.simple_tag
 def elapsed(since: datetime) -> SafeString:
     """How long since, counting on while the page is open: 4 s."""
     return _time(since, "elapsed", duration((timezone.now() - since).total_seconds()))
 
 
-@register.simple_tag
 def since(moment: datetime) -> SafeString:
     """The same, calm about what is fresh: just now, 4 s ago."""
     seconds = (timezone.now() - moment).total_seconds()
@@ -149,13 +140,10 @@ def since(moment: datetime) -> SafeString:
 
 def _time(moment: datetime, shown_as: str, words: str) -> SafeString:
     exact = moment.astimezone(UTC)
-    return format_html(
-        '<time datetime="{}" title="{} UTC" data-as="{}">{}</time>',
-        exact.isoformat(timespec="seconds"), f"{exact.day} {exact:%b %Y %H:%M:%S}", shown_as, words,
-    )  # fmt: skip
+    when, hover = exact.isoformat(timespec="seconds"), f"{exact.day} {exact:%b %Y %H:%M:%S}"
+    return mark_safe(f'<time datetime="{when}" title="{hover} UTC" data-as="{shown_as}">{words}</time>')  # noqa: S308 - no foreign words
 
 
-@register.simple_tag
 def days(since: datetime, until: datetime) -> SafeString:
     """A range of days, exact on hover: 12–19 Oct, 28 Sep – 5 Oct 2025."""
     first, last = since.astimezone(UTC), (until - timedelta(microseconds=1)).astimezone(UTC)
@@ -167,23 +155,35 @@ def days(since: datetime, until: datetime) -> SafeString:
         words = f"{first.day} {first:%b} – {_day(last)}"
     else:
         words = f"{first.day} {first:%b %Y} – {last.day} {last:%b %Y}"
-    return format_html(
-        '<span title="{} to {} UTC">{}</span>', f"{first:%d %b %Y %H:%M}", f"{last:%d %b %Y %H:%M}", words
-    )
+    hover = f"{first:%d %b %Y %H:%M} to {last:%d %b %Y %H:%M} UTC"
+    return mark_safe(f'<span title="{hover}">{words}</span>')  # noqa: S308 - of dates alone
 
 
-@register.simple_tag
 def day(moment: datetime) -> str:
     """A day of a range, which is cut at UTC midnights: 16 Nov, 16 Nov 2025."""
     return _day(moment.astimezone(UTC))
 
 
+def day_month(value: date) -> str:
+    """16 Nov"""
+    return f"{value.day} {value:%b}"
+
+
+def day_month_year(value: date) -> str:
+    """16 Nov 2026"""
+    return f"{value.day} {value:%b %Y}"
+
+
+def now_exactly() -> str:
+    """The present, as programs write it."""
+    return timezone.now().isoformat()
+
+
 def _day(moment: datetime) -> str:
     this_year = moment.year == timezone.now().year
-    return f"{moment.day} {moment:%b}" if this_year else f"{moment.day} {moment:%b %Y}"
+    return day_month(moment) if this_year else day_month_year(moment)
 
 
-@register.filter
 def kind(value: str) -> str:
     """pull_request -> pull request"""
     return value.replace("_", " ")
@@ -197,13 +197,11 @@ INVERSE = {
 }  # fmt: skip
 
 
-@register.simple_tag
 def relation(value: str, outward: bool) -> str:
     """A kind of relationship as it reads from this end: part of, contains."""
     return kind(value) if outward else INVERSE.get(value, f"{kind(value)} (by)")
 
 
-@register.filter
 def kind_of(value: str, count: int) -> str:
     """A kind for so many: pull_request and 2 -> pull requests."""
     one = kind(value)
@@ -216,12 +214,11 @@ def kind_of(value: str, count: int) -> str:
     return one if one.endswith("s") else f"{one}s"
 
 
-@register.filter
 def event(value: str) -> str:
     return EVENT_WORDS.get(value, (value.replace("_", " "), ""))[0]
 
 
-@register.simple_tag
+@lru_cache(maxsize=128)
 def event_dot(value: str) -> SafeString:
     """The icon of a kind of event, in its tone."""
     known = value in EVENT_WORDS
@@ -229,14 +226,12 @@ def event_dot(value: str) -> SafeString:
     return format_html('<span class="dot {}">{}</span>', tone, icon(value if known else "dot"))
 
 
-@register.filter
 def plural(count: Any, words: str) -> str:
-    """3|plural:"record,records" -> 3 records"""
+    """3|plural("record,records") -> 3 records"""
     one, many = words.split(",")
     return f"{number(count)} {one if count == 1 else many}"
 
 
-@register.filter
 def span(value: timedelta) -> str:
     """A plan's depth in words: 92 days -> 3 months, 1098 days -> 3 years."""
     if value.days >= 365:
@@ -246,7 +241,6 @@ def span(value: timedelta) -> str:
     return f"{months} months" if months > 1 else f"{value.days} days"
 
 
-@register.simple_tag
 def badge(job: Any, extra: str = "") -> SafeString:
     """The status by colour, icon and word. `extra`: "pill" where it stands alone."""
     words, name, tone = STATUS_WORDS[job.status]
@@ -258,50 +252,54 @@ def badge(job: Any, extra: str = "") -> SafeString:
         words, name, tone = "Needs reconnect", "plug", "bad"
     elif job.status == "running" and job.waiting_until is not None and job.waiting_until > timezone.now():
         words, name, tone = "Waiting", "waiting", "warn"
-    return format_html(
-        '<span class="badge {} {}">{}{}</span>',
-        tone,
-        extra,
-        icon(name, "spin" if name == "running" else ""),
-        words,
-    )
+    return _badge(tone, extra, name, words)
+
+
+@lru_cache(maxsize=128)
+def _badge(tone: str, extra: str, name: str, words: str) -> SafeString:
+    drawn = icon(name, "spin" if name == "running" else "")
+    return format_html('<span class="badge {} {}">{}{}</span>', tone, extra, drawn, words)
 
 
 # What a list shows of an entity beside its name, the first that it has.
 DETAILS = ("email", "state", "status", "stage", "domain", "title", "description")
 
 
-@register.filter
 def detail(properties: dict[str, Any]) -> str:
     """The one property that says most in a list; "" when there is none."""
     return next((str(properties[name]) for name in DETAILS if properties.get(name)), "")
 
 
-@register.filter
 def document(value: Any) -> str:
     """A record's payload, to be read by a person; the beginning of a long one."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}\n…"
 
 
-@register.filter
 def length_of(value: Any) -> int:
     """How many characters it takes to show."""
     return len(str(value))
 
 
-@register.filter
+def plain(value: Any) -> Any:
+    """A value as it is; a number without an exponent."""
+    return f"{Decimal(str(value)):f}" if isinstance(value, float) and "e" in str(value) else value
+
+
+def truncatechars(value: str, most: int) -> str:
+    """The beginning of a long text, with an ellipsis as the last of so many characters."""
+    return value if len(value) <= most and value.isascii() else Truncator(value).chars(most)
+
+
 def state_word(status: str) -> str:
     return STATUS_WORDS[status][0]
 
 
-@register.filter
 def sentence(text: str) -> str:
     """With a full stop, if it has none."""
     return text if not text or text.endswith((".", "!", "?")) else f"{text}."
 
 
-@register.filter
 def bar_tone(job: Any) -> str:
     """The class of a job's progress bar."""
     return {"completed": "good", "failed": "bad", "paused": "warn", "cancelled": "neutral"}.get(job.status, "")

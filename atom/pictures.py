@@ -1,4 +1,4 @@
-"""Icons and providers' marks as inline SVG. Every template has these tags (`TEMPLATES` in the settings)."""
+"""Icons and providers' marks as inline SVG. Every template may call these (`atom.templating`)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from django import template
 from django.conf import settings
 from django.utils.html import escape, format_html
 from django.utils.safestring import SafeString, mark_safe
-from lucide.templatetags.lucide import lucide
-
-register = template.Library()
+from lucide.jinja import lucide
 
 # What a picture means on our pages -> the icon of https://lucide.dev that says so. Any other name is Lucide's own.
 ICONS = {
@@ -55,35 +52,31 @@ KINDS = {
 MARKS = {"google_calendar": "googlecalendar"}
 
 
-@register.simple_tag
+@lru_cache(maxsize=256)
 def icon(name: str, extra: str = "") -> SafeString:
     """An icon, hidden from screen readers: words stand beside it. `extra`: more classes ("spin")."""
-    return _icon(name + "", extra + "")
-
-
-@lru_cache(maxsize=256)
-def _icon(name: str, extra: str) -> SafeString:
     drawn = lucide(ICONS.get(name, name), size=16, **{"class": escape(f"icon {extra}".strip()), "aria-hidden": "true"})
     return mark_safe(re.sub(r"\s*\n\s*", "", drawn))  # noqa: S308
 
 
-@register.simple_tag
 def kind_icon(kind: str, extra: str = "") -> SafeString:
     """The icon of a kind of entity."""
-    return _icon(KINDS.get(kind, "box"), extra + "")
+    return icon(KINDS.get(kind, "box"), extra)
 
 
-@register.simple_tag
 def tile(provider: Any, size: str = "") -> SafeString:
     """A provider's mark, or the first letter of its name where the set has none. `size`: "small", "" or "large"."""
-    path = _marks().get(MARKS.get(provider.slug, provider.slug))
+    return _tile(provider.slug, provider.name, size)
+
+
+@lru_cache(maxsize=256)
+def _tile(slug: str, name: str, size: str) -> SafeString:
+    path = _marks().get(MARKS.get(slug, slug))
     if path is None:
-        return format_html(
-            '<span class="tile letter mark-{} {}" aria-hidden="true">{}</span>', provider.slug, size, provider.name[:1]
-        )
+        return format_html('<span class="tile letter mark-{} {}" aria-hidden="true">{}</span>', slug, size, name[:1])
     return format_html(
         '<span class="tile mark-{} {}" aria-hidden="true"><svg viewBox="0 0 24 24"><path d="{}"/></svg></span>',
-        provider.slug, size, path,
+        slug, size, path,
     )  # fmt: skip
 
 
