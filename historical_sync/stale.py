@@ -85,7 +85,9 @@ async def mark(db: Connection, tenant_id: str, doubts: Mapping[bytes, Iterable[b
         INSERT INTO historical_sync_staleentity AS s (tenant_id, entity_id, aliases)
         SELECT %(tenant)s, u.entity, CASE WHEN u.entity = ANY(%(wholly)s) THEN NULL ELSE array_remove(array_agg(u.alias), NULL) END
         FROM unnest(%(entities)s, %(aliases)s) AS u(entity, alias) GROUP BY u.entity ORDER BY u.entity
-        ON CONFLICT (entity_id) DO UPDATE SET aliases = s.aliases || excluded.aliases
+        ON CONFLICT (entity_id) DO UPDATE SET aliases =
+            -- Any of them stays any of them: NULL || a list would be that list alone.
+            CASE WHEN s.aliases IS NULL OR excluded.aliases IS NULL THEN NULL ELSE s.aliases || excluded.aliases END
         """,
         {
             "tenant": tenant_id,

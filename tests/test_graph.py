@@ -128,6 +128,24 @@ def rows(draw: st.DrawFn) -> list[Row]:
     return found
 
 
+def updates_of(found: Sequence[Row], data: st.DataObject) -> list[Row]:
+    """Later versions of some of the records, in the order of their coming."""
+    updates: list[Row] = []
+    for version in data.draw(rows()):
+        old = data.draw(st.sampled_from([*found, *updates]))
+        updates.append(version._replace(tool=old.tool, name=old.name, hour=old.hour + data.draw(st.integers(0, 1))))
+    return updates
+
+
+def latest(versions: Sequence[Row]) -> list[Row]:
+    """The version of each record that counts in the end."""
+    kept: dict[tuple[int, str], Row] = {}
+    for row in versions:
+        if row.hour >= kept.get((row.tool, row.name), row).hour:
+            kept[row.tool, row.name] = row
+    return list(kept.values())
+
+
 async def store(
     pool: Pool,
     tenant: Any,
@@ -310,12 +328,15 @@ def test_what_is_left_without_a_tools_data_is_what_the_others_alone_would_have_b
     @few_examples
     @given(found=rows(), data=st.data())
     def check(found: list[Row], data: st.DataObject) -> None:
+        updates = updates_of(found, data)
         empty(stage.tenant)
-        others = [row for row in found if row.tool == 1]
+        others = [row for row in latest([*found, *updates]) if row.tool == 1]
         stage.do(store(stage.pool, stage.tenant, [others], Memory()))
         alone = graph_of(stage.tenant)
         empty(stage.tenant)
-        stage.do(store(stage.pool, stage.tenant, [data.draw(st.permutations(found))], Memory()))
+        # What the updates took back has not been seen to yet when the removal begins.
+        batches = [data.draw(st.permutations(found)), *([row] for row in updates)]
+        stage.do(store(stage.pool, stage.tenant, batches, Memory()))
         stage.do(remove(stage.pool, TOOLS[0], str(stage.tenant.id), read))
         left = graph_of(stage.tenant)
         for part in alone:
@@ -331,16 +352,9 @@ def test_after_updates_is_left_what_a_fresh_import_would_bring(stage: SimpleName
     @few_examples
     @given(found=rows(), data=st.data())
     def check(found: list[Row], data: st.DataObject) -> None:
-        updates: list[Row] = []
-        for version in data.draw(rows()):
-            old = data.draw(st.sampled_from([*found, *updates]))
-            updates.append(version._replace(tool=old.tool, name=old.name, hour=old.hour + data.draw(st.integers(0, 1))))
-        latest: dict[tuple[int, str], Row] = {}
-        for row in [*found, *updates]:
-            if row.hour >= latest.get((row.tool, row.name), row).hour:
-                latest[row.tool, row.name] = row
+        updates = updates_of(found, data)
         empty(stage.tenant)
-        stage.do(store(stage.pool, stage.tenant, [list(latest.values())], Memory()))
+        stage.do(store(stage.pool, stage.tenant, [latest([*found, *updates])], Memory()))
         fresh = graph_of(stage.tenant)
         empty(stage.tenant)
         memory = Memory()
