@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -13,7 +13,7 @@ import orjson
 
 from historical_sync.identity import content_hash, entity_id, name_rank, placeholder, record_id
 from integrations.errors import RecordRejected
-from integrations.providers.base import Context, Entity, Extract, Record
+from integrations.providers.base import Context, Entity, Extract, Graph, Record
 from integrations.providers.links import linked
 
 LONGEST_EXTERNAL_ID = 512  # characters; the columns' sizes
@@ -208,7 +208,7 @@ def graph_rows(
             kind, text, name, properties, named, handles = entity
             if properties is not None:
                 key = ids[text]
-                _keep_newest(entities, key, entity, row)
+                _keep_newest(entities, key, entity, row, time_of_word(row.occurred_at, said))
             elif entity in told:
                 continue
             else:
@@ -256,10 +256,17 @@ def _mention(
         entities[key] = EntityRow(key, kind, text, name, b"{}", None, None)
 
 
-def _keep_newest(entities: dict[bytes, EntityRow], key: bytes, entity: Entity, row: RecordRow) -> None:
+def time_of_word(occurred_at: datetime, said: Graph) -> datetime:
+    """The time by which a record's word of its own entity is compared with that of others."""
+    return occurred_at + timedelta(microseconds=said.later) if said.later else occurred_at
+
+
+def _keep_newest(
+    entities: dict[bytes, EntityRow], key: bytes, entity: Entity, row: RecordRow, moment: datetime
+) -> None:
     if key in entities:
         earlier = entities[key]
-        if (earlier.as_of or _NEVER, earlier.record or b"") > (row.occurred_at, row.id):
+        if (earlier.as_of or _NEVER, earlier.record or b"") > (moment, row.id):
             return
     kind, text, name, properties, _, _ = entity
-    entities[key] = _entity_row((key, kind, text, name, orjson.dumps(properties), row.record.occurred_at, row.id))
+    entities[key] = _entity_row((key, kind, text, name, orjson.dumps(properties), moment, row.id))

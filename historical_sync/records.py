@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from itertools import accumulate, chain
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -19,7 +20,7 @@ from historical_sync.stale import Version
 
 class Seen(NamedTuple):
     """A record that is stored already. current: nothing to write, its content is the same or newer than ours. own: this job
-    wrote it. subject, link_kinds, link_ids: what it said, payload: its JSON; unless it is current."""
+    wrote it. subject, link_kinds, link_ids: what it said, payload: its JSON, occurred_at: its time; unless it is current."""
 
     current: bool
     own: bool
@@ -28,6 +29,7 @@ class Seen(NamedTuple):
     link_kinds: str | None
     link_ids: list[UUID] | None
     payload: str | None
+    occurred_at: datetime | None
 
     def ends(self) -> set[bytes]:
         """What it spoke of."""
@@ -44,7 +46,7 @@ async def look_up(db: Connection, lease: Lease, rows: dict[bytes, RecordRow]) ->
         """
         SELECT r.id, same.current, r.job_id = %(job)s, r.content_hash, r.entity_id,
                CASE WHEN NOT same.current THEN r.link_kinds END, CASE WHEN NOT same.current THEN r.link_ids END,
-               CASE WHEN NOT same.current THEN r.payload::text END
+               CASE WHEN NOT same.current THEN r.payload::text END, CASE WHEN NOT same.current THEN r.occurred_at END
         FROM unnest(%(ids)s, %(hashes)s, %(times)s) AS u(id, hash, occurred_at)
         JOIN historical_sync_syncrecord r ON r.id = u.id
         CROSS JOIN LATERAL (SELECT r.content_hash = u.hash OR r.occurred_at > u.occurred_at AS current) AS same
@@ -121,7 +123,8 @@ def _columns(lease: Lease, rows: Sequence[RecordRow], graph: GraphRows) -> dict[
 
 def version(row: RecordRow, before: Seen, graph: GraphRows) -> Version:
     said = graph.said[row.id]
-    return Version(before.payload or "null", row.record.payload, before.ends() - {said.subject, *said.ends})
+    gone = before.ends() - {said.subject, *said.ends}
+    return Version(before.payload or "null", before.occurred_at or row.occurred_at, row.record, gone)
 
 
 def new_statements(

@@ -29,7 +29,7 @@ from atom.access import Actor
 from historical_sync import pgarrays as pg
 from historical_sync import states, tasks
 from historical_sync.database import Connection, Pool, retried, tenant_transaction
-from historical_sync.extraction import Ids
+from historical_sync.extraction import Ids, time_of_word
 from historical_sync.identity import key_rank, name_rank, placeholder
 from historical_sync.merging import lead_addresses, lead_handles
 from historical_sync.models import Coverage, DataRemoval, HistoricalSyncJob, SyncRecord
@@ -209,9 +209,9 @@ class Said:
     name: tuple[str, str] | None = None
     aliases: set[tuple[UUID, bool]] = field(default_factory=set)
 
-    def hear(self, entity: Entity, witness: Witness, ids: Ids) -> None:
+    def hear(self, entity: Entity, witness: Witness, moment: datetime, ids: Ids) -> None:
         if entity.properties is not None:
-            own = (witness.occurred_at, witness.id, entity.kind, entity.name, entity.properties)
+            own = (moment, witness.id, entity.kind, entity.name, entity.properties)
             if self.own is None or self.own[:2] <= own[:2]:
                 self.own = own
         else:
@@ -267,9 +267,10 @@ async def _look_again(
     async with aclosing(_witnesses(db, tenant_id, entity_id, record_id)) as witnesses:
         async for witness in witnesses:
             graph = await read(db, witness)
+            moment = time_of_word(witness.occurred_at, graph) if graph else witness.occurred_at
             for entity in graph.entities if graph else ():
                 if ids[entity.key] == entity_id.bytes:
-                    said.hear(entity, witness, ids)
+                    said.hear(entity, witness, moment, ids)
             # What is kept is the greatest of all that was ever said: once somebody still says it, the others need not be heard.
             same = (
                 said.own is not None and said.own[:2] == (as_of, record_id)

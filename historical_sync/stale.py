@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple
 
 import orjson
 
 from historical_sync import pgarrays as pg
 from historical_sync.database import Connection
-from historical_sync.extraction import Ids
+from historical_sync.extraction import Ids, time_of_word
 from integrations.errors import RecordRejected
-from integrations.providers.base import JSON, Context, Extract, Graph
+from integrations.providers.base import Context, Extract, Graph, Record
 
 UNMAPPABLE = (RecordRejected, KeyError, TypeError, ValueError, AttributeError, IndexError)
 
@@ -43,28 +44,33 @@ def _said(graph: Graph) -> dict[str, _Said]:
 
 
 class Version(NamedTuple):
-    """An update of a record. before: its JSON as it was; now: its payload; gone: what it spoke of, and speaks of no more."""
+    """An update of a record. before, was_at: its JSON and its time as they were; gone: what it spoke of, and speaks of no more."""
 
     before: str
-    now: JSON
+    was_at: datetime
+    now: Record
     gone: set[bytes]
 
 
 def withdrawn(versions: Iterable[Version], extract: Extract, context: Context, ids: Ids) -> Doubts:
     """What updates took back.
 
-    What a record spoke of without its former JSON saying so is in doubt altogether: it was mapped otherwise then.
+    What a record spoke of without its former JSON saying so is in doubt altogether: it was mapped otherwise then. And a record whose
+    word has become older may have been the newest of its entity.
     """
     doubts: Doubts = {}
     for version in versions:
         explained: dict[str, _Said] = {}
+        graph = extract(version.now.payload, context)
+        still, moment, before = _said(graph), time_of_word(version.now.occurred_at, graph), version.was_at
         with suppress(*UNMAPPABLE):
-            explained = _said(extract(orjson.loads(version.before), context))
-        still = _said(extract(version.now, context))
+            graph = extract(orjson.loads(version.before), context)
+            explained, before = _said(graph), time_of_word(before, graph)
         for key, was in explained.items():
             now = still.get(key, _Said())
             lost = {ids[alias] for alias, _ in was.aliases - now.aliases}
-            if lost or key not in still or (not now.is_own and (was.is_own or was.names - now.names)):
+            older = was.is_own and moment < before
+            if lost or older or key not in still or (not now.is_own and (was.is_own or was.names - now.names)):
                 _doubt(doubts, ids[key], lost)
         known = {ids[key] for key in explained}
         for end in version.gone:

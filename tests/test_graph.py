@@ -80,6 +80,7 @@ def extract(payload: dict[str, Any], context: Context) -> Graph:
     things = [Thing(k, key, n, p, tuple(a), tuple(h)) for k, key, n, p, a, h in payload["things"]]
     said = Graph(things[0])
     said.entities += things[1:]
+    said.later = payload.get("later", 0)
     for kind, source, target in payload["links"]:
         told, other = (said.refer, target) if source == said.own else (said.referred, source)
         assert said.own in (source, target)
@@ -123,7 +124,12 @@ def rows(draw: st.DrawFn) -> list[Row]:
         links += [["mentions", own, key] for key in draw(st.lists(st.sampled_from(PEOPLE + HANDLES), **few))]
         handles = draw(st.lists(st.sampled_from(PLACE_NAMES), **few)) if "repository" in own else []
         things = [[PLACES.get(own, kind), own, draw(st.sampled_from(NAMES)), {"n": number}, [], handles], *others]
-        says = {"things": things, "links": links, "text": draw(st.sampled_from(TEXTS))}
+        says = {
+            "things": things,
+            "links": links,
+            "text": draw(st.sampled_from(TEXTS)),
+            "later": draw(st.integers(-1, 1)),
+        }
         found.append(Row(tool, f"r{number}", draw(st.integers(0, 3)), says))
     return found
 

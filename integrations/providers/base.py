@@ -133,18 +133,23 @@ class Graph:
 
     own: key of the record's own entity, the first of `entities`. Statements: `kinds` says what, `ends` at the same place the key (or
     alias) of the other end, which may not have arrived yet. "authored": the own entity authored that; "^authored": that authored it.
+
+    later: microseconds by which its word counts as younger than the record's time says (older, if negative), where several records
+    of one thing bear one time.
     """
 
     own: str
     entities: list[Entity]
     kinds: list[str]
     ends: list[str]
+    later: int
 
     def __init__(self, own: Entity) -> None:
         self.own = own.key
         self.entities = [own]
         self.kinds = []
         self.ends = []
+        self.later = 0
 
     def to(self, kind: str, *others: Entity | None) -> None:
         """Own entity `kind` other; None is nobody."""

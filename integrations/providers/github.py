@@ -231,7 +231,11 @@ def _repository(context: Context) -> Entity:
 
 
 def _extract_issue(row: JSON, context: Context) -> Graph:
-    return _issue(row, context, "pull_request" if row.get("pull_request") else "issue", {})
+    if not row.get("pull_request"):
+        return _issue(row, context, "issue", {})
+    said = _issue(row, context, "pull_request", {})
+    said.later = -1  # the pull request's own row, of the same time, says more
+    return said
 
 
 def _extract_pull(row: JSON, context: Context) -> Graph:
