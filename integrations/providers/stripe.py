@@ -30,7 +30,7 @@ from integrations.providers.base import (
     Window,
     WindowKind,
 )
-from integrations.providers.graph import facts, person
+from integrations.providers.graph import facts
 from integrations.providers.replies import ErrorTable, Means, body, error_in, inner
 from integrations.providers.text import domain_key, email_key, mentioned_emails
 from integrations.providers.wire import Rows, epoch, pages, reader, ticks
@@ -144,6 +144,16 @@ def money(amount: Any, currency: Any) -> str:
 
 def _extract_customer(row: JSON, context: Context) -> Graph:
     """A person, or an organization where a business's name is given; the address is then that of somebody there."""
+    said = _said_of_customer(row, context)
+    own = said.entities[0]
+    if own.kind == "person" and (key := email_key(row.get("email"))):
+        said.entities[0] = own._replace(aliases=(key,))
+    return said
+
+
+def _said_of_customer(row: JSON, context: Context) -> Graph:
+    """Without who they are by their address: that is for the customer's own record to say, which takes back what it said of a
+    former address. Of events each would be proof for ever."""
     own, address, business = context.key("customer", row["id"]), row.get("email"), row.get("business_name")
     shown = ("email", "phone", "description", "currency", "delinquent", "balance", "livemode")
     known = facts(row, *shown, deleted=row.get("deleted"))
@@ -153,7 +163,7 @@ def _extract_customer(row: JSON, context: Context) -> Graph:
             said.by("works_at", Entity("person", key, str(row.get("individual_name") or address)))
     else:
         name = row.get("name") or row.get("individual_name") or address or "Stripe customer"
-        said = Graph(person(own, name, address, known))
+        said = Graph(Entity("person", own, name, known))
     said.refer("mentions", mentioned_emails(row.get("description")))
     return said
 
@@ -223,7 +233,7 @@ def _extract_dispute(row: JSON, context: Context) -> Graph:
 
 _CHARGE = ("paid", "refunded", "disputed", "amount_refunded", "failure_message", "livemode")
 _EXTRACT: dict[str, Extract] = {
-    "customer": _extract_customer,
+    "customer": _said_of_customer,
     "product": _extract_product,
     "subscription": _extract_subscription,
     "invoice": _extract_invoice,
@@ -234,12 +244,34 @@ _EXTRACT: dict[str, Extract] = {
 }
 
 
+# What becomes of an object, in order: the later word of one second's events counts.
+_COURSE = {
+    name: place
+    for place, names in enumerate(
+        (
+            ("draft", "incomplete", "requires_payment_method", "warning_needs_response"),
+            ("requires_confirmation", "warning_under_review", "trialing"),
+            ("open", "pending", "requires_action", "needs_response", "active"),
+            ("processing", "under_review", "past_due", "requires_capture"),
+            ("unpaid", "uncollectible", "paused"),
+            ("paid", "succeeded", "failed", "void", "canceled", "won", "lost", "warning_closed", "incomplete_expired"),
+        ),
+        start=1,
+    )
+    for name in names
+}
+
+
 def _extract_change(row: JSON, context: Context) -> Graph:
     """An event says what its object is from then on: as it is younger than the object's own record, its word counts."""
     found = row["data"]["object"]
     if row["type"] in ("customer.deleted", "product.deleted"):
         found = {**found, "deleted": True}
-    return _EXTRACT[found["object"]](found, context)
+    said = _EXTRACT[found["object"]](found, context)
+    # Events are told by the second, in which an object may go from one state to the next.
+    kind = CHANGES.index(row["type"]) if row["type"] in CHANGES else 0
+    said.later = (_COURSE.get(str(found.get("status")), 0) + 1) * len(CHANGES) + kind
+    return said
 
 
 # -- who ----------------------------------------------------------------------------------------------------------------------

@@ -86,8 +86,43 @@ def test_the_secret_alone_says_who_the_client_is():
 
 def test_a_customer_is_a_person_by_address_and_id():
     own = graph("customers", {"id": "cus_1", "name": "Ana", "email": "Ana@acme.test", "description": None}).entities[0]
-    assert (own.kind, own.key, own.aliases) == ("person", "person:email:ana@acme.test", ("stripe:customer:cus_1",))
-    assert graph("customers", {"id": "cus_2", "email": None}).entities[0].key == "stripe:customer:cus_2"
+    assert (own.kind, own.key, own.aliases) == ("person", "stripe:customer:cus_1", ("person:email:ana@acme.test",))
+    own = graph("customers", {"id": "cus_2", "email": None}).entities[0]
+    assert (own.key, own.aliases) == ("stripe:customer:cus_2", ())
+
+
+def test_an_address_in_an_event_proves_nothing_for_good():
+    """Each event is a record of its own, which nothing takes back once the address has changed."""
+    row = {"id": "cus_1", "object": "customer", "email": "old@acme.test"}
+    found = graph("events", {"id": "evt_1", "type": "customer.updated", "data": {"object": row}})
+    assert [(e.key, e.aliases) for e in found.entities] == [("stripe:customer:cus_1", ())]
+    business = {**row, "business_name": "Acme GmbH"}
+    found = graph("events", {"id": "evt_2", "type": "customer.updated", "data": {"object": business}})
+    assert all(not e.aliases for e in found.entities)
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (("customer.updated", {"object": "customer"}), ("customer.deleted", {"object": "customer"})),
+        (("invoice.finalized", {"object": "invoice", "status": "open"}), ("invoice.updated", {"object": "invoice", "status": "paid"})),
+        (("invoice.updated", {"object": "invoice", "status": "open"}), ("invoice.paid", {"object": "invoice", "status": "paid"})),
+        (
+            ("customer.subscription.updated", {"object": "subscription", "status": "incomplete"}),
+            ("customer.subscription.updated", {"object": "subscription", "status": "active"}),
+        ),
+        (
+            ("charge.succeeded", {"object": "charge", "status": "succeeded"}),
+            ("charge.refunded", {"object": "charge", "status": "succeeded", "refunded": True}),
+        ),
+    ],
+)  # fmt: skip
+def test_of_one_seconds_events_the_last_step_counts(first: Any, then: Any):
+    def told(event: Any) -> Any:
+        kind, row = event
+        return graph("events", {"id": "evt_1", "type": kind, "data": {"object": {"id": "x_1", **row}}})
+
+    assert 0 < told(first).later < told(then).later < 1_000_000
 
 
 def test_a_business_is_an_organization_with_somebody_in_it():
