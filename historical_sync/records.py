@@ -91,13 +91,14 @@ async def revise_records(
     answer = await db.execute(
         """
         UPDATE historical_sync_syncrecord r
-        SET job_id = %(job)s, occurred_at = u.occurred_at, entity_id = u.entity_id, link_kinds = u.link_kinds,
+        SET job_id = %(job)s, partition = %(partition)s, occurred_at = u.occurred_at, entity_id = u.entity_id, link_kinds = u.link_kinds,
             link_ids = (%(link_ids)s)[u.first:u.last], payload = u.payload, content_hash = u.hash, stored_at = now()
         FROM unnest(%(ids)s, %(times)s, %(entities)s, %(link_kinds)s, %(firsts)s, %(lasts)s, %(payloads)s, %(hashes)s, %(known)s)
             AS u(id, occurred_at, entity_id, link_kinds, first, last, payload, hash, known)
         WHERE r.id = u.id AND r.content_hash = u.known RETURNING 1
         """,
-        _columns(lease, rows, graph) | {"known": pg.uuids([seen[row.id].hash.bytes for row in rows])},
+        _columns(lease, rows, graph)
+        | {"partition": lease.partition, "known": pg.uuids([seen[row.id].hash.bytes for row in rows])},
     )
     if len(await answer.fetchall()) < len(rows):
         raise errors.SerializationFailure("a record was written by another chunk meanwhile")

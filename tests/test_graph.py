@@ -158,6 +158,7 @@ async def store(
     batches: Sequence[Sequence[Row]],
     memory: Memory,
     tools: tuple[str, str] = ("code", "code"),
+    partition: str = "",
 ) -> tuple[Counter[str], int]:
     """Stores the batches one after the other, as one worker; returns entities by kind and statements, as they were counted."""
     entities: Counter[str] = Counter()
@@ -178,7 +179,7 @@ async def store(
 
     for batch in batches:
         for tool, part in itertools.groupby(batch, key=lambda row: row.tool):
-            lease = Lease("", "", str(uuid.uuid4()), str(tenant.id), TOOLS[tool], "rows", "")
+            lease = Lease("", "", str(uuid.uuid4()), str(tenant.id), TOOLS[tool], "rows", partition)
             written = await save(lease, list(part), tools[tool])
             assert not written.rejected
             entities.update(written.entities)
@@ -394,6 +395,16 @@ def test_what_only_the_former_version_of_a_record_said_goes_by_itself(
     assert names() == {"It breaks", "Ann B. Chen", "bug", "fixed"}
     stage.do(tidy(stage.pool, str(stage.tenant.id), read))
     assert names() == {"It breaks", "Ann", "fixed"}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_record_is_of_the_part_that_its_present_version_was_read_in(stage: SimpleNamespace) -> None:
+    """Its context says what it is part of, and so it is mapped again with that."""
+    for hour, partition in enumerate(("here", "there")):
+        row = Row(0, "r", hour, {"things": [["issue", "code:issue:1", partition, {}, [], []]], "links": []})
+        stage.do(store(stage.pool, stage.tenant, [[row]], Memory(), partition=partition))
+    with tenant_scope(stage.tenant.id):
+        assert SyncRecord.objects.get(tenant=stage.tenant).partition == "there"
 
 
 @pytest.mark.django_db(transaction=True)

@@ -40,7 +40,6 @@ from integrations.providers.wire import (
     listing,
     next_link,
     page,
-    pages,
     reader,
     rows_of,
     stamp,
@@ -87,7 +86,6 @@ def _rate_state(reply: Reply) -> RateState | None:
 
 _UPDATED = reader("id", "updated_at")
 _CHANGED = reader("id", lambda row: utc(row.get("updated_at") or row["created_at"]))
-_COMMITTED = reader("sha", lambda row: utc(row["commit"]["committer"]["date"]))
 
 # -- fetching -----------------------------------------------------------------------------------------------------------------
 
@@ -171,8 +169,11 @@ def _span(window: Window) -> JSON:
     return {"since": stamp(window.since), "until": stamp(last(window.until))}
 
 
-async def _commits(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
-    return await _list(api, partition, "/commits", _span(window), cursor)
+async def _fetch_commits(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+    """A fork has the commits of what it is a fork of, so each is a record of its repository."""
+    rows, following = await _list(api, partition, "/commits", _span(window), cursor)
+    read = reader(lambda row: f"{partition.key}:{row['sha']}", lambda row: utc(row["commit"]["committer"]["date"]))
+    return page(rows, read, following)
 
 
 async def _count_commits(api: Api, partition: Partition, window: Window) -> Estimate | None:
@@ -397,8 +398,7 @@ GITHUB = Provider(
         _since("/issues/comments", "comments", "Comments", _extract_comment),
         _since("/pulls/comments", "review_comments", "Review comments", _extract_comment),
         _BACKWARDS(
-            "commits", "Commits", WindowKind.EXACT, pages(_commits, _COMMITTED), _extract_commit, _count_commits,
-            record=_COMMITTED, clock=Clock.EVENT,
+            "commits", "Commits", WindowKind.EXACT, _fetch_commits, _extract_commit, _count_commits, clock=Clock.EVENT,
         ),
     ),
 )  # fmt: skip

@@ -171,7 +171,7 @@ class Repository:
             "pull_requests": (self.pulls, self.pull_id),
             "comments": (self.comments, self.comment_id),
             "review_comments": (self.review_comments, self.review_id),
-            "commits": (self.commits, self._sha),
+            "commits": (self.commits, lambda index: f"{self.id}:{self._sha(index)}"),
         }[name]
 
     def issue_id(self, number: int) -> int:

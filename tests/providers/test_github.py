@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from historical_sync.targeting import READ_AGAIN
-from integrations.providers.base import Context, Partition
+from integrations.http import Reply
+from integrations.providers.base import Context, Partition, Window
 from integrations.providers.github import GITHUB
 
 
@@ -18,6 +20,28 @@ def test_comments_and_review_comments_are_numbered_by_themselves() -> None:
     )
     assert one.own != two.own
     assert one.ends[0] == two.ends[0], "both are on number 3"
+
+
+async def test_a_commit_is_a_record_of_each_repository_that_has_it() -> None:
+    """A fork shares its commits with what it is a fork of."""
+    row = {"sha": "a" * 40, "commit": {"message": "Fix", "committer": {"date": "2026-03-01T10:00:00Z"}}}
+    stream, window = (
+        GITHUB.stream("commits"),
+        Window(datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC)),
+    )
+
+    class Api:
+        async def get(self, path: str, params: Any = None) -> Reply:
+            return Reply(200, {}, [row], "", "")
+
+    found = {}
+    for key in ("77", "78"):
+        partition = Partition(key, f"acme/{key}", {"full_name": f"acme/{key}"})
+        (record,) = (await stream.fetch(Api(), partition, window, None)).records  # type: ignore[arg-type]
+        found[record.external_id] = stream.extract(record.payload, Context("github", partition))
+    assert set(found) == {f"77:{'a' * 40}", f"78:{'a' * 40}"}
+    assert {said.own for said in found.values()} == {f"github:commit:{'a' * 40}"}
+    assert {end for said in found.values() for end in said.ends} >= {"github:repository:77", "github:repository:78"}
 
 
 def test_a_pull_request_in_the_list_of_issues_says_less_than_its_own_row() -> None:
