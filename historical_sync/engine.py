@@ -459,7 +459,7 @@ class Meter:
     def __init__(self, stream: Stream, claim: Claim, only: Collection[str] | None) -> None:
         self.stream = stream
         self.claim = claim
-        self.only = only if stream.names_partitions else None
+        self.only = None if only is None else frozenset(only)
         self.seen = claim.records_seen
         self.pages = claim.pages
         self.furthest = claim.position
@@ -474,8 +474,10 @@ class Meter:
             if not whole:
                 since, until = window.since, window.until
                 records = [record for record in records if since <= record.occurred_at < until]
-            if self.only is not None:
+            if self.only is not None and self.stream.names_partitions:
                 records = [record for record in records if record.external_id in self.only]
+            elif self.only is not None and (parts_of := self.stream.parts_of) is not None:
+                records = [record for record in records if not self.only.isdisjoint(parts_of(record.payload))]
             batch.records.extend(records)
             batch.rejected.extend(Rejected(*row) for row in page.rejected)
             batch.cursor = page.next_cursor

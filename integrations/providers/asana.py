@@ -270,7 +270,7 @@ ASANA = Provider(
         Stream("users", "People", WindowKind.SNAPSHOT, _of_all("users"), _extract_user, needs=("users:read",)),
         Stream(
             "projects", "Projects", WindowKind.SNAPSHOT, listing(_projects, _CHANGED), _extract_project,
-            needs=("projects:read", "workspaces:read"), record=_CHANGED,
+            needs=("projects:read", "workspaces:read"), names_partitions=True, record=_CHANGED,
         ),
         # In no order of time, so that a project is read in one go.
         Stream(

@@ -254,6 +254,8 @@ class Stream:
     clock: which time of a row the window is on.
     names_partitions: its records are the partitions themselves (external_id is the key), so a connection that is narrowed to
         some of them brings only these.
+    parts_of: keys of the partitions that a row belongs to, for a stream that is not partitioned: a connection that is narrowed
+        brings those rows of which one partition is chosen.
     record: a row as `fetch` makes a Record of it, for rows that once had no usable id or time and are tried again after a fix
         without asking the provider; None: those must be fetched again.
     """
@@ -270,6 +272,7 @@ class Stream:
     page_size: int = 100
     clock: Clock = Clock.UPDATED
     names_partitions: bool = False
+    parts_of: Callable[[JSON], Iterable[str]] | None = None
     record: Callable[[JSON], Record] | None = None
 
 

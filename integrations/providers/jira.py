@@ -395,12 +395,22 @@ _NEEDS = ("read:jira-work",)
 
 
 def _listed(
-    name: str, label: str, list_rows: Any, own_id: str, extract: Extract, needs: tuple[str, ...], size: int
+    name: str,
+    label: str,
+    list_rows: Any,
+    own_id: str,
+    extract: Extract,
+    needs: tuple[str, ...],
+    size: int,
+    *,
+    names_partitions: bool = False,
 ) -> Stream:
     """What a site has a list of. The rows have no time."""
     read = reader(lambda row: f"{row['site']['id']}:{row[own_id]}")
     fetch = listing(partial(_by_site, list_rows), read)
-    return Stream(name, label, WindowKind.SNAPSHOT, fetch, extract, needs=needs, page_size=size, record=read)
+    return Stream(
+        name, label, WindowKind.SNAPSHOT, fetch, extract, needs=needs, page_size=size, names_partitions=names_partitions, record=read,
+    )  # fmt: skip
 
 
 def _parts(
@@ -443,7 +453,7 @@ JIRA = Provider(
     self_hosted=True,
     settle=timedelta(minutes=5),  # searches lag behind writes
     streams=(
-        _listed("projects", "Projects", _list_projects, "id", _extract_project, _NEEDS, 50),
+        _listed("projects", "Projects", _list_projects, "id", _extract_project, _NEEDS, 50, names_partitions=True),
         _listed("users", "People", _list_users, "accountId", _extract_user, ("read:jira-user",), 1000),
         Stream(
             "issues", "Issues", WindowKind.EXACT, _fetch_issues, _extract_issue, _count_issues, partitioned=True,

@@ -350,7 +350,7 @@ NOTION = Provider(
         Stream("users", "People", WindowKind.SNAPSHOT, _fetch_users, _extract_user),
         Stream(
             "data_sources", "Data sources", WindowKind.SNAPSHOT, listing(partial(_search, kind="data_source"), _EDITED),
-            _extract_data_source, record=_EDITED,
+            _extract_data_source, names_partitions=True, record=_EDITED,
         ),
         Stream(
             "rows", "Rows", WindowKind.EXACT, pages(_rows, _EDITED), _extract_page, partitioned=True, record=_EDITED,

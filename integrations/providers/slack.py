@@ -317,11 +317,13 @@ def _extract_file(row: JSON, context: Context) -> Graph:
     known = facts(row, "size", url=row.get("permalink"), type=row.get("mimetype") or row.get("filetype"))
     said = Graph(_file(row, context, known))
     said.referred("authored", context.keys("user", row.get("user")))
-    said.refer(
-        "part_of",
-        context.keys("channel", *(one for place in ("channels", "groups", "ims") for one in row.get(place) or ())),
-    )
+    said.refer("part_of", context.keys("channel", *_places(row)))
     return said
+
+
+def _places(row: JSON) -> list[str]:
+    """The channels that a file was shared in."""
+    return [one for place in ("channels", "groups", "ims") for one in row.get(place) or ()]
 
 
 # -- who ----------------------------------------------------------------------------------------------------------------------
@@ -385,7 +387,7 @@ SLACK = Provider(
         ),
         _stream(
             "channels", "Channels", WindowKind.SNAPSHOT, listing(_channels, _CHANGED), _extract_channel,
-            ("channels:read", "groups:read"), page_size=200, record=_CHANGED,
+            ("channels:read", "groups:read"), page_size=200, names_partitions=True, record=_CHANGED,
         ),
         _stream(
             "members", "Channel members", WindowKind.SNAPSHOT, _fetch_members, _extract_members,
@@ -403,7 +405,7 @@ SLACK = Provider(
         ),
         _stream(
             "files", "Files", WindowKind.EXACT, pages(_files, _CREATED), _extract_file, ("files:read",),
-            count=_count_files, clock=Clock.CREATED, record=_CREATED,
+            count=_count_files, clock=Clock.CREATED, parts_of=_places, record=_CREATED,
         ),
     ),
 )  # fmt: skip

@@ -163,6 +163,18 @@ async def test_a_row_is_read_again_as_it_was_fetched(stage: Stage, stream: Strea
         assert stream.record(json.loads(json.dumps(record.payload))) == record
 
 
+@pytest.mark.parametrize("slug", [slug for slug in SLUGS if PROVIDERS[slug].partitions])
+async def test_the_list_of_what_an_account_can_be_narrowed_to_is_narrowed_itself(slug: str, stage: Stage) -> None:
+    """Where a stream's rows are the partitions, it says so; nothing is imported of those that were not chosen."""
+    assert stage.provider.partitions is not None
+    keys = {partition.key for partition in await stage.provider.partitions(stage.api())}
+    for stream in stage.provider.streams:
+        if not stream.partitioned:
+            found = (await stage.read(stream)).ids
+            assert stream.names_partitions == bool(found & keys), stream.name
+            assert not stream.names_partitions or stream.parts_of is None
+
+
 @pytest.mark.parametrize(("slug", "name"), TIMED)
 async def test_windows_are_half_open_and_add_up(stage: Stage, stream: Stream) -> None:
     """An edge that lies exactly on a row's time gives the row to the later window."""

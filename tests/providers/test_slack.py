@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
 
+from historical_sync.engine import Meter
 from integrations.errors import AccessDenied, CursorExpired, ReauthRequired, RequestRejected, Throttled, Unavailable
 from integrations.http import Api, Reply
 from integrations.providers import slack
-from integrations.providers.base import Context, Partition, Window
+from integrations.providers.base import Context, Page, Partition, Record, Window
 from integrations.providers.slack import SLACK
 from integrations.providers.wire import EPOCH
 from tests.contract.stage import Stage
@@ -186,3 +188,20 @@ async def test_a_thread_that_is_gone_meanwhile_ends_nothing():
         cursor = {"history": None, "threads": ["1.000001", "2.000002"]}
         page = await SLACK.stream("replies").fetch(stage.api(), partition, window, cursor)
         assert (list(page.records), page.next_cursor) == ([], {"history": None, "threads": ["2.000002"]})
+
+
+def test_a_narrowed_connection_brings_the_files_of_its_channels_only():
+    now = datetime(2026, 3, 2, tzinfo=UTC)
+    claim: Any = SimpleNamespace(
+        records_seen=0, pages=0, position=None, estimate=None, window=Window(now - timedelta(days=1), now)
+    )
+    places = {"F1": {"channels": ["C1"]}, "F2": {"channels": ["C2"], "groups": ["G1"]}, "F3": {"ims": ["D1"]}, "F4": {}}
+    files = [Record(key, now - timedelta(hours=1), {"id": key, **place}) for key, place in places.items()]
+
+    def brought(only: list[str] | None) -> list[str]:
+        batch = Meter(SLACK.stream("files"), claim, only).batch([Page(files, None)], done=True)
+        return [record.external_id for record in batch.records]
+
+    assert brought(["C1", "G1"]) == ["F1", "F2"]
+    assert brought(["C3"]) == []
+    assert brought(None) == ["F1", "F2", "F3", "F4"]
