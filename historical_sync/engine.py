@@ -468,7 +468,15 @@ class Meter:
     def batch(self, pages: Sequence[Page], done: bool) -> Pages:
         window = self.claim.window
         whole = self.stream.window is WindowKind.SNAPSHOT
-        batch = Pages(done=done, pages=len(pages), after=self.pages, whole=whole, before=self.before)
+        batch = Pages(
+            done=done,
+            pages=len(pages),
+            after=self.pages,
+            whole=whole,
+            clock=self.stream.clock,
+            as_read=self.stream.as_read,
+            before=self.before,
+        )
         for page in pages:
             records = page.records
             if not whole:

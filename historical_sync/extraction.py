@@ -13,7 +13,7 @@ import orjson
 
 from historical_sync.identity import content_hash, entity_id, name_rank, placeholder, record_id
 from integrations.errors import RecordRejected
-from integrations.providers.base import Context, Entity, Extract, Graph, Record
+from integrations.providers.base import Clock, Context, Entity, Extract, Graph, Record
 from integrations.providers.links import linked
 
 LONGEST_EXTERNAL_ID = 512  # characters; the columns' sizes
@@ -92,14 +92,18 @@ class GraphRows:
     rejected: list[tuple[RecordRow, str]] = field(default_factory=list)
 
 
-def record_rows(records: Iterable[Record], connection: bytes, stream: str) -> dict[bytes, RecordRow]:
-    """The records by id; of two with the same id the newer stays, the later one when both are as old."""
+def record_rows(
+    records: Iterable[Record], connection: bytes, stream: str, clock: Clock = Clock.UPDATED
+) -> dict[bytes, RecordRow]:
+    """The records by id; of two with the same id the newer stays, the later one when both are as old, or a row's time says
+    nothing of its age."""
+    by_time = clock is not Clock.EVENT
     rows: dict[bytes, RecordRow] = {}
     for record in records:
         external_id, occurred_at, payload = record
         document = orjson.dumps(payload)
         key = record_id(connection, stream, external_id)
-        if key not in rows or rows[key].occurred_at <= occurred_at:
+        if key not in rows or not by_time or rows[key].occurred_at <= occurred_at:
             rows[key] = _record_row((key, document, content_hash(document), record))
     return rows
 
@@ -177,11 +181,12 @@ def graph_rows(
     told: Container[Entity] = (),
     mentioned: Mapping[bytes, tuple[str, str]] = _NOTHING,
     merged: Container[tuple[bytes, bytes]] = (),
+    read_at: datetime | None = None,
 ) -> GraphRows:
     """What `rows` say. A record that extract can't map is in `rejected`, and nothing of it elsewhere.
 
     told: mentions that need not be heard again. mentioned, merged: entities, as (kind, name), and aliases that need not be told
-    again.
+    again. read_at: as of when the rows count, if not of their own times.
     """
     graph = GraphRows()
     entities, aliases = graph.entities, graph.aliases
@@ -208,7 +213,7 @@ def graph_rows(
             kind, text, name, properties, named, handles = entity
             if properties is not None:
                 key = ids[text]
-                _keep_newest(entities, key, entity, row, time_of_word(row.occurred_at, said))
+                _keep_newest(entities, key, entity, row, read_at or time_of_word(row.occurred_at, said))
             elif entity in told:
                 continue
             else:

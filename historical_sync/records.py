@@ -16,6 +16,7 @@ from historical_sync.database import Connection
 from historical_sync.extraction import GraphRows, RecordRow
 from historical_sync.leases import Lease
 from historical_sync.stale import Version
+from integrations.providers.base import Clock
 
 
 class Seen(NamedTuple):
@@ -40,8 +41,11 @@ class Seen(NamedTuple):
         return set(zip((self.link_kinds or "").split(), (key.bytes for key in self.link_ids or ()), strict=True))
 
 
-async def look_up(db: Connection, lease: Lease, rows: dict[bytes, RecordRow]) -> AsyncCursor[tuple[Any, ...]]:
-    """Asks for the id and the fields of `Seen` of the rows that exist."""
+async def look_up(
+    db: Connection, lease: Lease, rows: dict[bytes, RecordRow], clock: Clock = Clock.UPDATED
+) -> AsyncCursor[tuple[Any, ...]]:
+    """Asks for the id and the fields of `Seen` of the rows that exist. A meeting's time may move either way: what was read last
+    is the newest."""
     return await db.execute(
         """
         SELECT r.id, same.current, r.job_id = %(job)s, r.content_hash, r.entity_id,
@@ -49,10 +53,12 @@ async def look_up(db: Connection, lease: Lease, rows: dict[bytes, RecordRow]) ->
                CASE WHEN NOT same.current THEN r.payload::text END, CASE WHEN NOT same.current THEN r.occurred_at END
         FROM unnest(%(ids)s, %(hashes)s, %(times)s) AS u(id, hash, occurred_at)
         JOIN historical_sync_syncrecord r ON r.id = u.id
-        CROSS JOIN LATERAL (SELECT r.content_hash = u.hash OR r.occurred_at > u.occurred_at AS current) AS same
+        CROSS JOIN LATERAL (
+            SELECT r.content_hash = u.hash OR (%(by_time)s AND r.occurred_at > u.occurred_at) AS current) AS same
         """,
         {
             "job": lease.job_id,
+            "by_time": clock is not Clock.EVENT,
             "ids": pg.uuids(list(rows)),
             "hashes": pg.uuids([row.hash for row in rows.values()]),
             "times": pg.timestamps([row.occurred_at for row in rows.values()]),
@@ -61,15 +67,17 @@ async def look_up(db: Connection, lease: Lease, rows: dict[bytes, RecordRow]) ->
     )
 
 
-async def add_records(db: Connection, lease: Lease, rows: Sequence[RecordRow], graph: GraphRows) -> None:
-    """Writes records that are new. Should another chunk store the same one at the same moment, the key refuses the second one's, and
+async def add_records(
+    db: Connection, lease: Lease, rows: Sequence[RecordRow], graph: GraphRows, read_at: datetime | None = None
+) -> None:
+    """Writes records that are new; `read_at`, if they count as of then, is kept as the time they were stored at. Should another chunk store the same one at the same moment, the key refuses the second one's, and
     its transaction is made again."""
     await db.execute(
         """
         INSERT INTO historical_sync_syncrecord (id, tenant_id, connection_id, job_id, stream, partition, external_id, occurred_at,
-            entity_id, link_kinds, link_ids, payload, content_hash)
+            entity_id, link_kinds, link_ids, payload, content_hash, stored_at)
         SELECT u.id, %(tenant)s, %(connection)s, %(job)s, %(stream)s, %(partition)s, u.external_id, u.occurred_at,
-               u.entity_id, u.link_kinds, (%(link_ids)s)[u.first:u.last], u.payload, u.hash
+               u.entity_id, u.link_kinds, (%(link_ids)s)[u.first:u.last], u.payload, u.hash, COALESCE(%(read_at)s, now())
         FROM unnest(%(ids)s, %(external_ids)s, %(times)s, %(entities)s, %(link_kinds)s, %(firsts)s, %(lasts)s, %(payloads)s, %(hashes)s)
             AS u(id, external_id, occurred_at, entity_id, link_kinds, first, last, payload, hash)
         """,
@@ -80,25 +88,35 @@ async def add_records(db: Connection, lease: Lease, rows: Sequence[RecordRow], g
             "stream": lease.stream,
             "partition": lease.partition,
             "external_ids": pg.texts([r.external_id for r in rows]),
+            "read_at": read_at,
         },
     )
 
 
 async def revise_records(
-    db: Connection, lease: Lease, rows: Sequence[RecordRow], graph: GraphRows, seen: Mapping[bytes, Seen]
+    db: Connection,
+    lease: Lease,
+    rows: Sequence[RecordRow],
+    graph: GraphRows,
+    seen: Mapping[bytes, Seen],
+    read_at: datetime | None = None,
 ) -> None:
     """Writes records anew that were stored before. Raises SerializationFailure when one is not as it was when it was looked up."""
     answer = await db.execute(
         """
         UPDATE historical_sync_syncrecord r
         SET job_id = %(job)s, partition = %(partition)s, occurred_at = u.occurred_at, entity_id = u.entity_id, link_kinds = u.link_kinds,
-            link_ids = (%(link_ids)s)[u.first:u.last], payload = u.payload, content_hash = u.hash, stored_at = now()
+            link_ids = (%(link_ids)s)[u.first:u.last], payload = u.payload, content_hash = u.hash, stored_at = COALESCE(%(read_at)s, now())
         FROM unnest(%(ids)s, %(times)s, %(entities)s, %(link_kinds)s, %(firsts)s, %(lasts)s, %(payloads)s, %(hashes)s, %(known)s)
             AS u(id, occurred_at, entity_id, link_kinds, first, last, payload, hash, known)
         WHERE r.id = u.id AND r.content_hash = u.known RETURNING 1
         """,
         _columns(lease, rows, graph)
-        | {"partition": lease.partition, "known": pg.uuids([seen[row.id].hash.bytes for row in rows])},
+        | {
+            "partition": lease.partition,
+            "read_at": read_at,
+            "known": pg.uuids([seen[row.id].hash.bytes for row in rows]),
+        },
     )
     if len(await answer.fetchall()) < len(rows):
         raise errors.SerializationFailure("a record was written by another chunk meanwhile")

@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -56,6 +56,7 @@ class Witness:
     partition: str
     occurred_at: datetime
     payload: Any
+    stored_at: datetime
 
 
 def request(actor: Actor, connection: Account) -> None:
@@ -314,7 +315,7 @@ async def _witnesses(db: Connection, tenant_id: str, entity_id: UUID, first: UUI
 
     Some are asked for before all are, which come again then: mostly the first one says it.
     """
-    columns = "r.id, r.connection_id, r.stream, r.partition, r.occurred_at, r.payload"
+    columns = "r.id, r.connection_id, r.stream, r.partition, r.occurred_at, r.payload, r.stored_at"
     if first is not None:
         found = await db.execute(
             f"SELECT {columns} FROM historical_sync_syncrecord r WHERE r.id = %s",  # noqa: S608
@@ -398,9 +399,13 @@ class Reader:
         provider, namespace, partitions = await self._account(db, witness.connection_id)
         partition = partitions.get((witness.stream, witness.partition), Partition(witness.partition))
         try:
-            return provider.stream(witness.stream).extract(witness.payload, Context(namespace, partition))
+            stream = provider.stream(witness.stream)
+            said = stream.extract(witness.payload, Context(namespace, partition))
         except UNMAPPABLE:
             return None
+        if stream.as_read:
+            said.later = (witness.stored_at - witness.occurred_at) // timedelta(microseconds=1)
+        return said
 
     async def _account(
         self, db: Connection, connection_id: UUID

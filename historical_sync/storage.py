@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -37,11 +37,12 @@ from historical_sync.records import Seen, add_records, look_up, new_statements, 
 from historical_sync.settling import settle
 from historical_sync.stale import mark, withdrawn
 from integrations.crypto import encrypt_document
-from integrations.providers.base import JSON, Context, Extract, Record
+from integrations.providers.base import JSON, Clock, Context, Extract, Record
 
 PACE_SECONDS = 8  # between the two points that speed is measured by
 QUARANTINE_SHARE = 0.2  # of a chunk's records; more means that we, not the records, are wrong
 QUARANTINE_FLOOR = 20  # records in quarantine before the share says anything
+READ_BEFORE = timedelta(minutes=1)  # what is stored now was read no earlier
 RETRIES = 5  # of a transaction that PostgreSQL refused for reasons of concurrency
 
 
@@ -52,7 +53,7 @@ class Pages:
     after: how many pages of the chunk are stored before these, as far as its worker knows. done: the window has been read to its
     end. whole: of a stream that is read whole, whatever the window. moved: they reach further than the chunk's pages before them.
     before: external ids that the chunk's pages before these brought: pages that overlap bring them again, and what is unchanged is
-    counted once.
+    counted once. clock, as_read: as the stream's.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -65,6 +66,8 @@ class Pages:
     done: bool = False
     whole: bool = False
     moved: bool = False
+    clock: Clock = Clock.UPDATED
+    as_read: bool = False
     before: Collection[str] = ()
 
 
@@ -113,7 +116,7 @@ async def save_pages(
     checked = False
     for attempt in range(RETRIES):
         try:
-            rows = record_rows(batch.records, lease.connection_bytes, lease.stream)
+            rows = record_rows(batch.records, lease.connection_bytes, lease.stream, batch.clock)
             return await _save(pool, lease, batch, rows, extract, context, memory, phase)
         except (TypeError, ValueError, AttributeError, IndexError, RecursionError, errors.DataError):
             # A record that can't be stored must not keep the others out.
@@ -141,10 +144,11 @@ async def _save(
 ) -> Saved:
     async with pipelined_transaction(pool, lease.tenant_id, "done" if batch.done else "save") as db:
         await enter_graph(db, lease.tenant_id)
-        chunk, stored_before = await _hold(db, lease, batch.after), await look_up(db, lease, rows)
+        chunk, stored_before = await _hold(db, lease, batch.after), await look_up(db, lease, rows, batch.clock)
         held = await _held(chunk)
+        read_at = datetime.now(UTC) - READ_BEFORE if batch.as_read else None
         written = await write_rows(
-            db, lease, rows, stored_before, extract, context, memory, held.generation, batch.before
+            db, lease, rows, stored_before, extract, context, memory, held.generation, batch.before, read_at
         )
         rejected = batch.rejected + written.rejected
         quarantined = await _quarantine(db, lease, rejected) if rejected else 0
@@ -181,14 +185,22 @@ async def write_rows(
     memory: Memory,
     generation: int = 0,
     before: Collection[str] = (),
+    read_at: datetime | None = None,
 ) -> Written:
     """Writes records and what they say, in the caller's transaction, which has entered the graph. stored_before: what `look_up`
-    asked for. generation: of the tenant's graph. before: as in `Pages`."""
+    asked for. generation: of the tenant's graph. before: as in `Pages`. read_at: of a stream whose rows count as of then."""
     known = memory.of(lease.tenant_id, generation)
     seen = {key.bytes: Seen(*facts) for key, *facts in await stored_before.fetchall()}
     changed = {key: row for key, row in rows.items() if not (key in seen and seen[key].current)}
     graph = graph_rows(
-        changed.values(), extract, context, known.ids, told=known.told, mentioned=known.mentioned, merged=known.merged
+        changed.values(),
+        extract,
+        context,
+        known.ids,
+        told=known.told,
+        mentioned=known.mentioned,
+        merged=known.merged,
+        read_at=read_at,
     )
     for row, _ in graph.rejected:
         del changed[row.id]
@@ -196,9 +208,9 @@ async def write_rows(
     revised = [row for key, row in changed.items() if key in seen]
     added = [row for key, row in changed.items() if key not in seen] if revised else list(changed.values())
     if added:
-        await add_records(db, lease, added, graph)
+        await add_records(db, lease, added, graph, read_at)
     if revised:
-        await revise_records(db, lease, revised, graph, seen)
+        await revise_records(db, lease, revised, graph, seen, read_at)
     if graph.aliases or graph.addresses:
         # Before any entity row is locked: whoever merges holds the tenant's merge lock first.
         await db.execute("SELECT pg_advisory_xact_lock(hashtextextended('merge ' || %s, 0))", [lease.tenant_id])

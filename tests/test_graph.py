@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ from historical_sync.records import look_up
 from historical_sync.removing import Witness, remove, tidy
 from historical_sync.storage import enter_graph, write_rows
 from historical_sync.upkeep import by_the_clock
-from integrations.providers.base import Context, Graph, Partition, Record
+from integrations.providers.base import Clock, Context, Graph, Partition, Record
 from integrations.providers.base import Entity as Thing
 from integrations.providers.github import GITHUB
 from integrations.providers.jira import JIRA
@@ -159,6 +160,8 @@ async def store(
     memory: Memory,
     tools: tuple[str, str] = ("code", "code"),
     partition: str = "",
+    clock: Clock = Clock.UPDATED,
+    read_at: datetime | None = None,
 ) -> tuple[Counter[str], int]:
     """Stores the batches one after the other, as one worker; returns entities by kind and statements, as they were counted."""
     entities: Counter[str] = Counter()
@@ -167,13 +170,15 @@ async def store(
     @retried
     async def save(lease: Lease, batch: Sequence[Row], tool: str) -> Any:
         records = [Record(row.name, START + timedelta(hours=row.hour), row.says) for row in batch]
-        found = record_rows(records, lease.connection_bytes, lease.stream)
+        found = record_rows(records, lease.connection_bytes, lease.stream, clock)
         async with pipelined_transaction(pool, lease.tenant_id) as db:
             await enter_graph(db, lease.tenant_id)
-            before = await look_up(db, lease, found)
+            before = await look_up(db, lease, found, clock)
             number = await db.execute("SELECT number FROM historical_sync_graphgeneration")
             (generation,) = await number.fetchone() or (0,)
-            written = await write_rows(db, lease, found, before, extract, Context(tool), memory, generation)
+            written = await write_rows(
+                db, lease, found, before, extract, Context(tool), memory, generation, read_at=read_at
+            )
         written.remember()
         return written
 
@@ -395,6 +400,84 @@ def test_what_only_the_former_version_of_a_record_said_goes_by_itself(
     assert names() == {"It breaks", "Ann B. Chen", "bug", "fixed"}
     stage.do(tidy(stage.pool, str(stage.tenant.id), read))
     assert names() == {"It breaks", "Ann", "fixed"}
+
+
+def of_issue(name: str, hour: int, title: str, key: str = "code:issue:1") -> Row:
+    return Row(0, name, hour, {"things": [["issue", key, title, {"title": title}, [], []]], "links": []})
+
+
+def titles(tenant: Any) -> set[str]:
+    with tenant_scope(tenant.id):
+        return {entity.properties.get("title") for entity in Entity.objects.filter(tenant=tenant)}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_meeting_that_was_moved_to_an_earlier_time_is_told_anew(stage: SimpleNamespace) -> None:
+    """Its time is when it takes place, and says nothing of how old the row is."""
+    told = partial(store, stage.pool, stage.tenant, memory=Memory(), clock=Clock.EVENT)
+    stage.do(told([[of_issue("a", 5, "at five")]]))
+    stage.do(told([[of_issue("a", 2, "at two")]]))
+    with tenant_scope(stage.tenant.id):
+        assert SyncRecord.objects.get(tenant=stage.tenant).occurred_at == START + timedelta(hours=2)
+    stage.do(tidy(stage.pool, str(stage.tenant.id), read))
+    assert titles(stage.tenant) == {"at two"}
+    # In another calendar it is at three: of both copies the later one counts, whichever was read first.
+    stage.do(told([[of_issue("b", 3, "at three")]]))
+    stage.do(told([[of_issue("b", 1, "at one"), of_issue("b", 0, "at none")]]))
+    stage.do(tidy(stage.pool, str(stage.tenant.id), read))
+    assert titles(stage.tenant) == {"at two"}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_a_row_says_when_it_is_read_counts_against_what_became_of_it_by_time(stage: SimpleNamespace) -> None:
+    """The row keeps the time at which its thing was made; events tell what became of it, and after a while are forgotten."""
+    tenant, memory = stage.tenant, Memory()
+
+    def told(row: Row, read_at: int | None = None) -> None:
+        at = None if read_at is None else START + timedelta(hours=read_at)
+        stage.do(store(stage.pool, tenant, [[row]], memory, read_at=at))
+
+    told(of_issue("thing", 0, "made"), 1)
+    told(of_issue("event 1", 2, "changed"))
+    assert titles(tenant) == {"changed"}
+    told(of_issue("thing", 0, "changed again"), 5)
+    assert titles(tenant) == {"changed again"}
+    told(of_issue("event 2", 4, "on the way"))
+    assert titles(tenant) == {"changed again"}, "it was read after that"
+    with tenant_scope(tenant.id):
+        before = SyncRecord.objects.get(tenant=tenant, external_id="thing").stored_at
+    told(of_issue("thing", 0, "changed again"), 9)
+    with tenant_scope(tenant.id):
+        assert SyncRecord.objects.get(tenant=tenant, external_id="thing").stored_at == before, "nothing is written"
+    told(of_issue("event 3", 8, "in the end"))
+    assert titles(tenant) == {"in the end"}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_row_that_counts_as_of_its_reading_does_so_when_it_is_mapped_again(
+    live_cast: SimpleNamespace, sandbox: Any, worker: Any
+) -> None:
+    tenant, actor = live_cast.acme, system_actor(live_cast.acme, "test")
+    connection = connected(tenant, "stripe", sandbox.root)
+    with tenant_scope(tenant.id):
+        job = actions.start_sync(
+            actor, connection, start=datetime.now(UTC) - timedelta(days=60), streams=["customers", "events"]
+        )
+    until(job, "completed", seconds=60)
+
+    async def again() -> None:
+        async with make_pool(1) as pool:
+            await tidy(pool, str(tenant.id))
+
+    with tenant_scope(tenant.id):
+        mine = Entity.objects.filter(tenant=tenant, key__contains=":customer:", record_id__isnull=False)
+        before = set(mine.values_list("key", "as_of", "record_id"))
+        customers = set(SyncRecord.objects.filter(tenant=tenant, stream="customers").values_list("id", flat=True))
+        assert customers <= {record for _, _, record in before}, "each was read after whatever became of it"
+        StaleEntity.objects.bulk_create(StaleEntity(tenant=tenant, entity_id=one.id) for one in mine)
+    asyncio.run(again())
+    with tenant_scope(tenant.id):
+        assert set(mine.values_list("key", "as_of", "record_id")) == before
 
 
 @pytest.mark.django_db(transaction=True)

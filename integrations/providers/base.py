@@ -252,6 +252,8 @@ class Stream:
         entry "a|b" is met by either.
     page_size: records a full page holds, for the estimate of provider calls; ONE_PAGE: the vendor lists all in one answer.
     clock: which time of a row the window is on.
+    as_read: its rows tell how things are when they are read, by no time of their own, and another stream tells what became of them
+        since: whichever is younger counts.
     names_partitions: its records are the partitions themselves (external_id is the key), so a connection that is narrowed to
         some of them brings only these.
     parts_of: keys of the partitions that a row belongs to, for a stream that is not partitioned: a connection that is narrowed
@@ -273,6 +275,7 @@ class Stream:
     clock: Clock = Clock.UPDATED
     names_partitions: bool = False
     parts_of: Callable[[JSON], Iterable[str]] | None = None
+    as_read: bool = False
     record: Callable[[JSON], Record] | None = None
 
 

@@ -263,7 +263,7 @@ _COURSE = {
 
 
 def _extract_change(row: JSON, context: Context) -> Graph:
-    """An event says what its object is from then on: as it is younger than the object's own record, its word counts."""
+    """An event says what its object is from then on: its word counts where it is younger than the reading of the object itself."""
     found = row["data"]["object"]
     if row["type"] in ("customer.deleted", "product.deleted"):
         found = {**found, "deleted": True}
@@ -288,12 +288,19 @@ async def _identify(api: Api) -> Account:
 
 
 def _stream(
-    name: str, label: str, extract: Extract, *, counted: bool = False, path: str = "", more: JSON | None = None
+    name: str,
+    label: str,
+    extract: Extract,
+    *,
+    counted: bool = False,
+    path: str = "",
+    more: JSON | None = None,
+    as_read: bool = True,
 ) -> Stream:
     fetch, count = pages(partial(_page, path or name, more or {}), _CREATED, min), partial(_count, path or name)
     return Stream(
         name, label, WindowKind.EXACT, fetch, extract, count if counted else None, ascending=False, clock=Clock.CREATED,
-        record=_CREATED,
+        as_read=as_read, record=_CREATED,
     )  # fmt: skip
 
 
@@ -329,7 +336,7 @@ STRIPE = Provider(
         _stream("refunds", "Refunds", _EXTRACT["refund"]),
         _stream("disputes", "Disputes", _extract_dispute),
         _stream(
-            "events", "Changes of the last 30 days", _extract_change,
+            "events", "Changes of the last 30 days", _extract_change, as_read=False,
             more={f"types[{i}]": t for i, t in enumerate(CHANGES)},
         ),
     ),
