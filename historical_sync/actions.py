@@ -147,9 +147,10 @@ def repair_gaps(actor: Actor, connection: Connection, *, trigger: str = "manual"
 def replay_quarantine(actor: Actor, job: HistoricalSyncJob, seconds: float | None = None) -> Replayed:
     """Maps the job's quarantined records again, without asking the provider; what can be mapped now is stored and counted.
 
-    seconds: after which what is left waits for another call.
+    seconds: after which what is left waits for another call. Raises Refused while the connection's data is being removed.
     """
     job = get_job(actor.tenant, job.id)
+    _check_kept(job.connection)
     # In a loop of its own: the web's, which serves every socket, must not map records.
     done = async_to_sync(replay, force_new_loop=True)(job, seconds)
     if done.mapped or done.left:
@@ -230,8 +231,13 @@ def resume(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
 
 
 def reconnected(actor: Actor, connection: Connection) -> None:
-    """Resumes what stopped because access to `connection` was lost. Called when it was granted again."""
+    """Resumes what stopped because access to `connection` was lost. Called when it was granted again.
+
+    What stopped stays so while the connection's data is being removed.
+    """
     with transaction.atomic():
+        if _is_being_removed(connection):
+            return
         paused = jobs_of(actor.tenant).filter(
             connection=connection, status=states.PAUSED, pause_reason="reauth_required"
         )
@@ -346,10 +352,18 @@ def _streams(connection: Connection, wanted: Sequence[str] | None) -> list[str]:
 
 
 def _check_connection(connection: Connection) -> None:
-    if DataRemoval.objects.filter(tenant=connection.tenant_id, connection=connection, completed_at=None).exists():
-        raise Refused("invalid_state", f"The data of {connection} is being removed. Import it again once that is done.")
+    _check_kept(connection)
     if connection.status != ConnectionStatus.CONNECTED:
         raise Refused("connection_reauth_required", f"Access to {connection} was lost or given up. Reconnect it first.")
+
+
+def _check_kept(connection: Connection) -> None:
+    if _is_being_removed(connection):
+        raise Refused("invalid_state", f"The data of {connection} is being removed. Import it again once that is done.")
+
+
+def _is_being_removed(connection: Connection) -> bool:
+    return DataRemoval.objects.filter(tenant=connection.tenant_id, connection=connection, completed_at=None).exists()
 
 
 def _check_room(tenant: Tenant) -> None:

@@ -84,10 +84,7 @@ async def remove(pool: Pool, connection_id: str, tenant_id: str, read: Read | No
     async with tenant_transaction(pool, tenant_id, "remove") as cursor:
         # A chunk that was ending while the removal was asked for has counted itself as imported since.
         await cursor.execute("DELETE FROM historical_sync_coverage WHERE connection_id = %s", [connection_id])
-    while await _remove_records(pool, connection_id, tenant_id):
-        pass
-    await tidy(pool, tenant_id, read)
-    async with tenant_transaction(pool, tenant_id, "remove") as cursor:
+        # First of all: a replay would bring in again what is taken out.
         await cursor.execute(
             """
             DELETE FROM historical_sync_quarantinedrecord q USING historical_sync_historicalsyncjob job
@@ -95,6 +92,10 @@ async def remove(pool: Pool, connection_id: str, tenant_id: str, read: Read | No
             """,
             [connection_id],
         )
+    while await _remove_records(pool, connection_id, tenant_id):
+        pass
+    await tidy(pool, tenant_id, read)
+    async with tenant_transaction(pool, tenant_id, "remove") as cursor:
         await cursor.execute(
             "UPDATE historical_sync_dataremoval SET completed_at = clock_timestamp() WHERE connection_id = %s AND completed_at IS NULL",
             [connection_id],

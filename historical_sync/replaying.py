@@ -7,17 +7,18 @@ and two replays at once share the rows between them.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from psycopg import AsyncCursor
 from psycopg.types.json import Jsonb
 
+from historical_sync import pgarrays as pg
 from historical_sync.database import Connection, Pool, make_pool, pipelined_transaction, retried, tenant_transaction
-from historical_sync.extraction import record_rows, sound
+from historical_sync.extraction import RecordRow, record_rows, sound
 from historical_sync.leases import Lease
 from historical_sync.memory import Memory
 from historical_sync.models import HistoricalSyncJob
@@ -29,6 +30,8 @@ from integrations.errors import RecordRejected
 from integrations.providers.base import Context, Partition, Record, Stream, WindowKind
 
 AT_ONCE = 100  # rows of one transaction
+
+Place = tuple[datetime, UUID]  # of a row in the order of replaying
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ async def replay(job: HistoricalSyncJob, seconds: float | None = None) -> Replay
     try:
         mapped = left = 0
         for chunk in await _chunks(pool, job):
-            after: UUID | None = UUID(int=0)
+            after: Place | None = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
             while after is not None:
                 if end is not None and time.monotonic() > end:
                     return Replayed(mapped, left, max(await _kept(pool, job) - left, 0))
@@ -115,28 +118,40 @@ async def _chunks(pool: Pool, job: HistoricalSyncJob) -> list[_Chunk]:
 
 
 @retried
-async def _replay_some(pool: Pool, job: HistoricalSyncJob, chunk: _Chunk, after: UUID) -> tuple[int, int, UUID | None]:
-    """(mapped, left, the last row tried) of some rows after row `after`; None for the last when there were no more."""
+async def _replay_some(
+    pool: Pool, job: HistoricalSyncJob, chunk: _Chunk, after: Place
+) -> tuple[int, int, Place | None]:
+    """(mapped, left, the last row tried) of some rows after row `after`; None for the last when there were no more.
+
+    Rows go in the order of their coming, and count as stored when they came: what was stored since is newer, whatever time it bears.
+    """
     lease = chunk.lease
     async with pipelined_transaction(pool, lease.tenant_id, "replay") as db:
         await enter_graph(db, lease.tenant_id)
+        removal = await db.execute(
+            "SELECT EXISTS (SELECT FROM historical_sync_dataremoval WHERE connection_id = %s AND completed_at IS NULL)",
+            [lease.connection_id],
+        )
         # As a page's save: the chunk's row first, the job's last.
         await db.execute("SELECT FROM historical_sync_syncchunk WHERE id = %s FOR UPDATE", [lease.chunk_id])
         found: AsyncCursor[Any] = await db.execute(
             """
-            SELECT id, external_id, occurred_at, sealed_payload FROM historical_sync_quarantinedrecord
-            WHERE chunk_id = %s AND replayed_at IS NULL AND id > %s ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
+            SELECT id, external_id, occurred_at, sealed_payload, created_at FROM historical_sync_quarantinedrecord
+            WHERE chunk_id = %s AND replayed_at IS NULL AND (created_at, id) > (%s, %s)
+            ORDER BY created_at, id LIMIT %s FOR UPDATE SKIP LOCKED
             """,
-            [lease.chunk_id, after, AT_ONCE],
+            [lease.chunk_id, *after, AT_ONCE],
         )
         kept = await found.fetchall()
-        if not kept:
+        (is_removed,) = await removal.fetchone() or (False,)
+        if not kept or is_removed:
             return 0, 0, None
         records: list[Record] = []
         made: dict[str, list[UUID]] = {}  # external id -> the quarantined rows that it is made of
         done: list[UUID] = []
         why: dict[UUID, str] = {}
-        for row_id, external_id, occurred_at, sealed in kept:
+        came: dict[str, datetime] = {}
+        for row_id, external_id, occurred_at, sealed, created_at in kept:
             try:
                 record = _record(chunk.stream, external_id, occurred_at, decrypt(sealed))
             except (RecordRejected, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -147,19 +162,48 @@ async def _replay_some(pool: Pool, job: HistoricalSyncJob, chunk: _Chunk, after:
                 continue
             records.append(record)
             made.setdefault(record.external_id, []).append(row_id)
+            came[record.external_id] = created_at
         good, bad = sound(records, chunk.stream.extract, chunk.context)
         for rejected in bad:
             why.update(dict.fromkeys(made.pop(rejected.external_id, ()), rejected.reason))
         good = [record for record in good if record.external_id in made]
-        rows = record_rows(good, lease.connection_bytes, lease.stream)
-        before = await look_up(db, lease, rows)
-        written = await write_rows(db, lease, rows, before, chunk.stream.extract, chunk.context, Memory())
+        rows = record_rows(good, lease.connection_bytes, lease.stream, chunk.stream.clock)
+        rows = await _not_outdated(db, rows, came)
+        before = await look_up(db, lease, rows, chunk.stream.clock)
+        read_at = kept[0][4] if chunk.stream.as_read else None
+        written = await write_rows(
+            db, lease, rows, before, chunk.stream.extract, chunk.context, Memory(), read_at=read_at
+        )
+        if read_at is None:
+            await _date(db, rows, came)
         for rejected in written.rejected:
             why.update(dict.fromkeys(made.pop(rejected.external_id, ()), rejected.reason))
         done += [row_id for ids in made.values() for row_id in ids]
         await _count(db, lease, len(done), written.stored, written.unchanged, written.entities, written.relationships)
         await _mark(db, done, why)
-    return len(done), len(why), kept[-1][0]
+    return len(done), len(why), (kept[-1][4], kept[-1][0])
+
+
+async def _not_outdated(
+    db: Connection, rows: dict[bytes, RecordRow], came: Mapping[str, datetime]
+) -> dict[bytes, RecordRow]:
+    """Without those of which a version is stored that came later."""
+    found = await db.execute(
+        "SELECT id, stored_at FROM historical_sync_syncrecord WHERE id = ANY(%s)", [pg.uuids(list(rows))]
+    )
+    stored = {key.bytes: stored_at for key, stored_at in await found.fetchall()}
+    return {key: row for key, row in rows.items() if key not in stored or stored[key] <= came[row.external_id]}
+
+
+async def _date(db: Connection, rows: Mapping[bytes, RecordRow], came: Mapping[str, datetime]) -> None:
+    """Dates what this transaction has stored by when it came: what came later and is still in quarantine is newer."""
+    await db.execute(
+        """
+        UPDATE historical_sync_syncrecord r SET stored_at = u.came FROM unnest(%s, %s) AS u(id, came)
+        WHERE r.id = u.id AND r.stored_at = now()
+        """,
+        [pg.uuids(list(rows)), pg.timestamps([came[row.external_id] for row in rows.values()])],
+    )
 
 
 def _record(stream: Stream, external_id: str, occurred_at: datetime | None, payload: Any) -> Record:

@@ -174,7 +174,10 @@ def replay(request: HttpRequest, job_id: UUID) -> HttpResponse:
     """Tries the records that were kept aside again; says what came of it, as a toast or, without scripts, as a notice."""
     actor = actor_of(request)
     found = _job(actor, job_id)
-    done = actions.replay_quarantine(actor, found, REPLAY_SECONDS)
+    try:
+        done = actions.replay_quarantine(actor, found, REPLAY_SECONDS)
+    except Refused as error:
+        return _refused(request, found, error)
     if not getattr(request, "htmx", False):
         (messages.warning if done.left else messages.success)(request, f"{done.words()}.")
         return redirect("job", job_id=found.id)
@@ -183,6 +186,13 @@ def replay(request: HttpRequest, job_id: UUID) -> HttpResponse:
     response = render(request, "historical_sync/_replayed.html", context | {"done": done, "once": uuid4()})
     response["X-Fragments"] = "1"
     return response
+
+
+def _refused(request: HttpRequest, job: HistoricalSyncJob, error: Refused) -> HttpResponse:
+    if getattr(request, "htmx", False):
+        return refusal(request, "Not now", error.detail, 200)
+    messages.error(request, error.detail)
+    return redirect("job", job_id=job.id)
 
 
 def _act(
@@ -194,10 +204,7 @@ def _act(
     try:
         found = action(actor, found)
     except Refused as error:
-        if getattr(request, "htmx", False):
-            return refusal(request, "Not now", error.detail, 200)
-        messages.error(request, error.detail)
-        return redirect("job", job_id=found.id)
+        return _refused(request, found, error)
     if getattr(request, "htmx", False):
         response = render(request, "historical_sync/_acted.html", job_context(found, actor.may(Right.OPERATE)))
         response["X-Fragments"] = "1"

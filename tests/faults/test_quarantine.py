@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import threading
 from collections.abc import Callable
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 
+from atom.errors import Refused
 from historical_sync import actions
-from historical_sync.models import QuarantinedRecord
+from historical_sync.models import DataRemoval, HistoricalSyncJob, QuarantinedRecord, SyncRecord
+from historical_sync.replaying import replay
 from integrations.errors import RecordRejected
 from integrations.providers import PROVIDERS
 from integrations.providers.base import JSON, Context, Graph
@@ -100,6 +103,60 @@ def test_two_replays_at_once_map_each_record_once(toy: ToyStage, worker: Worker,
         thread.join(30)
     assert sum(done.mapped for done in results) == 37
     assert not toy.damage("quarantine")
+
+
+def test_a_replay_puts_nothing_over_what_came_later(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
+    """Also where a row's time stays the same whatever becomes of it."""
+    fix = unmapped(some)
+    job = toy.done(toy.job(streams=["events"]))
+    for row in toy.server.world["events"]:
+        row["title"] = "as it is now"
+    later = toy.done(toy.job(streams=["events"], full=True))
+    assert later.records_quarantined == 9
+    fix()
+
+    def titles() -> set[str]:
+        rows = toy.within(lambda: SyncRecord.objects.filter(stream="events"))
+        return {row.payload["title"] for row in rows if some(row.payload)}
+
+    # What was kept by the earlier import comes in, for want of anything newer; it is older than what the later one kept.
+    assert toy.within(actions.replay_quarantine, toy.actor, job).mapped == 9
+    assert "as it is now" not in titles()
+    assert toy.within(actions.replay_quarantine, toy.actor, later).mapped == 9
+    assert titles() == {"as it is now"}
+    toy.within(lambda: QuarantinedRecord.objects.filter(job_id=job.id).update(replayed_at=None))
+    assert toy.within(actions.replay_quarantine, toy.actor, job).mapped == 9
+    assert titles() == {"as it is now"}
+
+
+def test_a_replay_brings_nothing_back_of_what_is_being_removed(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
+    fix = unmapped(some)
+    job = toy.done(toy.job())
+    fix()
+    removal = toy.within(
+        lambda: DataRemoval.objects.create(tenant=toy.tenant, connection=toy.connection, records_total=0)
+    )
+    with pytest.raises(Refused) as refused:
+        toy.within(actions.replay_quarantine, toy.actor, job)
+    assert refused.value.code == "invalid_state"
+    # One that had begun before finds out, too.
+    assert asyncio.run(replay(toy.within(lambda: actions.get_job(toy.tenant, job.id)))).mapped == 0
+    toy.within(removal.delete)
+    assert toy.within(actions.replay_quarantine, toy.actor, job).mapped == 37
+
+
+def test_a_reconnect_opens_nothing_again_while_data_is_being_removed(toy: ToyStage) -> None:
+    job = toy.job()
+    stopped = HistoricalSyncJob.objects.filter(id=job.id)
+    toy.within(lambda: stopped.update(status="paused", pause_reason="reauth_required"))
+    removal = toy.within(
+        lambda: DataRemoval.objects.create(tenant=toy.tenant, connection=toy.connection, records_total=0)
+    )
+    toy.within(actions.reconnected, toy.actor, toy.connection)
+    assert toy.within(stopped.get).status == "paused"
+    toy.within(removal.delete)
+    toy.within(actions.reconnected, toy.actor, toy.connection)
+    assert toy.within(stopped.get).status == "pending"
 
 
 def test_a_row_without_a_time_is_replayed_by_the_providers_own_reading(

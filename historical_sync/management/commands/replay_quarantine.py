@@ -9,6 +9,7 @@ from uuid import UUID
 from django.core.management.base import BaseCommand, CommandError
 
 from atom.access import system_actor
+from atom.errors import Refused
 from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import actions
 from historical_sync.models import HistoricalSyncJob
@@ -28,7 +29,10 @@ class Command(BaseCommand):
         except (ValueError, HistoricalSyncJob.DoesNotExist):
             raise CommandError(f"There is no job {options['job']!r}.", returncode=2) from None
         with tenant_scope(job.tenant_id):
-            done = actions.replay_quarantine(system_actor(job.tenant, "command line"), job)
+            try:
+                done = actions.replay_quarantine(system_actor(job.tenant, "command line"), job)
+            except Refused as error:
+                raise CommandError(error.detail, returncode=2) from None
         self.stdout.write(f"{done.words()}.")
         if done.left:
             raise SystemExit(1)
