@@ -350,9 +350,9 @@ async def _insert_chunks(
                 job_id,
                 number,
                 c.stream,
-                c.partition.key,
-                c.partition.label[:255],
-                Jsonb(dict(c.partition.facts)),
+                _storable(c.partition.key),
+                _storable(c.partition.label[:255]),
+                Jsonb(_storable(dict(c.partition.facts))),
                 c.window.since,
                 c.window.until,
                 c.estimate,
@@ -361,6 +361,17 @@ async def _insert_chunks(
             for number, c in enumerate(chunks, ordinal)
         ],
     )
+
+
+def _storable(value: Any) -> Any:
+    """Of what a provider calls its parts: NUL, which no column holds, becomes U+FFFD."""
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd")
+    if isinstance(value, dict):
+        return {_storable(name): _storable(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(one) for one in value]
+    return value
 
 
 async def _let_go(

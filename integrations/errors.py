@@ -25,10 +25,14 @@ from datetime import datetime
 class ProviderError(Exception):
     """Base of everything a provider call raises. `str(error)` is for people and never holds a secret.
 
-    `code` is stable and machine-readable; it ends up in `last_error.code` of a job.
+    `code` is stable and machine-readable; it ends up in `last_error.code` of a job. NUL, which a provider may send and no column
+    holds, becomes U+FFFD.
     """
 
     code = "provider_error"
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message.replace("\0", "\ufffd"))
 
 
 class RetryLater(ProviderError):

@@ -299,7 +299,7 @@ class Api:
         text = ""
         if body:
             if status >= 300:
-                text = body[:500].decode("utf-8", "replace")
+                text = body[:500].decode("utf-8", "replace").replace("\0", "\ufffd")
             try:
                 data = decode(body)
             except ValueError:

@@ -10,6 +10,8 @@ import pytest
 from historical_sync import actions, coverage
 from historical_sync.models import QuarantinedRecord, SyncRecord
 from historical_sync.retrying import MAX_RESTARTS
+from integrations.providers import PROVIDERS
+from integrations.providers.base import Partition
 from tests.conftest import Worker
 from tests.faults import toy as toys
 from tests.faults.toy import PAGE, Answer, Call, Server
@@ -256,6 +258,26 @@ def test_a_record_of_five_megabytes_comes_in_whole(toy: ToyStage, worker: Worker
     toy.done(toy.job())
     assert len(stored(toy, "things")["n1050"]["note"]) == 5_000_000
     assert not toy.damage("records", "entities")
+
+
+def test_nul_in_a_providers_words_fails_its_part_and_is_shown(toy: ToyStage, worker: Worker) -> None:
+    toy.server.inject(toys.says(400, b"no\0such thing"), every=1, times=10_000, path="/rows/events")
+    job = toy.done(toy.job(), "failed")
+    assert "no\ufffdsuch thing" in job.last_error_message
+    assert job.records_processed == 130 + 50 + 70 + 30
+
+
+def test_nul_in_what_a_part_is_called_keeps_nothing_out(
+    toy: ToyStage, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def boxes(api: Any) -> list[Partition]:
+        return [Partition(key, f"the\0{key}", {"shelf": ["\0", {"\0": key}]}) for key in toys.BOXES]
+
+    monkeypatch.setattr(toys, "_boxes", boxes)
+    monkeypatch.setitem(PROVIDERS, "toy", toys.provider(toy.server.root))
+    job = toy.done(toy.job())
+    assert job.records_processed == 370
+    assert {chunk.partition_label for chunk in toy.chunks(job)} == {"", "the\ufffdattic", "the\ufffdcellar"}
 
 
 def test_an_answer_beyond_all_bounds_fails_its_part_with_words(toy: ToyStage, worker: Worker, monkeypatch: Any) -> None:
