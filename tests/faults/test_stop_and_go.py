@@ -209,6 +209,7 @@ def test_a_worker_works_on_no_more_chunks_at_once_than_it_was_told(theatre: Stag
     job = theatre.job()
     theatre.worker(concurrency=2, lease=60)
     wait_for(lambda: job_now(job).planned, 30)
+    wait_for(lambda: theatre.sandbox.control()["at_once"] <= 2, 30)  # what planning asked does not count
     theatre.sandbox.control(reset=True)
     theatre.sandbox.control(**SANDBOX, latency_ms=30)
     until(job, "completed", seconds=60)
