@@ -20,6 +20,8 @@ def main() -> None:
         execute_from_command_line(sys.argv)
     except EnvError as error:
         sys.exit(f"atom: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def make_embedded_database(command: str) -> None:

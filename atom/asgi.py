@@ -16,7 +16,7 @@ from django.conf import settings  # noqa: E402
 
 from atom.fanout import reachable  # noqa: E402
 from atom.garbage import tune_garbage_collection  # noqa: E402
-from atom.sockets import SameOrigin  # noqa: E402
+from atom.sockets import same_origin  # noqa: E402
 from historical_sync.routing import websocket_urlpatterns  # noqa: E402
 
 
@@ -35,7 +35,7 @@ def with_sandbox(site: Any) -> Any:
 application = ProtocolTypeRouter(
     {
         "http": with_sandbox(django_application) if settings.SANDBOX else django_application,
-        "websocket": reachable(SameOrigin(AuthMiddlewareStack(URLRouter(websocket_urlpatterns)))),
+        "websocket": reachable(same_origin(AuthMiddlewareStack(URLRouter(websocket_urlpatterns)))),
     }
 )
 tune_garbage_collection()

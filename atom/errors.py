@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from django.core.exceptions import RequestDataTooBig
+from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from rest_framework import status
-from rest_framework.exceptions import APIException, ValidationError
+from rest_framework.exceptions import APIException, ParseError, ValidationError
 from rest_framework.response import Response
 
 
@@ -57,6 +57,8 @@ def exception_handler(error: Exception, context: Any) -> Response | None:
 
     if isinstance(error, RequestDataTooBig):
         return standard_handler(BodyTooLarge(), context)
+    if isinstance(error, SuspiciousOperation):  # more parameters than anybody needs, and the like
+        return standard_handler(ParseError(str(error)), context)
     if isinstance(error, Refused):
         translated: APIException
         if error.attr is not None and error.status_code == 400:

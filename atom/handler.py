@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import SEEK_END
 from typing import Any, BinaryIO, cast
 
 import django
@@ -17,6 +18,7 @@ from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.core.handlers.base import BaseHandler
 from django.core.signals import request_started
+from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 
@@ -37,6 +39,7 @@ class SyncHandler(ASGIHandler):
         except RequestAborted:
             return
         with body:
+            scope = _with_length(scope, body)
             response = await self._in_thread(self._answer)(scope, body)
         if response.streaming and not response.is_async:  # a static file
             response.streaming_content = self._parts(iter(response.streaming_content))
@@ -54,7 +57,10 @@ class SyncHandler(ASGIHandler):
     def _answer(self, scope: Any, body: BinaryIO) -> HttpResponseBase:
         set_script_prefix(get_script_prefix(scope))
         request_started.send(sender=self.__class__, scope=scope)
-        request, response = self.create_request(scope, body)
+        try:
+            request, response = self.create_request(scope, body)
+        except ValueError:  # headers that say what cannot be, such as parameters of a content type
+            return HttpResponse("This is no request.", status=400, content_type="text/plain")
         if request is not None:
             response = self.get_response(request)
         assert response is not None, "what cannot be a request has its answer already"
@@ -63,6 +69,15 @@ class SyncHandler(ASGIHandler):
         if not response.streaming:
             response.close()
         return response
+
+
+def _with_length(scope: Any, body: BinaryIO) -> Any:
+    """What was sent in chunks says nothing of its length, and a parser that finds none takes the body for empty."""
+    if any(name == b"content-length" for name, _ in scope["headers"]):
+        return scope
+    length = body.seek(0, SEEK_END)
+    body.seek(0)
+    return {**scope, "headers": [*scope["headers"], (b"content-length", str(length).encode())]}
 
 
 def sync_application() -> SyncHandler:

@@ -31,7 +31,7 @@ class ApiSchema(AutoSchema):
     def _get_response_bodies(self, direction: str = "response") -> Any:
         bodies = dict(super()._get_response_bodies(direction))  # type: ignore[arg-type]
         refusals = REFUSALS | (REFUSED_CHANGES if self.method == "POST" else {})
-        if self._is_list_view():
+        if self._is_list_view() or any(one.get("in") == "query" for one in self._get_parameters()):
             refusals["400"] = REFUSED_CHANGES["400"]
         for status, why in refusals.items():
             body = self._get_response_for_code(ErrorsSerializer, status)  # type: ignore[no-untyped-call]

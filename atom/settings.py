@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,43 @@ def _from_to(value: float, low: float, high: float) -> None:
         raise ValidationError(f"must be a number from {low} to {high}")
 
 
+def _matching(value: str, pattern: str, words: str) -> None:
+    from environs import ValidationError
+
+    if not re.fullmatch(pattern, value):
+        raise ValidationError(f"must be {words}")
+
+
+def _addresses(values: list[str] | str) -> None:
+    """Each a scheme and a host; "" is none."""
+    from urllib.parse import urlsplit
+
+    from environs import ValidationError
+
+    for value in [values] if isinstance(values, str) else values:
+        if value and not (urlsplit(value).scheme in ("http", "https") and urlsplit(value).netloc):
+            raise ValidationError("must be like https://atom.example.com")
+
+
+def _fernet_keys(values: list[str]) -> None:
+    from cryptography.fernet import Fernet
+    from environs import ValidationError
+
+    try:
+        keys = [Fernet(value) for value in values]
+    except ValueError:
+        keys = []
+    if not keys:
+        raise ValidationError("must be Fernet keys, comma-separated (see README)")
+
+
+def _some(values: list[str] | str) -> None:
+    from environs import ValidationError
+
+    if not values:
+        raise ValidationError("must not be empty")
+
+
 def _not_in_production(value: str) -> None:
     from environs import ValidationError
 
@@ -47,19 +85,23 @@ ATOM_HOME = Path(env.str("ATOM_HOME", str(BASE_DIR / ".atom"))).resolve()
 _secrets = {} if PRODUCTION else development_secrets(ATOM_HOME)
 
 DEBUG = env.bool("ATOM_DEBUG", False)
-SECRET_KEY = env.str("ATOM_SECRET_KEY") if PRODUCTION else env.str("ATOM_SECRET_KEY", _secrets["secret_key"])
+SECRET_KEY = (
+    env.str("ATOM_SECRET_KEY", validate=_some) if PRODUCTION else env.str("ATOM_SECRET_KEY", _secrets["secret_key"])
+)
 # Newest first; the first encrypts, all decrypt (`manage.py rotate_encryption_key`).
 ENCRYPTION_KEYS: list[str] = (
-    env.list("ATOM_ENCRYPTION_KEYS") if PRODUCTION else env.list("ATOM_ENCRYPTION_KEYS", [_secrets["encryption_key"]])
+    env.list("ATOM_ENCRYPTION_KEYS", validate=_fernet_keys)
+    if PRODUCTION
+    else env.list("ATOM_ENCRYPTION_KEYS", [_secrets["encryption_key"]], validate=_fernet_keys)
 )
 ALLOWED_HOSTS: list[str] = (
-    env.list("ATOM_ALLOWED_HOSTS")
+    env.list("ATOM_ALLOWED_HOSTS", validate=_some)
     if PRODUCTION
     else env.list("ATOM_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 )
-CSRF_TRUSTED_ORIGINS: list[str] = env.list("ATOM_CSRF_TRUSTED_ORIGINS", [])
+CSRF_TRUSTED_ORIGINS: list[str] = env.list("ATOM_CSRF_TRUSTED_ORIGINS", [], validate=_addresses)
 # Where browsers and providers reach this deployment; OAuth redirects are built from it. Empty: the request's own host.
-PUBLIC_URL = env.str("ATOM_PUBLIC_URL", "").rstrip("/")
+PUBLIC_URL = env.str("ATOM_PUBLIC_URL", "", validate=_addresses).rstrip("/")
 
 # The provider stand-ins at /sandbox/; never in production.
 SANDBOX = env.bool("ATOM_SANDBOX", True) and not PRODUCTION
@@ -145,7 +187,13 @@ def _database() -> dict[str, Any]:
     base: dict[str, Any] = {
         "ENGINE": "atom.db",
         # ASGI serves each request from its own thread, so connections are kept in a pool rather than by age.
-        "OPTIONS": {"pool": {"min_size": 1, "max_size": env.int("ATOM_DATABASE_POOL", 10), "timeout": 10}},
+        "OPTIONS": {
+            "pool": {
+                "min_size": 1,
+                "max_size": env.int("ATOM_DATABASE_POOL", 10, validate=lambda v: _from_to(v, 1, 1000)),
+                "timeout": 10,
+            }
+        },
         "CONN_HEALTH_CHECKS": True,
         "NAME": "atom",
         "EMBEDDED": not DATABASE_URL,
@@ -183,7 +231,9 @@ SHUTDOWN_SECONDS = env.float("ATOM_SHUTDOWN_SECONDS", 25.0, validate=lambda v: _
 # Where the crash suite kills a worker (`historical_sync.faultpoints`).
 FAULT_POINT = env.str("ATOM_FAULT_POINT", "", validate=lambda v: _not_in_production(v))
 
-REDIS_URL = env.str("REDIS_URL", "")
+REDIS_URL = env.str(
+    "REDIS_URL", "", validate=lambda v: _matching(v, r"((rediss?|unix)://.+)?", "like redis://host:6379/0")
+)
 CHANNEL_LAYERS: dict[str, Any] = {
     "default": (
         {
@@ -270,7 +320,13 @@ REST_FRAMEWORK = {
     "DEFAULT_PAGINATION_CLASS": "atom.pagination.Pages",
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_THROTTLE_CLASSES": ["atom.api_auth.TenantRateThrottle"],
-    "DEFAULT_THROTTLE_RATES": {"tenant": env.str("ATOM_API_RATE", "6000/min")},
+    "DEFAULT_THROTTLE_RATES": {
+        "tenant": env.str(
+            "ATOM_API_RATE",
+            "6000/min",
+            validate=lambda v: _matching(v, r"[1-9]\d*/(s|sec|m|min|h|hour|d|day)", "like 6000/min"),
+        )
+    },
     "DEFAULT_SCHEMA_CLASS": "atom.openapi.ApiSchema",
     "EXCEPTION_HANDLER": "atom.errors.exception_handler",
     "PAGE_SIZE": 25,
@@ -302,7 +358,9 @@ EMAIL_USE_TLS = env.bool("ATOM_EMAIL_TLS", False)
 EMAIL_TIMEOUT = 20
 DEFAULT_FROM_EMAIL = env.str("ATOM_EMAIL_FROM", "atom@localhost")
 
-LOG_LEVEL = env.str("ATOM_LOG_LEVEL", "INFO")
+LOG_LEVEL = env.str(
+    "ATOM_LOG_LEVEL", "INFO", validate=lambda v: _one_of(v, "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+)
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

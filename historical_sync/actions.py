@@ -70,14 +70,14 @@ def start_sync(
     Raises InvalidInput (range, streams) and Refused with the contract's codes.
     """
     now = timezone.now()
-    if idempotency_key and (earlier := _by_key(actor.tenant, idempotency_key)):
+    if idempotency_key and (earlier := job_of_key(actor.tenant, idempotency_key)):
         return earlier
     since, until = _range(start, end, now)
     names = _streams(connection, streams)
     with transaction.atomic():
         # One start at a time per tenant: the limits below are counted under this lock.
         tenant = Tenant.objects.select_for_update(no_key=True).get(id=actor.tenant.id)
-        if idempotency_key and (earlier := _by_key(tenant, idempotency_key)):
+        if idempotency_key and (earlier := job_of_key(tenant, idempotency_key)):
             return earlier
         connection = Connection.objects.of(tenant).get(id=connection.id)
         _check_connection(connection)
@@ -175,6 +175,8 @@ def pause(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
     """Asks for a pause: at once when no worker is at it, else at the next page boundary."""
     with transaction.atomic():
         job = _locked(actor.tenant, job)
+        if job.control == states.CONTROL_PAUSE and job.status in states.WORKABLE:
+            return job  # asked for already; the answer may have been lost
         if not states.can_pause(job.status, job.control):
             raise Refused("invalid_state", _not_from("paused", job))
         _request(job, states.CONTROL_PAUSE)
@@ -193,6 +195,8 @@ def cancel(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
     """
     with transaction.atomic():
         job = _locked(actor.tenant, job)
+        if job.control == states.CONTROL_CANCEL and job.status in states.ACTIVE:
+            return job  # asked for already; the answer may have been lost
         if not states.can_cancel(job.status, job.control):
             raise Refused("invalid_state", _not_from("cancelled", job))
         record_event(job, actor.label, "cancel_requested", "")
@@ -315,7 +319,8 @@ def _not_from(what: str, job: HistoricalSyncJob) -> str:
     return f"This import is {state}; it can't be {what} now."
 
 
-def _by_key(tenant: Tenant, key: str) -> HistoricalSyncJob | None:
+def job_of_key(tenant: Tenant, key: str) -> HistoricalSyncJob | None:
+    """The job that was started with this idempotency key."""
     job = jobs_of(tenant).with_names().filter(idempotency_key=key).first()
     if job is not None:
         job.was_created = False
@@ -324,6 +329,8 @@ def _by_key(tenant: Tenant, key: str) -> HistoricalSyncJob | None:
 
 def _range(start: datetime | None, end: datetime | None, now: datetime) -> tuple[datetime, datetime]:
     until = end or now
+    if until.year < 1980:
+        raise InvalidInput("invalid", "The range must not end before 1980.", "end_date")
     since = start or months_back(min(until, now), DEFAULT_MONTHS)
     if since >= now:
         raise InvalidInput("range_in_future", "The range must begin in the past.", "start_date")
@@ -333,7 +340,8 @@ def _range(start: datetime | None, end: datetime | None, now: datetime) -> tuple
     if since >= until:
         raise InvalidInput("start_after_end", "The range must begin before it ends.", "start_date")
     if since.year < 1980:
-        raise InvalidInput("invalid", "The range must not begin before 1980.", "start_date")
+        at_fault = "end_date" if start is None else "start_date"
+        raise InvalidInput("invalid", "The range must not begin before 1980.", at_fault)
     return since.astimezone(UTC), until.astimezone(UTC)
 
 

@@ -66,7 +66,8 @@ class StartSerializer(serializers.Serializer):
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, dict) and (unknown := [name for name in data if name not in self.fields]):
             raise serializers.ValidationError(
-                {str(name)[:100]: ["There is no such field."] for name in unknown}, code="invalid"
+                {str(name)[:100].encode(errors="replace").decode(): ["There is no such field."] for name in unknown},
+                code="invalid",
             )
         return super().to_internal_value(data)
 
@@ -181,17 +182,19 @@ class HistoricalSyncViewSet(TenantScoped, viewsets.GenericViewSet):
             raise InvalidInput(
                 "invalid", f"Idempotency-Key must be at most {MAX_KEY} printable characters.", "Idempotency-Key"
             )
-        connection = self._connection(actor, integration_id, asked.get("connection_id"))
-        job = actions.start_sync(
-            actor,
-            connection,
-            start=asked.get("start_date"),
-            end=asked.get("end_date"),
-            streams=asked.get("streams"),
-            full=asked["full"],
-            trigger="api",
-            idempotency_key=key,
-        )
+        # Looked up first: the provider may have got a second account since.
+        job = actions.job_of_key(actor.tenant, key) if key else None
+        if job is None:
+            job = actions.start_sync(
+                actor,
+                self._connection(actor, integration_id, asked.get("connection_id")),
+                start=asked.get("start_date"),
+                end=asked.get("end_date"),
+                streams=asked.get("streams"),
+                full=asked["full"],
+                trigger="api",
+                idempotency_key=key,
+            )
         job = actions.get_job(actor.tenant, job.id)
         return Response({"job_id": str(job.id), "job": job_json(job, actor)}, status=status.HTTP_202_ACCEPTED)
 

@@ -111,7 +111,7 @@ class GraphViewSet(TenantScoped, viewsets.GenericViewSet):
     )
     def entities(self, request: Request) -> Response:
         tenant, size = _actor(request).tenant, _size(request)
-        cursor = _cursor(request, str, UUID)
+        cursor = _cursor(request, _kind, UUID)
         found = graph.search(
             tenant,
             _text(request, "q", 100),
@@ -229,6 +229,12 @@ def _cursor(request: Request, *parts: Callable[[str], Any]) -> tuple[Any, ...]:
         return tuple(read(part) for read, part in zip(parts, found, strict=True))
     except (ValueError, binascii.Error):
         raise InvalidInput("invalid", "This is not a `next` of this list.", "cursor") from None
+
+
+def _kind(text: str) -> str:
+    if not text or " " in text:
+        raise ValueError(text)
+    return text
 
 
 def _text(request: Request, name: str, most: int) -> str:

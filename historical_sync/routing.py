@@ -1,6 +1,6 @@
 """Addresses of the sockets."""
 
-from django.urls import path
+from django.urls import path, re_path
 from django.urls.resolvers import URLPattern
 
 from historical_sync import consumers
@@ -10,4 +10,5 @@ websocket_urlpatterns: list[URLPattern] = [
     path("ws/notifications", consumers.Notifications.as_asgi()),
     path("ws/pages", consumers.PageFragments.as_asgi()),
     path("ws/pages/jobs/<str:job_id>", consumers.JobFragments.as_asgi()),
+    re_path("", consumers.Nowhere.as_asgi()),
 ]

@@ -168,6 +168,30 @@ def test_the_same_key_gives_the_same_job(acme: SimpleNamespace) -> None:
     refused(acme.api.start("github", {}, Idempotency_Key="tuesday"), 409, "job_already_active")
 
 
+def test_the_same_key_gives_the_same_job_when_the_provider_has_got_a_second_account(acme: SimpleNamespace) -> None:
+    first = acme.api.start("github", {}, Idempotency_Key="monday")
+    with tenant_scope(acme.tenant.id):
+        make_connection(acme.tenant)
+    again = acme.api.start("github", {}, Idempotency_Key="monday")
+    assert (again.status_code, again.json()["job_id"]) == (202, first.json()["job_id"])
+    refused(acme.api.start("github", {}, Idempotency_Key="tuesday"), 400, "connection_required", "connection_id")
+
+
+@pytest.mark.parametrize("action", ["pause", "cancel"])
+def test_what_is_asked_twice_of_a_running_job_is_answered_twice(acme: SimpleNamespace, action: str) -> None:
+    with tenant_scope(acme.tenant.id):
+        job = make_job(acme.connection, status="running", control=action)
+    before = trace()
+    reply = acme.api.post(f"historical-sync/jobs/{job.id}/{action}")
+    assert (reply.status_code, reply.json()["control"]) == (202, action)
+    assert trace() == before
+
+
+def test_more_parameters_than_anybody_needs_are_refused(acme: SimpleNamespace) -> None:
+    reply = acme.api.client.get("/api/integrations/github/historical-sync/jobs?" + "&" * 5200)
+    assert refused(reply, 400, "parse_error")
+
+
 def test_a_key_means_nothing_to_another_tenant(acme: SimpleNamespace) -> None:
     with tenant_scope(acme.cast.globex.id):
         make_connection(acme.cast.globex)
@@ -199,6 +223,9 @@ BAD: list[tuple[Any, int, str, str | None]] = [
     ({"start_date": "9999-12-31T23:59:59-14:00"}, 400, "invalid", "start_date"),
     ({"start_date": "2026-01-01T25:00:00"}, 400, "invalid", "start_date"),
     ({"start_date": "1970-01-01"}, 400, "invalid", "start_date"),
+    ({"end_date": "0001-01-01"}, 400, "invalid", "end_date"),
+    ({"end_date": "1980-01-01"}, 400, "invalid", "end_date"),
+    ({"\ud800": 1}, 400, "invalid", "?"),
     ({"start_date": "2026-01-01\x00"}, 400, "invalid", "start_date"),
     ({"end_date": "soon"}, 400, "invalid", "end_date"),
     ({"end_date": "9999-12-31"}, 400, "invalid", "end_date"),

@@ -130,9 +130,9 @@ def test_connect_takes_the_token_from_where_others_cannot_see_it(
     token, base = sandbox_token(), ["--base-url", f"{sandbox.root}/github"]
     (tmp_path / "token").write_text(token + "\n")
     ids = {run("connect", "github", "--tenant", "acme", "--token-file", tmp_path / "token", *base)}
-    for way in (["-"], ["--token-file", "-"]):
+    for way in (["-", "--tenant", "acme"], ["--tenant", "acme", "-"], ["--tenant", "acme", "--token-file", "-"]):
         monkeypatch.setattr("sys.stdin", io.StringIO(token + "\n"))
-        ids.add(run("connect", "github", *way, "--tenant", "acme", *base))
+        ids.add(run("connect", "github", *way, *base))
     shown = json.loads(
         run("connect", "github", "--tenant", "acme", "--token", token, "--label", "Ours", "--json", *base)
     )
@@ -148,6 +148,7 @@ def test_connect_takes_the_token_from_where_others_cannot_see_it(
         (["myspace", "--tenant", "acme", "--token", "t"], "There is no provider 'myspace'"),
         (["github", "--tenant", "nobody", "--token", "t"], "There is no tenant 'nobody'"),
         (["github", "--tenant", "acme"], "Give the token with --token"),
+        (["github", "--tenant", "acme", "-", "--token", "t"], "Give the token in one way"),
         (["github", "--tenant", "acme", "--token", ""], "token: This is not a token"),
         (["github", "--tenant", "acme", "--token", "two words"], "token: This is not a token"),
         (["github", "--tenant", "acme", "--token-file", "/nothing/there"], "can't be read"),

@@ -238,6 +238,7 @@ def test_a_program_pages_through_entities_and_relationships(cast: SimpleNamespac
     [
         ("entities", {"cursor": "x"}, 400, "cursor"),
         ("entities", {"cursor": "AAAA"}, 400, "cursor"),
+        ("entities", {"cursor": "YSBiADAwMDAwMDAwLTAwMDAtNDAwMC04MDAwLTAwMDAwMDAwMDAwMA=="}, 400, "cursor"),
         ("relationships", {"cursor": "cGVyc29uADE="}, 400, "cursor"),
         ("entities", {"page_size": "0"}, 400, "page_size"),
         ("entities", {"page_size": "²"}, 400, "page_size"),

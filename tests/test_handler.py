@@ -11,6 +11,9 @@ from asgiref.testing import ApplicationCommunicator
 from django.conf import settings
 from django.test import Client
 
+from atom.models import ApiKey
+from atom.tenancy import tenant_scope
+
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
@@ -44,6 +47,22 @@ def signed_in(user: Any) -> list[tuple[bytes, bytes]]:
     return [
         (b"cookie", f"{settings.SESSION_COOKIE_NAME}={client.cookies[settings.SESSION_COOKIE_NAME].value}".encode())
     ]
+
+
+def test_a_body_sent_in_chunks_is_read(live_cast: SimpleNamespace) -> None:
+    """Without a length, which parsers take for no body at all."""
+    with tenant_scope(live_cast.acme.id):
+        _, key = ApiKey.objects.create_key(tenant=live_cast.acme, role="member", name="k")
+    headers = [(b"authorization", f"Api-Key {key}".encode()), (b"content-type", b"application/json")]
+    path = "/api/integrations/github/historical-sync/start"
+    status, content, _ = asyncio.run(ask(path, method="POST", headers=headers, body=(b'{"unheard', b'_of": 1}')))
+    assert status == 400
+    assert b"unheard_of" in content
+
+
+def test_headers_that_say_what_cannot_be_are_refused() -> None:
+    status, _, _ = asyncio.run(ask("/healthz", headers=[(b"content-type", b"a/b; x*=bogus''%ff")]))
+    assert status == 400
 
 
 def test_each_of_many_requests_at_once_sees_its_own_tenant(live_cast: SimpleNamespace) -> None:

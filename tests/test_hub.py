@@ -14,7 +14,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from atom.db.base import as_owner
-from atom.tenancy import tenant_scope
+from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import broadcast, hub, live
 from historical_sync.models import HistoricalSyncJob
 from tests.graphs import make_connection, make_job
@@ -178,6 +178,56 @@ def test_who_lost_their_membership_hears_no_more(acme: SimpleNamespace, monkeypa
             await socket.receive_json_from(timeout=5)
             await live.in_thread(leave)()
             await changed(acme.job, revision=2)
+            return await socket.receive_output(timeout=5)
+
+    assert asyncio.run(scene()) == {"type": "websocket.close", "code": consumers.GONE}
+
+
+def test_a_socket_whose_access_cannot_be_asked_for_closes(
+    acme: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from historical_sync import consumers
+
+    monkeypatch.setattr(consumers, "ACCESS_AGAIN", 0.0)
+    socket = progress_socket(acme)
+
+    def away(*_: Any, **__: Any) -> None:
+        raise OSError("the database is away")
+
+    async def scene() -> Any:
+        async with opened(socket):
+            await socket.receive_json_from(timeout=5)
+            monkeypatch.setattr(consumers, "actor_of_scope", away)
+            await changed(acme.job, revision=2)
+            return await socket.receive_output(timeout=5)
+
+    assert asyncio.run(scene()) == {"type": "websocket.close", "code": consumers.TRY_AGAIN}
+
+
+@pytest.mark.parametrize("how", ["signed out", "account closed"])
+def test_whose_session_ended_hears_no_more(acme: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    from django.contrib.sessions.models import Session
+
+    from atom.models import User
+    from historical_sync import consumers
+
+    monkeypatch.setattr(consumers, "ACCESS_AGAIN", 0.0)
+    socket = progress_socket(acme, user="bob")
+
+    def end() -> None:
+        if how == "signed out":
+            Session.objects.all().delete()
+        else:
+            with across_tenants("the test's operator"):
+                User.objects.filter(id=acme.cast.bob.id).update(is_active=False)
+
+    async def scene() -> Any:
+        async with opened(socket):
+            await socket.receive_json_from(timeout=5)
+            await changed(acme.job, revision=2)
+            await socket.receive_json_from(timeout=5)  # as long as it lasts
+            await live.in_thread(end)()
+            await changed(acme.job, revision=3)
             return await socket.receive_output(timeout=5)
 
     assert asyncio.run(scene()) == {"type": "websocket.close", "code": consumers.GONE}

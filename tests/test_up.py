@@ -176,6 +176,14 @@ def test_no_demo_leaves_the_database_empty(tmp_path: Path) -> None:
         ({"DATABASE_URL": "mysql://somewhere"}, "DATABASE_URL"),
         ({"ATOM_DEBUG": "perhaps"}, "ATOM_DEBUG"),
         ({"ATOM_DATABASE_POOL": "many"}, "ATOM_DATABASE_POOL"),
+        ({"ATOM_DATABASE_POOL": "0"}, "ATOM_DATABASE_POOL"),
+        ({"ATOM_API_RATE": "100/fortnight"}, "ATOM_API_RATE"),
+        ({"ATOM_ENCRYPTION_KEYS": "abc"}, "ATOM_ENCRYPTION_KEYS"),
+        ({"ATOM_ENV": "production", "ATOM_SECRET_KEY": ""}, "ATOM_SECRET_KEY"),
+        ({"ATOM_LOG_LEVEL": "LOUD"}, "ATOM_LOG_LEVEL"),
+        ({"REDIS_URL": "somewhere"}, "REDIS_URL"),
+        ({"ATOM_PUBLIC_URL": "atom.example.com"}, "ATOM_PUBLIC_URL"),
+        ({"ATOM_CSRF_TRUSTED_ORIGINS": "atom.example.com"}, "ATOM_CSRF_TRUSTED_ORIGINS"),
     ],
 )
 def test_a_variable_that_is_missing_or_malformed_is_named_at_the_start(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
@@ -147,7 +148,16 @@ def form_of(name: str, acme: SimpleNamespace) -> dict[str, str]:
 
 def test_the_walk_knows_every_route() -> None:
     assert set(routes()) == set(WALK)
-    assert {str(pattern.pattern) for pattern in websocket_urlpatterns} == SOCKETS
+    *known, rest = websocket_urlpatterns
+    assert {str(pattern.pattern) for pattern in known} == SOCKETS
+    assert str(rest.pattern) == "", "what is at no address of ours"
+
+
+def test_a_socket_to_nowhere_is_refused_before_it_opens() -> None:
+    from atom.asgi import application
+
+    socket = WebsocketCommunicator(application, "/ws/nowhere", headers=[(b"host", b"testserver")])
+    assert asyncio.run(socket.connect(timeout=5)) == (False, 4404)
 
 
 @pytest.mark.parametrize("name", sorted(WALK))
@@ -241,8 +251,6 @@ def socket_to(
 @pytest.mark.parametrize("route", sorted(SOCKETS))
 @pytest.mark.parametrize("who", ["alice", "vera", "charlie", "nobody", "elsewhere"])
 def test_sockets_refuse_strangers_before_they_open(live_cast: SimpleNamespace, route: str, who: str) -> None:
-    import asyncio
-
     acme = one_of_everything(live_cast.acme)
     user = getattr(live_cast, who, None) if who != "elsewhere" else live_cast.alice
     headers = [(b"origin", b"https://evil.example")] if who == "elsewhere" else []

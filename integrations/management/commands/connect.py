@@ -38,6 +38,8 @@ class Command(BaseCommand):
             "--fact", action="append", default=[], metavar="NAME=VALUE", help="what the provider asks before connecting"
         )
         parser.add_argument("--json", action="store_true", help="print the connection as JSON")
+        # Python's usual way takes what comes after the first option for no positional argument.
+        parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]
 
     def handle(self, *args: Any, **options: Any) -> None:
         provider = PROVIDERS.get(options["provider"])
@@ -78,6 +80,8 @@ class Command(BaseCommand):
             self.stdout.write(str(connection.id))
 
     def _token(self, options: dict[str, Any]) -> str:
+        if options["stdin"] and (options["token"] or options["token_file"]):
+            raise CommandError("Give the token in one way: --token, --token-file or -.", returncode=2)
         if options["token"] is not None:
             return str(options["token"])
         if options["stdin"] or options["token_file"] == "-":
