@@ -12,7 +12,7 @@ from integrations.http import Reply
 from integrations.providers.base import JSON, Context, Entity, Graph, RateState, Relationship, Window
 from integrations.providers.graph import facts, organization
 from integrations.providers.replies import Means, body, error_in, inner, rate_headers, reset_of
-from integrations.providers.text import one_line
+from integrations.providers.text import domain_key, one_line
 from integrations.providers.wire import (
     EPOCH,
     MILLISECOND,
@@ -172,3 +172,46 @@ def test_html_is_one_line_without_what_is_not_for_people():
     assert one_line("<style>p {}</style><p>Fish &amp;\n <b>chips</b></p>") == "Fish & chips"
     assert one_line(None) == ""
     assert one_line(5) == "5"
+
+
+@pytest.mark.parametrize(
+    "website",
+    [
+        "https://uk.linkedin.com/company/acme",
+        "https://www.linkedin.com/company/acme",
+        "m.facebook.com/acme",
+        "google.com",
+        "https://docs.google.com/document/d/1",
+        "https://sites.google.com/view/acme",
+        "https://linktr.ee/acme",
+        "https://bit.ly/3x",
+        "https://g.page/acme",
+        "yahoo.co.uk",
+        "hotmail.co.uk",
+        "outlook.de",
+        "live.fr",
+        "mail.yahoo.com",
+        "github.io",
+        "https://wordpress.com/acme",
+    ],
+)
+def test_a_site_that_many_share_is_no_companys_own(website: str):
+    assert domain_key(website) is None
+
+
+@pytest.mark.parametrize(
+    ("website", "domain"),
+    [
+        ("https://www.acme.test/about", "acme.test"),
+        ("acme.github.io", "acme.github.io"),
+        ("https://acme.notion.site/Home", "acme.notion.site"),
+        ("acme.wordpress.com", "acme.wordpress.com"),
+        ("acme.blogspot.com", "acme.blogspot.com"),
+        ("notlinkedin.com", "notlinkedin.com"),
+        ("shop.acme.co.uk", "shop.acme.co.uk"),
+        ("live.test.io", "live.test.io"),
+        ("myoutlook.de", "myoutlook.de"),
+    ],
+)
+def test_a_site_of_ones_own_tells_whose_it_is(website: str, domain: str):
+    assert domain_key(website) == f"org:domain:{domain}"
