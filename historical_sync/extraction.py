@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 import orjson
 
 from historical_sync.identity import content_hash, entity_id, name_rank, placeholder, record_id
-from integrations.errors import RecordRejected
+from integrations.errors import UNMAPPABLE, RecordRejected
 from integrations.providers.base import Clock, Context, Entity, Extract, Graph, Record
 from integrations.providers.links import linked
 
@@ -203,7 +203,7 @@ def graph_rows(
         except RecordRejected as error:
             graph.rejected.append((row, str(error)))
             continue
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except UNMAPPABLE as error:
             graph.rejected.append((row, f"unexpected shape: {type(error).__name__}: {error}"))
             continue
         graph.said[record] = _said(subject, said.kinds, ends)

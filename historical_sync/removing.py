@@ -33,8 +33,9 @@ from historical_sync.extraction import Ids, time_of_word
 from historical_sync.identity import key_rank, name_rank, placeholder
 from historical_sync.merging import lead_addresses, lead_handles
 from historical_sync.models import Coverage, DataRemoval, HistoricalSyncJob, SyncRecord
-from historical_sync.stale import UNMAPPABLE, mark
+from historical_sync.stale import mark
 from integrations import gateway, providers
+from integrations.errors import UNMAPPABLE
 from integrations.models import Connection as Account
 from integrations.providers.base import Context, Entity, Graph, Partition, Provider
 

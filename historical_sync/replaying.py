@@ -26,7 +26,7 @@ from historical_sync.records import look_up
 from historical_sync.storage import enter_graph, write_rows
 from integrations import gateway
 from integrations.crypto import decrypt
-from integrations.errors import RecordRejected
+from integrations.errors import UNMAPPABLE, RecordRejected
 from integrations.providers.base import Context, Partition, Record, Stream, WindowKind
 
 AT_ONCE = 100  # rows of one transaction
@@ -154,7 +154,7 @@ async def _replay_some(
         for row_id, external_id, occurred_at, sealed, created_at in kept:
             try:
                 record = _record(chunk.stream, external_id, occurred_at, decrypt(sealed))
-            except (RecordRejected, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            except UNMAPPABLE as error:
                 why[row_id] = str(error) if isinstance(error, RecordRejected) else f"no usable id or time: {error!r}"
                 continue
             if chunk.stream.window is not WindowKind.SNAPSHOT and not chunk.since <= record.occurred_at < chunk.until:

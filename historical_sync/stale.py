@@ -13,10 +13,8 @@ import orjson
 from historical_sync import pgarrays as pg
 from historical_sync.database import Connection
 from historical_sync.extraction import Ids, time_of_word
-from integrations.errors import RecordRejected
+from integrations.errors import UNMAPPABLE
 from integrations.providers.base import Context, Extract, Graph, Record
-
-UNMAPPABLE = (RecordRejected, KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 # Entity id -> the aliases that may have lost their witness; None: any of them.
 Doubts = dict[bytes, set[bytes] | None]

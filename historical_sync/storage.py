@@ -37,6 +37,7 @@ from historical_sync.records import Seen, add_records, look_up, new_statements, 
 from historical_sync.settling import settle
 from historical_sync.stale import mark, withdrawn
 from integrations.crypto import encrypt_document
+from integrations.errors import UNMAPPABLE
 from integrations.providers.base import JSON, Clock, Context, Extract, Record
 
 PACE_SECONDS = 8  # between the two points that speed is measured by
@@ -118,7 +119,7 @@ async def save_pages(
         try:
             rows = record_rows(batch.records, lease.connection_bytes, lease.stream, batch.clock)
             return await _save(pool, lease, batch, rows, extract, context, memory, phase)
-        except (TypeError, ValueError, AttributeError, IndexError, RecursionError, errors.DataError):
+        except (*UNMAPPABLE, RecursionError, errors.DataError):
             # A record that can't be stored must not keep the others out.
             if checked:
                 raise

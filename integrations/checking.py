@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
-from integrations.errors import CursorExpired, ProviderError, RecordRejected, RetryLater, WindowTooLarge
+from integrations.errors import UNMAPPABLE, CursorExpired, ProviderError, RetryLater, WindowTooLarge
 from integrations.http import Api
 from integrations.providers.base import JSON, Context, Estimate, Partition, Record, Stream, Window, WindowKind
 
@@ -20,7 +20,6 @@ MOST_REASONS = 3
 PATIENCE = timedelta(seconds=60)  # for a provider that asks to slow down, each time
 TRIES = 4
 SECOND = timedelta(seconds=1)
-_BROKEN = (RecordRejected, KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 T = TypeVar("T")
 
@@ -112,7 +111,7 @@ def _map(report: StreamReport, stream: Stream, context: Context) -> None:
             report.wrong.append(f"record {record.external_id} has a time without a zone")
         try:
             graph = stream.extract(record.payload, context)
-        except _BROKEN as error:
+        except UNMAPPABLE as error:
             report.reading.rejected.append(f"{record.external_id}: {type(error).__name__} {error}")
             continue
         if not graph.entities or graph.entities[0].properties is None:

@@ -106,3 +106,7 @@ class RequestRejected(ProviderError):
 
 class RecordRejected(Exception):
     """One record can't be mapped. Its message is the reason shown beside the quarantined record."""
+
+
+# What reading or mapping a record raises when it is not as its provider's file expects.
+UNMAPPABLE = (RecordRejected, KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from integrations.errors import ProviderError
+from integrations.errors import UNMAPPABLE, ProviderError
 from integrations.http import Api, Reply
 from integrations.providers.base import JSON, Fetch, Page, Partition, Record, Window
 
@@ -70,7 +70,14 @@ class Reader:
     time_of: Callable[[JSON], datetime]
 
     def __call__(self, row: JSON) -> Record:
-        return Record(str(self.id_of(row)), self.time_of(row), row)
+        return Record(_named(self.id_of(row)), self.time_of(row), row)
+
+
+def _named(found: object) -> str:
+    """An id as text; ValueError for what is none, as null."""
+    if (isinstance(found, str) and found) or (isinstance(found, int) and not isinstance(found, bool)):
+        return str(found)
+    raise ValueError(f"{found!r} is no id")
 
 
 def reader(
@@ -95,9 +102,9 @@ def records(rows: list[Any], read: Reader) -> tuple[list[Record], list[Rejected]
     for row in rows:
         named = ""
         try:
-            named = str(id_of(row))
+            named = _named(id_of(row))
             found.append(Record(named, time_of(row), row))
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except UNMAPPABLE as error:
             rejected.append((named, row, f"no usable id or time: {type(error).__name__} {error}"))
     return found, rejected
 

@@ -174,6 +174,16 @@ def test_html_is_one_line_without_what_is_not_for_people():
     assert one_line(5) == "5"
 
 
+@pytest.mark.parametrize("found", [None, "", True, 1.5, {"id": 1}, []])
+def test_what_is_no_id_names_no_record(found: Any):
+    read = reader("id")
+    good, rejected = records([{"id": found}, {"id": 7}, {"id": "x"}, {"id": 0}], read)
+    assert [record.external_id for record in good] == ["7", "x", "0"]
+    assert [(named, row) for named, row, _ in rejected] == [("", {"id": found})]
+    with pytest.raises(ValueError, match="is no id"):
+        read({"id": found})
+
+
 @pytest.mark.parametrize(
     "website",
     [

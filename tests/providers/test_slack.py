@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 from historical_sync.engine import Meter
+from historical_sync.extraction import Ids, graph_rows, record_rows
 from integrations.errors import AccessDenied, CursorExpired, ReauthRequired, RequestRejected, Throttled, Unavailable
 from integrations.http import Api, Reply
 from integrations.providers import slack
@@ -205,3 +206,14 @@ def test_a_narrowed_connection_brings_the_files_of_its_channels_only():
     assert brought(["C1", "G1"]) == ["F1", "F2"]
     assert brought(["C3"]) == []
     assert brought(None) == ["F1", "F2", "F3", "F4"]
+
+
+def test_a_time_beyond_all_time_keeps_only_its_own_row_out():
+    good = {"ts": TS, "user": "U1", "text": "Hi"}
+    bad = {**good, "ts": "1735812345.000300", "edited": {"ts": f"{10**20}.000000"}}
+    found = record_rows(
+        [Record(f"C1:{row['ts']}", datetime(2025, 1, 2, tzinfo=UTC), row) for row in (good, bad)], bytes(16), "messages"
+    )
+    told = graph_rows(found.values(), slack._extract_message, Context(NS, GENERAL), Ids(bytes(16)))
+    assert [row.external_id for row, _ in told.rejected] == ["C1:1735812345.000300"]
+    assert len(told.said) == 1
