@@ -113,7 +113,8 @@ def _filter(window: Window) -> str:
 async def _messages(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
     """All folders, oldest first. What is sorted by must stand first in the filter."""
     asked = {"$filter": _filter(window), "$orderby": "receivedDateTime asc", "$select": _MESSAGE, "$top": 50}
-    return await _get(api, f"{ME}/messages", asked, cursor)
+    rows, following = await _get(api, f"{ME}/messages", asked, cursor)
+    return [{**row, "mailbox": api.facts.get("mailbox")} if isinstance(row, dict) else row for row in rows], following
 
 
 async def _count_messages(api: Api, partition: Partition, window: Window) -> Estimate | None:
@@ -170,8 +171,10 @@ def _extract_message(row: JSON, context: Context) -> Graph:
     said.to("with", *_people(*(one for kind in ("to", "cc", "bcc") for one in row.get(f"{kind}Recipients") or ())))
     said.to("part_of", *(Entity("thread", key, name) for key in context.keys("thread", row.get("conversationId"))))
     said.refer("part_of", context.keys("folder", row.get("parentFolderId")))
+    # Categories are named by each mailbox for itself.
+    within = f"{row['mailbox']}:" if row.get("mailbox") else ""
     labels = row.get("categories") or ()
-    said.to("labelled", *(Entity("label", context.key("category", label), label) for label in labels))
+    said.to("labelled", *(Entity("label", context.key("category", f"{within}{label}"), label) for label in labels))
     said.refer("mentions", _mentioned(row.get("subject"), row.get("body")))
     return said
 
@@ -221,7 +224,8 @@ def _extract_event(row: JSON, context: Context) -> Graph:
 
 async def _identify(api: Api) -> Account:
     who = (await api.get(ME, {"$select": "id,displayName,mail,userPrincipalName"})).data
-    return Account(str(who["id"]), who.get("mail") or who.get("userPrincipalName") or str(who["id"]))
+    own_id = str(who["id"])
+    return Account(own_id, who.get("mail") or who.get("userPrincipalName") or own_id, None, {"mailbox": own_id})
 
 
 MICROSOFT365 = Provider(

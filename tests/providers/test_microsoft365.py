@@ -175,6 +175,19 @@ def test_a_message_names_who_wrote_it_to_whom_and_where_it_belongs():
     }
 
 
+async def test_a_category_is_its_mailboxs_own():
+    async with staged(NS) as stage:
+        page = await MESSAGES.fetch(stage.api(), WHOLE, ALL, None)
+        owner = stage.facts["mailbox"]
+    assert owner
+    assert {record.payload["mailbox"] for record in page.records} == {owner}
+    row = {"id": "AAk1", "categories": ["Red"]}
+    keys = {
+        end for who in ("M1", "M2") for end in microsoft365._extract_message({**row, "mailbox": who}, Context(NS)).ends
+    }
+    assert keys == {f"{NS}:category:M1:Red", f"{NS}:category:M2:Red"}
+
+
 def test_a_draft_without_author_or_id_of_its_own_is_a_message_too():
     found = microsoft365._extract_message(
         {"id": "AAk1", "from": None, "sender": None, "subject": None, "body": None, "isDraft": True}, Context(NS)
