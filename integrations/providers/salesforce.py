@@ -179,16 +179,22 @@ def _owner(row: JSON, ns: str) -> Entity | None:
     return person(_key(ns, owner_id), owner.get("Name") or "Salesforce user", owner.get("Email"))
 
 
+# Which domain an account has and which address a contact, only their own records say: a row that mentions them is not touched when
+# that is put right, and would be proof of the wrong one for ever.
+
+
 def _account_of(row: JSON, ns: str) -> Entity | None:
     account_id, account = row.get("AccountId"), row.get("Account") or {}
-    if not account_id:
-        return None
-    return organization(_key(ns, account_id), account.get("Name") or "Account", account.get("Website"))
+    return Entity("organization", _key(ns, account_id), account.get("Name") or "Account") if account_id else None
 
 
 def _contact_of(row: JSON, ns: str, field: str, parent: str) -> Entity | None:
+    """A contact; or a lead, of which there are no records of its own."""
     contact_id, contact = row.get(field), row.get(parent) or {}
-    return person(_key(ns, contact_id), contact.get("Name") or "Contact", contact.get("Email")) if contact_id else None
+    if not contact_id:
+        return None
+    address = None if contact_id.startswith("003") else contact.get("Email")
+    return person(_key(ns, contact_id), contact.get("Name") or "Contact", address)
 
 
 def _mentions(row: JSON, *fields: str) -> Iterator[str]:
@@ -201,7 +207,7 @@ def _extract_account(row: JSON, context: Context) -> Graph:
     known = _known(row, "Website", "Industry", "Phone")
     said = Graph(organization(_key(ns, row["Id"]), row["Name"], row.get("Website"), known))
     if parent:
-        said.to("part_of", organization(_key(ns, parent), (row.get("Parent") or {}).get("Name") or "Account", None))
+        said.to("part_of", Entity("organization", _key(ns, parent), (row.get("Parent") or {}).get("Name") or "Account"))
     said.to("owned_by", _owner(row, ns))
     return said
 
