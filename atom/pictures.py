@@ -35,7 +35,8 @@ ICONS = {
     "retry": "rotate-ccw",
     "chunk_failed": "circle-x",
     "replayed": "rotate-ccw",
-    "reaped": "heart-pulse",
+    "worker_lost": "heart-pulse",
+    "restarted": "rotate-ccw",
 }
 # kind of entity -> icon; any other is a box
 KINDS = {

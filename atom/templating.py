@@ -31,7 +31,7 @@ def environment(loader: BaseLoader, auto_reload: bool, **_: Any) -> Environment:
         called.__name__: called
         for called in (
             url, static, htmx_script, pictures.icon, pictures.kind_icon, pictures.tile, words.ago, words.badge, words.clock,
-            words.day, words.days, words.elapsed, words.event_dot, words.moment, words.now_exactly, words.relation, words.since,
+            words.day, words.days, words.elapsed, words.event_dot, words.moment, words.instant, words.now_exactly, words.relation, words.since,
             words.time_left, words.took,
         )
     }  # fmt: skip
@@ -39,7 +39,7 @@ def environment(loader: BaseLoader, auto_reload: bool, **_: Any) -> Environment:
         made_of.__name__: made_of
         for made_of in (
             capfirst, words.bar_tone, words.day_month, words.day_month_year, words.detail, words.document, words.duration,
-            words.event, words.kind, words.kind_of, words.length_of, words.number, words.plain, words.plural, words.sentence,
+            words.event, words.kind, words.kind_of, words.length_of, words.listed, words.number, words.pace, words.plain, words.plural, words.property_name, words.sentence,
             words.span, words.state_word, words.truncatechars,
         )
     }  # fmt: skip

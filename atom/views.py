@@ -49,9 +49,10 @@ def tenant_required(right: Right = Right.VIEW) -> Callable[[View], View]:
                     return response
                 return redirect_to_login(request.get_full_path() if request.method == "GET" else "/integrations")
             if actor is None:
-                return refusal(
-                    request, "No workspace", "You are not a member of any workspace. Ask somebody to invite you."
+                words = (
+                    f"{request.user.get_username()} is not a member of any workspace. Ask somebody for an invitation."
                 )
+                return refusal(request, "No workspace", words, way_out=True)
             if not actor.may(right):
                 return refusal(
                     request, "Not allowed", f"Your role in {actor.tenant} ({actor.role}) does not allow this."
@@ -75,13 +76,13 @@ def settings_login_url(request: HttpRequest) -> str:
     return f"{reverse(settings.LOGIN_URL)}?{urlencode({'next': back or settings.LOGIN_REDIRECT_URL})}"
 
 
-def refusal(request: HttpRequest, title: str, words: str, status: int = 403) -> HttpResponse:
-    """A page, or for htmx a toast, that says why not."""
+def refusal(request: HttpRequest, title: str, words: str, status: int = 403, *, way_out: bool = False) -> HttpResponse:
+    """A page, or for htmx a toast, that says why not. way_out: with a way to sign in as somebody else."""
     if getattr(request, "htmx", False):
         response = render(request, "_refused.html", {"title": title, "words": words}, status=status)
         response["X-Fragments"] = "1"
         return response
-    return render(request, "error.html", {"title": title, "words": words}, status=status)
+    return render(request, "error.html", {"title": title, "words": words, "way_out": way_out}, status=status)
 
 
 @require_safe

@@ -6,6 +6,7 @@ Times are written in UTC and say so; `static/atom/times.js` rewrites them in the
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -18,6 +19,7 @@ from django.utils.text import Truncator
 
 from atom.pictures import icon
 
+INSTANT = r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)"
 MOST_SHOWN = 20_000  # characters of a record's payload
 
 # status -> word, icon, tone
@@ -43,7 +45,8 @@ EVENT_WORDS = {
     "chunk_failed": ("gave up on a part", "bad"),
     "split": ("split a part in two", "neutral"),
     "replayed": ("tried again what was kept aside", "active"),
-    "reaped": ("took over from a worker that went away", "warn"),
+    "worker_lost": ("took over from a worker that went away", "warn"),
+    "restarted": ("began a part anew", "neutral"),
 }
 
 
@@ -279,6 +282,37 @@ def document(value: Any) -> str:
 def length_of(value: Any) -> int:
     """How many characters it takes to show."""
     return len(str(value))
+
+
+def property_name(value: str) -> str:
+    """A property's name in words: merged_at and mergedAt -> merged at."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", value).replace("_", " ").lower() if not value.isupper() else value
+
+
+def pace(value: float) -> str:
+    """A speed: 0.4, 3.5, 12, 1,234."""
+    return f"{value:.1f}" if value < 9.95 and round(value, 1) != round(value) else number(round(value))
+
+
+def listed(value: Any) -> str:
+    """A value of several parts as a person writes them: A, B; Status: Done, Due: 12 Oct."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {listed(one)}" for name, one in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(listed(one) for one in value)
+    if value is None or isinstance(value, bool):
+        return {True: "yes", False: "no", None: "–"}[value]
+    return str(plain(value))
+
+
+def instant(value: Any) -> datetime | None:
+    """The moment that a text is (ISO 8601 with its zone), None for any other."""
+    if not isinstance(value, str) or not re.fullmatch(INSTANT, value):
+        return None
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError:
+        return None
 
 
 def plain(value: Any) -> Any:

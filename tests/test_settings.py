@@ -137,6 +137,7 @@ def test_who_is_removed_is_out_at_once(cast: SimpleNamespace, signed_in: Any) ->
     reply = bob.get("/jobs")
     assert reply.status_code == 403
     assert "not a member of any workspace" in reply.content.decode()
+    assert 'action="/sign-out"' in reply.content.decode(), "a way to sign in as somebody else"
     assert User.objects.filter(id=cast.bob.id).exists()
     assert log(cast.acme) == [("Alice", "member.removed", "bob@acme.test")]
 

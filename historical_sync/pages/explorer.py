@@ -72,6 +72,7 @@ def entity(request: HttpRequest, entity_id: UUID) -> HttpResponse:
         ],
         "tools": {row.provider_slug for row in origin.values()},
         "may_read_payloads": actor.may(Right.OPERATE),
+        "most_links": graph.MOST_LINKS,
         **around,
     }
     return render(request, "historical_sync/entity.html", context)

@@ -22,6 +22,12 @@ from historical_sync import webhooks as endpoints
 from historical_sync.automation import EVENTS, NotificationPreference, WebhookEndpoint
 
 LOGGED = 50  # deliveries that the page shows
+# What is asked before it is done to an endpoint: (action, words, question, what is lost and what is kept).
+CONFIRMED = (
+    ("off", "Turn off", "Turn it off?", "What is on its way is given up; the log keeps it, and it can be sent again once the endpoint is on."),
+    ("renew", "New secret", "Make a new secret?", "The present one ends at once, also for what is on its way."),
+    ("remove", "Remove with its log", "Remove it?", "Nothing more is sent there, and its log goes with it. Imports are not touched."),
+)  # fmt: skip
 CHOICES = (
     ("completed", "An import completed", "With how much came in."),
     ("failed", "An import failed", "With what is missing and why."),
@@ -118,5 +124,6 @@ def _webhooks(request: HttpRequest, *, status: int = 200, **more: Any) -> HttpRe
         "given": {"url": "", "events": EVENTS},
         "errors": {},
         "secret": "",
+        "confirmed": CONFIRMED,
     } | more
     return render(request, "historical_sync/webhooks.html", context, status=status)

@@ -6,10 +6,13 @@ import { openSocket } from "./client.js";
 const TOAST_SECONDS = 12;
 const REFRESH_EVERY = 1500; // ms between two askings for what the socket does not carry
 const toasts = document.getElementById("toasts");
+const said = document.getElementById("said");
 const modal = document.getElementById("modal");
 const shown = new Set();
 const CALM = 1500; // ms that words stay which could change several times a second
+const LONG_AGO = 50 * 60 * 1000; // ms; what the server tells of anew when a socket opens goes back an hour
 const changedAt = new WeakMap();
+const calmed = new WeakMap(); // what waits to be shown until the present words have been read
 
 serverTime(document.body.dataset.now);
 localise();
@@ -34,15 +37,25 @@ function apply(html) {
       const before = present.dataset.revision;
       // A poll that was asked while the socket was down may be answered after the socket has told of more.
       if (before && present.dataset.job === fresh.dataset.job && Number(fresh.dataset.revision) < Number(before)) continue;
+      const focused = present.contains(document.activeElement);
       morph(present, fresh);
       htmx.process(present);
+      // The button that was pressed is gone: its place is taken by the next one.
+      if (focused && document.activeElement === document.body) document.getElementById(fresh.id)?.querySelector(".actions .button, .button, a[href]")?.focus();
       if (fresh.dataset.title) document.title = fresh.dataset.title;
       if (before !== fresh.dataset.revision) refreshSoon(document.getElementById(fresh.id));
     } else if (fresh.dataset.newTo) {
       const body = document.getElementById(fresh.dataset.newTo);
-      if (!body) continue;
+      if (!body) {
+        const none = document.querySelector(`[data-none-of="${fresh.dataset.newTo}"]`);
+        if (none) htmx.ajax("GET", location.href, { target: none.parentElement, swap: "outerHTML" });
+        continue;
+      }
+      // Newest first; what is older than all of a page belongs on the next one.
+      const later = [...body.children].find((row) => row.dataset.at < fresh.dataset.at);
+      if (!later && body.children.length) continue;
       fresh.classList.add("fresh");
-      body.prepend(fresh);
+      body.insertBefore(fresh, later ?? null);
       htmx.process(fresh);
     }
   }
@@ -60,7 +73,16 @@ function morph(old, fresh) {
   }
   // `data-calm` holds what must show at once (the state); within the same, words change slowly enough to be read.
   if (old.dataset.calm !== undefined) {
-    if (old.dataset.calm === fresh.dataset.calm && Date.now() - (changedAt.get(old) ?? 0) < CALM) return;
+    const rest = (changedAt.get(old) ?? 0) + CALM - Date.now();
+    if (old.dataset.calm === fresh.dataset.calm && rest > 0) {
+      if (!calmed.has(old)) setTimeout(() => {
+        const newest = calmed.get(old);
+        if (newest && old.isConnected) morph(old, newest);
+      }, rest);
+      calmed.set(old, fresh.cloneNode(true));
+      return;
+    }
+    calmed.delete(old);
     if (old.textContent !== fresh.textContent) changedAt.set(old, Date.now());
   }
   const folds = old.nodeName === "DETAILS";
@@ -81,7 +103,7 @@ function morph(old, fresh) {
 }
 
 async function fetchFragments(path) {
-  const reply = await fetch(path, { headers: { "HX-Request": "true" }, credentials: "same-origin" });
+  const reply = await fetch(path, { headers: { "HX-Request": "true", "HX-Current-URL": location.href }, credentials: "same-origin" });
   const target = reply.headers.get("HX-Redirect");
   if (target) location.assign(target);
   else if (reply.ok) apply(await reply.text());
@@ -141,12 +163,16 @@ function toast(element) {
   // Shown anew, so that it lies above a dialog that was opened after it.
   if (toasts.matches(":popover-open") && modal.open) toasts.hidePopover();
   if (!toasts.matches(":popover-open")) toasts.showPopover();
-  document.getElementById("said").textContent = element.querySelector("p").innerText;
+  const words = document.createElement("p");
+  words.textContent = element.querySelector("p").innerText;
+  said.append(words);
+  setTimeout(() => words.remove(), TOAST_SECONDS * 1000);
   const later = () => setTimeout(() => (element.matches(":hover, :focus-within") ? later() : remove()), TOAST_SECONDS * 1000);
   later();
 }
 
 function say(words) {
+  if ([...toasts.querySelectorAll(".toast.bad p")].some((text) => text.textContent === words)) return;
   const element = document.createElement("div");
   element.className = "toast bad";
   element.dataset.toast = "refused";
@@ -166,8 +192,19 @@ function connection(name) {
     live ? down.delete(name) : down.add(name);
     linkState.hidden = down.size === 0;
     document.body.dataset.link = down.size ? "poll" : "socket";
+    catchUp();
   };
 }
+
+// A page that slept, or was alone, for longer than the server looks back has missed what nobody will tell it again.
+let toldAt = Date.now();
+function catchUp() {
+  const missed = Date.now() - toldAt > LONG_AGO;
+  if (down.size) return;
+  if (!missed) toldAt = Date.now();
+  else if (!modal.open) location.reload();
+}
+setInterval(catchUp, 30_000);
 
 // What happened between the page's making and a socket's opening is told when it opens.
 const since = `?since=${encodeURIComponent(document.body.dataset.now)}`;
@@ -184,19 +221,36 @@ addEventListener("pageshow", (event) => event.persisted && location.reload());
 
 // -- dialogs --------------------------------------------------------------------------------------------------------------
 
+/** Moves toasts, and what is said to screen readers, to where they can be used: what is outside an open dialog is inert. */
+function house(place) {
+  const open = toasts.matches(":popover-open");
+  place.append(toasts, said);
+  if (open) toasts.showPopover();
+}
+
+document.body.addEventListener("htmx:beforeSwap", (event) => {
+  if (event.detail.xhr.getResponseHeader("X-Fragments")) event.detail.shouldSwap = false; // they go to their own places
+  else if (event.detail.target === modal) house(document.body);
+});
 document.body.addEventListener("htmx:afterSwap", (event) => {
-  localise(event.detail.target);
+  localise(event.target);
   if (event.detail.target !== modal) return;
   if (!modal.open) modal.showModal();
+  house(modal);
   (modal.querySelector("[aria-invalid]") ?? modal.querySelector("[autofocus]") ?? modal.querySelector("input:not([type=hidden]), .button"))?.focus();
 });
-modal.addEventListener("close", () => modal.replaceChildren());
+modal.addEventListener("close", () => {
+  house(document.body);
+  modal.replaceChildren();
+});
+let pressed = null; // a selection that ends outside a dialog is no click beside it
+document.addEventListener("pointerdown", (event) => (pressed = event.target));
 document.addEventListener("click", (event) => {
   const closer = event.target.closest("[data-close]");
   if (closer && modal.contains(closer)) {
     event.preventDefault();
     modal.close();
-  } else if (event.target === modal) {
+  } else if (event.target === modal && pressed === modal) {
     modal.close();
   }
   const preset = event.target.closest("[data-since]");
@@ -237,13 +291,17 @@ document.addEventListener("change", (event) => {
 
 document.body.addEventListener("htmx:afterRequest", (event) => {
   const { xhr, elt } = event.detail;
-  if (xhr?.getResponseHeader("X-Fragments")) apply(xhr.responseText);
+  if (xhr?.getResponseHeader("X-Fragments")) {
+    apply(xhr.responseText);
+    if (elt.matches("form[hx-trigger=change]")) elt.reset(); // what was chosen was refused
+  }
   if (elt.matches("[data-close-after]")) modal.close();
 });
+const asksByItself = (element) => element.matches('[hx-trigger^="every"]'); // and tries again without anybody's help
 document.body.addEventListener("htmx:responseError", (event) => {
-  const { xhr } = event.detail;
-  if (!xhr.getResponseHeader("X-Fragments") && !xhr.getResponseHeader("HX-Redirect")) say("That did not work. Try again in a moment.");
+  const { xhr, elt } = event.detail;
+  if (!asksByItself(elt) && !xhr.getResponseHeader("X-Fragments") && !xhr.getResponseHeader("HX-Redirect")) say("That did not work. Try again in a moment.");
 });
 for (const name of ["htmx:sendError", "htmx:timeout"]) {
-  document.body.addEventListener(name, () => say("Atom can't be reached. Try again in a moment."));
+  document.body.addEventListener(name, (event) => asksByItself(event.detail.elt) || say("Atom can't be reached. Try again in a moment."));
 }

@@ -1,0 +1,79 @@
+"""Dialogs, toasts and focus: nothing that was typed is lost, nothing that is shown is out of reach."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import Imports, status
+from tests.processes import Up
+
+
+def test_a_refusal_is_a_toast_and_opens_no_dialog(page: Page) -> None:
+    page.goto("/integrations")
+    page.get_by_role("button", name="Sync selected").click()
+    expect(page.locator("#toasts .toast")).to_have_count(1)
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_a_toast_above_a_dialog_can_be_dismissed_and_the_dialog_stays(page: Page, site: Up, imports: Imports) -> None:
+    site.sandbox(latency_ms=300)
+    job = imports.start()
+    page.goto("/integrations")
+    page.locator("#card-github").get_by_role("button", name="Use a token").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Token").fill("half a tok")
+    imports.client.post(f"/api/integrations/historical-sync/jobs/{job}/cancel")
+    toast = page.locator("#toasts .toast", has_text="import cancelled")
+    expect(toast).to_be_visible()
+    expect(page.locator("#said")).to_contain_text("import cancelled")
+    toast.get_by_role("button", name="Dismiss").click()
+    expect(toast).to_have_count(0)
+    expect(dialog.get_by_label("Token")).to_have_value("half a tok")
+    # A selection that ends beside the dialog is no click beside it.
+    box = dialog.get_by_label("Token").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 20, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(5, 5)
+    page.mouse.up()
+    expect(dialog.get_by_label("Token")).to_have_value("half a tok")
+    page.mouse.click(5, 5)
+    expect(dialog).to_have_count(0)
+
+
+def test_focus_goes_on_when_the_pressed_button_is_gone(page: Page, site: Up, imports: Imports) -> None:
+    site.sandbox(latency_ms=400)
+    job = imports.start()
+    page.goto(f"/jobs/{job}")
+    status(page, "running")
+    page.get_by_role("button", name="Pause").focus()
+    page.keyboard.press("Enter")
+    status(page, "paused")
+    expect(page.get_by_role("button", name="Resume")).to_be_focused()
+
+
+@pytest.mark.parametrize("place", ["newest", "older than the page"])
+def test_a_changed_import_takes_its_place_among_the_others(page: Page, site: Up, imports: Imports, place: str) -> None:
+    """One from before all that the page shows is no new one."""
+    imports.until(imports.start(), "completed")
+    site.sandbox(latency_ms=400)
+    job = imports.start()
+    imports.client.post(f"/api/integrations/historical-sync/jobs/{job}/pause")
+    imports.until(job, "paused")
+    page.goto("/jobs")
+    row = page.locator(f"#job-{job}")
+    expect(row).to_contain_text("Paused")
+    page.wait_for_function("document.body.dataset.link === 'socket'")
+    page.evaluate("id => document.getElementById(id).remove()", f"job-{job}")
+    if place != "newest":
+        page.evaluate(
+            "document.querySelectorAll('#jobs-body tr').forEach(row => { row.dataset.at = '9' + row.dataset.at })"
+        )
+    imports.client.post(f"/api/integrations/historical-sync/jobs/{job}/cancel")
+    expect(page.locator("#toasts")).to_contain_text("import cancelled")
+    if place == "newest":
+        expect(page.locator("#jobs-body tr").first).to_have_id(f"job-{job}")
+    else:
+        expect(page.locator("#jobs-body tr")).not_to_have_count(0)
+        expect(row).to_have_count(0)

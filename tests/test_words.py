@@ -1,0 +1,55 @@
+"""How values are written for people."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from atom import pictures, words
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (True, "yes"),
+        (None, "–"),
+        (1e-7, "0.0000001"),
+        (["INBOX", "UNREAD"], "INBOX, UNREAD"),
+        ({"Status": "Done", "Due": None, "Tags": ["a", "b"]}, "Status: Done, Due: –, Tags: a, b"),
+        (12, "12"),
+    ],
+)
+def test_values_are_no_programs(value: Any, written: str) -> None:
+    assert words.listed(value) == written
+
+
+@pytest.mark.parametrize(
+    ("name", "written"), [("merged_at", "merged at"), ("sizeEstimate", "size estimate"), ("URL", "URL"), ("url", "url")]
+)
+def test_names_of_properties_are_words(name: str, written: str) -> None:
+    assert words.property_name(name) == written
+
+
+@pytest.mark.parametrize("value", ["2026-10-12", "2026-99-12T14:05:00Z", "soon", 5, None, "2026-10-12T14:05:00"])
+def test_what_is_no_instant_stays_what_it_is(value: Any) -> None:
+    assert words.instant(value) is None
+
+
+def test_an_instant_is_told_from_a_text() -> None:
+    assert words.instant("2026-10-12T14:05:00Z") == datetime(2026, 10, 12, 14, 5, tzinfo=UTC)
+    assert words.instant("2026-10-12T14:05:00.5+02:00") == datetime(2026, 10, 12, 12, 5, 0, 500_000, UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"), [(0.4, "0.4"), (3.0, "3"), (9.96, "10"), (12.4, "12"), (1234.5, "1,234")]
+)
+def test_speeds_below_ten_have_a_decimal(value: float, written: str) -> None:
+    assert words.pace(value) == written
+
+
+@pytest.mark.parametrize("kind", ["worker_lost", "restarted"])
+def test_what_workers_note_has_words_and_a_picture(kind: str) -> None:
+    assert kind in words.EVENT_WORDS
+    assert kind in pictures.ICONS
