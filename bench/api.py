@@ -122,7 +122,7 @@ def measure() -> dict[str, Any]:
     with (
         stage.redis_server() as redis_url,
         stage.mock_api(IMPORTED) as root,
-        stage.workers(1, nice=5, REDIS_URL=redis_url),
+        stage.workers(1, nice=19, REDIS_URL=redis_url),
         stage.web(redis_url) as (address, process),
     ):
         job = stage.start(stage.connect(tenant, root, "running"))
