@@ -9,9 +9,10 @@ RUN pip install --require-hashes -r requirements/run.txt
 
 COPY . .
 # Names the static files by their content, as production settings do; the values count for this one step only.
-RUN ATOM_ENV=production ATOM_SECRET_KEY=build ATOM_ENCRYPTION_KEYS=build ATOM_ALLOWED_HOSTS=build DATABASE_URL=postgresql:///build \
-    python manage.py collectstatic --noinput --verbosity 0 \
-    && useradd --system --no-create-home atom
+RUN ATOM_ENV=production ATOM_SECRET_KEY=build ATOM_ALLOWED_HOSTS=build DATABASE_URL=postgresql:///build \
+    ATOM_ENCRYPTION_KEYS=$(python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())") \
+    python manage.py collectstatic --noinput --verbosity 0
+RUN useradd --system --no-create-home atom
 USER atom
 
 ENV ATOM_ENV=production

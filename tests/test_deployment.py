@@ -7,6 +7,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from cryptography.fernet import Fernet
 from django.db import connections
 
 from tests.conftest import free_port, sandbox_token, wait_for
-from tests.processes import Running, manage
+from tests.processes import PROJECT, Running, manage
 
 pytestmark = [pytest.mark.processes, pytest.mark.redis, pytest.mark.xdist_group("deployment")]
 
@@ -31,6 +33,22 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iter
     made = Deployment(redis_url, tmp_path_factory.mktemp("static"))
     yield made
     made.stop()
+
+
+def make_static_files(static: Path) -> None:
+    """The step of the image that does so, as Dockerfile has it."""
+    text = (PROJECT / "Dockerfile").read_text().replace("\\\n", " ")
+    (step,) = re.findall(r"^RUN (.*\bcollectstatic\b.*)$", text, re.M)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        step,
+        shell=True,
+        cwd=PROJECT,
+        env={"PATH": path, "ATOM_STATIC_ROOT": str(static)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # What the proxy in front adds.
@@ -59,7 +77,7 @@ class Deployment:
         }
         self.running: list[Running] = []
         self.manage("migrate", "--verbosity", "0")
-        self.manage("collectstatic", "--noinput", "--verbosity", "0")
+        make_static_files(static)
         self.manage("create_tenant", "Acme", "--slug", "acme", "--plan", "team", "--owner", "alice@acme.test")
         self.key = self.manage("create_api_key", "--tenant", "acme", "--role", "member", "--name", "test")
         port = free_port()
