@@ -72,7 +72,8 @@ def search(
 ) -> list[Entity]:
     """Entities with all words of the query in a name, by kind; with their best names.
 
-    source: a connection that brought a record about them; what its records merely mention is not found by it. after: "kind id", of the entity that the page before ended with.
+    source: a connection that brought a record about them; what its records merely mention is not found by it. after: "kind id",
+    of the entity that the page before ended with.
     Raises ValueError for an `after` that is none.
     """
     after_kind, _, after_id = after.partition(" ")

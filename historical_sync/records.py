@@ -70,8 +70,10 @@ async def look_up(
 async def add_records(
     db: Connection, lease: Lease, rows: Sequence[RecordRow], graph: GraphRows, read_at: datetime | None = None
 ) -> None:
-    """Writes records that are new; `read_at`, if they count as of then, is kept as the time they were stored at. Should another chunk store the same one at the same moment, the key refuses the second one's, and
-    its transaction is made again."""
+    """Writes records that are new. read_at: kept as the time they were stored at, if they count as of then.
+
+    Should another chunk store the same one at the same moment, the key refuses the second one's, and its transaction is made again.
+    """
     await db.execute(
         """
         INSERT INTO historical_sync_syncrecord (id, tenant_id, connection_id, job_id, stream, partition, external_id, occurred_at,
