@@ -136,7 +136,7 @@ def _held(
                     stream.label,
                     key,
                     labels.get((stream.name, key), key),
-                    _inside(have, window) if window else (),
+                    inside((Window(*span) for span in have), window) if window else (),
                     missing,
                     tuple(
                         Failed(part, code, reason)
@@ -154,8 +154,10 @@ def _hulls(connections: Sequence[Connection]) -> dict[UUID, dict[str, tuple[date
     hulls: dict[UUID, dict[str, tuple[datetime, datetime]]] = {}
     for connection_id, name, since, until in _rows(
         """
-        SELECT connection_id, name, min(start_date), max(upto) FROM (
-            SELECT connection_id, unnest(streams) AS name, start_date,
+        -- An incremental job begins where the first of its streams ended, which asks for nothing more of the others.
+        SELECT connection_id, name, COALESCE(min(start_date) FILTER (WHERE kind <> 'incremental'), min(start_date)), max(upto)
+        FROM (
+            SELECT connection_id, kind, unnest(streams) AS name, start_date,
                    LEAST(end_date, COALESCE(watermark, created_at)) AS upto
             FROM historical_sync_historicalsyncjob
             WHERE tenant_id = ANY(%(tenants)s) AND connection_id = ANY(%(connections)s)
@@ -223,8 +225,9 @@ def _spans(row: Coverage) -> Spans:
     return [(span.lower or BEGINNING, span.upper) for span in row.ranges]
 
 
-def _inside(spans: Iterable[tuple[datetime, datetime]], window: Window) -> tuple[Window, ...]:
-    return tuple(part for span in spans if (part := _common(Window(*span), window)) is not None)
+def inside(parts: Iterable[Window], window: Window) -> tuple[Window, ...]:
+    """What of the parts lies in the window."""
+    return tuple(common for part in parts if (common := _common(part, window)) is not None)
 
 
 def _common(a: Window, b: Window) -> Window | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from channels.db import database_sync_to_async
@@ -37,10 +37,9 @@ async def gather_targets(api: Api, job: HistoricalSyncJob) -> list[planning.Targ
             partitions = await gateway.partitions_of(job.connection, api)
         except AccessDenied:
             partitions = (WHOLE,)
-    covered = await _covered(job)
-    asked = await database_sync_to_async(coverage.asked)(job.connection) if job.kind == "repair" else {}
+    covered, asked = await _covered(job), await _asked(job)
     targets = [
-        planning.Target(stream, partition, _missing(job, stream, partition, covered, asked))
+        planning.Target(stream, partition, missing(job, stream, partition, covered, asked))
         for stream in streams
         for partition in (partitions if stream.partitioned else (WHOLE,))
     ]
@@ -48,20 +47,20 @@ async def gather_targets(api: Api, job: HistoricalSyncJob) -> list[planning.Targ
 
 
 async def listed_targets(api: Api, job: HistoricalSyncJob, stream: Stream, window: Window) -> list[planning.Target]:
-    """The targets of a partitioned stream that could not be listed when the job was planned."""
+    """The targets, within `window`, of a partitioned stream that could not be listed when the job was planned."""
     assert job.connection.provider.partitions is not None
     partitions = await gateway.partitions_of(job.connection, api)
-    covered = await _covered(job)
+    covered, asked = await _covered(job), await _asked(job)
     return await count_targets(
         api,
         [
-            planning.Target(stream, partition, planning.subtract(window, covered.get((stream.name, partition.key), ())))
+            planning.Target(stream, partition, coverage.inside(missing(job, stream, partition, covered, asked), window))
             for partition in partitions
         ],
     )
 
 
-def _missing(
+def missing(
     job: HistoricalSyncJob,
     stream: Stream,
     partition: Partition,
@@ -71,8 +70,9 @@ def _missing(
     """What the job has to read of the stream in the partition, which depends on its kind.
 
     historical: what of its range is not here. repair: that, within what was asked of the stream before. incremental: from where
-    each of them ended, also where that is before the job's own beginning (its chunk failed last time); what appeared since the
-    first import is read as far back as that went, and rows whose later changes their window does not tell are read again.
+    this very one ended, be that before the job's own beginning (it failed last time) or after it (another did), and rows whose
+    later changes their window does not tell once more, as far as they are here at all; what appeared since the first import, as
+    far back as that went. A hole further back is a repair's. What has no time, whole.
     """
     spans = covered.get((stream.name, partition.key), ())
     since, until = job.start_date, job.end_date
@@ -81,18 +81,19 @@ def _missing(
         since, until = max(since, low), min(until, high)
     elif job.kind == "incremental" and stream.window is not WindowKind.SNAPSHOT:
         if spans:
-            again_from = until - READ_AGAIN[stream.clock]
-            spans = [(start, min(end, again_from)) for start, end in spans if start < again_from]
-            since = min(since, spans[-1][1] if spans else again_from)
-        elif earliest := _earliest(
-            span for (name, _), found in covered.items() if name == stream.name for span in found
-        ):
-            since = min(since, earliest)
+            since = max(spans[0][0], min(spans[-1][1], until - READ_AGAIN[stream.clock]))
+        else:
+            since = _earliest(stream, covered) or since
+        spans = ()
     return planning.subtract(Window(since, until), spans) if since < until else ()
 
 
-def _earliest(spans: Iterable[tuple[datetime, datetime]]) -> datetime | None:
-    return min((since for since, _ in spans), default=None)
+def _earliest(stream: Stream, covered: Mapping[tuple[str, str], Spans]) -> datetime | None:
+    return min((spans[0][0] for (name, _), spans in covered.items() if name == stream.name and spans), default=None)
+
+
+async def _asked(job: HistoricalSyncJob) -> Mapping[str, tuple[datetime, datetime]]:
+    return await database_sync_to_async(coverage.asked)(job.connection) if job.kind == "repair" else {}
 
 
 async def _covered(job: HistoricalSyncJob) -> Mapping[tuple[str, str], Spans]:

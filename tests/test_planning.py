@@ -10,14 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from historical_sync import planning
+from historical_sync.models import HistoricalSyncJob
 from historical_sync.planning import Target, plan, subtract, total, words
+from historical_sync.targeting import missing
 from integrations.providers import PROVIDERS
-from integrations.providers.base import WHOLE, Estimate, Partition, Window
+from integrations.providers.base import WHOLE, Estimate, Partition, Stream, Window
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ISSUES = PROVIDERS["github"].stream("issues")
 PULLS = PROVIDERS["github"].stream("pull_requests")
 REPOSITORIES = PROVIDERS["github"].stream("repositories")
+COMMITS = PROVIDERS["github"].stream("commits")
 
 
 def window(since: float, until: float) -> Window:
@@ -108,3 +111,46 @@ def test_the_total_says_how_sure_it_is() -> None:
 def test_a_window_in_words(since: str, until: str, said: str) -> None:
     ends = [datetime.fromisoformat(day).replace(tzinfo=UTC) for day in (since, until)]
     assert words(Window(*ends)) == said
+
+
+# -- what an incremental job reads --------------------------------------------------------------------------------------------
+
+
+def read(
+    stream: Stream, *covered: tuple[float, float], elsewhere: tuple[float, float] | None = None
+) -> list[tuple[float, float]]:
+    """What a job of [day 10, day 100) reads of the stream where `covered` is here already; `elsewhere`: in another partition."""
+    job = HistoricalSyncJob(kind="incremental", start_date=window(10, 100).since, end_date=window(10, 100).until)
+    spans = [(window(*span).since, window(*span).until) for span in covered]
+    ledger = {(stream.name, "here"): spans}
+    if elsewhere:
+        ledger[stream.name, "there"] = [(window(*elsewhere).since, window(*elsewhere).until)]
+    day = timedelta(days=1)
+    return [
+        ((w.since - START) / day, (w.until - START) / day) for w in missing(job, stream, Partition("here"), ledger, {})
+    ]
+
+
+def test_each_stream_goes_on_where_it_ended_whatever_the_job_begins_with() -> None:
+    """The job begins on day 10, where the first of its streams ended."""
+    assert read(ISSUES, (0, 90)) == [(90, 100)]
+    assert read(ISSUES, (50, 90)) == [(90, 100)], "nobody asked for what is before day 50"
+    assert read(ISSUES, (0, 20), (50, 90)) == [(90, 100)], "the hole is a repair's"
+    assert read(ISSUES, (0, 5)) == [(5, 100)], "this partition was not brought the last time"
+
+
+def test_what_is_read_once_more_is_never_more_than_is_here() -> None:
+    """Commits are told long after they were made: two weeks of them are read again."""
+    assert read(COMMITS, (0, 99)) == [(86, 100)]
+    assert read(COMMITS, (95, 99)) == [(95, 100)], "nobody asked for what is before day 95"
+    assert read(COMMITS, (0, 5), (95, 99)) == [(86, 100)], "and not for all since day 5"
+    assert read(COMMITS, (0, 40)) == [(40, 100)]
+
+
+def test_what_appeared_since_is_read_as_far_back_as_the_rest_of_its_stream_went() -> None:
+    assert read(ISSUES, elsewhere=(3, 90)) == [(3, 100)]
+    assert read(ISSUES, elsewhere=(60, 90)) == [(60, 100)]
+
+
+def test_what_has_no_time_is_read_whole_each_time() -> None:
+    assert read(REPOSITORIES, (-100, 90)) == [(90, 100)]

@@ -181,6 +181,37 @@ def test_a_partition_that_appears_is_read_as_far_back_as_the_others(
     assert {f"n{6000 + i}" for i in range(10)} <= ids(toy)
 
 
+def test_a_stream_that_ended_long_ago_takes_no_other_back_with_it(toy: ToyStage, worker: Worker) -> None:
+    """Events ended a while ago, everything else was asked for only later, and is here."""
+    ended, now = START + timedelta(days=20), datetime.now(UTC)
+    toy.done(toy.job(streams=["events"], end=ended))
+    last = toy.done(toy.job(streams=["things", "visits"], start=MIDDLE, end=now))
+    asked = len(toy.server.pages())
+    job = toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
+    assert job.start_date == ended
+    assert {row["id"] for row in toy.server.world["events"]} <= ids(toy)
+    calls = [call for box in toys.BOXES for call in toy.server.pages(box) if call in toy.server.pages()[asked:]]
+    assert len(calls) == len(toys.BOXES)
+    assert all(call.query["since"] == last.watermark.isoformat() for call in calls)
+    things = [row for name in (*toys.BOXES, "visits") for row in toy.server.world[name] if row["id"] in ids(toy)]
+    assert min(row["at"] for row in things) >= MIDDLE.isoformat()
+    assert not any(part.missing for part in held(toy).values()), "nor is that missed, for nobody asked for it"
+
+
+def test_partitions_that_are_listed_late_go_on_where_each_ended(toy: ToyStage, worker: Worker) -> None:
+    """The boxes can't be listed when the incremental job is planned; they were asked for in two pieces."""
+    third = START + timedelta(days=20)
+    toy.done(toy.job(streams=["things"], end=third))
+    last = toy.done(toy.job(streams=["things"], start=MIDDLE, end=datetime.now(UTC)))
+    asked = len(toy.server.pages())
+    toy.server.inject(toys.says(403, {"error": "scope"}), every=1, times=1, path="/boxes")
+    toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
+    calls = toy.server.pages()[asked:]
+    assert {(call.path, call.query["since"]) for call in calls} == {
+        (f"/rows/{box}", last.watermark.isoformat()) for box in toys.BOXES
+    }
+
+
 def test_there_is_nothing_to_go_on_from_before_the_first_import(toy: ToyStage) -> None:
     with pytest.raises(Refused, match="Import its history first"):
         toy.within(actions.start_incremental, toy.actor, toy.connection)
