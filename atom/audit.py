@@ -13,6 +13,7 @@ WORDS = {
         "member.added": "added",
         "member.role": "changed the role of",
         "member.removed": "removed",
+        "member.password": "changed the password of",
     },
     "keys": {"key.created": "created the API key", "key.revoked": "revoked the API key"},
     "connections": {

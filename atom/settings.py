@@ -350,6 +350,8 @@ CACHES = {
 }
 
 EMAIL_BACKEND = env.str("ATOM_EMAIL_BACKEND", "django.core.mail.backends.console.EmailBackend")
+# The default only prints: enough for a developer, and no e-mail to anybody else.
+SENDS_MAIL = not PRODUCTION or bool(env.str("ATOM_EMAIL_BACKEND", ""))
 EMAIL_HOST = env.str("ATOM_EMAIL_HOST", "localhost")
 EMAIL_PORT = env.int("ATOM_EMAIL_PORT", 25)
 EMAIL_HOST_USER = env.str("ATOM_EMAIL_USER", "")

@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView
 
-from atom import views, workspace
+from atom import accounts, views, workspace
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -18,7 +18,10 @@ urlpatterns = [
     path("settings/keys", workspace.keys, name="settings-keys"),
     path("settings/keys/<str:prefix>/revoke", workspace.revoke_key, name="settings-key-revoke"),
     path("settings/audit", workspace.audit_log, name="settings-audit"),
-    path("welcome/<str:uidb64>/<str:token>", workspace.SetPassword.as_view(), name="set-password"),
+    path("password", accounts.ChangePassword.as_view(), name="change-password"),
+    path("password/forgotten", accounts.ForgotPassword.as_view(), name="forgot-password"),
+    path("password/<str:uidb64>/<str:token>", accounts.ResetPassword.as_view(), name="reset-password"),
+    path("welcome/<str:uidb64>/<str:token>", accounts.SetPassword.as_view(), name="set-password"),
     path("healthz", views.healthz, name="healthz"),
     path("readyz", views.readyz, name="readyz"),
     path("admin/login/", views.admin_sign_in),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
@@ -12,7 +11,6 @@ from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth import authenticate, login, logout
 from django.contrib.auth.views import redirect_to_login
-from django.core.cache import cache
 from django.db import DatabaseError, connection
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import redirect, render
@@ -21,6 +19,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_http_methods, require_POST, require_safe
 
+from atom import tries
 from atom.access import SESSION_TENANT, Right, tenants_of
 from atom.middleware import actor_of
 
@@ -28,10 +27,6 @@ View = Callable[..., HttpResponse]
 
 APPEARANCE = "appearance"  # the cookie; it has to be there before the first paint, so it is no row of a table
 APPEARANCES = {"": "System", "light": "Light", "dark": "Dark"}
-
-# Failed sign-ins: of one account from one address, of one account from anywhere, from one address to any account.
-SIGN_IN_WINDOW = 300  # seconds
-SIGN_IN_LIMITS = {"pair": 5, "account": 30, "address": 50}
 
 
 def tenant_required(right: Right = Right.VIEW) -> Callable[[View], View]:
@@ -105,18 +100,16 @@ def sign_in(request: HttpRequest) -> HttpResponse:
         email = request.POST.get("email", "").strip().lower()[:254]
         password = request.POST.get("password", "")[:1024]
         context["email"] = email
-        keys = _sign_in_keys(request, email)
-        if _tried_enough(keys):
-            context["error"] = "Too many tries. Wait five minutes and try again."
-            response = render(request, "sign_in.html", context, status=429)
-            response["Retry-After"] = str(SIGN_IN_WINDOW)
-            return response
+        tried = tries.to_sign_in(request, email)
+        if tried.enough:
+            context["error"] = tries.TOO_MANY
+            return tries.refused(render(request, "sign_in.html", context))
         user = authenticate(request, username=email, password=password) if email and password else None
         if user is None:
-            _count_try(keys)
+            tried.count()
             context["error"] = "This e-mail address and password do not match."
             return render(request, "sign_in.html", context, status=400)
-        cache.delete(keys["pair"])
+        tried.forgive()
         login(request, user)
         return HttpResponseRedirect(target)
     return render(request, "sign_in.html", context)
@@ -128,36 +121,15 @@ def admin_sign_in(request: HttpRequest) -> HttpResponse:
     """The admin's own form, with the limits of the site's."""
     if request.method != "POST":
         return admin.site.login(request)
-    keys = _sign_in_keys(request, request.POST.get("username", "").strip().lower()[:254])
-    if _tried_enough(keys):
-        response = refusal(request, "Too many tries", "Wait five minutes and try again.", 429)
-        response["Retry-After"] = str(SIGN_IN_WINDOW)
-        return response
+    tried = tries.to_sign_in(request, request.POST.get("username", "").strip().lower()[:254])
+    if tried.enough:
+        return tries.refused(refusal(request, "Too many tries", "Wait five minutes and try again.", 429))
     response = admin.site.login(request)
     if response.status_code == 302:
-        cache.delete(keys["pair"])
+        tried.forgive()
     else:
-        _count_try(keys)
+        tried.count()
     return response
-
-
-def _tried_enough(keys: Mapping[str, str]) -> bool:
-    return any((cache.get(key) or 0) >= SIGN_IN_LIMITS[kind] for kind, key in keys.items())
-
-
-def _count_try(keys: Mapping[str, str]) -> None:
-    for key in keys.values():
-        cache.add(key, 0, SIGN_IN_WINDOW)
-        try:
-            cache.incr(key)
-        except ValueError:  # it ran out in between
-            cache.set(key, 1, SIGN_IN_WINDOW)
-
-
-def _sign_in_keys(request: HttpRequest, email: str) -> dict[str, str]:
-    address = request.META.get("REMOTE_ADDR", "")
-    parts = {"pair": f"{email} {address}", "account": email, "address": address}
-    return {kind: f"sign-in:{kind}:{hashlib.sha256(value.encode()).hexdigest()[:32]}" for kind, value in parts.items()}
 
 
 @require_POST

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import timedelta
 from uuid import UUID
 
 from django.conf import settings
 from django.contrib import messages
-from django.contrib.auth.tokens import default_token_generator
-from django.contrib.auth.views import PasswordResetConfirmView
 from django.core.mail import send_mail
 from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
-from django.urls import reverse, reverse_lazy
+from django.urls import reverse
 from django.utils import timezone
-from django.utils.encoding import force_bytes
-from django.utils.http import urlsafe_base64_encode
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from atom import audit, members
+from atom import accounts, audit, members
 from atom.access import Actor, Right
 from atom.errors import Refused
 from atom.middleware import actor_of
@@ -191,14 +186,6 @@ def audit_log(request: HttpRequest) -> HttpResponse:
     return render(request, "workspace/audit.html", context)
 
 
-class SetPassword(PasswordResetConfirmView):
-    """Where an invitation's link leads: the first password, then signed in. The link works once, and for three days."""
-
-    template_name = "workspace/set_password.html"
-    success_url = reverse_lazy("home")
-    post_reset_login = True
-
-
 def _roles(actor: Actor) -> list[tuple[str, str]]:
     return [(role, label) for role, label in Role.choices if role != Role.OWNER or actor.role == Role.OWNER]
 
@@ -206,13 +193,14 @@ def _roles(actor: Actor) -> list[tuple[str, str]]:
 def _write_to(request: HttpRequest, actor: Actor, user: User) -> None:
     """Sends the invitation and says so; a mail server that does not answer is no reason to undo it."""
     new = not user.has_usable_password()
-    path = reverse("home")
-    if new:
-        uid = urlsafe_base64_encode(force_bytes(user.pk))
-        path = reverse("set-password", args=[uid, default_token_generator.make_token(user)])
-    address = f"{settings.PUBLIC_URL}{path}" if settings.PUBLIC_URL else request.build_absolute_uri(path)
-    days = timedelta(seconds=settings.PASSWORD_RESET_TIMEOUT).days
-    words = render_to_string("workspace/invitation.txt", {"actor": actor, "new": new, "address": address, "days": days})
+    if not settings.SENDS_MAIL:
+        ask = " Ask whoever runs it for a password for them." if new else " Tell them yourself."
+        messages.warning(request, f"{user} is a member now, but this Atom sends no e-mail.{ask}")
+        return
+    root = accounts.root(request)
+    address = accounts.link_for(user, "set-password", root) if new else root + reverse("home")
+    context = {"actor": actor, "new": new, "address": address, "days": accounts.days()}
+    words = render_to_string("workspace/invitation.txt", context)
     subject = " ".join(f"{actor.label} invites you to {actor.tenant}".split())
     try:
         send_mail(subject, words, None, [user.email])

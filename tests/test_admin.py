@@ -15,7 +15,7 @@ from psycopg.types.range import Range
 
 from atom.models import ApiKey, Membership, Tenant, User
 from atom.tenancy import across_tenants, tenant_scope
-from atom.views import SIGN_IN_LIMITS
+from atom.tries import SIGN_IN
 from historical_sync.models import Coverage, HistoricalSyncJob, JobEvent, QuarantinedRecord, SyncChunk
 from integrations.models import Connection
 from tests.graphs import make_connection, make_job, one_of_everything
@@ -194,7 +194,7 @@ def test_the_admins_form_has_the_limits_of_the_sites(cast: SimpleNamespace) -> N
     cache.clear()
     client = Client()
     wrong = {"username": "root@atom.test", "password": "no"}
-    for _ in range(SIGN_IN_LIMITS["pair"]):
+    for _ in range(SIGN_IN["pair"]):
         assert client.post("/admin/login/", wrong).status_code == 200
     assert client.post("/admin/login/", wrong | {"password": "root"}).status_code == 429
     assert client.post("/sign-in", {"email": "root@atom.test", "password": "root"}).status_code == 429, "the same tries"

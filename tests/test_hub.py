@@ -204,7 +204,7 @@ def test_a_socket_whose_access_cannot_be_asked_for_closes(
     assert asyncio.run(scene()) == {"type": "websocket.close", "code": consumers.TRY_AGAIN}
 
 
-@pytest.mark.parametrize("how", ["signed out", "account closed"])
+@pytest.mark.parametrize("how", ["signed out", "account closed", "password changed"])
 def test_whose_session_ended_hears_no_more(acme: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     from django.contrib.sessions.models import Session
 
@@ -217,6 +217,9 @@ def test_whose_session_ended_hears_no_more(acme: SimpleNamespace, monkeypatch: p
     def end() -> None:
         if how == "signed out":
             Session.objects.all().delete()
+        elif how == "password changed":
+            acme.cast.bob.set_password("another one indeed")
+            acme.cast.bob.save()
         else:
             with across_tenants("the test's operator"):
                 User.objects.filter(id=acme.cast.bob.id).update(is_active=False)

@@ -24,6 +24,8 @@ PAGES = {
     "settings-keys": "/settings/keys",
     "settings-audit": "/settings/audit",
     "welcome": "/welcome/MQ/a-b",
+    "change-password": "/password",
+    "forgot-password": "/password/forgotten",
     "analytics": "/analytics",
     "analytics-year": "/analytics?range=12m",
     "coverage": "/coverage",

@@ -1,0 +1,141 @@
+"""A person's own password: changed, forgotten, chosen for the first time. By Django's views and tokens, whatever their workspaces.
+
+A new password ends every other session of the person: a session holds a hash of the password, by which pages and sockets ask.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.tokens import default_token_generator
+from django.contrib.auth.views import PasswordChangeView, PasswordResetConfirmView, PasswordResetView
+from django.core.mail import send_mail
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+from django.template.loader import render_to_string
+from django.urls import reverse, reverse_lazy
+from django.utils.decorators import method_decorator
+from django.utils.encoding import force_bytes
+from django.utils.http import urlsafe_base64_encode
+from django.views.decorators.cache import never_cache
+
+from atom import audit, tasks, tries
+from atom.access import tenants_of
+from atom.models import User
+from atom.tenancy import tenant_scope
+
+
+@method_decorator(never_cache, name="dispatch")
+class ChangePassword(PasswordChangeView):
+    """Of whoever is signed in, who tells the old one: as often as one may try to sign in."""
+
+    template_name = "account/change_password.html"
+    success_url = reverse_lazy("change-password")
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return super().get_context_data(**{"error": ""} | kwargs)
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        assert isinstance(request.user, User)
+        if tries.to_sign_in(request, request.user.email).enough:
+            context = self.get_context_data(form=self.form_class(request.user), error=tries.TOO_MANY)
+            return tries.refused(self.render_to_response(context))
+        return super().post(request, *args, **kwargs)
+
+    def form_invalid(self, form: Any) -> HttpResponse:
+        if form.has_error("old_password", "password_incorrect"):
+            tries.to_sign_in(self.request, form.user.email).count()
+        return self.render_to_response(self.get_context_data(form=form), status=400)
+
+    def form_valid(self, form: Any) -> HttpResponse:
+        tries.to_sign_in(self.request, form.user.email).forgive()
+        with transaction.atomic():
+            response = super().form_valid(form)
+            _note(form.user, "")
+        messages.success(self.request, "Your password is changed. You are signed out everywhere else.")
+        return response
+
+
+@method_decorator(never_cache, name="dispatch")
+class ForgotPassword(PasswordResetView):
+    """Has a link sent, if there is such an account; the answer is the same, and as quick, if there is none."""
+
+    template_name = "account/forgot_password.html"
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        own = {"sends_mail": settings.SENDS_MAIL, "days": days(), "error": "", "sent": ""}
+        return super().get_context_data(**own | kwargs)
+
+    def form_invalid(self, form: Any) -> HttpResponse:
+        return self.render_to_response(self.get_context_data(form=form), status=400)
+
+    def form_valid(self, form: Any) -> HttpResponse:
+        if not settings.SENDS_MAIL:
+            return self.render_to_response(self.get_context_data(form=form))
+        email = form.cleaned_data["email"].lower()
+        asked = tries.for_a_link(self.request, email)
+        if asked.enough:
+            return tries.refused(self.render_to_response(self.get_context_data(form=form, error=tries.TOO_MANY)))
+        asked.count()
+        tasks.send_link.defer(email=email, root=root(self.request))
+        return self.render_to_response(self.get_context_data(form=form, sent=email))
+
+
+class SetPassword(PasswordResetConfirmView):
+    """Where an invitation's link leads: the first password, then signed in. The link works once, and for three days."""
+
+    template_name = "account/set_password.html"
+    success_url = reverse_lazy("home")
+    post_reset_login = True
+    extra_context = {"invited": True}
+
+    def form_valid(self, form: Any) -> HttpResponse:
+        first = not form.user.has_usable_password()
+        with transaction.atomic():
+            response = super().form_valid(form)
+            if not first:
+                _note(form.user, "by a link that was sent to them")
+        return response
+
+
+class ResetPassword(SetPassword):
+    """Where the link leads that somebody asked for: another password. Else the same."""
+
+    extra_context = {"invited": False}
+
+
+def send_link(email: str, root: str) -> None:
+    """Writes to the account of this address, if there is one, how to choose another password.
+
+    To those as well who were invited and have none yet: it is their mailbox either way.
+    """
+    user = User.objects.filter(email__iexact=email, is_active=True).first()
+    if user is not None:
+        context = {"address": link_for(user, "reset-password", root), "user": user, "days": days()}
+        send_mail("Choose another password", render_to_string("account/link.txt", context), None, [user.email])
+
+
+def link_for(user: User, name: str, root: str) -> str:
+    """The address where this person, and nobody else, chooses a password; once. name: of the page."""
+    uid = urlsafe_base64_encode(force_bytes(user.pk))
+    return root + reverse(name, args=[uid, default_token_generator.make_token(user)])
+
+
+def root(request: HttpRequest) -> str:
+    """Where people reach this deployment, without a slash."""
+    return settings.PUBLIC_URL or request.build_absolute_uri("/").rstrip("/")
+
+
+def days() -> int:
+    """For how long a link works."""
+    return timedelta(seconds=settings.PASSWORD_RESET_TIMEOUT).days
+
+
+def _note(user: User, how: str) -> None:
+    """In the audit log of each workspace of theirs."""
+    for tenant in tenants_of(user):
+        with tenant_scope(tenant.id):
+            audit.record(tenant.id, user.get_short_name(), "member.password", user.email, how)

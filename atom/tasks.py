@@ -1,0 +1,28 @@
+"""The queue's tasks that are of no tenant."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from channels.db import DatabaseSyncToAsync
+from procrastinate import RetryStrategy
+from procrastinate.contrib.django import app
+
+# Mail servers may be slow, and nothing else must wait for them.
+_MAIL = ThreadPoolExecutor(1, thread_name_prefix="links")
+
+
+@app.task(
+    queue="upkeep",
+    name="atom.send_link",
+    pass_context=False,
+    retry=RetryStrategy(max_attempts=6, exponential_wait=5, retry_exceptions=[OSError]),
+)
+async def send_link(email: str, root: str) -> None:
+    """Sends the link for another password; again later where the mail server does not take it.
+
+    By the queue and not by the page: that would take longer where there is an account than where there is none, and so tell which.
+    """
+    from atom import accounts
+
+    await DatabaseSyncToAsync(accounts.send_link, thread_sensitive=False, executor=_MAIL)(email, root)

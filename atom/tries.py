@@ -1,0 +1,61 @@
+"""How often somebody may try: to sign in, to tell an old password, to have a link sent. Of any account, whether there is one or not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from django.core.cache import cache
+from django.http import HttpRequest, HttpResponse
+
+WINDOW = 300  # seconds
+TOO_MANY = "Too many tries. Wait five minutes and try again."
+# Of one account from one address, of one account from anywhere, from one address to any account.
+SIGN_IN = {"pair": 5, "account": 30, "address": 50}  # that failed
+LINK = {"pair": 3, "account": 6, "address": 30}  # that fill somebody's mailbox
+
+
+@dataclass(frozen=True, slots=True)
+class Tries:
+    """The tries of an account from an address within the last minutes. keys: kind -> where they are counted."""
+
+    limits: Mapping[str, int]
+    keys: Mapping[str, str]
+
+    @property
+    def enough(self) -> bool:
+        return any((cache.get(key) or 0) >= self.limits[kind] for kind, key in self.keys.items())
+
+    def count(self) -> None:
+        for key in self.keys.values():
+            cache.add(key, 0, WINDOW)
+            try:
+                cache.incr(key)
+            except ValueError:  # it ran out in between
+                cache.set(key, 1, WINDOW)
+
+    def forgive(self) -> None:
+        """It was them after all."""
+        cache.delete(self.keys["pair"])
+
+
+def to_sign_in(request: HttpRequest, email: str) -> Tries:
+    return Tries(SIGN_IN, _keys("sign-in", request, email))
+
+
+def for_a_link(request: HttpRequest, email: str) -> Tries:
+    return Tries(LINK, _keys("link", request, email))
+
+
+def refused(response: HttpResponse) -> HttpResponse:
+    """The response, as one that says "too many"."""
+    response.status_code = 429
+    response["Retry-After"] = str(WINDOW)
+    return response
+
+
+def _keys(what: str, request: HttpRequest, email: str) -> dict[str, str]:
+    address = request.META.get("REMOTE_ADDR", "")
+    parts = {"pair": f"{email} {address}", "account": email, "address": address}
+    return {kind: f"{what}:{kind}:{hashlib.sha256(value.encode()).hexdigest()[:32]}" for kind, value in parts.items()}

@@ -1,0 +1,251 @@
+"""Passwords: changed, forgotten, chosen anew; what that ends, what it tells nobody, and how often it may be tried."""
+
+from __future__ import annotations
+
+import json
+import re
+from io import StringIO
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.core import mail
+from django.core.cache import cache
+from django.core.management import call_command
+from django.db import connection as database
+from django.test import Client
+
+from atom import accounts, tries
+from atom.models import AuditEvent, Membership, Role, User
+from atom.tenancy import tenant_scope
+from tests.conftest import Worker, wait_for
+
+NEW = "a long one indeed"
+
+
+@pytest.fixture(autouse=True)
+def _none_tried_yet() -> None:
+    cache.clear()
+
+
+def log(tenant: Any) -> list[tuple[str, str, str, str]]:
+    with tenant_scope(tenant.id):
+        lines = AuditEvent.objects.filter(tenant=tenant).order_by("id")
+        return list(lines.values_list("actor", "action", "subject", "detail"))
+
+
+def change(client: Client, old: str, new: str = NEW, again: str = "") -> Any:
+    form = {"old_password": old, "new_password1": new, "new_password2": again or new}
+    return client.post("/password", form, follow=True)
+
+
+def ask(email: str, client: Client | None = None, **more: Any) -> Any:
+    return (client or Client()).post("/password/forgotten", {"email": email}, **more)
+
+
+def queued() -> list[dict[str, str]]:
+    with database.cursor() as cursor:
+        cursor.execute("SELECT args FROM procrastinate_jobs WHERE task_name = 'atom.send_link' ORDER BY id")
+        return [json.loads(args) if isinstance(args, str) else args for (args,) in cursor.fetchall()]
+
+
+def link(email: str) -> str:
+    accounts.send_link(email, "http://testserver")
+    found = re.search(r"http://testserver(/password/\S+)", mail.outbox[-1].body)
+    assert found
+    return found[1]
+
+
+# -- changed --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_password_is_changed_by_who_knows_it_and_ends_every_other_session(
+    cast: SimpleNamespace, signed_in: Any
+) -> None:
+    here, there = signed_in(cast.bob), signed_in(cast.bob)
+    assert 'href="/password"' in here.get("/integrations").content.decode()
+    page = change(here, "bob").content.decode()
+    assert "Your password is changed" in page
+    assert here.get("/integrations").status_code == 200
+    assert there.get("/integrations").status_code == 302, "signed out"
+    assert there.get("/api/entities").status_code == 401
+    cast.bob.refresh_from_db()
+    assert cast.bob.check_password(NEW)
+    assert log(cast.acme) == [("Bob", "member.password", "bob@acme.test", "")]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "again", "words"),
+    [
+        ("not it", NEW, NEW, "incorrect"),
+        ("bob", "short", "short", "too short"),
+        ("bob", "password123", "password123", "too common"),
+        ("bob", "bob@acme.test", "bob@acme.test", "too similar"),
+        ("bob", NEW, "another long one", "match"),
+        ("", NEW, NEW, "required"),
+    ],
+)
+def test_what_is_no_password_changes_nothing(
+    cast: SimpleNamespace, signed_in: Any, old: str, new: str, again: str, words: str
+) -> None:
+    reply = change(signed_in(cast.bob), old, new, again)
+    assert reply.status_code == 400
+    assert words in reply.content.decode()
+    cast.bob.refresh_from_db()
+    assert cast.bob.check_password("bob")
+    assert log(cast.acme) == []
+
+
+def test_the_old_password_can_not_be_guessed_here_more_often_than_at_the_door(
+    cast: SimpleNamespace, signed_in: Any
+) -> None:
+    client = signed_in(cast.bob)
+    for _ in range(tries.SIGN_IN["pair"]):
+        assert change(client, "wrong").status_code == 400
+    reply = change(client, "bob")
+    assert (reply.status_code, reply["Retry-After"]) == (429, str(tries.WINDOW))
+    assert "Wait five minutes" in reply.content.decode()
+    assert Client().post("/sign-in", {"email": "bob@acme.test", "password": "bob"}).status_code == 429, "the same tries"
+    cast.bob.refresh_from_db()
+    assert cast.bob.check_password("bob")
+
+
+def test_a_change_stands_in_the_log_of_every_workspace_of_theirs_and_of_no_other(
+    cast: SimpleNamespace, signed_in: Any
+) -> None:
+    change(signed_in(cast.charlie), "charlie")
+    assert (len(log(cast.globex)), log(cast.acme)) == (1, [])
+    with tenant_scope(cast.acme.id):
+        Membership.objects.create(tenant=cast.acme, user=cast.charlie, role=Role.VIEWER)
+    cast.charlie.refresh_from_db()
+    change(signed_in(cast.charlie), NEW, "yet another one")
+    assert (len(log(cast.globex)), len(log(cast.acme))) == (2, 1)
+
+
+def test_who_has_no_workspace_has_a_password_all_the_same(db: None) -> None:
+    lone = User.objects.create_user("lone@acme.test", "lone")
+    client = Client()
+    client.force_login(lone)
+    assert "Your password is changed" in change(client, "lone").content.decode()
+
+
+# -- forgotten ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_link_comes_by_mail_and_chooses_another_password_once(cast: SimpleNamespace, signed_in: Any) -> None:
+    elsewhere = signed_in(cast.bob)
+    assert "/password/forgotten" in Client().get("/sign-in").content.decode()
+    assert "If bob@acme.test has an account" in ask("Bob@Acme.test").content.decode()
+    assert queued() == [{"email": "bob@acme.test", "root": "http://testserver"}]
+    path = link("bob@acme.test")
+    assert mail.outbox[-1].to == ["bob@acme.test"]
+    client = Client()
+    form = client.get(path, follow=True)
+    where = form.redirect_chain[-1][0]
+    assert path.rsplit("/", 1)[1] not in where, "no token in an address that is shown"
+    assert client.post(where, {"new_password1": "short", "new_password2": "short"}).status_code == 200
+    done = client.post(where, {"new_password1": NEW, "new_password2": NEW}, follow=True)
+    assert "Member in Acme" in done.content.decode()
+    assert elsewhere.get("/integrations").status_code == 302, "signed out"
+    again = Client().get(path, follow=True).content.decode()
+    assert "This link is used up" in again
+    assert "Ask for another one" in again
+    assert log(cast.acme) == [("Bob", "member.password", "bob@acme.test", "by a link that was sent to them")]
+
+
+def test_a_link_that_was_not_used_dies_with_the_password_it_was_made_for(cast: SimpleNamespace, signed_in: Any) -> None:
+    path = link("bob@acme.test")
+    change(signed_in(cast.bob), "bob")
+    assert "This link is used up" in Client().get(path, follow=True).content.decode()
+
+
+def test_nobody_learns_who_has_an_account(cast: SimpleNamespace) -> None:
+    User.objects.filter(id=cast.vera.id).update(is_active=False)
+    said = set()
+    for email in ("bob@acme.test", "nobody@acme.test", "vera@acme.test"):
+        reply = ask(email)
+        page = reply.content.decode().replace(email, "?")
+        said.add((reply.status_code, re.sub(r'value="\w{64}"', "", page)))
+    assert len(said) == 1
+    assert len(queued()) == 3, "the page does not even look"
+    for email in ("nobody@acme.test", "vera@acme.test"):
+        accounts.send_link(email, "http://testserver")
+    assert mail.outbox == []
+
+
+@pytest.mark.parametrize("email", ["bob@acme.test", "nobody@acme.test"])
+def test_nobodys_mailbox_is_filled(cast: SimpleNamespace, email: str) -> None:
+    for _ in range(tries.LINK["pair"]):
+        assert ask(email).status_code == 200
+    reply = ask(email.upper())
+    assert (reply.status_code, reply["Retry-After"]) == (429, str(tries.WINDOW))
+    assert "Wait five minutes" in reply.content.decode()
+    for number in range(tries.LINK["account"] - tries.LINK["pair"]):
+        assert ask(email, REMOTE_ADDR=f"10.0.0.{number}").status_code == 200
+    assert ask(email, REMOTE_ADDR="10.0.1.1").status_code == 429
+    assert len(queued()) == tries.LINK["account"]
+
+
+@pytest.mark.parametrize("email", ["", "nobody", "a@b.test\nBcc: x@y.test", "a" * 250 + "@b.test"])
+def test_what_is_no_address_is_said(db: None, email: str) -> None:
+    assert ask(email).status_code == 400
+    assert queued() == []
+
+
+def test_whoever_was_invited_and_lost_the_letter_gets_in_by_this_link_too(cast: SimpleNamespace) -> None:
+    with tenant_scope(cast.acme.id):
+        eve = User.objects.create_user("eve@acme.test")
+        Membership.objects.create(tenant=cast.acme, user=eve, role=Role.VIEWER)
+    client = Client()
+    where = client.get(link("eve@acme.test"), follow=True).redirect_chain[-1][0]
+    client.post(where, {"new_password1": NEW, "new_password2": NEW})
+    assert client.get("/integrations").status_code == 200
+
+
+def test_where_no_mail_is_sent_the_pages_say_whom_to_ask(cast: SimpleNamespace, signed_in: Any, settings: Any) -> None:
+    settings.SENDS_MAIL = False
+    for page in (Client().get("/password/forgotten"), ask("bob@acme.test")):
+        assert "Ask whoever runs it" in page.content.decode()
+        assert "<form" not in page.content.decode()
+    assert queued() == []
+    form = {"email": "eve@new.test", "role": "member"}
+    page = signed_in(cast.alice).post("/settings/members", form, follow=True).content.decode()
+    assert "sends no e-mail" in page
+    assert "on its way" not in page
+    assert mail.outbox == []
+    assert User.objects.filter(email="eve@new.test").exists()
+
+
+def test_whoever_runs_it_sets_a_password_from_the_command_line(
+    cast: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("getpass.getpass", lambda prompt: NEW)
+    call_command("changepassword", "bob@acme.test", stdout=StringIO())
+    cast.bob.refresh_from_db()
+    assert cast.bob.check_password(NEW)
+
+
+@pytest.mark.parametrize("path", ["/password", "/password/forgotten"])
+def test_the_forms_need_a_csrf_token(cast: SimpleNamespace, path: str) -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(cast.bob)
+    assert client.post(path, {"email": "bob@acme.test"}).status_code == 403
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_sends_the_link_and_tries_again_where_the_mail_server_is_away(
+    live_cast: SimpleNamespace, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failed = accounts.send_mail, []
+
+    def away_at_first(*letter: Any) -> Any:
+        if not failed:
+            failed.append(letter)
+            raise ConnectionRefusedError("the mail server is away")
+        return real(*letter)
+
+    monkeypatch.setattr(accounts, "send_mail", away_at_first)
+    ask("bob@acme.test")
+    wait_for(lambda: mail.outbox, 20)
+    assert failed
+    assert "/password/" in mail.outbox[0].body
