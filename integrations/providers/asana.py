@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,7 @@ from integrations.providers.base import (
 from integrations.providers.graph import facts, headline, organization, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in, inner
 from integrations.providers.text import MOST_MENTIONS, mentioned_emails
-from integrations.providers.wire import Rows, all_rows, listing, page, pages, reader
+from integrations.providers.wire import Rows, all_rows, listing, page, pages, reader, utc
 
 # What replies hold besides ids; without it they are compact.
 _FIELDS = {
@@ -41,6 +41,7 @@ _FIELDS = {
     "projects": "name,notes,archived,created_at,modified_at,permalink_url,owner.name,owner.email,team.name,workspace.name",
     "tasks": "name,notes,resource_subtype,completed,created_at,modified_at,due_on,permalink_url,num_subtasks,assignee.name,assignee.email,"
     "created_by.name,followers.name,memberships.project.name,parent.name,tags.name,dependencies.name",
+    "steps": "modified_at,num_subtasks",
     "stories": "type,resource_subtype,text,created_at,created_by.name,target.name",
 }
 _TASK_LINK = re.compile(r"https://app\.asana\.com/(?:0/\d+/|1/\d+/(?:project/\d+/)?task/)(\d+)")
@@ -110,48 +111,64 @@ async def _partitions(api: Api) -> list[Partition]:
     return found
 
 
-def _since(partition: Partition, window: Window) -> JSON:
+def _bound(window: Window) -> datetime:
     """A second earlier, as nobody says whether the bound itself is in."""
-    return {**partition.facts, "modified_since": (window.since - timedelta(seconds=1)).isoformat()}
+    return window.since - timedelta(seconds=1)
 
 
 async def _tasks(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
     """All that changed since, in the project's own order."""
-    return await _list(api, "tasks", _FIELDS["tasks"], cursor, **_since(partition, window))
+    asked = {**partition.facts, "modified_since": _bound(window).isoformat()}
+    return await _list(api, "tasks", _FIELDS["tasks"], cursor, **asked)
 
 
-async def _below(api: Api, what: str, cursor: JSON | None, tasks: Mapping[str, Any]) -> Rows:
-    """A page of what the listed tasks have below them.
+async def _below(
+    api: Api, partition: Partition, cursor: JSON | None, what: str, steps: Callable[[JSON], list[list[str]]]
+) -> Rows:
+    """A page of what the partition's tasks have below them. steps: what is to be asked for below a task: [kind, its id] each.
 
-    cursor: {"tasks": offset in their list, None at its end, "left": [task, ...] still to read, "offset": in the first of them}.
+    cursor: {"tasks": offset in their list, None at its end, "left": steps still to go, "offset": in the first of them}.
     """
     state = cursor or {"tasks": "", "left": [], "offset": None}
     left, offset = state["left"], state["tasks"]
     if not left:
-        rows, following = await _list(api, "tasks", "num_subtasks", {"offset": offset} if offset else None, **tasks)
+        at = {"offset": offset} if offset else None
+        rows, following = await _list(api, "tasks", _FIELDS["steps"], at, **partition.facts)
         offset = (following or {}).get("offset")
-        left = [row["gid"] for row in rows if what != "subtasks" or row.get("num_subtasks")]
+        left = [step for row in rows for step in steps(row)]
         if not left:
             return [], {"tasks": offset, "left": [], "offset": None} if offset else None
-    fields = _FIELDS["tasks" if what == "subtasks" else what]
+    kind, task = left[0]
+    fields = _FIELDS["stories" if kind == "stories" else "tasks" if what == "subtasks" else "steps"]
     try:
         at = {"offset": state["offset"]} if state["offset"] else None
-        rows, more = await _list(api, f"tasks/{left[0]}/{what}", fields, at)
+        rows, more = await _list(api, f"tasks/{task}/{kind}", fields, at)
     except Gone:
         rows, more = [], None
-    below = [row["gid"] for row in rows if what == "subtasks" and row.get("num_subtasks")]
+    below = [step for row in rows for step in steps(row)] if kind == "subtasks" else []
     left = [*(left if more else left[1:]), *below]
-    return rows, {"tasks": offset, "left": left, "offset": None, **(more or {})} if left or offset else None
+    following = {"tasks": offset, "left": left, "offset": None, **(more or {})} if left or offset else None
+    return rows if kind == what else [], following
+
+
+def _deeper(row: JSON) -> list[list[str]]:
+    return [["subtasks", row["gid"]]] if row.get("num_subtasks") else []
 
 
 async def _subtasks(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
     """Below all tasks: one that only a subtask changed of is not changed itself."""
-    return await _below(api, "subtasks", cursor, partition.facts)
+    return await _below(api, partition, cursor, "subtasks", _deeper)
 
 
 async def _stories(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
-    """Below the tasks that changed since: a new story changes its task."""
-    return await _below(api, "stories", cursor, _since(partition, window))
+    """Of the tasks and subtasks that changed since: a new story changes its task, but not what that is a part of."""
+
+    def steps(row: JSON) -> list[list[str]]:
+        at = row.get("modified_at")
+        changed = at is None or utc(at) >= _bound(window)
+        return [*([["stories", row["gid"]]] if changed else []), *_deeper(row)]
+
+    return await _below(api, partition, cursor, "stories", steps)
 
 
 # -- records to graph ---------------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class Asana(StandIn):
         return not self.is_deleted(place)
 
     def _is_told(self, own: Organization, place: int) -> bool:
-        return not self.is_deleted(place) and not self.is_deleted(own.stories[place].task)
+        return not self.is_deleted(place) and self._there(own, *own.stories[place].on)
 
     # -- tokens -------------------------------------------------------------------------------------------------------------
 
@@ -192,7 +192,7 @@ class Asana(StandIn):
     def _known(self, own: Organization, gid: str) -> tuple[str, int] | None:
         kind, place = {"04": "task", "05": "subtask"}.get(gid[2:4], ""), int(gid[6:] or 0)
         count = {"task": len(own.tasks), "subtask": len(own.subtasks)}.get(kind, 0)
-        ours = place < count and gid == (own.task_gid(place) if kind == "task" else own.subtask_gid(place))
+        ours = place < count and gid == own.gid_of(kind, place)
         return (kind, place) if ours and self._there(own, kind, place) else None
 
     def _task(self, request: Request, account: str, gid: str) -> Response:
@@ -215,7 +215,7 @@ class Asana(StandIn):
         known = self._known(own, gid)
         if known is None:
             return self.not_found(request)
-        places = own.stories_of.get(known[1], ()) if known[0] == "task" else ()
+        places = own.stories_of.get(known, ())
         return self._listing(request, [place for place in places if self._is_told(own, place)], own.story)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from integrations.sandbox.world import Person, World
 
@@ -49,12 +48,11 @@ NOTES = (
 )
 
 
-@dataclass(frozen=True)
-class Story:
-    """at: Unix milliseconds. task: the place of the task that it is on, number: which of its stories."""
+class Story(NamedTuple):
+    """at: Unix milliseconds. on: the task that it is on ("task" or "subtask", place), number: which of its stories."""
 
     at: int
-    task: int
+    on: tuple[str, int]
     number: int
 
 
@@ -87,6 +85,9 @@ class Organization:
 
     def subtask_gid(self, place: int) -> str:
         return self.gid(5, place)
+
+    def gid_of(self, kind: str, place: int) -> str:
+        return self.task_gid(place) if kind == "task" else self.subtask_gid(place)
 
     def story_gid(self, place: int) -> str:
         return self.gid(6, place)
@@ -196,8 +197,7 @@ class Organization:
 
     def subtask(self, place: int) -> dict[str, Any]:
         rng, (kind, above) = self._rng("subtask", place), self.parent_of(place)
-        gid = self.task_gid(above) if kind == "task" else self.subtask_gid(above)
-        parent = {"gid": gid, "resource_type": "task", "name": self._name(kind, above)}
+        parent = {"gid": self.gid_of(kind, above), "resource_type": "task", "name": self._name(kind, above)}
         work = self._work("subtask", place, self.subtask_gid(place), self.subtasks[place], place % PEOPLE, rng)
         return {**work, "memberships": [], "projects": [], "parent": parent, "dependencies": []}
 
@@ -226,18 +226,19 @@ class Organization:
     def stories(self) -> list[Story]:
         """By time. The newest of a task's is what it changed by last."""
         found = []
-        for task, changed in enumerate(self.tasks):
-            for number in range(int(self._chance("stories", task) * 4)):
-                before = int(self._chance("before", task, number) ** 2 * 10 * 86_400_000) if number else 0
-                found.append(Story(changed - before, task, number))
-        return sorted(found, key=lambda story: (story.at, story.task, story.number))
+        for kind, changes, most in (("task", self.tasks, 4), ("subtask", self.subtasks, 3)):
+            for place, changed in enumerate(changes):
+                for number in range(int(self._chance("stories", kind, place) * most)):
+                    before = int(self._chance("before", kind, place, number) ** 2 * 10 * 86_400_000) if number else 0
+                    found.append(Story(changed - before, (kind, place), number))
+        return sorted(found)
 
     @cached_property
-    def stories_of(self) -> dict[int, list[int]]:
-        """A task's place -> places of its stories, by time."""
-        found: dict[int, list[int]] = {}
+    def stories_of(self) -> dict[tuple[str, int], list[int]]:
+        """(kind, place) of a task -> places of its stories, by time."""
+        found: dict[tuple[str, int], list[int]] = {}
         for place, story in enumerate(self.stories):
-            found.setdefault(story.task, []).append(place)
+            found.setdefault(story.on, []).append(place)
         return found
 
     def story(self, place: int) -> dict[str, Any]:
@@ -254,5 +255,5 @@ class Organization:
             "gid": self.story_gid(place), "resource_type": "story", "type": "comment" if said else "system",
             "resource_subtype": "comment_added" if said else "marked_complete", "created_at": stamp(story.at),
             "text": rng.choice(comments) if said else "marked this task complete", "created_by": None if rng.random() < 0.1 else self.user(rng.randrange(PEOPLE)),
-            "target": {"gid": self.task_gid(story.task), "resource_type": "task", "name": self._name("task", story.task)},
+            "target": {"gid": self.gid_of(*story.on), "resource_type": "task", "name": self._name(*story.on)},
         }  # fmt: skip

@@ -57,7 +57,7 @@ def test_it_walks_projects_tasks_subtasks_and_stories(client: Any, sandbox: Any)
             assert {row["parent"]["gid"] for row in below} == {task["gid"]}
             subtasks |= {row["gid"]: row for row in below}
             left += below
-    for gid in tasks:
+    for gid in (*tasks, *subtasks):
         stories |= {row["gid"]: row for row in asana.StoriesApi(client).get_stories_for_task(gid, {})}
     assert (len(projects), len(tasks), len(subtasks), len(stories)) == (
         truth["projects"],

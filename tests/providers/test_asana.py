@@ -32,6 +32,10 @@ def work(gid: str, **more: Any) -> dict[str, Any]:
     return {"gid": gid, "name": f"Task {gid}", "modified_at": "2025-01-06T08:30:00.500Z", **more}
 
 
+def story(gid: str) -> dict[str, Any]:
+    return {"gid": gid, "created_at": "2025-01-02T10:00:00.000Z"}
+
+
 async def walk(stream: str, answers: dict[str, Any], asked: list[httpx2.Request]) -> list[str]:
     """Ids of all rows of the stream where Asana answers so; answers: path below /api/1.0/ -> rows, or a status."""
 
@@ -96,9 +100,28 @@ async def test_subtasks_are_read_below_subtasks_and_below_tasks_that_did_not_cha
     assert len(asked) == 6  # none is asked for what it says it has not
 
 
+async def test_comments_are_read_on_what_changed_since_however_deep_it_lies():
+    old: list[httpx2.Request] = []
+    answers = {
+        "tasks": [
+            [work("1", num_subtasks=0), work("2", num_subtasks=2, modified_at="2024-05-01T08:00:00.000Z")],
+            [work("3", num_subtasks=0, modified_at="2024-05-01T08:00:00.000Z")],
+        ],
+        "tasks/1/stories": [story("s1")],
+        "tasks/2/subtasks": [[work("21", num_subtasks=1, modified_at="2024-05-01T08:00:00.000Z")], [work("22")]],
+        "tasks/21/subtasks": [work("211", num_subtasks=0)],
+        "tasks/22/stories": [[story("s22")], [story("s23")]],
+        "tasks/211/stories": [story("s211")],
+    }
+    assert await walk("stories", answers, old) == ["s1", "s22", "s23", "s211"]
+    assert (
+        len(old) == 2 + 1 + 2 + 1 + 2 + 1
+    )  # lists, stories, subtasks; nothing of what did not change and has nothing below
+
+
 async def test_a_task_that_is_gone_meanwhile_is_passed_over_but_a_missing_scope_is_not():
     answers = {"tasks": [work("1"), work("2")], "tasks/1/stories": 404}
-    answers["tasks/2/stories"] = [{"gid": "9", "created_at": "2025-01-02T10:00:00.000Z"}]
+    answers["tasks/2/stories"] = [story("9")]
     assert await walk("stories", answers, []) == ["9"]
     with pytest.raises(AccessDenied):
         await walk("stories", {**answers, "tasks/2/stories": 403}, [])
