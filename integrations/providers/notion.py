@@ -96,13 +96,18 @@ def _is_cut(data: JSON) -> bool:
 
 
 async def _search(api: Api, cursor: JSON | None, kind: str) -> Rows:
-    """A page of the search and where it goes on. Where it is cut, it goes on from the oldest edit up to what it has met."""
+    """A page of the search and where it goes on. Where it is cut, it goes on from the oldest edit up to what it has met.
+
+    cursor: with "trash" the search is of what lies there, and of nothing else.
+    """
     cursor = cursor or {}
+    trash: JSON = {"trash": True} if cursor.get("trash") else {}
     if cursor.get("cut"):
         raise RequestRejected("Notion's search lists no more of this workspace; what lies between was not reached.")
     upwards = bool(cursor.get("upwards"))
     order = {"timestamp": "last_edited_time", "direction": "ascending" if upwards else "descending"}
-    asked: JSON = {"filter": {"property": "object", "value": kind}, "sort": order, "page_size": PAGE}
+    wanted = {"property": "object", "value": kind, **({"in_trash": True} if trash else {})}
+    asked: JSON = {"filter": wanted, "sort": order, "page_size": PAGE}
     if cursor.get("start"):
         asked["start_cursor"] = cursor["start"]
     data = (await api.request("POST", "/v1/search", json=asked)).data
@@ -114,7 +119,17 @@ async def _search(api: Api, cursor: JSON | None, kind: str) -> Rows:
         return rows, {**cursor, "start": data["next_cursor"]}
     if not _is_cut(data):
         return rows, None
-    return rows, {"cut": True} if upwards else {"upwards": True, "met": last}
+    return rows, {"cut": True, **trash} if upwards else {"upwards": True, "met": last, **trash}
+
+
+def _and_trash(cursor: JSON | None, following: JSON | None) -> JSON | None:
+    """Where it goes on once nothing is following: into the trash, after that nowhere."""
+    return following if following or (cursor or {}).get("trash") else {"trash": True}
+
+
+async def _data_sources(api: Api, cursor: JSON | None) -> Rows:
+    rows, following = await _search(api, cursor, "data_source")
+    return rows, _and_trash(cursor, following)
 
 
 async def _fetch_users(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
@@ -131,13 +146,16 @@ async def _partitions(api: Api) -> list[Partition]:
 
 
 async def _fetch_pages(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
-    """Pages that are no rows of a data source, down to the window's beginning; rows have a stream of their own."""
+    """Pages that are no rows of a data source, down to the window's beginning, and those in the trash; rows have a stream of their own.
+
+    That a page went there counts as an edit (which Notion does not say, but its rows are found by the same).
+    """
     rows, following = await _search(api, cursor, "page")
     found = page(rows, _EDITED, following)
     own = [one for one in found.records if (one.payload.get("parent") or {}).get("type") not in _ROW_PARENTS]
     reached = bool(found.records) and found.records[-1].occurred_at < window.since
     over = reached and not (cursor or {}).get("upwards")
-    return found._replace(records=own, next_cursor=None if over else following)
+    return found._replace(records=own, next_cursor=_and_trash(cursor, None if over else following))
 
 
 _ROW_PARENTS = ("data_source_id", "database_id")
@@ -167,7 +185,7 @@ async def _rows(api: Api, partition: Partition, window: Window, cursor: JSON | N
     if data["has_more"] and data["next_cursor"]:
         return rows, {**cursor, "start": data["next_cursor"]}
     if not _is_cut(data):
-        return rows, None if trash else {"trash": True}
+        return rows, _and_trash(cursor, None)
     last = rows[-1]["created_time"]
     if last == created:
         raise WindowTooLarge("Notion lists no more rows of this span of time.")
@@ -349,7 +367,7 @@ NOTION = Provider(
     streams=(
         Stream("users", "People", WindowKind.SNAPSHOT, _fetch_users, _extract_user),
         Stream(
-            "data_sources", "Data sources", WindowKind.SNAPSHOT, listing(partial(_search, kind="data_source"), _EDITED),
+            "data_sources", "Data sources", WindowKind.SNAPSHOT, listing(_data_sources, _EDITED),
             _extract_data_source, names_partitions=True, record=_EDITED,
         ),
         Stream(

@@ -11,6 +11,7 @@ from integrations.sandbox.stand_in import JSON, Grants, Route, StandIn, Table
 from integrations.sandbox.wire import Request, Response
 from integrations.sandbox.world import World, seconds_of
 
+TRASHED = ("rows", "pages", "data_sources")  # what can lie in the trash
 MOST_LISTED = 10_000
 VERSIONS = ("2025-09-03", "2026-03-11")
 REQUEST_ID = "7c0e6c1e-0000-4000-8000-000000000000"
@@ -63,12 +64,12 @@ class Notion(StandIn):
             lambda place: workspace.id_of(stream, place),
             lambda place: self._row(workspace, stream, place),
             timeless=stream in ("users", "data_sources"),
-            tombstones=stream == "rows",
+            tombstones=stream in TRASHED,
         )
 
     def _row(self, workspace: Workspace, stream: str, place: int) -> JSON:
         row = workspace.row(stream, place)
-        return {**row, "in_trash": True} if stream == "rows" and self.is_deleted(place) else row
+        return {**row, "in_trash": True} if stream in TRASHED and self.is_deleted(place) else row
 
     def truth_ids(self, account: str, stream: str, since: float | None, until: float | None) -> list[str]:
         found = super().truth_ids(account, stream, since, until)
@@ -158,8 +159,11 @@ class Notion(StandIn):
     def _search(self, request: Request, account: str) -> Response:
         body = _object(request)
         wanted = body.get("filter") or {}
-        if wanted and (wanted.get("property") != "object" or wanted.get("value") not in ("page", "data_source")):
+        of_a_kind = wanted.keys() - {"in_trash"}
+        if of_a_kind and (wanted.get("property") != "object" or wanted.get("value") not in ("page", "data_source")):
             raise _Wrong('body.filter.value should be "page" or "data_source".')
+        if not isinstance(trash := wanted.get("in_trash", False), bool):
+            raise _Wrong("body.filter.in_trash should be a boolean.")
         streams = {"page": ("rows", "pages"), "data_source": ("data_sources",)}
         among = streams.get(str(wanted.get("value")), ("rows", "pages", "data_sources"))
         if "pages" in among and self.denies("pages"):
@@ -171,7 +175,7 @@ class Notion(StandIn):
             (workspace.times(stream)[place], stream, place)
             for stream in among
             for place in range(len(workspace.times(stream)))
-            if not self.is_deleted(place)
+            if self.is_deleted(place) == trash
         ]
         found.sort(reverse=(body.get("sort") or {}).get("direction", "descending") == "descending")
         return self._page(

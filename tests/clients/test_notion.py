@@ -51,6 +51,7 @@ def test_it_pages_through_people_and_the_search(client: Client, sandbox: Any):
     assert len({row["id"] for row in pages}) == len(pages) == truth["pages"] + truth["rows"]
     edited = [row["last_edited_time"] for row in pages]
     assert edited == sorted(edited, reverse=True)
+    assert client.search(filter={"in_trash": True})["results"] == []
 
 
 def test_the_rows_of_all_data_sources_are_those_of_the_search(client: Client, sandbox: Any):

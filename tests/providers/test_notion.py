@@ -126,6 +126,37 @@ async def test_a_cut_search_is_read_from_its_other_end_and_a_gap_is_not_passed_o
             await stage.read(stream)
 
 
+async def test_what_lies_in_the_trash_is_marked_and_is_no_part_of_the_workspace_to_choose():
+    stage = Stage("notion")
+    async with stage.client:
+        await stage.use(stage.account)
+        parts = {part.key for part in await NOTION.partitions(stage.api())}
+        before = await stage.read(NOTION.stream("pages"))
+        await stage.control(delete_every=3)
+        for name in ("pages", "data_sources"):
+            found = await stage.read(NOTION.stream(name))
+            graphs = found.graphs(stage.namespace)
+            trashed = {one.own for one in graphs if (one.entities[0].properties or {}).get("deleted")}
+            assert len(trashed) == len(graphs) // 3
+        assert (await stage.read(NOTION.stream("pages"))).ids == before.ids
+        left = {part.key for part in await NOTION.partitions(stage.api())}
+    assert left < parts
+
+
+async def test_the_trash_costs_one_more_page_and_is_not_read_further_back_than_the_window():
+    old = {**row("old"), "last_edited_time": "2025-01-01T00:00:00.000Z"}
+    api = Answers(
+        {"results": [row("p1"), old], "has_more": True, "next_cursor": "x"},
+        {"results": [row("t1"), old], "has_more": True, "next_cursor": "y"},
+    )
+    fetch, window = NOTION.stream("pages").fetch, Window(datetime(2026, 1, 1, tzinfo=UTC), ALL.until)
+    page = await fetch(api, WHOLE, window, None)  # type: ignore[arg-type]
+    assert page.next_cursor == {"trash": True}
+    page = await fetch(api, WHOLE, window, page.next_cursor)  # type: ignore[arg-type]
+    assert page.next_cursor is None
+    assert [asked["filter"].get("in_trash") for asked in api.asked] == [None, True]
+
+
 async def test_pages_stop_at_the_beginning_of_the_window():
     stage = Stage("notion")
     stream = NOTION.stream("pages")
