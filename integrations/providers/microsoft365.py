@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from urllib.parse import quote
 
-from integrations.errors import AccessDenied, CursorExpired, ProviderError, Throttled
+from integrations.errors import UNMAPPABLE, AccessDenied, CursorExpired, ProviderError, Throttled
 from integrations.http import Api, Reply
 from integrations.providers.base import (
     JSON,
@@ -111,10 +111,33 @@ def _filter(window: Window) -> str:
 
 
 async def _messages(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
-    """All folders, oldest first. What is sorted by must stand first in the filter."""
-    asked = {"$filter": _filter(window), "$orderby": "receivedDateTime asc", "$select": _MESSAGE, "$top": 50}
-    rows, following = await _get(api, f"{ME}/messages", asked, cursor)
-    return [{**row, "mailbox": api.facts.get("mailbox")} if isinstance(row, dict) else row for row in rows], following
+    """All folders, oldest first, each page from the second of the last one's last message on.
+
+    The address that Graph gives of the next page leaves out as many messages as were read, and so one that was not for each that is
+    purged meanwhile; it serves only where one second fills a page. cursor: {"at": that second, "seen": ids of what was read of it,
+    "url": the address, or None}. What is sorted by must stand first in the filter.
+    """
+    at, seen, url = (cursor["at"], cursor["seen"], cursor["url"]) if cursor else (stamp(window.since), [], None)
+    within = _filter(Window(utc(at), window.until))
+    asked = {"$filter": within, "$orderby": "receivedDateTime asc", "$select": _MESSAGE, "$top": 50}
+    rows, following = await _get(api, f"{ME}/messages", asked, {"url": url} if url else None)
+    known = [row for row in rows if isinstance(row, dict)]
+    new = [{**row, "mailbox": api.facts.get("mailbox")} if isinstance(row, dict) else row for row in rows]
+    new = [row for row in new if not isinstance(row, dict) or row.get("id") not in seen]
+    if following is None:
+        return new, None
+    last = _second(known[-1]) if known else at
+    if last > at:
+        return new, {"at": last, "seen": [row.get("id") for row in known if _second(row) == last], "url": None}
+    return new, {"at": at, "seen": [*seen, *(row.get("id") for row in known if _second(row) == at)], **following}
+
+
+def _second(row: JSON) -> str:
+    """When it was received, to the second; "" if it does not say."""
+    try:
+        return stamp(_time(row["receivedDateTime"]))
+    except UNMAPPABLE:
+        return ""
 
 
 async def _count_messages(api: Api, partition: Partition, window: Window) -> Estimate | None:
@@ -135,6 +158,7 @@ async def _events(api: Api, partition: Partition, window: Window, cursor: JSON |
     """What overlaps the window, each occurrence of a series by itself; the engine takes what begins in it, so each comes once.
 
     Whether the bounds are included is not said, nor where a whole day, which is dated in UTC, lies: so more is asked for.
+    By key it can't go on, as what overlaps comes again; an event that is deleted while pages are read may hide one till it is read again.
     """
     span = {"startDateTime": stamp(window.since - SECOND), "endDateTime": stamp(window.until + _DATES_LAG + SECOND)}
     path = f"{ME}/calendars/{quote(partition.key, safe='')}/calendarView"

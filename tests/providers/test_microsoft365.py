@@ -10,11 +10,13 @@ import pytest
 
 from integrations.errors import AccessDenied, CursorExpired, RequestRejected, Throttled
 from integrations.grants import read_token
-from integrations.http import Reply
+from integrations.http import Api, Reply
 from integrations.providers import microsoft365
 from integrations.providers.base import WHOLE, Context, Partition, Window
 from integrations.providers.microsoft365 import MICROSOFT365
+from integrations.providers.wire import stamp
 from tests.contract.stage import ALL, staged
+from tests.senders import answering
 
 NS, DAY = "microsoft365", timedelta(days=1)
 ANA, LI = "person:email:ana@acme.test", "person:email:li@example.org"
@@ -91,7 +93,8 @@ async def test_ids_are_those_that_stay_on_every_page():
         second = await MESSAGES.fetch(stage.api(), WHOLE, ALL, first.next_cursor)
         own = stage.stand_in.holdings[stage.account]
         assert [record.external_id for record in (*first.records, *second.records)] == [
-            own.message_id(place) for place in range(100)
+            own.message_id(place)
+            for place in range(99)  # the second page begins with the last of the first
         ]
         assert first.records[0].payload["body"]["contentType"] == "text"
 
@@ -99,9 +102,53 @@ async def test_ids_are_those_that_stay_on_every_page():
 async def test_a_next_page_on_another_host_is_not_asked_with_the_token():
     async with staged(NS) as stage:
         asked = len(stage.app.control.log)
+        evil = "https://graph.evil.test/v1.0/me/messages?$skip=50"
         with pytest.raises(RequestRejected):
-            await MESSAGES.fetch(stage.api(), WHOLE, ALL, {"url": "https://graph.evil.test/v1.0/me/messages?$skip=50"})
+            await MESSAGES.fetch(stage.api(), WHOLE, ALL, {"at": stamp(ALL.since), "seen": [], "url": evil})
         assert len(stage.app.control.log) == asked
+
+
+class Mailbox:
+    """Graph's list of messages: (id, seconds) of each, twenty a page; the next page leaves out as many as were listed."""
+
+    def __init__(self, messages: list[tuple[str, int]], *, purged: tuple[int, str] = (0, "")) -> None:
+        """purged: after so many requests, the message of this id."""
+        self.messages, self.purged, self.asked = messages, purged, 0
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        self.asked += 1
+        since = request.url.params["$filter"].split(" ")[2]
+        rows = [{"id": own, "receivedDateTime": stamp(ALL.since + timedelta(seconds=at))} for own, at in self.messages]
+        rows = [row for row in rows if row["receivedDateTime"] >= since]
+        skip = int(request.url.params.get("$skip") or 0)
+        answer: dict[str, Any] = {"value": rows[skip : skip + 20]}
+        if skip + 20 < len(rows):
+            answer["@odata.nextLink"] = str(request.url.copy_set_param("$skip", skip + 20))
+        if self.asked == self.purged[0]:
+            self.messages = [one for one in self.messages if one[0] != self.purged[1]]
+        return httpx2.Response(200, json=answer)
+
+    async def read(self) -> list[str]:
+        api = Api(MICROSOFT365, "https://graph.microsoft.com", answering(self), "token")
+        found, cursor = [], None
+        while True:
+            page = await MESSAGES.fetch(api, WHOLE, ALL, cursor)
+            found += [record.external_id for record in page.records]
+            if (cursor := page.next_cursor) is None:
+                return found
+
+
+async def test_a_message_that_is_purged_while_pages_are_read_hides_no_other():
+    mailbox = Mailbox([(f"m{i}", i // 2) for i in range(95)], purged=(2, "m3"))
+    assert await mailbox.read() == [f"m{i}" for i in range(95)]
+    assert mailbox.asked == 6  # five by addresses of next pages
+
+
+async def test_a_second_that_fills_pages_is_read_to_its_end_and_nothing_comes_twice():
+    together = [(f"m{i}", 0) for i in range(50)] + [(f"m{i}", 7) for i in range(50, 150)] + [("m150", 8)]
+    mailbox = Mailbox(together)
+    assert await mailbox.read() == [f"m{i}" for i in range(151)]
+    assert mailbox.asked <= 10
 
 
 async def test_folders_in_folders_come_however_small_the_pages_are():
