@@ -161,7 +161,10 @@ async def _subtasks(api: Api, partition: Partition, window: Window, cursor: JSON
 
 
 async def _stories(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
-    """Of the tasks and subtasks that changed since: a new story changes its task, but not what that is a part of."""
+    """Of the tasks and subtasks that changed since: a new story changes its task, but not what that is a part of.
+
+    So each task that has subtasks costs a request, as it does for these themselves, whether anything below it changed or not.
+    """
 
     def steps(row: JSON) -> list[list[str]]:
         at = row.get("modified_at")
