@@ -9,8 +9,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from historical_sync.engine import Meter
 from historical_sync.extraction import Ids, graph_rows, record_rows
+from historical_sync.meter import Meter
 from integrations.errors import AccessDenied, CursorExpired, ReauthRequired, RequestRejected, Throttled, Unavailable
 from integrations.http import Api, Reply
 from integrations.providers import slack
