@@ -208,13 +208,16 @@ class Sandbox:
 
 @pytest.fixture(scope="session")
 def recording() -> Iterator[str]:
-    """The replayed recording of a real GitHub repository; its root."""
+    """The replayed recording of a real GitHub repository; its root. The recording is not part of the project: CI goes without it too."""
     folder = os.environ.get("ATOM_REALDATA")
-    if not folder or not Path(folder, "replay.py").exists():
-        missing("ATOM_REALDATA: the folder of the recorded data")
+    if not folder:
+        pytest.skip("NO RECORDED DATA: nothing is tried on real records; ATOM_REALDATA names the folder that has them")
+    script = Path(folder, "replay.py").resolve()
+    if not script.exists():
+        pytest.fail(f"ATOM_REALDATA has no recorded data: {script} is missing")
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, str(Path(folder or "", "replay.py").resolve()), "--port", str(port)],
+        [sys.executable, str(script), "--port", str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
