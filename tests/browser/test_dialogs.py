@@ -64,7 +64,7 @@ def test_a_changed_import_takes_its_place_among_the_others(page: Page, site: Up,
     page.goto("/jobs")
     row = page.locator(f"#job-{job}")
     expect(row).to_contain_text("Paused")
-    page.wait_for_function("document.body.dataset.link === 'socket'")
+    expect(page.locator("body")).to_have_attribute("data-link", "socket")
     page.evaluate("id => document.getElementById(id).remove()", f"job-{job}")
     if place != "newest":
         page.evaluate(
