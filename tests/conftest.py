@@ -33,11 +33,6 @@ def missing(what: str) -> None:
     pytest.skip(f"needs {what}")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    # Playwright's fixtures keep an event loop in the main thread; Django's guard would refuse its own test client there.
-    os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Groups first, the longest before the others: what must run in a row on one worker would keep it alone busy at the end."""
