@@ -31,13 +31,13 @@ bench: .venv/dev
 bench-faults: .venv/dev
 	$(BIN)/python -W ignore -m bench.faults $(ARGS)
 
-# Pins every dependency with its hashes; no index address gets into the files.
+# Pins every dependency with its hashes; no index address gets into the files. What is pinned stays, except with ARGS=--upgrade.
 requirements: .venv/dev
-	for name in run dev; do \
-	  extras="--extra embedded"; [ $$name = dev ] && extras="$$extras --extra dev"; \
-	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-	    --no-header $$extras pyproject.toml -o requirements/$$name.txt; \
-	done
+	pin() { \
+	  $(BIN)/uv pip compile --quiet $(ARGS) --universal --python-version 3.11 --generate-hashes --no-header \
+	    pyproject.toml -o requirements/$$1.txt $$2 $$3; \
+	}; \
+	pin production && pin run --extra=embedded && pin dev --extra=embedded --extra=dev
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed")'
