@@ -327,7 +327,6 @@ REST_FRAMEWORK = {
     },
     "DEFAULT_SCHEMA_CLASS": "atom.openapi.ApiSchema",
     "EXCEPTION_HANDLER": "atom.errors.exception_handler",
-    "PAGE_SIZE": 25,
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Atom API",

@@ -54,14 +54,6 @@ async def lost_access(pool: Pool, job_id: str, tenant_id: str, token: str, messa
 
 
 @retried
-async def pause_job(pool: Pool, job_id: str, tenant_id: str, reason: str, code: str, message: str) -> None:
-    """Stops the job until a person or a reconnect resumes it, taking every chunk from its worker: their pages are refused."""
-    async with tenant_transaction(pool, tenant_id, "pause") as cursor:
-        await cursor.execute("SELECT FROM historical_sync_historicalsyncjob WHERE id = %s FOR UPDATE", [job_id])
-        await pause(cursor, job_id, reason, code, message)
-
-
-@retried
 async def fail_job(pool: Pool, job_id: str, tenant_id: str, code: str, message: str) -> None:
     """The job can't be worked on: it fails as a whole, or is cancelled if that was asked for; workers lose its chunks."""
     async with tenant_transaction(pool, tenant_id, "fail_job") as cursor:
@@ -151,6 +143,10 @@ async def take_chunks(cursor: AsyncCursor[Any], job_id: str) -> None:
 
 
 async def pause(cursor: AsyncCursor[Any], job_id: str, reason: str, code: str, message: str) -> None:
+    """Stops the job until a person or a reconnect resumes it, taking every chunk from its worker: their pages are refused.
+
+    The caller holds the job's row.
+    """
     await take_chunks(cursor, job_id)
     await cursor.execute(
         """

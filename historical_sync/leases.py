@@ -12,7 +12,7 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to write to a chunk, and where it belongs. Ids as PostgreSQL's text form; `*_bytes` the same as 16 bytes."""
+    """The right to write to a chunk, and where it belongs. Ids as PostgreSQL's text form; `connection_bytes` the same as 16 bytes."""
 
     chunk_id: str
     token: str
@@ -21,10 +21,6 @@ class Lease:
     connection_id: str
     stream: str
     partition: str
-
-    @property
-    def tenant_bytes(self) -> bytes:
-        return UUID(self.tenant_id).bytes
 
     @property
     def connection_bytes(self) -> bytes:

@@ -1,7 +1,7 @@
 """The states of a job and every legal way between them. Pure: no database, no clock.
 
-Every change of a job's status is a conditional UPDATE from `sources(target)`; its row count is checked, and database
-constraints say again what this table says.
+Every change of a job's status is a conditional UPDATE that names the statuses it may leave, in Python or, where workers do it, in
+SQL; `tests/test_state_machine.py` holds each of them to this table. Database constraints say what a job in each status looks like.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ CANCELLED: Final = "cancelled"
 STATUSES: Final = (PENDING, RUNNING, PAUSED, COMPLETED, FAILED, CANCELLED)
 ACTIVE: Final = (PENDING, RUNNING, PAUSED)  # holds the connection, counts against the tenant's limit
 WORKABLE: Final = (PENDING, RUNNING)  # workers may take its chunks
-FINAL: Final = (COMPLETED, CANCELLED)
 FINISHED: Final = (COMPLETED, CANCELLED, FAILED)  # nothing happens without a person
 
 # (from, to): when
@@ -27,7 +26,7 @@ TRANSITIONS: Final[dict[tuple[str, str], str]] = {
     (PENDING, PAUSED): "paused before a worker took it up, or the connection needs a reconnect",
     (PENDING, CANCELLED): "cancelled before a worker took it up",
     (PENDING, FAILED): "planning failed",
-    (RUNNING, PAUSED): "a person paused it, access was lost, or the provider's long-term quota is used up",
+    (RUNNING, PAUSED): "a person paused it, access was lost, or the plan's records of the month are used up",
     (RUNNING, COMPLETED): "every chunk is done",
     (RUNNING, FAILED): "every chunk is done or failed, and at least one failed",
     (RUNNING, CANCELLED): "cancelled; workers have let go of its chunks",
@@ -48,11 +47,8 @@ CONTROL_PAUSE: Final = "pause"
 CONTROL_CANCEL: Final = "cancel"
 CONTROLS: Final = (CONTROL_NONE, CONTROL_PAUSE, CONTROL_CANCEL)
 
+# provider_quota: for clients to know; so far a job waits for a provider's quota, however long, and does not pause.
 PAUSE_REASONS: Final = ("user", "reauth_required", "provider_quota", "plan")
-
-
-def is_legal(source: str, target: str) -> bool:
-    return (source, target) in TRANSITIONS
 
 
 def sources(target: str) -> tuple[str, ...]:

@@ -17,16 +17,16 @@ LEGAL = {
 
 @pytest.mark.parametrize(("source", "target"), list(itertools.product(states.STATUSES, repeat=2)))
 def test_an_edge_is_legal_exactly_if_the_design_draws_it(source: str, target: str) -> None:
-    assert states.is_legal(source, target) is ((source, target) in LEGAL)
+    assert (source in states.sources(target)) is ((source, target) in LEGAL)
 
 
 def test_every_edge_says_when() -> None:
     assert all(words for words in states.TRANSITIONS.values())
 
 
-@pytest.mark.parametrize("status", states.FINAL)
+@pytest.mark.parametrize("status", ["completed", "cancelled"])
 def test_nothing_leaves_a_final_state(status: str) -> None:
-    assert not any(states.is_legal(status, target) for target in states.STATUSES)
+    assert not any(status in states.sources(target) for target in states.STATUSES)
     assert not states.can_cancel(status)
     assert not states.can_pause(status)
     assert not states.can_resume(status)
@@ -35,8 +35,8 @@ def test_nothing_leaves_a_final_state(status: str) -> None:
 def test_what_can_be_done_leads_along_legal_edges() -> None:
     for status in states.STATUSES:
         if states.can_cancel(status):
-            assert states.is_legal(status, states.CANCELLED)
+            assert (status, "cancelled") in LEGAL
         if states.can_pause(status):
-            assert states.is_legal(status, states.PAUSED)
+            assert (status, "paused") in LEGAL
         if states.can_resume(status):
-            assert states.is_legal(status, states.PENDING)
+            assert (status, "pending") in LEGAL

@@ -67,9 +67,6 @@ class Table:
         return range(low, max(low, high))
 
 
-EMPTY_TABLE = Table((), str, lambda place: {})
-
-
 @dataclass(frozen=True)
 class Route:
     """A path (a regular expression for the whole of it) and who answers: handler(request, account, **named groups).
