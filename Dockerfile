@@ -17,5 +17,5 @@ USER atom
 
 ENV ATOM_ENV=production
 EXPOSE 8000
-# Behind a proxy: it must set X-Forwarded-For and X-Forwarded-Proto, and strip what clients send of them.
+# Behind a proxy: it must overwrite X-Forwarded-For and X-Forwarded-Proto, adding nothing to what clients send of them (see README).
 CMD ["daphne", "--proxy-headers", "-b", "0.0.0.0", "-p", "8000", "atom.asgi:application"]

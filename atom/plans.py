@@ -1,4 +1,4 @@
-"""What each plan includes. The only place that knows; the checks that use it are in `historical_sync.actions`."""
+"""What each plan includes. The only place that knows; whatever begins work asks it."""
 
 from __future__ import annotations
 

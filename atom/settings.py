@@ -184,7 +184,7 @@ def _database() -> dict[str, Any]:
     """Connection parameters: those of DATABASE_URL, or none yet for the embedded server (`atom.db` starts it)."""
     base: dict[str, Any] = {
         "ENGINE": "atom.db",
-        # ASGI serves each request from its own thread, so connections are kept in a pool rather than by age.
+        # A few threads answer the requests (`atom.handler`); each request gives its connection back to the pool.
         "OPTIONS": {
             "pool": {
                 "min_size": 1,

@@ -190,7 +190,7 @@ class HistoricalSyncJob(models.Model):
 class SyncChunk(models.Model):
     """One stream, one partition, one half-open window [since, until): what one worker works on at a time.
 
-    Whoever holds `lease` may write; everyone else's page is refused (`storage.save_page`). `cursor` is the provider's place in
+    Whoever holds `lease` may write; everyone else's page is refused (`storage.save_pages`). `cursor` is the provider's place in
     the window, `position` how far in time it has come.
     """
 

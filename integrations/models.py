@@ -75,7 +75,7 @@ class Connection(models.Model):
     last_error = models.TextField(blank=True)
     last_success_at = models.DateTimeField(null=True, blank=True)
     prompted_at = models.DateTimeField(null=True, blank=True, help_text="When the offer to import history was shown.")
-    # The provider's budget as all workers of this connection share it (`integrations.budget`): requests left until the window
+    # The provider's budget as all workers of this connection share it (`historical_sync.budget`): requests left until the window
     # ends, the limit that the provider's headers named, and a time before which nothing may be asked.
     budget_left = models.FloatField(default=0, editable=False)
     budget_limit = models.FloatField(null=True, blank=True, editable=False)
