@@ -15,12 +15,12 @@ RECORDS = [Record(str(n), datetime(2026, 1, 1, tzinfo=UTC), {}) for n in range(1
 Fetch = Callable[[JSON | None], Awaitable[Page]]
 
 
-def pages(number: int, seconds: float = 0.0, after: int = 0) -> Fetch:
-    """So many pages of a hundred records; from page `after` on each takes some seconds."""
+def pages(number: int, before: Callable[[int], Awaitable[object]] | None = None) -> Fetch:
+    """So many pages of a hundred records, each there at once, or when `before(page)` is over."""
 
     async def fetch(cursor: JSON | None) -> Page:
         page = cursor["page"] if cursor else 0
-        await asyncio.sleep(seconds if page >= after else 0)
+        await (before(page) if before else asyncio.sleep(0))
         return Page(RECORDS, {"page": page + 1} if page + 1 < number else None)
 
     return fetch
@@ -49,10 +49,10 @@ async def test_a_worker_that_has_no_time_left_makes_whole_commits(monkeypatch: p
 
 
 async def test_a_worker_that_has_time_lets_all_chunks_fetch() -> None:
-    """Ten pages of 30 ms each: one after the other, twenty chunks would take six seconds."""
-    in_hand = InHand()
-    async with asyncio.timeout(3):
-        sizes = await asyncio.gather(*(read(pages(10, seconds=0.03), in_hand, 0) for _ in range(20)))
+    """No page of twenty chunks comes before all twenty have asked: if one had to wait for another, none would ever come."""
+    in_hand, together = InHand(), asyncio.Barrier(20)
+    async with asyncio.timeout(30):
+        sizes = await asyncio.gather(*(read(pages(10, lambda page: together.wait()), in_hand, 0) for _ in range(20)))
     assert [sum(found) for found in sizes] == [1000] * 20
 
 
@@ -66,15 +66,22 @@ async def test_what_is_in_hand_is_bounded() -> None:
 
     in_hand, quick = InHand(limit=1000), pages(20)
     await asyncio.gather(*(read(watched, in_hand, 0.05) for _ in range(10)))
-    assert most < 1000
+    assert 0 < most < 1000
 
 
 async def test_providers_that_hang_keep_neither_a_first_page_nor_a_commit_from_others() -> None:
-    in_hand = InHand()
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        hanging = [group.create_task(read(pages(50, seconds=60, after=1), in_hand)) for _ in range(50)]
-        await asyncio.sleep(0.1)
-        assert await asyncio.wait_for(read(pages(1), in_hand), 0.4) == [100]
+    in_hand, hang, all_hang = InHand(), asyncio.Barrier(51), asyncio.Event()
+
+    async def for_ever(page: int) -> None:
+        if page:
+            if hang.n_waiting == 49:
+                all_hang.set()
+            await hang.wait()
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        hanging = [group.create_task(read(pages(50, for_ever), in_hand)) for _ in range(50)]
+        await all_hang.wait()
+        assert await read(pages(1), in_hand) == [100]
         assert sum(await read(pages(50), in_hand)) == 5000
         for task in hanging:
             task.cancel()
