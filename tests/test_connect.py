@@ -7,6 +7,7 @@ import base64
 import hashlib
 import io
 import logging
+import re
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -411,6 +412,15 @@ def test_the_form_without_scripts_is_a_page_and_with_htmx_a_fragment(alice: Clie
     assert 'name="token"' in fragment
     assert alice.get("/integrations/salesforce/token").status_code == 404
     assert alice.get("/integrations/myspace/token").status_code == 404
+
+
+def test_the_form_asks_for_the_address_that_the_token_needs(alice: Client) -> None:
+    jira, github = (alice.get(f"/integrations/{slug}/token").content.decode() for slug in ("jira", "github"))
+    assert "Address of your site" in jira
+    assert re.search(r'name="base_url"[^>]*placeholder="https://your-site.atlassian.net"[^>]* required', jira)
+    assert "only if self-hosted" in github
+    assert not re.search(r'name="base_url"[^>]* required', github)
+    assert 'name="base_url"' not in alice.get("/integrations/slack/token").content.decode()
 
 
 @pytest.mark.parametrize("token", ["", "  ", "two words", "tökén", "x" * 4097, "a\x00b", "not-accepted"])

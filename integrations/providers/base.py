@@ -377,6 +377,7 @@ class Provider:
     expired: True when a reply's error is one that a token refresh may cure (tried once per request).
     identify: who the token belongs to; also verifies it. Raises ReauthRequired for a bad token.
     partitions: everything the partitioned streams are listed by; None when no stream is.
+    token_site: an example of the site's address that a pasted token needs; "": only a self-hosted server's is asked for.
     token_help: words for the form where a personal or service token can be pasted; None: OAuth only.
     settle: how far behind now the newest window ends, because the provider's lists lag.
     partition_label: what the partitions are called, in the plural ("Repositories"), for the choice of what to import.
@@ -402,6 +403,7 @@ class Provider:
     oauth: OAuth | None = None
     token_help: str | None = None
     self_hosted: bool = False
+    token_site: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     auth_header: Callable[[str], Mapping[str, str]] = lambda token: {"Authorization": f"Bearer {token}"}
     api_root: Callable[[str, Mapping[str, Any]], str] = lambda api_url, facts: api_url

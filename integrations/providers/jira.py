@@ -448,9 +448,9 @@ JIRA = Provider(
         extra_authorize={"audience": "api.atlassian.com", "prompt": "consent"},
         token_json=True, client_errors=frozenset({"access_denied"}),
     ),
-    token_help="Your e-mail address, a colon and an API token (you@example.com:ATATT3x...), with your site's address, "
-    "https://your-site.atlassian.net.",
+    token_help="Your e-mail address, a colon and an API token: you@example.com:ATATT3x...",
     self_hosted=True,
+    token_site="https://your-site.atlassian.net",
     settle=timedelta(minutes=5),  # searches lag behind writes
     streams=(
         _listed("projects", "Projects", _list_projects, "id", _extract_project, _NEEDS, 50, names_partitions=True),
