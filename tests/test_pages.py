@@ -144,6 +144,51 @@ def test_the_monitor_shows_waiting_as_waiting_with_its_time(cast: SimpleNamespac
     assert "GitHub had a problem; trying again at" in client.get(f"/jobs/{job.id}/live").content.decode()
 
 
+@pytest.mark.parametrize("came_in", [0, 5])
+def test_what_was_cancelled_says_what_is_kept(cast: SimpleNamespace, signed_in: Any, came_in: int) -> None:
+    with tenant_scope(cast.acme.id):
+        job = make_job(
+            make_connection(cast.acme), status=states.CANCELLED, completed_at=timezone.now(), records_processed=came_in
+        )
+    text = signed_in(cast.alice).get(f"/jobs/{job.id}").content.decode()
+    assert ("What came in is kept" in text) is (came_in > 0)
+    assert ("Nothing had come in yet" in text) is (came_in == 0)
+    assert "The import ended before it was planned." in text
+    assert "There was nothing left" not in text
+
+
+def test_the_estimate_shows_only_while_it_is_more_than_what_came(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        job = make_job(
+            make_connection(cast.acme), status=states.RUNNING, started_at=timezone.now(), planned=True,
+            total_records_estimate=16, records_processed=10,
+        )  # fmt: skip
+    client = signed_in(cast.alice)
+    assert re.search(r"of (about )?16<", client.get(f"/jobs/{job.id}/live").content.decode())
+    with tenant_scope(cast.acme.id):
+        type(job).objects.filter(id=job.id).update(records_processed=200)
+    assert not re.search(r"of (about )?16<", client.get(f"/jobs/{job.id}/live").content.decode())
+
+
+def test_a_refused_choice_stays_as_it_was_made_and_is_refused_once(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+    client = signed_in(cast.alice)
+    offered = client.get(f"/connections/{connection.id}/import", headers={"HX-Request": "true"}).content.decode()
+    assert offered.count('name="streams"') == len(re.findall(r'name="streams"[^>]* checked', offered)) > 0
+    assert 'hx-trigger="load, change' in offered
+    reply = client.post(
+        f"/connections/{connection.id}/import",
+        {"start": "2026-10-01", "end": "2026-10-31"},
+        headers={"HX-Request": "true"},
+    )
+    text = reply.content.decode()
+    assert text.count("Choose at least one kind of object.") == 1
+    assert not re.findall(r'name="streams"[^>]* checked', text)
+    assert 'aria-invalid="true"' in text
+    assert 'hx-trigger="change' in text  # no estimate that would refuse it again
+
+
 def test_every_time_on_a_page_is_exact_in_utc_for_machines_and_on_hover(cast: SimpleNamespace, signed_in: Any) -> None:
     with tenant_scope(cast.acme.id):
         job = parts(cast, 3)

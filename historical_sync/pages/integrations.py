@@ -169,7 +169,9 @@ def _prompt(
     default = actions.months_back(now, actions.DEFAULT_MONTHS)
     given = request.POST if request.method == "POST" else request.GET
     presets = presets_of(actor, now)
-    chosen = given.getlist("streams") or [stream.name for stream in connection.provider.streams]
+    chosen = given.getlist("streams")
+    if not chosen and request.method == "GET":
+        chosen = [stream.name for stream in connection.provider.streams]
     context = {
         "connection": connection,
         "presets": presets,
@@ -179,6 +181,7 @@ def _prompt(
         "streams": [(stream, stream.name in chosen) for stream in connection.provider.streams],
         "locked": locked_words(actor, presets),
         "errors": errors,
+        "off": any(name in errors for name in ("start_date", "end_date", "streams")),  # no estimate until it is mended
         "prompt": given.get("prompt", ""),
     }
     template = "historical_sync/_prompt.html" if getattr(request, "htmx", False) else "historical_sync/prompt.html"

@@ -16,6 +16,7 @@ def test_cancel_asks_first_and_says_what_is_kept(page: Page, site: Up, imports: 
     job = imports.start()
     page.goto(f"/jobs/{job}")
     status(page, "running")
+    expect(page.locator("#figure-records")).not_to_have_text("0")
     page.get_by_role("button", name="Cancel", exact=True).click()
     dialog = page.get_by_role("dialog")
     expect(dialog.get_by_role("heading", name="Cancel this import?")).to_be_visible()
