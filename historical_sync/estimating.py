@@ -28,13 +28,17 @@ RECORDS_A_SECOND = 3000  # what storing takes when the provider is quick
 
 @dataclass(frozen=True, slots=True)
 class RangeEstimate:
-    """records, calls, seconds: None when unknown. quality: exact, about or unknown (of `records`)."""
+    """records, calls, seconds: None when unknown. quality: exact, about or unknown (of `records`).
+
+    partly: they are the least there is: what was counted is exact, and what can't be counted comes on top.
+    """
 
     records: int | None
     quality: str
     calls: int | None
     seconds: float | None
     covered: bool = False
+    partly: bool = False
 
 
 def estimate(
@@ -102,9 +106,10 @@ async def _of_one(job: HistoricalSyncJob | Refused) -> RangeEstimate | Refused:
     for target in missing:
         counted = target.estimate.records if target.estimate is not None else 0
         calls += max(1, math.ceil(counted / target.stream.page_size))
-    return RangeEstimate(
-        records, quality, calls, max(calls * SECONDS_A_CALL / parallel_chunks(job), records / RECORDS_A_SECOND)
-    )
+    seconds = max(calls * SECONDS_A_CALL / parallel_chunks(job), records / RECORDS_A_SECOND)
+    counts = [target.estimate for target in missing]
+    partly = None in counts and all(count.exact for count in counts if count is not None)
+    return RangeEstimate(records, quality, calls, seconds, partly=partly)
 
 
 def together(found: Sequence[RangeEstimate], at_once: int) -> RangeEstimate:
@@ -120,6 +125,7 @@ def together(found: Sequence[RangeEstimate], at_once: int) -> RangeEstimate:
         sum(one.calls or 0 for one in known),
         max(max(seconds), sum(seconds) / at_once),
         covered=all(one.covered for one in found),
+        partly=len(known) < len(found) or any(one.partly for one in known),
     )
 
 

@@ -167,7 +167,7 @@ def test_together_adds_up_what_is_known_and_is_no_better_than_the_least_known() 
     unknown = RangeEstimate(None, "unknown", None, None)
     assert together([exact, exact], 3) == RangeEstimate(200, "exact", 20, 6.0)
     assert together([exact, about], 1) == RangeEstimate(150, "about", 15, 9.0)
-    assert together([exact, unknown], 3) == RangeEstimate(100, "unknown", 10, 6.0)
+    assert together([exact, unknown], 3) == RangeEstimate(100, "unknown", 10, 6.0, partly=True)
     assert together([unknown], 3) == unknown
 
 
