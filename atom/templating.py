@@ -31,7 +31,7 @@ def environment(loader: BaseLoader, auto_reload: bool, **_: Any) -> Environment:
         called.__name__: called
         for called in (
             url, static, htmx_script, pictures.icon, pictures.kind_icon, pictures.tile, words.ago, words.badge, words.clock,
-            words.day, words.days, words.elapsed, words.event_dot, words.moment, words.instant, words.now_exactly, words.relation, words.since,
+            words.dated, words.day, words.days, words.elapsed, words.event_dot, words.moment, words.instant, words.now_exactly, words.property_value, words.relation, words.since,
             words.time_left, words.took,
         )
     }  # fmt: skip

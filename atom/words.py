@@ -266,11 +266,23 @@ def _badge(tone: str, extra: str, name: str, words: str) -> SafeString:
 
 # What a list shows of an entity beside its name, the first that it has.
 DETAILS = ("email", "state", "status", "stage", "domain", "title", "description")
+STATES = ("state", "status", "stage")  # whose values are a vendor's own names: needs_response
 
 
 def detail(properties: dict[str, Any]) -> str:
     """The one property that says most in a list; "" when there is none."""
-    return next((str(properties[name]) for name in DETAILS if properties.get(name)), "")
+    name = next((name for name in DETAILS if properties.get(name)), None)
+    return "" if name is None else property_value(name, properties[name])
+
+
+def property_value(name: str, value: Any) -> str:
+    """A property's value in words: needs_response -> needs response, where it is a state."""
+    return kind(listed(value)) if name in STATES else listed(value)
+
+
+def dated(moment: datetime | None) -> datetime | None:
+    """None also for the beginning of 1970, which stands for a time that the provider does not tell."""
+    return None if moment is None or moment.timestamp() == 0 else moment
 
 
 def document(value: Any) -> str:

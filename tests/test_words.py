@@ -32,6 +32,18 @@ def test_names_of_properties_are_words(name: str, written: str) -> None:
     assert words.property_name(name) == written
 
 
+def test_a_vendors_names_of_states_are_words_and_other_values_stay() -> None:
+    assert words.detail({"amount": 5, "status": "needs_response"}) == "needs response"
+    assert words.detail({"title": "to_do", "status": ""}) == "to_do"
+    assert words.detail({"amount": 5}) == ""
+
+
+def test_the_time_that_stands_for_none_is_not_shown() -> None:
+    assert words.dated(datetime(1970, 1, 1, tzinfo=UTC)) is None
+    assert words.dated(None) is None
+    assert words.dated(datetime(2026, 1, 1, tzinfo=UTC)) is not None
+
+
 @pytest.mark.parametrize("value", ["2026-10-12", "2026-99-12T14:05:00Z", "soon", 5, None, "2026-10-12T14:05:00"])
 def test_what_is_no_instant_stays_what_it_is(value: Any) -> None:
     assert words.instant(value) is None
