@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from atom.words import sentence
 from historical_sync import planning
 from integrations.errors import (
     AccessDenied,
@@ -86,7 +87,7 @@ def decide(
             return Decision(Action.RESTART, code, message, now + back_off(restarts, jitter))
         case AccessDenied():
             needs = f" It needs: {', '.join(stream.needs)}." if stream is not None and stream.needs else ""
-            return Decision(Action.FAIL, code, message + needs)
+            return Decision(Action.FAIL, code, sentence(message) + needs if needs else message)
         case Misconfigured() | RequestRejected():
             return Decision(Action.FAIL, code, message)
         case ProviderError():

@@ -95,9 +95,10 @@ def test_a_dead_cursor_restarts_the_window_unless_that_brings_nothing_new() -> N
     assert decided(CursorExpired("x"), attempts=MAX_ATTEMPTS).action is Action.RESTART
 
 
-def test_what_is_not_allowed_fails_with_what_the_stream_needs() -> None:
+@pytest.mark.parametrize("said", ["Not allowed", "Not allowed."])
+def test_what_is_not_allowed_fails_with_what_the_stream_needs(said: str) -> None:
     decision = decide(
-        AccessDenied("Not allowed."), now=NOW, jitter=0, attempts=0, stream=stream(needs=("repo", "read:org")), window=WINDOW
+        AccessDenied(said), now=NOW, jitter=0, attempts=0, stream=stream(needs=("repo", "read:org")), window=WINDOW
     )  # fmt: skip
     assert decision.action is Action.FAIL
     assert decision.message == "Not allowed. It needs: repo, read:org."
