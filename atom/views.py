@@ -49,9 +49,10 @@ def tenant_required(right: Right = Right.VIEW) -> Callable[[View], View]:
                 )
                 return refusal(request, "No workspace", words, way_out=True)
             if not actor.may(right):
-                return refusal(
-                    request, "Not allowed", f"Your role in {actor.tenant} ({actor.role}) does not allow this."
+                words = (
+                    f"Your role in {actor.tenant} ({actor.role}) does not allow this. An owner or admin can change it."
                 )
+                return refusal(request, "Not allowed", words)
             return view(request, *args, **kwargs)
 
         guarded.right = right  # type: ignore[attr-defined]

@@ -117,6 +117,7 @@ def member(request: HttpRequest, membership_id: UUID) -> HttpResponse:
             messages.error(request, "Nothing was changed.")
     except Refused as error:
         messages.error(request, error.detail)
+        return redirect("settings-members")
     # Whoever removed or demoted themselves may not see the members any more.
     mine = found.user_id == getattr(actor.user, "id", None)
     return redirect("home" if mine else "settings-members")

@@ -146,6 +146,7 @@ def test_who_is_removed_is_out_at_once(cast: SimpleNamespace, signed_in: Any) ->
 def test_the_last_owner_stays(cast: SimpleNamespace, signed_in: Any, data: dict[str, str]) -> None:
     page = signed_in(cast.alice).post(f"/settings/members/{member(cast, 'alice').id}", data, follow=True)
     assert "A workspace needs an owner" in page.content.decode()
+    assert page.redirect_chain[-1][0] == "/settings/members"  # where it was asked for
     assert member(cast, "alice").role == "owner"
     assert log(cast.acme) == []
 
