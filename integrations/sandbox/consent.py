@@ -16,7 +16,7 @@ STYLE = b"""
 main{max-width:420px;margin:8vh auto;padding:24px;background:var(--box);border:1px solid var(--line);border-radius:10px}
 h1{font-size:19px;margin:0 0 4px}p{margin:0 0 16px;color:var(--muted)}fieldset{border:1px solid var(--line);border-radius:8px;margin:0 0 16px;padding:8px 14px}
 legend{padding:0 6px;color:var(--muted);font-size:13px}label{display:flex;gap:10px;padding:6px 0;align-items:center}
-ul{margin:0 0 20px;padding-left:20px}.row{display:flex;gap:10px}button{font:inherit;padding:8px 18px;border-radius:7px;border:1px solid var(--line);background:none;color:inherit;cursor:pointer}
+ul{margin:0 0 20px;padding-left:20px;overflow-wrap:anywhere}.row{display:flex;gap:10px}button{font:inherit;padding:8px 18px;border-radius:7px;border:1px solid var(--line);background:none;color:inherit;cursor:pointer}
 button[value=allow]{background:var(--accent);border-color:var(--accent);color:var(--on);font-weight:600}
 button:focus-visible,input:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
 """
@@ -39,6 +39,19 @@ SCOPES_IN_WORDS = {
     "users:read.email": "See their e-mail addresses",
     "team:read": "See the workspace's name",
     "files:read": "See files",
+    "read:jira-work": "Read projects, issues and what was done on them",
+    "read:jira-user": "See the people of the site",
+    "read:me": "Know who you are",
+    "offline_access": "Stay connected while you are away",
+    "https://www.googleapis.com/auth/userinfo.email": "Read your e-mail address",
+    "https://www.googleapis.com/auth/gmail.readonly": "Read your mail",
+    "https://www.googleapis.com/auth/calendar.readonly": "Read your calendars",
+    "oauth": "Stay connected while you are away",
+    "read": "Read your data",
+    "profile": "Read your profile",
+    "User.Read": "Read your profile",
+    "Mail.Read": "Read your mail",
+    "Calendars.Read": "Read your calendars",
 }
 
 
@@ -80,7 +93,8 @@ def authorize(
         for i, (key, label) in enumerate(accounts.items())
     )
     scopes = asked.get("scope", "").replace(",", " ").split()
-    items = "".join(f"<li>{escape(SCOPES_IN_WORDS.get(scope, scope))}</li>" for scope in dict.fromkeys(scopes))
+    said = dict.fromkeys(map(_in_words, scopes))
+    items = "".join(f"<li>{escape(words)}</li>" for words in said)
     return _page(
         name,
         f"<h1>Atom would like to read your {escape(name)} data</h1><p>This is the sandbox: everything in it is made up.</p>"
@@ -88,6 +102,12 @@ def authorize(
         '<div class="row"><button name="answer" value="allow">Allow</button><button name="answer" value="deny">Deny</button></div></form>',
         origin=way_back[1],
     )
+
+
+def _in_words(scope: str) -> str:
+    """What a scope allows; itself, where nothing else is known of it."""
+    read = re.fullmatch(r"(?:crm\.objects\.)?([a-z]+)[.:]read", scope)
+    return SCOPES_IN_WORDS.get(scope, f"Read {read[1]}" if read else scope)
 
 
 def _redirect(address: str, query: dict[str, str]) -> Response:
