@@ -108,6 +108,15 @@ def test_axe_finds_nothing_in_what_opens_on_pages(page: Page, places: dict[str, 
     assert violations(page) == []
 
 
+def test_a_record_as_received_scrolls_inside_itself(page: Page, places: dict[str, str]) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"/entities/{places['entity']}")
+    page.locator("summary", has_text="As received").first.click()
+    expect(page.locator("details[open] pre").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert violations(page) == []
+
+
 def tab_to(page: Page, name: str, presses: int = 60) -> None:
     """Presses Tab until what has the focus is called so."""
     for _ in range(presses):
