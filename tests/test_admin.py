@@ -111,6 +111,13 @@ def test_jobs_of_any_tenant_are_cancelled_and_resumed_by_their_actions(staff: Cl
     assert {("root@atom.test (admin)", "cancel_requested"), ("root@atom.test (admin)", "resumed")} <= who
 
 
+def test_staff_without_a_workspace_find_the_admin_from_the_site(staff: Client) -> None:
+    page = staff.get("/integrations")
+    assert page.status_code == 403
+    assert 'href="/admin/"' in page.content.decode()
+    assert 'rel="icon"' in staff.get("/admin/").content.decode()
+
+
 def test_staff_who_may_only_look_cannot_act(cast: SimpleNamespace) -> None:
     from django.contrib.auth.models import Permission
 
