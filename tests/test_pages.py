@@ -144,15 +144,14 @@ def test_the_monitor_shows_waiting_as_waiting_with_its_time(cast: SimpleNamespac
     assert "GitHub had a problem; trying again at" in client.get(f"/jobs/{job.id}/live").content.decode()
 
 
-@pytest.mark.parametrize("came_in", [0, 5])
-def test_what_was_cancelled_says_what_is_kept(cast: SimpleNamespace, signed_in: Any, came_in: int) -> None:
+@pytest.mark.parametrize("counted", ["nothing", "records_processed", "records_skipped"])
+def test_what_was_cancelled_says_what_is_kept(cast: SimpleNamespace, signed_in: Any, counted: str) -> None:
+    came_in = {} if counted == "nothing" else {counted: 5}
     with tenant_scope(cast.acme.id):
-        job = make_job(
-            make_connection(cast.acme), status=states.CANCELLED, completed_at=timezone.now(), records_processed=came_in
-        )
+        job = make_job(make_connection(cast.acme), status=states.CANCELLED, completed_at=timezone.now(), **came_in)
     text = signed_in(cast.alice).get(f"/jobs/{job.id}").content.decode()
-    assert ("What came in is kept" in text) is (came_in > 0)
-    assert ("Nothing had come in yet" in text) is (came_in == 0)
+    assert ("What came in is kept" in text) is bool(came_in)
+    assert ("Nothing had come in yet" in text) is not bool(came_in)
     assert "The import ended before it was planned." in text
     assert "There was nothing left" not in text
 

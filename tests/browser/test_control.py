@@ -8,6 +8,7 @@ from collections.abc import Callable
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Imports, number, picture, status
+from tests.conftest import wait_for
 from tests.processes import Up
 
 
@@ -16,7 +17,7 @@ def test_cancel_asks_first_and_says_what_is_kept(page: Page, site: Up, imports: 
     job = imports.start()
     page.goto(f"/jobs/{job}")
     status(page, "running")
-    expect(page.locator("#figure-records")).not_to_have_text("0")
+    wait_for(lambda: (now := imports.job(job))["records_processed"] + now["records_skipped"] > 0, 60)
     page.get_by_role("button", name="Cancel", exact=True).click()
     dialog = page.get_by_role("dialog")
     expect(dialog.get_by_role("heading", name="Cancel this import?")).to_be_visible()
