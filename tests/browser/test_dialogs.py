@@ -16,6 +16,16 @@ def test_a_refusal_is_a_toast_and_opens_no_dialog(page: Page) -> None:
     expect(page.get_by_role("dialog")).to_have_count(0)
 
 
+def test_what_is_selected_can_be_started_from_where_it_was_selected(page: Page) -> None:
+    page.goto("/integrations")
+    start = page.get_by_role("button", name="Sync selected")
+    expect(start).not_to_be_in_viewport()
+    page.locator("#card-github .pick input").first.check()
+    expect(start).to_be_in_viewport()
+    start.click()
+    expect(page.get_by_role("dialog").get_by_role("heading", name="Bring in 1 history")).to_be_visible()
+
+
 def test_a_toast_above_a_dialog_can_be_dismissed_and_the_dialog_stays(page: Page, site: Up, imports: Imports) -> None:
     site.sandbox(latency_ms=300)
     job = imports.start()
