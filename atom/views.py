@@ -17,7 +17,7 @@ from django.shortcuts import redirect, render
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
-from django.views.decorators.http import require_GET, require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from atom import tries
 from atom.access import SESSION_TENANT, Right, tenants_of
@@ -170,14 +170,14 @@ def appearance(request: HttpRequest) -> HttpResponse:
 
 
 @never_cache
-@require_GET
+@require_safe  # load balancers ask by HEAD
 def healthz(request: HttpRequest) -> HttpResponse:
     """The process serves."""
     return HttpResponse("ok\n", content_type="text/plain")
 
 
 @never_cache
-@require_GET
+@require_safe  # load balancers ask by HEAD
 def readyz(request: HttpRequest) -> HttpResponse:
     """Database, queue and channel layer answer: a line each."""
     lines, ready = [], True

@@ -7,13 +7,14 @@ from uuid import UUID
 
 from django.http import Http404
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import serializers, viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from atom.access import Actor, Right
 from atom.api_auth import TenantScoped
+from atom.openapi import ErrorsSerializer
 from integrations.connect import get_connection
 from integrations.models import Connection
 from integrations.narrowing import MOST_NAMES, narrow, parts_of
@@ -54,7 +55,14 @@ class ConnectionViewSet(TenantScoped, viewsets.GenericViewSet):
     pagination_class = None
 
     @extend_schema(
-        operation_id="get_connection_partitions", parameters=[CONNECTION_ID], responses={200: PartsSerializer}
+        operation_id="get_connection_partitions",
+        parameters=[CONNECTION_ID],
+        responses={
+            200: PartsSerializer,
+            409: OpenApiResponse(
+                ErrorsSerializer, "The provider, which is asked for them, did not answer as it should."
+            ),
+        },
     )
     def partitions(self, request: Request, connection_id: str) -> Response:
         return Response(_parts_json(_connection(request, connection_id)))

@@ -535,6 +535,10 @@ def test_the_list_of_a_tenant_is_its_own(acme: SimpleNamespace) -> None:
         ({"page": "0"}, 404, "not_found", None),
         ({"page": "99"}, 404, "not_found", None),
         ({"page": "two"}, 404, "not_found", None),
+        *(
+            ({"page_size": size}, 400, "invalid", "page_size")
+            for size in ("0", "-1", "two", "", "1.5", "²", "9" * 5000)
+        ),
     ],
 )
 def test_a_list_that_is_not_there_is_refused(

@@ -60,6 +60,11 @@ def test_a_body_sent_in_chunks_is_read(live_cast: SimpleNamespace) -> None:
     assert b"unheard_of" in content
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_load_balancers_may_ask_by_head(live_cast: SimpleNamespace, path: str) -> None:
+    assert asyncio.run(ask(path, method="HEAD"))[0] == 200
+
+
 def test_headers_that_say_what_cannot_be_are_refused() -> None:
     status, _, _ = asyncio.run(ask("/healthz", headers=[(b"content-type", b"a/b; x*=bogus''%ff")]))
     assert status == 400

@@ -46,6 +46,8 @@ def test_the_schema_describes_the_contracts_operations(published: dict[str, Any]
     assert set(found) >= OPERATIONS
     for name in OPERATIONS:
         assert {"401", "403", "404", "429"} <= set(found[name]["responses"]), name
+    for name in ("get_connection_partitions", "narrow_connection"):
+        assert {"200", "401", "403", "404", "409", "429"} <= set(found[name]["responses"]), name
 
 
 def test_answers_are_as_published(live_cast: SimpleNamespace, published: dict[str, Any]) -> None:
