@@ -117,6 +117,18 @@ def test_a_record_as_received_scrolls_inside_itself(page: Page, places: dict[str
     assert violations(page) == []
 
 
+def test_the_offer_without_scripts_waits_for_nothing_and_starts(
+    another: Callable[..., Page], places: dict[str, str], imports: Imports
+) -> None:
+    page = another(java_script_enabled=False)
+    page.goto(f"/connections/{places['connection']}/import")
+    expect(page.get_by_label("From")).to_be_visible()
+    expect(page.locator("#estimate")).to_be_hidden()
+    expect(page.get_by_role("button", name="3 months")).to_be_hidden()
+    page.get_by_role("button", name="Start Historical Sync").click()
+    expect(page).to_have_url(re.compile(r"/jobs/[0-9a-f-]{36}$"))
+
+
 def tab_to(page: Page, name: str, presses: int = 60) -> None:
     """Presses Tab until what has the focus is called so."""
     for _ in range(presses):
