@@ -281,6 +281,13 @@ def test_few_chunks_side_by_side_are_drawn_as_they_are() -> None:
     assert second.done_width == pytest.approx(second.width / 2, abs=0.1)
 
 
+def test_a_few_minutes_at_the_end_of_months_can_be_seen() -> None:
+    (row,) = chunk_map([chunk("issues", END - timedelta(minutes=5), END)], START, END, LABELS)
+    (cell,) = row.cells
+    assert cell.width >= 1
+    assert 98 <= cell.x <= 100 - cell.width
+
+
 def test_five_thousand_chunks_become_rows_of_a_few_cells_quickly() -> None:
     step = (END - START) / 50
     chunks = [

@@ -19,6 +19,7 @@ MOST_CELLS = 60  # of a row
 MOST_CELLS_OF_PART = 24
 MOST_PARTS = 60  # rows below an open stream
 GAP = 0.25  # percent of the row's width between two cells
+LEAST, LEAST_ALONE = 0.4, 1.5  # percent that a cell takes, however short its window: a row's only one shall be seen
 
 
 class ChunkFacts(NamedTuple):
@@ -137,7 +138,10 @@ def _row(key: str, label: str, chunks: Sequence[ChunkFacts], start: datetime, en
     for chunk in chunks:
         for i in _reaches(windows, chunk):
             members[i].append(chunk)
-    cells = [_cell(window, inside, start, end) for window, inside in zip(windows, members, strict=True) if inside]
+    least = LEAST_ALONE if len(windows) == 1 else LEAST
+    cells = [
+        _cell(window, inside, start, end, least) for window, inside in zip(windows, members, strict=True) if inside
+    ]
     return Row(
         key,
         label,
@@ -156,7 +160,9 @@ def _reaches(windows: Sequence[tuple[datetime, datetime]], chunk: ChunkFacts) ->
     return range(first, max(last, first))
 
 
-def _cell(window: tuple[datetime, datetime], chunks: Sequence[ChunkFacts], start: datetime, end: datetime) -> Cell:
+def _cell(
+    window: tuple[datetime, datetime], chunks: Sequence[ChunkFacts], start: datetime, end: datetime, least: float
+) -> Cell:
     found = {chunk.state for chunk in chunks}
     for state in (states.CHUNK_FAILED, states.CHUNK_RUNNING, "waiting", states.CHUNK_PENDING):
         if state in found:
@@ -167,7 +173,8 @@ def _cell(window: tuple[datetime, datetime], chunks: Sequence[ChunkFacts], start
     share = min(sum(chunk.weight * chunk.done for chunk in chunks) / weight, 1.0)
     whole = (end - start) / timedelta(seconds=1) or 1.0
     x = max((window[0] - start) / timedelta(seconds=1) / whole * 100, 0.0)
-    width = max(min((window[1] - start) / timedelta(seconds=1) / whole * 100, 100.0) - x - GAP, 0.4)
+    width = max(min((window[1] - start) / timedelta(seconds=1) / whole * 100, 100.0) - x - GAP, least)
+    x = min(x, 100 - width)
     return Cell(
         round(x, 2), round(width, 2), round(100 * share, 1), len(chunks) > 1, state, *window, _words(chunks, share)
     )
