@@ -103,7 +103,7 @@ def start_sync(
             created_by=actor.user,
             created_by_label=actor.label,
         )
-        record_event(job, actor.label, "started", f"Import of {since:%d %b %Y} to {until:%d %b %Y} requested")
+        record_event(job, actor.label, "started", f"{since:%d %b %Y} to {until:%d %b %Y}")
         tasks.enqueue(job, 1)
         _announce(job)
     job.was_created = True  # type: ignore[attr-defined]
