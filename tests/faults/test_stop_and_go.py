@@ -43,8 +43,14 @@ def test_a_request_to_stop_is_heard_while_a_page_hangs(theatre: Stage, what: Any
     job = theatre.job()
     theatre.worker(lease=60)
     wait_for(lambda: leases(job), 30)
-    theatre.sandbox.control(latency_ms=15_000)
-    time.sleep(0.5)  # every chunk now waits for a page that does not come
+    before = theatre.sandbox.control(latency_ms=15_000)
+
+    def every_chunk_hangs() -> bool:
+        now = theatre.sandbox.control()
+        quick_ones_are_over = now["calls"] == before["calls"] + before["at_once"]
+        return quick_ones_are_over and now["at_once"] == len(leases(job)) > 0
+
+    wait_for(every_chunk_hangs, 10)
     ask(what, job)
     assert seconds_until(job, status) < SOON
 
@@ -93,19 +99,15 @@ def test_a_resumed_import_goes_on_at_its_cursor(theatre: Stage, undisturbed: Cal
 def test_pausing_and_resuming_over_and_over_loses_and_doubles_nothing(
     theatre: Stage, undisturbed: Callable[[int], Picture]
 ) -> None:
-    theatre.sandbox.control(latency_ms=60)
+    theatre.sandbox.control(latency_ms=200)  # so that it is not over before
     job = theatre.job()
     for _ in range(2):
         theatre.worker(concurrency=4, lease=60)
     for _ in range(6):
         stored = pages_of(job)
-        wait_for(lambda stored=stored: pages_of(job) > stored or job_now(job).status == "completed", 30)
-        try:
-            ask(actions.pause, job)
-        except actions.Refused:
-            break  # it was quicker
-        if until(job, "paused", "completed").status == "completed":
-            break
+        wait_for(lambda stored=stored: pages_of(job) > stored, 30)
+        ask(actions.pause, job)
+        until(job, "paused")
         ask(actions.resume, job)
     theatre.sandbox.control(latency_ms=0)
     until(job, "completed", seconds=60)
@@ -182,9 +184,7 @@ async def plan(job: Any, chunks: list[PlannedChunk]) -> None:
 def test_no_more_chunks_at_once_than_plan_and_connection_and_worker_allow(theatre: Stage) -> None:
     """On the free plan two chunks of a job, three of the tenant; here two jobs and more workers than they may have."""
     start = END - timedelta(days=60)
-    jobs = [
-        theatre.job(5, provider, plan="free", account=provider, start=start) for provider in ("github", "salesforce")
-    ]
+    jobs = [theatre.job(5, plan="free", account=account, start=start) for account in ("one", "other")]
     theatre.sandbox.control(latency_ms=120)  # so that nothing is done before it is counted
     for _ in range(2):
         theatre.worker(concurrency=6, lease=60)
@@ -194,14 +194,18 @@ def test_no_more_chunks_at_once_than_plan_and_connection_and_worker_allow(theatr
     theatre.sandbox.control(reset=True)
     theatre.sandbox.control(**SANDBOX, latency_ms=120)
     most = 0
-    while any(job_now(job).status in ("pending", "running") for job in jobs):
+
+    def over() -> bool:
+        nonlocal most
         with tenant_scope(jobs[0].tenant_id):
             most = max(most, SyncChunk.objects.filter(tenant=jobs[0].tenant, status="running").count())
-        time.sleep(0.05)
-    assert {job_now(job).status for job in jobs} == {"completed"}
+        return all(job_now(job).status == "completed" for job in jobs)
+
+    wait_for(over, 90)
     at_once = theatre.sandbox.control()["most_at_once"]
-    assert most <= 3
-    assert at_once.pop("all") <= 3
+    assert 2 <= most <= 3, "each has its share"
+    assert 2 <= at_once.pop("all") <= 3
+    assert len(at_once) == 2
     assert max(at_once.values()) <= 2
 
 

@@ -15,11 +15,11 @@ import pytest
 from django.conf import settings
 from psycopg import AsyncConnection
 
-from historical_sync import reaping
+from historical_sync import reaping, tasks
 from historical_sync.database import connect_arguments
 from tests.conftest import job_now, until, wait_for
 from tests.faults.conftest import describe
-from tests.faults.stage import KILLED, Picture, Stage, damage, leases, pages_of, picture
+from tests.faults.stage import KILLED, Picture, Stage, WorkerProcess, damage, database_url, leases, pages_of, picture
 
 pytestmark = pytest.mark.processes
 Undisturbed = Callable[[int], Picture]
@@ -64,20 +64,47 @@ def over(job: Any) -> bool:
 
 
 def test_workers_killed_at_random_moments_lose_and_double_nothing(theatre: Stage, undisturbed: Undisturbed) -> None:
-    """A seeded dozen kills, two workers at a time, each replaced at once."""
+    """Seeded kills, two workers at a time, each replaced at once; all but a few in the midst of work."""
     moments = random.Random(SEED)
-    theatre.sandbox.control(latency_ms=150, jitter_ms=100)
+    theatre.sandbox.control(latency_ms=400, jitter_ms=400)  # so that the import outlives them
     job = theatre.job()
-    running = [theatre.worker(concurrency=4) for _ in range(2)]
-    wait_for(lambda: pages_of(job) > 0, 30)
-    for _ in range(12):
-        if over(job):
-            break
-        time.sleep(moments.uniform(0.05, 0.6))
-        running.pop(moments.randrange(2)).kill()
-        running.append(theatre.worker(concurrency=4))
+    running = [at_the_queue(theatre) for _ in range(2)]
+    struck = 0
+    for _ in range(8):
+        busy = wait_for(lambda: [one for one in running if is_at_work(one[1])], 30)
+        victim, numbers = moments.choice(busy)
+        time.sleep(moments.uniform(0, 0.3))
+        victim.kill()
+        struck += is_at_work(numbers)
+        running.remove((victim, numbers))
+        running.append(at_the_queue(theatre))
+    assert not over(job)
+    assert struck > 4, "the others had nothing in hand at their moment"
     theatre.sandbox.control(latency_ms=0, jitter_ms=0)
     undamaged(theatre, undisturbed, until(job, "completed", seconds=90))
+
+
+def at_the_queue(theatre: Stage) -> tuple[WorkerProcess, set[int]]:
+    """A new worker that takes entries, and the queue's numbers for it: one for starts, one for all else."""
+    before = numbers_of_workers()
+    worker = theatre.worker(concurrency=4)
+    wait_for(lambda: len(numbers_of_workers() - before) == 2, 30)
+    return worker, numbers_of_workers() - before
+
+
+def numbers_of_workers() -> set[int]:
+    return asked("SELECT id FROM procrastinate_workers")
+
+
+def is_at_work(numbers: set[int]) -> bool:
+    """Whether the worker has an import's entry in hand, or had when it died."""
+    in_hand = "SELECT id FROM procrastinate_jobs WHERE status = 'doing' AND worker_id = ANY(%s) AND queue_name <> %s"
+    return bool(asked(in_hand, list(numbers), tasks.UPKEEP))
+
+
+def asked(query: str, *parameters: Any) -> set[int]:
+    with psycopg.connect(database_url(), autocommit=True) as owner:
+        return {row[0] for row in owner.execute(query, parameters).fetchall()}
 
 
 def test_sigterm_in_mid_page_ends_the_worker_in_order_and_gives_its_chunks_back(
