@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+from uuid import UUID
 
 from historical_sync import pgarrays as pg
 from historical_sync.database import Connection
 from historical_sync.identity import KEY_RANK, entity_id, key_rank
 from integrations.providers.links import located
+
+Node = TypeVar("Node", bytes, UUID)  # an entity's id
 
 
 async def merge(db: Connection, tenant_id: str, aliases: Mapping[tuple[bytes, bytes], bool]) -> Counter[str]:
@@ -53,18 +57,9 @@ async def _join(db: Connection, pairs: Sequence[tuple[bytes, bytes]]) -> tuple[C
         {"ids": pg.uuids(list({node for pair in pairs for node in pair}))},
     )
     known = {key.bytes: (kind, text, into.bytes if into else None) for key, kind, text, into in await answer.fetchall()}
-    parent = {node: into or node for node, (_, _, into) in known.items()}
-
-    def root(node: bytes) -> bytes:
-        while parent[node] != node:
-            node = parent[node]
-        return node
-
-    for alias, node in pairs:
-        if (a := root(alias)) != (b := root(node)):
-            first, other = sorted((a, b), key=lambda group: key_rank(known[group][1]))
-            parent[other] = first
-    changed = sorted(node for node, (_, _, into) in known.items() if root(node) != (into or node))
+    before = {node: into or node for node, (_, _, into) in known.items()}
+    now = joined_by(pairs, before, {node: text for node, (_, text, _) in known.items()})
+    changed = sorted(node for node in known if now[node] != before[node])
     if not changed:
         return Counter(), []
     await db.execute(
@@ -73,10 +68,27 @@ async def _join(db: Connection, pairs: Sequence[tuple[bytes, bytes]]) -> tuple[C
         FROM unnest(%(changed)s, %(roots)s) AS u(id, root)
         WHERE e.id = u.id OR e.merged_into = u.id
         """,
-        {"changed": pg.uuids(changed), "roots": pg.uuids([root(n) for n in changed])},
+        {"changed": pg.uuids(changed), "roots": pg.uuids([now[node] for node in changed])},
     )
     gone = Counter(known[node][0] for node in changed if known[node][2] is None)
-    return gone, sorted({root(node) for node in changed})
+    return gone, sorted({now[node] for node in changed})
+
+
+def joined_by(
+    pairs: Iterable[tuple[Node, Node]], before: Mapping[Node, Node], keys: Mapping[Node, str]
+) -> dict[Node, Node]:
+    """Which node stands for each one when each pair is one thing: of a group the one with the least key. before: which did so far."""
+    parent = dict(before)
+
+    def root(node: Node) -> Node:
+        while parent[node] != node:
+            node = parent[node]
+        return node
+
+    for pair in pairs:
+        one, other = sorted(map(root, pair), key=lambda node: key_rank(keys[node]))
+        parent[other] = one
+    return {node: root(node) for node in parent}
 
 
 async def lead_handles(db: Connection, handles: Iterable[bytes], roots: Sequence[bytes]) -> Counter[str]:

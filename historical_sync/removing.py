@@ -30,8 +30,8 @@ from historical_sync import pgarrays as pg
 from historical_sync import states, tasks
 from historical_sync.database import Connection, Pool, retried, tenant_transaction
 from historical_sync.extraction import Ids, time_of_word
-from historical_sync.identity import key_rank, name_rank, placeholder
-from historical_sync.merging import lead_addresses, lead_handles
+from historical_sync.identity import name_rank, placeholder
+from historical_sync.merging import joined_by, lead_addresses, lead_handles
 from historical_sync.models import Coverage, DataRemoval, HistoricalSyncJob, SyncRecord
 from historical_sync.stale import mark
 from integrations import gateway, providers
@@ -358,22 +358,12 @@ async def _regroup(db: Connection, groups: set[UUID], doomed: Sequence[UUID]) ->
     rows = await found.fetchall()
     await db.execute("DELETE FROM historical_sync_entity WHERE id = ANY(%s)", [list(doomed)])
     keys = {key: text for key, text, _, _ in rows}
-    parent = {key: key for key in keys}
-
-    def root(key: UUID) -> UUID:
-        while parent[key] != key:
-            key = parent[key]
-        return key
-
     found = await db.execute(
         "SELECT alias_id, entity_id FROM historical_sync_entityalias WHERE proof AND alias_id = ANY(%(keys)s) AND entity_id = ANY(%(keys)s)",
         {"keys": list(keys)},
     )
-    for alias, entity in await found.fetchall():
-        if (a := root(alias)) != (b := root(entity)):
-            first, other = sorted((a, b), key=lambda group: key_rank(keys[group]))
-            parent[other] = first
-    now = {key: None if root(key) == key else root(key) for key in keys}
+    stands = joined_by(await found.fetchall(), {key: key for key in keys}, keys)
+    now = {key: None if root == key else root for key, root in stands.items()}
     changed = [key for key, _, into, _ in rows if into != now[key]]
     await db.execute(
         """
@@ -383,7 +373,7 @@ async def _regroup(db: Connection, groups: set[UUID], doomed: Sequence[UUID]) ->
         [changed, [now[key] for key in changed]],
     )
     handles = [key.bytes for key, _, _, is_handle in rows if is_handle]
-    await lead_handles(db, handles, [root(key).bytes for key in keys])
+    await lead_handles(db, handles, [root.bytes for root in stands.values()])
     await lead_addresses(db, within=[key.bytes for key in [*keys, *doomed]])
 
 
