@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
-from integrations.errors import UNMAPPABLE, CursorExpired, ProviderError, RetryLater, WindowTooLarge
+from integrations.errors import UNMAPPABLE, ProviderError, WindowTooLarge
 from integrations.http import Api
+from integrations.patience import patiently
 from integrations.providers.base import JSON, Context, Estimate, Partition, Record, Stream, Window, WindowKind
 
 MOST_PAGES = 5  # of one reading
 MOST_REASONS = 3
 PATIENCE = timedelta(seconds=60)  # for a provider that asks to slow down, each time
-TRIES = 4
 SECOND = timedelta(seconds=1)
 
 T = TypeVar("T")
@@ -152,15 +151,4 @@ async def _try_edge(report: StreamReport, api: Api, stream: Stream, partition: P
 
 
 async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    """The answer, waiting where the provider asks to slow down. Raises what is no matter of waiting."""
-    for attempt in range(TRIES):
-        try:
-            return await ask()
-        except CursorExpired:
-            raise
-        except RetryLater as error:
-            wait = error.retry_at - datetime.now(UTC) if error.retry_at else SECOND * 2**attempt
-            if attempt == TRIES - 1 or wait > PATIENCE:
-                raise
-            await asyncio.sleep(max(wait.total_seconds(), 0))
-    raise AssertionError("unreachable")
+    return await patiently(ask, first=SECOND, longest=PATIENCE)

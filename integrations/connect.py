@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -20,16 +20,16 @@ from atom.errors import InvalidInput, Refused
 from atom.models import Tenant
 from atom.plans import cheapest
 from integrations import gateway
-from integrations.errors import Misconfigured, ProviderError, ReauthRequired, RetryLater
+from integrations.errors import Misconfigured, ProviderError, ReauthRequired
 from integrations.grants import granted_scopes
 from integrations.http import Api, check_address, check_public_address, make_client
 from integrations.models import Connection, ConnectionQuerySet, ConnectionStatus
 from integrations.narrowing import resolve
+from integrations.patience import patiently
 from integrations.providers.base import Account, Partition, Provider, Revocation
 
 log = logging.getLogger(__name__)
 
-IDENTIFY_TRIES = 4
 IDENTIFY_TIMEOUT = 20.0  # seconds for all of them: a thread and a connection to the database wait meanwhile
 REVOKE_TIMEOUT = 10.0  # seconds; a provider that does not answer must not keep us from forgetting its tokens
 
@@ -207,22 +207,16 @@ def _identify(
         allow_private = gateway.private_allowed(base_url=base_url, private_host_allowed=private_host_allowed)
         async with asyncio.timeout(IDENTIFY_TIMEOUT), make_client(allow_private=allow_private) as client:
             api = Api(provider, root, client, token, facts=facts)
-            for attempt in range(IDENTIFY_TRIES):
-                try:
-                    account = await provider.identify(api)
-                    if not with_parts or provider.partitions is None:
-                        return account, []
-                    api.facts = {**facts, **account.facts}
-                    return account, await provider.partitions(api)
-                except RetryLater as error:
-                    wait = 0.2 * 2**attempt
-                    if error.retry_at is not None:
-                        wait = (error.retry_at - datetime.now(UTC)).total_seconds()
-                    # Somebody waits at a form: a hiccup is worth a second try, a limit is not.
-                    if attempt == IDENTIFY_TRIES - 1 or wait > 3:
-                        raise
-                    await asyncio.sleep(max(wait, 0))
-            raise AssertionError("unreachable")
+
+            async def whose() -> tuple[Account, list[Partition]]:
+                account = await provider.identify(api)
+                if not with_parts or provider.partitions is None:
+                    return account, []
+                api.facts = {**facts, **account.facts}
+                return account, await provider.partitions(api)
+
+            # Somebody waits at a form: a hiccup is worth a second try, a limit is not.
+            return await patiently(whose, first=timedelta(seconds=0.2), longest=timedelta(seconds=3))
 
     try:
         return async_to_sync(ask)()
