@@ -1,20 +1,22 @@
 """A provider's rate limit, shared by every worker of a connection.
 
 The connection's row holds how many requests are left until the provider's window ends. A worker takes a few at a time, so that
-most requests cost no query, and brings back after a second what it has not used: then everybody knows of a block or a correction.
-The provider's own headers correct the row downwards, and upwards when they name a larger limit. A worker that dies takes what it
-had in hand with it, which errs on the side of asking too little.
+most requests cost no query, and brings back after a second what it has not used, or when its work on a job is over: then everybody
+knows of a block or a correction. The provider's own headers correct the row downwards, and upwards when they name a larger limit. A
+worker that dies takes what it had in hand with it, which errs on the side of asking too little.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from historical_sync.database import Pool, pipelined_transaction, tenant_transaction
+from historical_sync.database import Pool, pipelined_transaction, retried, system_transaction, tenant_transaction
 from integrations.errors import Throttled
 from integrations.providers.base import Provider, RateState
 
@@ -46,6 +48,7 @@ class ConnectionBudget:
         self.headroom = HEADROOM if kind == "historical" else 0.0
         self.in_hand = 0
         self.held_until = 0.0  # on the monotonic clock
+        self.window_ends = 0.0  # on the monotonic clock, of the window that they were taken from
         self.lock = asyncio.Lock()
         self.corrected_at = datetime.min.replace(tzinfo=UTC)
         self.seen: RateState | None = None
@@ -58,16 +61,21 @@ class ConnectionBudget:
                 if self.in_hand > 0 and time.monotonic() < self.held_until:
                     self.in_hand -= 1
                     return
-                unused, self.in_hand = self.in_hand, 0
-                taken, seconds_left, wait_until = await self._withdraw(unused)
+                taken, seconds_left, wait_until = await self._withdraw(self.put_down())
                 if taken > 0:
                     self.in_hand = taken - 1
-                    self.held_until = time.monotonic() + min(HELD, seconds_left)
+                    self.window_ends = time.monotonic() + seconds_left
+                    self.held_until = min(time.monotonic() + HELD, self.window_ends)
                     return
             wait = (wait_until - datetime.now(UTC)).total_seconds()
             if wait > LONGEST_WAIT_HERE:
                 raise Throttled(f"{self.provider.name}'s rate limit is used up", retry_at=wait_until)
             await asyncio.sleep(max(wait, 0.01))
+
+    def put_down(self) -> int:
+        """Requests that were taken and not used, for the caller to bring back; none of a window that is over."""
+        unused, self.in_hand = self.in_hand, 0
+        return unused if time.monotonic() < self.window_ends else 0
 
     def after(self, reply: Reply) -> None:
         """Notes what the reply's headers say about the budget."""
@@ -117,7 +125,7 @@ class ConnectionBudget:
                     FROM integrations_connection WHERE id = %(id)s FOR UPDATE
                 ), opened AS (
                     SELECT size, at, blocked_until, budget_limit, floor(size * %(headroom)s) AS kept,
-                           CASE WHEN budget_resets_at > at THEN budget_left + %(unused)s ELSE size END AS remaining,
+                           CASE WHEN budget_resets_at > at THEN LEAST(budget_left + %(unused)s, size) ELSE size END AS remaining,
                            CASE WHEN budget_resets_at > at THEN budget_resets_at
                                 ELSE at + make_interval(secs => %(seconds)s) END AS resets_at
                     FROM held
@@ -184,3 +192,26 @@ class ConnectionBudget:
                     "id": self.connection_id,
                 },
             )
+
+
+async def bring_back(pool: Pool, budgets: Iterable[ConnectionBudget]) -> None:
+    """What is left in hand of budgets whose work is over."""
+    unused: Counter[str] = Counter()
+    for budget in budgets:
+        unused[budget.connection_id] += budget.put_down()
+    if unused := +unused:
+        await _add(pool, unused)
+
+
+@retried
+async def _add(pool: Pool, unused: Counter[str]) -> None:
+    async with system_transaction(pool, "a worker's jobs are of many tenants") as cursor:
+        await cursor.execute(
+            """
+            UPDATE integrations_connection c
+            SET budget_left = LEAST(c.budget_left + u.unused, COALESCE(c.budget_limit, c.budget_left + u.unused))
+            FROM unnest(%s::uuid[], %s::int[]) AS u(id, unused)
+            WHERE c.id = u.id AND c.budget_resets_at > clock_timestamp()
+            """,
+            [list(unused), list(unused.values())],
+        )

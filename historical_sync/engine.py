@@ -27,7 +27,7 @@ from channels.db import database_sync_to_async
 from atom.tenancy import tenant_scope
 from historical_sync import broadcast, claims, job_changes, planning, targeting, tasks
 from historical_sync.arrivals import Arrivals, InHand
-from historical_sync.budget import ConnectionBudget
+from historical_sync.budget import ConnectionBudget, bring_back
 from historical_sync.claims import Claim, Nothing, Room, ToPlan
 from historical_sync.database import AWAY, Pool
 from historical_sync.leases import Lease, LeaseLost
@@ -97,6 +97,7 @@ class Engine:
         self.memory = Memory()
         self.in_hand = InHand()
         self.runs: dict[str, JobRun] = {}
+        self.ending: list[JobRun] = []  # no longer among `runs`, and perhaps still used
         self.abandoned = abandoned if abandoned is not None else []
         self.opening: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self.leases: dict[str, tuple[Lease, asyncio.Event]] = {}
@@ -206,7 +207,20 @@ class Engine:
         before = time.monotonic() - KEPT_SECONDS
         for job_id, run in list(self.runs.items()):
             if run.users == 0 and run.used_at < before:
-                del self.runs[job_id]
+                self._let_go(job_id)
+
+    def _let_go(self, job_id: str) -> JobRun | None:
+        """Whoever comes next opens the job anew."""
+        run = self.runs.pop(job_id, None)
+        if run is not None:
+            self.ending.append(run)
+        return run
+
+    async def bring_back_unused(self) -> None:
+        """What jobs that are over here took of their providers' budgets and did not use: others may."""
+        over = [run for run in self.ending if run.users == 0]
+        self.ending = [run for run in self.ending if run.users > 0]
+        await bring_back(self.pool, [run.budget for run in over])
 
     # -- planning -----------------------------------------------------------------------------------------------------------
 
@@ -385,7 +399,7 @@ class Engine:
         token: the one that the provider did not take.
         """
         if not await job_changes.lost_access(self.pool, str(job.id), str(job.tenant_id), token, message):
-            self.runs.pop(str(job.id), None)  # whoever comes next opens the API anew, with the new token
+            self._let_go(str(job.id))  # whoever comes next opens the API anew, with the new token
             return True
         self.asked_to_stop(str(job.id))
         await broadcast.job_changed(job.id, job.tenant_id)
@@ -424,10 +438,11 @@ class Engine:
         self._forget_unused()
         for job_id in await job_changes.requests_to_stop(self.pool, list(self.runs)):
             self.asked_to_stop(job_id)
+        await self.bring_back_unused()
 
     def asked_to_stop(self, job_id: str) -> None:
         """The same for one job, told by a notification."""
-        run = self.runs.pop(job_id, None)
+        run = self._let_go(job_id)
         if run is None:
             return
         run.stop.set()

@@ -25,7 +25,7 @@ from procrastinate.jobs import Status
 from atom.garbage import tune_garbage_collection
 from atom.plans import PLANS
 from historical_sync import broadcast, reaping, searching, tasks
-from historical_sync.database import connect_arguments, make_pool
+from historical_sync.database import AWAY, connect_arguments, make_pool
 from historical_sync.engine import Engine
 from historical_sync.leases import Lease
 from integrations import gateway, providers
@@ -124,6 +124,8 @@ async def _run(
                 for task in [*beside, stopper]:
                     task.cancel()
                 await asyncio.gather(*beside, stopper, return_exceptions=True)
+                with contextlib.suppress(*AWAY):
+                    await engine.bring_back_unused()
                 await broadcast.flush()
                 await gateway.close_clients()
     finally:

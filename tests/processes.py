@@ -121,7 +121,7 @@ class Up(Running):
     def sandbox(self, **settings: Any) -> None:
         """Sets the stand-ins' switches: latency_ms, faults, reset, ...
 
-        A reset raises GitHub's hourly limit: the tests of a run are one account to it, and together need more than its 5,000.
+        A reset raises GitHub's hourly limit: the tests of a run are one account to it, whose 5,000 requests are nearly used up by them.
         """
         if settings.get("reset"):
             settings = {"rate_limit": 1_000_000, **settings}

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import timedelta
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from django.utils import timezone
 
 from atom.tenancy import tenant_scope
-from historical_sync.budget import ConnectionBudget
+from historical_sync.budget import ConnectionBudget, bring_back
 from historical_sync.database import make_pool
+from historical_sync.engine import Engine, JobRun
+from historical_sync.tasks import Room
 from integrations.http import Reply
 from integrations.models import Connection
 from tests.graphs import make_connection
@@ -58,3 +63,54 @@ def test_headers_correct_the_shared_budget(
         connection.refresh_from_db()
     assert connection.budget_left == then
     assert connection.budget_limit == limit
+
+
+def test_what_a_job_took_and_did_not_use_is_there_for_the_next_once_it_ends(live_cast: SimpleNamespace) -> None:
+    """Else many short imports use the limit up that the provider has hardly seen used."""
+    with tenant_scope(live_cast.acme.id):
+        connection = make_connection(live_cast.acme)
+        Connection.objects.filter(id=connection.id).update(
+            budget_limit=5000, budget_left=5000, budget_resets_at=timezone.now() + timedelta(minutes=50)
+        )
+
+    async def scene() -> None:
+        pool = make_pool(2)
+        await pool.open(wait=True)
+        engine = Engine(pool, cast(Any, None))
+        for number in range(200):
+            budget = ConnectionBudget(pool, str(live_cast.acme.id), str(connection.id), connection.provider)
+            await budget.before()
+            await budget.before()
+            engine.runs[str(number)] = JobRun(cast(Any, None), cast(Any, None), budget, Room(1, 1))
+            await engine.obey()  # long since nobody uses it
+        await pool.close()
+
+    asyncio.run(scene())
+    with tenant_scope(live_cast.acme.id):
+        connection.refresh_from_db()
+    assert connection.budget_left == 4600
+
+
+def test_what_was_taken_of_a_window_that_is_over_is_not_brought_back(live_cast: SimpleNamespace) -> None:
+    with tenant_scope(live_cast.acme.id):
+        connection = make_connection(live_cast.acme)
+        Connection.objects.filter(id=connection.id).update(
+            budget_limit=5000, budget_left=5000, budget_resets_at=timezone.now() + timedelta(seconds=0.3)
+        )
+
+    async def scene() -> None:
+        pool = make_pool(2)
+        await pool.open(wait=True)
+        old, new = [
+            ConnectionBudget(pool, str(live_cast.acme.id), str(connection.id), connection.provider) for _ in range(2)
+        ]
+        await old.before()
+        await asyncio.sleep(0.35)
+        await new.before()  # opens the next window
+        await bring_back(pool, [old])
+        await pool.close()
+
+    asyncio.run(scene())
+    with tenant_scope(live_cast.acme.id):
+        connection.refresh_from_db()
+    assert connection.budget_left == 4900

@@ -159,7 +159,7 @@ def test_connect_takes_the_token_from_where_others_cannot_see_it(
     ],
 )  # fmt: skip
 def test_connect_refuses_in_words(cast: Any, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str) -> None:
-    monkeypatch.setattr("integrations.connect.IDENTIFY_TRIES", 1)
+    monkeypatch.setattr("integrations.patience.TRIES", 1)
     assert words in refused("connect", *arguments)
 
 
