@@ -35,7 +35,7 @@ from historical_sync.memory import Memory
 from historical_sync.meter import Meter
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.retrying import Action, decide
-from historical_sync.storage import Pages, save_pages
+from historical_sync.storage import Pages, Saved, save_pages
 from integrations import gateway
 from integrations.errors import CursorExpired, ProviderError
 from integrations.http import Api
@@ -43,6 +43,7 @@ from integrations.providers.base import JSON, Context, Page, Stream, Window, Win
 
 log = logging.getLogger(__name__)
 
+SAVES_AT_ONCE = 2  # one is worked out while the database writes the other
 KEPT_SECONDS = 20.0  # that a job's run waits for the job's next entry
 ASKING_AFTER = 1.0  # seconds without an answer after which watchers hear what is being asked
 
@@ -96,6 +97,8 @@ class Engine:
         self.defer = defer
         self.memory = Memory()
         self.in_hand = InHand()
+        # When a hundred pages come at once, a new job must not queue for a connection behind all of them.
+        self.saving = asyncio.Semaphore(SAVES_AT_ONCE)
         self.runs: dict[str, JobRun] = {}
         self.ending: list[JobRun] = []  # no longer among `runs`, and perhaps still used
         self.abandoned = abandoned if abandoned is not None else []
@@ -349,9 +352,7 @@ class Engine:
             phase += f" in {claim.partition.label}"
         meter = Meter(stream, claim, run.job.connection.only)
         if window is None:
-            saved = await save_pages(
-                self.pool, lease, Pages(done=True, after=claim.pages), stream.extract, context, self.memory, phase=phase
-            )
+            saved = await self._save(lease, Pages(done=True, after=claim.pages), stream, context, phase)
             return End.DONE if saved.waiting else End.ALL_DONE
         been: set[int] = set()
 
@@ -370,11 +371,7 @@ class Engine:
                     return End.STOPPED
                 batch = meter.batch(pages, done)
                 # A save under way is finished, whatever happens to this task.
-                saved = await asyncio.shield(
-                    asyncio.ensure_future(
-                        save_pages(self.pool, lease, batch, stream.extract, context, self.memory, phase=phase)
-                    )
-                )
+                saved = await asyncio.shield(asyncio.ensure_future(self._save(lease, batch, stream, context, phase)))
                 await broadcast.job_changed(lease.job_id, lease.tenant_id)
                 if saved.too_many:
                     raise TooManyRejected(saved.too_many)
@@ -382,6 +379,10 @@ class Engine:
                     return End.DONE if saved.waiting else End.ALL_DONE
                 if one_page or saved.control != "none" or saved.exhausted or stop.is_set():
                     return End.STOPPED
+
+    async def _save(self, lease: Lease, batch: Pages, stream: Stream, context: Context, phase: str) -> Saved:
+        async with self.saving:
+            return await save_pages(self.pool, lease, batch, stream.extract, context, self.memory, phase=phase)
 
     async def _list(self, run: JobRun, claim: Claim, stream: Stream) -> End:
         """Replaces a chunk whose partitions could not be listed at planning by chunks of the partitions. As `_import`."""
