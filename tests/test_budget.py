@@ -65,13 +65,19 @@ def test_headers_correct_the_shared_budget(
     assert connection.budget_limit == limit
 
 
-def test_what_a_job_took_and_did_not_use_is_there_for_the_next_once_it_ends(live_cast: SimpleNamespace) -> None:
-    """Else many short imports use the limit up that the provider has hardly seen used."""
+def with_a_whole_budget(live_cast: SimpleNamespace, ends: timedelta) -> Connection:
+    """A connection that may ask 5,000 times until its window ends."""
     with tenant_scope(live_cast.acme.id):
         connection = make_connection(live_cast.acme)
         Connection.objects.filter(id=connection.id).update(
-            budget_limit=5000, budget_left=5000, budget_resets_at=timezone.now() + timedelta(minutes=50)
+            budget_limit=5000, budget_left=5000, budget_resets_at=timezone.now() + ends
         )
+    return connection
+
+
+def test_what_a_job_took_and_did_not_use_is_there_for_the_next_once_it_ends(live_cast: SimpleNamespace) -> None:
+    """Else many short imports use the limit up that the provider has hardly seen used."""
+    connection = with_a_whole_budget(live_cast, timedelta(minutes=50))
 
     async def scene() -> None:
         pool = make_pool(2)
@@ -92,11 +98,7 @@ def test_what_a_job_took_and_did_not_use_is_there_for_the_next_once_it_ends(live
 
 
 def test_what_was_taken_of_a_window_that_is_over_is_not_brought_back(live_cast: SimpleNamespace) -> None:
-    with tenant_scope(live_cast.acme.id):
-        connection = make_connection(live_cast.acme)
-        Connection.objects.filter(id=connection.id).update(
-            budget_limit=5000, budget_left=5000, budget_resets_at=timezone.now() + timedelta(seconds=0.3)
-        )
+    connection = with_a_whole_budget(live_cast, timedelta(seconds=0.3))
 
     async def scene() -> None:
         pool = make_pool(2)
