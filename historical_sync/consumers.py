@@ -191,7 +191,7 @@ class Notifications(SinceConsumer):
 
     async def opened(self) -> None:
         for seen in await self.late(TOAST):
-            if seen.job.completed_at is not None:
+            if seen.job.stopped_lately:  # type: ignore[attr-defined] # of `live.of_late`
                 self._known[str(seen.job.id)] = seen.job.status
                 await self._tell_end(seen)
 

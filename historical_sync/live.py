@@ -9,7 +9,7 @@ from uuid import UUID
 
 import orjson
 from django.conf import settings
-from django.db.models import Model
+from django.db.models import BooleanField, Case, Exists, Model, OuterRef, Q, When
 from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
@@ -22,12 +22,12 @@ from atom.tenancy import SYSTEM_ROLE, tenant_scope
 from atom.threads import in_thread
 from historical_sync import states
 from historical_sync.database import connect_arguments
-from historical_sync.models import HistoricalSyncJob
+from historical_sync.models import HistoricalSyncJob, JobEvent
 from historical_sync.progress import describe, percentage
 from historical_sync.serializers import job_json
 from integrations.models import Connection
 
-LONG_AGO = timedelta(hours=1)  # how far back a page is told of what ended, at most
+LONG_AGO = timedelta(hours=1)  # how far back a page is told of what stopped, at most
 SHOWN = 50  # jobs that it is told of at once, the newest
 
 
@@ -71,7 +71,7 @@ def running_jobs(tenant_id: UUID | str) -> dict[str, int]:
 
 
 def since(given: str) -> datetime:
-    """The time (ISO 8601, with its zone) from which a page wants to be told of what ended: when it was made.
+    """The time (ISO 8601, with its zone) from which a page wants to be told of what stopped: when it was made.
 
     Raises ValueError when it is no such time.
     """
@@ -82,9 +82,20 @@ def since(given: str) -> datetime:
 
 
 def of_late(tenant_id: UUID | str, since: datetime) -> list[HistoricalSyncJob]:
-    """The tenant's jobs that are not over and those that ended since then, in the order of their starts."""
+    """The tenant's jobs that are not over and those that ended since then, in the order of their starts.
+
+    `stopped_lately`: it ended or was paused since then.
+    """
+    paused_since = JobEvent.objects.filter(job=OuterRef("pk"), kind=states.PAUSED, at__gte=since)
     jobs = HistoricalSyncJob.objects.with_names().filter(tenant_id=tenant_id)
     jobs = jobs.filter(status__in=states.ACTIVE) | jobs.filter(completed_at__gte=since)
+    jobs = jobs.annotate(
+        stopped_lately=Case(
+            When(status=states.PAUSED, then=Exists(paused_since)),
+            default=Q(completed_at__isnull=False),
+            output_field=BooleanField(),
+        )
+    )
     return list(reversed(jobs.order_by("-created_at")[:SHOWN]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from datetime import timedelta
 from types import SimpleNamespace
@@ -14,7 +15,9 @@ from django.test import Client
 from django.utils import timezone
 
 from atom.access import actor_for_user
+from atom.tenancy import tenant_scope
 from historical_sync import actions, consumers, live
+from historical_sync.models import JobEvent
 from tests.test_api import FIELDS
 from tests.test_hub import acme as acme  # the same stage
 from tests.test_hub import change, changed, opened, progress_socket
@@ -25,8 +28,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 def act(acme: SimpleNamespace, action: Any) -> Any:
     """Alice does it, as from a page of hers."""
-    from atom.tenancy import tenant_scope
-
     actor = actor_for_user(acme.cast.alice, acme.cast.acme.id)
     assert actor is not None
     with tenant_scope(acme.cast.acme.id):
@@ -134,6 +135,29 @@ def test_a_page_is_told_on_opening_what_ended_since_it_was_made(acme: SimpleName
     assert "GitHub import completed." in toast["html"]
     assert f'id="job-{acme.job.id}"' in fragment
     assert strangers_hear_nothing
+
+
+def test_a_page_is_told_on_opening_what_was_paused_since_it_was_made(acme: SimpleNamespace) -> None:
+    made = timezone.now()
+    for job, paused in ((acme.other, made - timedelta(seconds=1)), (acme.job, made + timedelta(seconds=1))):
+        change(job, revision=2, status="paused", pause_reason="user")
+        with tenant_scope(job.tenant_id):
+            JobEvent.objects.create(tenant_id=job.tenant_id, job=job, kind="paused", actor="Atom", at=paused)
+    query = urlencode({"since": made.isoformat()})
+    toasts = socket_to("ws/notifications", acme, acme.cast.alice, query=query)
+
+    async def scene() -> Any:
+        async with opened(toasts):
+            told = await toasts.receive_json_from(timeout=5)
+            assert await toasts.receive_nothing(timeout=0.2)
+            return told
+
+    toast = asyncio.run(scene())
+    assert (toast["type"], toast["job"]["id"]) == ("paused", str(acme.job.id))
+    client = Client()
+    client.force_login(acme.cast.alice)
+    text = client.get(f"/live?{query}").content.decode()
+    assert re.findall(r'data-toast="([^"]+)-paused-', text) == [str(acme.job.id)]
 
 
 @pytest.mark.parametrize("since", ["", "yesterday", "2026-13-01T00:00:00Z", "2026-01-01T00:00:00"])

@@ -27,7 +27,7 @@ NAVIGATION = (
     ("Explorer", "entities", ("entities", "entity")),
     ("Analytics", "analytics", ("analytics",)),
 )
-RECENT = timedelta(seconds=30)  # how far back a page that does not say since when is told of what ended
+RECENT = timedelta(seconds=30)  # how far back a page that does not say since when is told of what stopped
 
 
 def running(request: HttpRequest) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def running(request: HttpRequest) -> dict[str, Any]:
 def live(request: HttpRequest) -> HttpResponse:
     """What `/ws/pages` and `/ws/notifications` would have said of late: for pages whose socket is down.
 
-    ?since=: when the page was made (ISO 8601, with its zone): it knows what had ended by then.
+    ?since=: when the page was made (ISO 8601, with its zone): it knows what had stopped by then.
     """
     actor = actor_of(request)
     try:
@@ -57,7 +57,7 @@ def live(request: HttpRequest) -> HttpResponse:
     for job in of_late(actor.tenant.id, ended_since):
         context = job_context(job, may) | {"running_jobs": running}
         parts.append(render_to_string("historical_sync/_changed.html", context))
-        if job.completed_at is not None:
+        if job.stopped_lately:  # type: ignore[attr-defined] # of `of_late`
             parts.append(render_to_string("historical_sync/_toast.html", context))
     parts.append(render_to_string("historical_sync/_indicator.html", {"running_jobs": running}))
     return HttpResponse("".join(parts))
