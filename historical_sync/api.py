@@ -10,6 +10,7 @@ from uuid import UUID
 import django_filters
 from django.db.models import QuerySet
 from django.http import Http404
+from django.shortcuts import get_object_or_404
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import serializers, status, viewsets
@@ -206,14 +207,14 @@ class HistoricalSyncViewSet(TenantScoped, viewsets.GenericViewSet):
         jobs = actions.jobs_of(actor.tenant).with_names()
         connection_id = _uuid(integration_id)
         if connection_id is not None:
-            if not connections_of(actor.tenant).filter(id=connection_id).exists():
-                raise Http404
             jobs = jobs.filter(connection_id=connection_id)
         elif integration_id in PROVIDERS:
             jobs = jobs.filter(connection__provider_slug=integration_id)
         else:
             raise Http404
         page = self.paginate_queryset(self.filter_queryset(jobs.order_by("-created_at", "id")))
+        if not page and connection_id is not None:  # where there is a job there is a connection
+            get_object_or_404(connections_of(actor.tenant), id=connection_id)
         return self.get_paginated_response([job_json(job, actor) for job in page or []])
 
     @extend_schema(operation_id="get_historical_sync_job", parameters=[JOB_ID], responses={200: JobSerializer})

@@ -11,6 +11,7 @@ from django.core.cache import cache
 from django.db import connection as database
 from django.db import models
 from django.db.models import Count
+from django.db.models.expressions import RawSQL
 
 from atom.models import Tenant
 from historical_sync.identity import name_rank
@@ -81,12 +82,10 @@ def search(
     # Fewer than three letters make no trigram, but the beginning of a word does.
     first = [f"{word}%" if len(word) < 3 else f"%{word}%" for word in words]
     later = [f"% {word}%" if len(word) < 3 else f"%{word}%" for word in words]
-    with database.cursor() as cursor:
-        cursor.execute(
-            "SELECT atom_find_entities(%s, %s::text[], %s::text[], %s, %s, %s, %s, %s)",
-            [tenant.id, first, later, kind, source, after_kind, UUID(after_id) if after else None, limit],
-        )
-        ids = [row[0] for row in cursor.fetchall()]
+    ids = RawSQL(
+        "SELECT atom_find_entities(%s, %s::text[], %s::text[], %s, %s, %s, %s, %s)",
+        [tenant.id, first, later, kind, source, after_kind, UUID(after_id) if after else None, limit],
+    )
     found = list(Entity.objects.filter(tenant=tenant, id__in=ids).order_by("kind", "id"))
     whole(tenant, found)
     return found

@@ -1,6 +1,6 @@
 """The index that search reads, kept behind the imports: a name's trigrams cost an import as much as storing its record.
 
-Triggers on entities note whose names are new or changed (`NameBacklog`) and take out the names of what is gone. Workers bring the
+Triggers on entities note which are new, renamed or merged (`NameBacklog`) and take out the names of what is gone. Workers bring the
 index up to date when they have nothing to import; beside an import they take a share of what has waited for a minute, or for five where
 the import has all of the worker's time. Search looks through the newest of the backlog as well, so a small import is found at once.
 See docs/decisions/0006-search.md.
@@ -22,11 +22,16 @@ BUSY_PATIENCE_SECONDS = 300.0  # and for one that has no time to spare
 
 
 class EntityName(models.Model):
-    """A name as search knows it; the entity's own may be newer for a moment."""
+    """A name as search knows it; the entity's own may be newer for a moment.
+
+    `kind` and `thing_id`: the place in what search lists of the entity, or of the one that it was merged into.
+    """
 
     entity_id = models.UUIDField(primary_key=True, editable=False)
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False)
     name = models.TextField()
+    kind = models.CharField(max_length=40)
+    thing_id = models.UUIDField()
 
     class Meta:
         app_label = "historical_sync"
@@ -37,10 +42,11 @@ class EntityName(models.Model):
 
 
 class NameBacklog(models.Model):
-    """Entities whose names one statement wrote, and that are not in the index yet."""
+    """Entities that one statement named or merged, and that are not in the index yet as they are."""
 
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False)
     entity_ids = ArrayField(models.UUIDField())
+    names = ArrayField(models.TextField())  # of these, in their order, for search to look through
     noted_at = models.DateTimeField(db_default=Now())
 
     class Meta:
@@ -69,10 +75,12 @@ async def index_names(pool: Pool, *, older_than: float = 0.0) -> bool:
                     ORDER BY id LIMIT %s)
                 RETURNING entity_ids
             ), written AS (
-                INSERT INTO historical_sync_entityname AS n (entity_id, tenant_id, name)
-                SELECT e.id, e.tenant_id, e.name FROM historical_sync_entity e
+                INSERT INTO historical_sync_entityname AS n (entity_id, tenant_id, name, kind, thing_id)
+                SELECT e.id, e.tenant_id, e.name, COALESCE(one.kind, e.kind), COALESCE(one.id, e.id)
+                FROM historical_sync_entity e LEFT JOIN historical_sync_entity one ON one.id = e.merged_into
                 WHERE e.id IN (SELECT unnest(entity_ids) FROM due)
-                ON CONFLICT (entity_id) DO UPDATE SET name = excluded.name WHERE n.name <> excluded.name
+                ON CONFLICT (entity_id) DO UPDATE SET name = excluded.name, kind = excluded.kind, thing_id = excluded.thing_id
+                WHERE (n.name, n.kind, n.thing_id) IS DISTINCT FROM (excluded.name, excluded.kind, excluded.thing_id)
             )
             SELECT count(*) FROM due
             """,

@@ -17,23 +17,25 @@ DROP_ADD_COUNTS = "DROP FUNCTION atom_add_counts(jsonb, jsonb)"
 # Row-level security hides a row's name from ILIKE until the row is known to be the tenant's, so under the run-time role no index
 # on names could be used. The function runs as its owner and compares the tenant itself, with the same setting as the policies.
 #
-# What many names have is soon met in the order asked for. What few names have the trigram index finds: all of it is sorted, or a page
-# would lack what the next one is past. Where that is too much it is met kind by kind, but for kinds that have it in none of their first two
-# thousand. A connection with few records is asked what those are about, and only that is looked through;
-# one with many is soon met, too. What the index finds, and the newest of its backlog (`searching.py`), is fetched id by id (LATERAL,
-# OFFSET 0), whatever the planner knows of a table that is being filled.
+# What many names have is soon met in the order asked for; what few have the trigram index finds, with its place in that order: all of it is
+# sorted, or a page would lack what the next one is past, and only what the page holds is looked at again in the entities. Each is tried
+# with little first. Where even the index has too much it is met kind by kind, but for kinds that have it in none of their first two
+# thousand. A connection with few records is asked what those are about, and only that is looked through; one with many is soon met, too.
+# What is found is fetched id by id (LATERAL, EXISTS, OFFSET 0), whatever the planner knows of a table that is being filled.
 FIND_ENTITIES = """
 CREATE OR REPLACE FUNCTION atom_find_entities(
     of_tenant uuid, first_words text[], later_words text[], of_kind text, of_connection uuid, after_kind text, after_id uuid, most int
 ) RETURNS SETOF uuid LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path FROM CURRENT SET enable_seqscan = off SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
-    looked_through CONSTANT int := 2000;  -- in the order asked for, before the index is asked
-    sortable CONSTANT int := 50000;
+    looked_through CONSTANT int[] := '{500,2000}';  -- in the order asked for, before the index is asked
+    sortable CONSTANT int[] := '{2000,50000}';  -- of what it has
     found uuid[];
     hits uuid[];
+    hit_kinds text[];
     some_kind text;
     looked int;
+    a_word text;
     is_named text := '';
     key_is_named text := '';  -- the same of another of its keys
     is_more text := '';
@@ -44,9 +46,13 @@ BEGIN
         RETURN;
     END IF;
     FOR i IN 1 .. COALESCE(array_length(first_words, 1), 0) LOOP
-        is_named := is_named || format(' AND (e.name ILIKE %L OR e.name ILIKE %L)', first_words[i], later_words[i]);
-        key_is_named := key_is_named || format(' AND (k.name ILIKE %L OR k.name ILIKE %L)', first_words[i], later_words[i]);
+        a_word := format('e.name ILIKE %L', first_words[i]);
+        IF later_words[i] <> first_words[i] THEN
+            a_word := format('(%s OR e.name ILIKE %L)', a_word, later_words[i]);
+        END IF;
+        is_named := is_named || ' AND ' || a_word;
     END LOOP;
+    key_is_named := replace(is_named, 'e.name ILIKE', 'k.name ILIKE');
     IF of_kind <> '' THEN
         is_more := is_more || format(' AND e.kind = %L', of_kind);
     END IF;
@@ -82,17 +88,21 @@ BEGIN
     which_are_named := format(
         ' WHERE (true %s) OR EXISTS (SELECT FROM historical_sync_entity k WHERE k.merged_into = e.id %s OFFSET 0)'
         ' ORDER BY e.kind, e.id LIMIT %s', is_named, key_is_named, most);
-    EXECUTE format(
-        'SELECT array_agg(id) FROM (SELECT e.id FROM (%s LIMIT %s) e %s) x', listing, looked_through, which_are_named
-    ) INTO found;
-    IF COALESCE(array_length(found, 1), 0) >= most THEN
-        RETURN QUERY SELECT unnest(found);
-        RETURN;
-    END IF;
-    EXECUTE format(
-        'SELECT array_agg(id) FROM (SELECT e.entity_id AS id FROM historical_sync_entityname e WHERE e.tenant_id = %L %s LIMIT %s) x',
-        of_tenant, is_named, sortable + 1) INTO hits;
-    IF array_length(hits, 1) > sortable THEN
+    FOR step IN 1 .. 2 LOOP
+        EXECUTE format(
+            'SELECT array_agg(id) FROM (SELECT e.id FROM (%s LIMIT %s) e %s) x', listing, looked_through[step], which_are_named
+        ) INTO found;
+        IF COALESCE(array_length(found, 1), 0) >= most THEN
+            RETURN QUERY SELECT unnest(found);
+            RETURN;
+        END IF;
+        EXECUTE format(
+            'SELECT array_agg(kind), array_agg(thing_id)'
+            ' FROM (SELECT e.kind, e.thing_id FROM historical_sync_entityname e WHERE e.tenant_id = %L %s LIMIT %s) x',
+            of_tenant, is_named, sortable[step] + 1) INTO hit_kinds, hits;
+        EXIT WHEN COALESCE(array_length(hits, 1), 0) <= sortable[step];
+    END LOOP;
+    IF array_length(hits, 1) > sortable[2] THEN
         found := '{}';
         FOR some_kind IN
             WITH RECURSIVE each AS (
@@ -106,7 +116,7 @@ BEGIN
             listing := format(
                 'SELECT e.id, e.kind, e.name FROM historical_sync_entity e'
                 ' WHERE e.tenant_id = %L AND e.merged_into IS NULL AND e.kind = %L %s ORDER BY e.kind, e.id', of_tenant, some_kind, is_more);
-            FOREACH looked IN ARRAY ARRAY[looked_through, NULL] LOOP
+            FOREACH looked IN ARRAY ARRAY[looked_through[2], NULL] LOOP
                 EXECUTE format(
                     'SELECT array_agg(id) FROM (SELECT e.id FROM (%s LIMIT %s) e %s) x', listing, COALESCE(looked::text, 'ALL'), which_are_named
                 ) INTO hits;
@@ -119,16 +129,19 @@ BEGIN
         RETURN;
     END IF;
     RETURN QUERY EXECUTE format(
-        'WITH hit AS MATERIALIZED ('
-        ' SELECT unnest(%5$L::uuid[]) AS id'
-        ' UNION (SELECT e.id FROM (SELECT unnest(entity_ids) AS id FROM ('
-        '   SELECT entity_ids FROM historical_sync_namebacklog WHERE tenant_id = %1$L ORDER BY id DESC LIMIT 200) newest LIMIT 5000) noted'
-        '   CROSS JOIN LATERAL (SELECT * FROM historical_sync_entity e WHERE e.id = noted.id OFFSET 0) e WHERE true %2$s)'
-        '), thing AS (SELECT DISTINCT COALESCE(one.kind, e.kind) AS kind, COALESCE(one.id, e.id) AS id FROM hit'
+        'WITH thing AS (SELECT unnest(%6$L::text[]) AS kind, unnest(%7$L::uuid[]) AS id'
+        ' UNION SELECT COALESCE(one.kind, e.kind), COALESCE(one.id, e.id) FROM ('
+        '   SELECT e.id FROM (SELECT noted.id, noted.name FROM ('
+        '     SELECT entity_ids, names FROM historical_sync_namebacklog WHERE tenant_id = %1$L ORDER BY id DESC LIMIT 200) newest'
+        '     CROSS JOIN LATERAL unnest(entity_ids, names) AS noted(id, name) LIMIT 5000) e WHERE true %2$s) hit'
         ' CROSS JOIN LATERAL (SELECT * FROM historical_sync_entity e WHERE e.id = hit.id OFFSET 0) e'
-        ' LEFT JOIN LATERAL (SELECT o.id, o.kind FROM historical_sync_entity o WHERE o.id = e.merged_into OFFSET 0) one ON true'
-        ' WHERE e.tenant_id = %1$L %2$s)'
-        ' SELECT e.id FROM thing e WHERE true %3$s ORDER BY e.kind, e.id LIMIT %4$s', of_tenant, is_named, is_more, most, COALESCE(hits, '{}'));
+        ' LEFT JOIN LATERAL (SELECT o.id, o.kind FROM historical_sync_entity o WHERE o.id = e.merged_into OFFSET 0) one ON true)'
+        ' SELECT e.id FROM (SELECT kind, id FROM thing ORDER BY kind, id OFFSET 0) e WHERE true %3$s'
+        ' AND EXISTS (SELECT FROM historical_sync_entity o WHERE o.id = e.id AND o.tenant_id = %1$L AND o.merged_into IS NULL OFFSET 0)'
+        ' AND (EXISTS (SELECT FROM historical_sync_entity k WHERE k.id = e.id %4$s OFFSET 0)'
+        '   OR EXISTS (SELECT FROM historical_sync_entity k WHERE k.merged_into = e.id %4$s OFFSET 0))'
+        ' ORDER BY e.kind, e.id LIMIT %5$s',
+        of_tenant, is_named, is_more, key_is_named, most, COALESCE(hit_kinds, '{}'), COALESCE(hits, '{}'));
 END $$
 """
 DROP_FIND_ENTITIES = "DROP FUNCTION atom_find_entities(uuid, text[], text[], text, uuid, text, uuid, int)"
@@ -172,21 +185,25 @@ END $$
 """
 DROP_RECORDS_ABOUT = "DROP FUNCTION atom_records_about(uuid, uuid[], uuid, uuid, int)"
 
-# Notes for the index of names (`searching.py`) what a statement did to entities' names.
+# Notes for the index of names (`searching.py`) what a statement did to entities' names,
 NOTE_NAMES = """
-CREATE FUNCTION atom_note_names() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION atom_note_names() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        INSERT INTO historical_sync_namebacklog (tenant_id, entity_ids)
-        SELECT tenant_id, array_agg(id) FROM fresh GROUP BY tenant_id;
+        INSERT INTO historical_sync_namebacklog (tenant_id, entity_ids, names)
+        SELECT tenant_id, array_agg(id), array_agg(name) FROM fresh GROUP BY tenant_id;
     ELSIF TG_OP = 'UPDATE' THEN
-        INSERT INTO historical_sync_namebacklog (tenant_id, entity_ids)
-        SELECT f.tenant_id, array_agg(f.id) FROM fresh f JOIN former USING (id) WHERE f.name <> former.name GROUP BY f.tenant_id;
+        INSERT INTO historical_sync_namebacklog (tenant_id, entity_ids, names)
+        SELECT f.tenant_id, array_agg(f.id), array_agg(f.name) FROM fresh f JOIN former USING (id)
+        WHERE f.name <> former.name OR f.merged_into IS DISTINCT FROM former.merged_into GROUP BY f.tenant_id;
     ELSE
         DELETE FROM historical_sync_entityname WHERE entity_id IN (SELECT id FROM former);
     END IF;
     RETURN NULL;
-END $$;
+END $$
+"""
+# when it ends.
+NOTE_NAMES_OF_STATEMENTS = """
 CREATE TRIGGER note_new_names AFTER INSERT ON historical_sync_entity
     REFERENCING NEW TABLE AS fresh FOR EACH STATEMENT EXECUTE FUNCTION atom_note_names();
 CREATE TRIGGER note_changed_names AFTER UPDATE ON historical_sync_entity

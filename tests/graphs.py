@@ -72,7 +72,9 @@ def one_of_everything(tenant: Any) -> SimpleNamespace:
         entity = Entity.objects.create(
             id=uuid.uuid4(), tenant=tenant, kind="issue", key=f"k{uuid.uuid4()}", name="An issue of Acme's"
         )
-        EntityName.objects.create(tenant=tenant, entity_id=entity.id, name=entity.name)
+        EntityName.objects.create(
+            tenant=tenant, entity_id=entity.id, name=entity.name, kind=entity.kind, thing_id=entity.id
+        )
         Address.objects.create(id=uuid.uuid4(), tenant=tenant, key=f"a{uuid.uuid4()}", within_id=uuid.uuid4())
         SyncRecord.objects.create(
             id=uuid.uuid4(), tenant=tenant, connection=connection, job_id=job.id, stream="issues", external_id="1",

@@ -149,14 +149,19 @@ def test_pages_hold_all_that_a_word_of_very_many_names_finds(cast: SimpleNamespa
         )
         cursor.execute(
             """
-            INSERT INTO historical_sync_entityname (entity_id, tenant_id, name) SELECT id, tenant_id, name FROM historical_sync_entity;
+            INSERT INTO historical_sync_entityname (entity_id, tenant_id, name, kind, thing_id)
+            SELECT id, tenant_id, name, kind, id FROM historical_sync_entity;
             DELETE FROM historical_sync_namebacklog
             """
         )
         merged = add(cast.acme, "broken, by another name", into=Entity.objects.filter(name="Whole 7").get())
         cursor.execute(
-            "INSERT INTO historical_sync_entityname (entity_id, tenant_id, name) VALUES (%s, %s, %s)",
-            [merged.id, cast.acme.id, merged.name],
+            """
+            INSERT INTO historical_sync_entityname (entity_id, tenant_id, name, kind, thing_id)
+            SELECT e.id, e.tenant_id, e.name, one.kind, one.id
+            FROM historical_sync_entity e JOIN historical_sync_entity one ON one.id = e.merged_into WHERE e.id = %s
+            """,
+            [merged.id],
         )
         seen: list[tuple[str, uuid.UUID]] = []
         after = ""
@@ -344,3 +349,32 @@ def test_the_index_of_names_follows_what_is_written(live_cast: SimpleNamespace) 
         assert not EntityName.objects.filter(tenant=acme, entity_id=last.id).exists()
     assert names(acme, "marv") == []
     assert names(globex, "zaph") == ["Zaphod"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_name_is_found_where_the_thing_stands_that_it_was_merged_into(live_cast: SimpleNamespace) -> None:
+    """Beyond what is looked through in order, so that the index and its backlog are what finds it."""
+    acme = live_cast.acme
+    with tenant_scope(acme.id):
+        Entity.objects.bulk_create(
+            Entity(id=uuid.uuid4(), tenant=acme, kind="issue", key=f"k:{n}", name=f"Issue {n}") for n in range(2100)
+        )
+    one, other = add(acme, "Arthur Dent"), add(acme, "Sandwich maker")
+    indexed()
+    assert names(acme, "sandwich") == ["Sandwich maker"]
+    with tenant_scope(acme.id):
+        Entity.objects.filter(id=other.id).update(merged_into=one.id)
+
+    def found() -> list[uuid.UUID]:
+        with tenant_scope(acme.id):
+            return [entity.id for entity in graph.search(acme, "sandwich")]
+
+    assert found() == [one.id], "before it is indexed"
+    indexed()
+    with tenant_scope(acme.id):
+        assert NameBacklog.objects.filter(tenant=acme).count() == 0
+    assert found() == [one.id]
+    with tenant_scope(acme.id):
+        Entity.objects.filter(id=other.id).update(merged_into=None)
+    indexed()
+    assert found() == [other.id]

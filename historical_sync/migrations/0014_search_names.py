@@ -7,7 +7,7 @@ import django.db.models.functions.datetime
 from django.db import migrations, models
 
 from atom.rls import protect
-from historical_sync.sql import DROP_NOTE_NAMES, FIND_ENTITIES, NOTE_NAMES
+from historical_sync.sql import DROP_NOTE_NAMES, FIND_ENTITIES, NOTE_NAMES, NOTE_NAMES_OF_STATEMENTS
 
 FILL = """
 INSERT INTO historical_sync_entityname (entity_id, tenant_id, name) SELECT id, tenant_id, name FROM historical_sync_entity
@@ -62,6 +62,7 @@ class Migration(migrations.Migration):
         protect("historical_sync_entityname"),
         protect("historical_sync_namebacklog"),
         migrations.RunSQL(FILL, migrations.RunSQL.noop),
-        migrations.RunSQL(NOTE_NAMES, DROP_NOTE_NAMES),
+        migrations.RunSQL(NOTE_NAMES, migrations.RunSQL.noop),
+        migrations.RunSQL(NOTE_NAMES_OF_STATEMENTS, DROP_NOTE_NAMES),
         migrations.RunSQL(FIND_ENTITIES, migrations.RunSQL.noop),
     ]
