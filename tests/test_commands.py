@@ -195,9 +195,15 @@ def test_sync_history_refuses_in_words(connection: Connection, arguments: list[s
     assert words in refused("sync_history", connection.id, *arguments)
 
 
+def test_sync_history_names_no_connections_where_there_are_none(cast: Any) -> None:
+    assert "There is none yet: manage.py connect makes one." in refused("sync_history", "github")
+
+
 def test_sync_history_refuses_what_can_not_be_started(cast: Any, connection: Connection) -> None:
     for nobody in ("1", "", "6f9619ff-8b86-d011-b42d-00c04fc964ff"):
-        assert "There is no connection" in refused("sync_history", nobody)
+        words = refused("sync_history", nobody)
+        assert "There is no connection" in words
+        assert f"{connection.id}  {connection.tenant.slug}  {connection}" in words, "an operator can go on from here"
     with tenant_scope(cast.acme.id):
         job = make_job(connection)
     assert "already being imported" in refused("sync_history", connection.id)

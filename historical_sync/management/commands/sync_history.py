@@ -31,6 +31,7 @@ from integrations.models import Connection
 EXIT_CODES = {states.COMPLETED: 0, states.FAILED: 1, states.PAUSED: 3, states.CANCELLED: 4}
 LOOK_EVERY = 0.3  # seconds
 LET_GO_SECONDS = 15.0  # that workers have for letting go of a job that was cancelled
+LISTED = 30  # connections named where an id is none
 NOBODY = "No worker is running: the import waits for one. Start it with manage.py sync_worker, or use --inline."
 
 
@@ -81,7 +82,7 @@ class Command(BaseCommand):
             with across_tenants("an operator names a connection by its id"):
                 return Connection.objects.select_related("tenant").get(id=UUID(given))
         except (ValueError, Connection.DoesNotExist):
-            raise CommandError(f"There is no connection {given!r}.", returncode=2) from None
+            raise CommandError(f"There is no connection {given!r}. {_connections()}", returncode=2) from None
 
     def _watch(self, actor: Any, job: HistoricalSyncJob, *, inline: bool, quiet: bool) -> HistoricalSyncJob:
         """Shows the job until it ends or needs a person; Ctrl-C offers to cancel it or to leave it running."""
@@ -120,6 +121,16 @@ class Command(BaseCommand):
                     sys.exit(0)
             over()
         return job
+
+
+def _connections() -> str:
+    """The connections that there are, in words: their ids are written nowhere else that an operator looks."""
+    with across_tenants("an operator looks for a connection's id"):
+        rows = list(Connection.objects.select_related("tenant").order_by("tenant__slug", "created_at")[: LISTED + 1])
+    if not rows:
+        return "There is none yet: manage.py connect makes one."
+    lines = [f"  {row.id}  {row.tenant.slug}  {row}" for row in rows[:LISTED]]
+    return "\n".join(["There are:", *lines, *(["  and more"] if len(rows) > LISTED else [])])
 
 
 async def _work_until(over: Any, tenant_id: str) -> bool:

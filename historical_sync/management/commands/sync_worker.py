@@ -18,7 +18,12 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--concurrency", type=int, default=20, help="chunks worked on at once (default 20)")
+        parser.add_argument(
+            "--concurrency",
+            type=int,
+            default=20,
+            help="chunks worked on at once, beside what new imports begin with (default 20)",
+        )
         parser.add_argument("--queues", default=",".join(QUEUES), help="comma-separated queues (default: all)")
 
     def handle(self, *args: Any, **options: Any) -> None:
