@@ -112,10 +112,11 @@ class Up(Running):
         super().__init__("manage.py", "up", *arguments, ATOM_HOME=str(home), PORT=str(port), **variables)
         self.home = home
         try:
-            self.address = self.says("Atom runs at").rsplit(" ", 1)[-1]
+            self.address = self.says("Atom runs at", 120).rsplit(" ", 1)[-1]
             self.says("Ctrl-C")
         except AssertionError:
             self.process.kill()
+            self.process.wait()
             raise
 
     def sandbox(self, **settings: Any) -> None:
