@@ -82,11 +82,13 @@ def search(
     # Fewer than three letters make no trigram, but the beginning of a word does.
     first = [f"{word}%" if len(word) < 3 else f"%{word}%" for word in words]
     later = [f"% {word}%" if len(word) < 3 else f"%{word}%" for word in words]
-    ids = RawSQL(
-        "SELECT atom_find_entities(%s, %s::text[], %s::text[], %s, %s, %s, %s, %s)",
+    # As an array, which is made once. A set may be made anew for each of the tenant's entities, where PostgreSQL takes these for few.
+    found_by_name = RawSQL(
+        "historical_sync_entity.id = ANY(ARRAY(SELECT atom_find_entities(%s, %s::text[], %s::text[], %s, %s, %s, %s, %s)))",
         [tenant.id, first, later, kind, source, after_kind, UUID(after_id) if after else None, limit],
+        output_field=models.BooleanField(),
     )
-    found = list(Entity.objects.filter(tenant=tenant, id__in=ids).order_by("kind", "id"))
+    found = list(Entity.objects.filter(found_by_name, tenant=tenant).order_by("kind", "id"))
     whole(tenant, found)
     return found
 

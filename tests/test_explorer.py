@@ -8,9 +8,11 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
+import psycopg
 import pytest
 from django.core.cache import cache
 from django.db import connection as database
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from atom.models import ApiKey
@@ -19,6 +21,7 @@ from historical_sync import graph, worker
 from historical_sync.database import make_pool
 from historical_sync.models import Entity, SyncRecord
 from historical_sync.searching import EntityName, NameBacklog, index_names
+from tests.faults.stage import database_url
 from tests.graphs import NOW, make_connection
 
 
@@ -171,6 +174,37 @@ def test_pages_hold_all_that_a_word_of_very_many_names_finds(cast: SimpleNamespa
         assert len(graph.search(cast.acme, "broken", "issue", limit=100)) == 20
     assert seen == sorted(seen)
     assert len(set(seen)) == len(seen) == broken + 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_search_looks_once_whatever_the_planner_knows_of_the_tenant(live_cast: SimpleNamespace) -> None:
+    """A tenant that came in since PostgreSQL last counted is taken to have next to nothing."""
+
+    def import_things(tenant: Any, number: int) -> None:
+        with tenant_scope(tenant.id), database.cursor() as cursor:
+            cursor.execute(
+                """
+                INSERT INTO historical_sync_entity (id, tenant_id, kind, key, name, properties)
+                SELECT gen_random_uuid(), %s, 'issue', 'k:' || n, 'Issue ' || n, '{}' FROM generate_series(1, %s) AS n
+                """,
+                [tenant.id, number],
+            )
+
+    import_things(live_cast.globex, 42_000)
+    with psycopg.connect(database_url(), autocommit=True) as owner:
+        owner.execute("ANALYZE historical_sync_entity")
+    import_things(live_cast.acme, 2_000)
+    with tenant_scope(live_cast.acme.id), CaptureQueriesContext(database) as asked, database.cursor() as cursor:
+        assert len(graph.search(live_cast.acme, "issue", limit=5)) == 5
+        (search,) = [query["sql"] for query in asked.captured_queries if "atom_find_entities" in query["sql"]]
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {search}")
+        plans = [cursor.fetchone()[0][0]["Plan"]]
+    looks = []
+    for plan in plans:
+        plans += plan.get("Plans", [])
+        if plan["Node Type"] == "ProjectSet":
+            looks.append(plan["Actual Loops"])
+    assert looks == [1]
 
 
 def test_a_things_page_says_where_each_property_comes_from_and_shows_records_to_members_only(
