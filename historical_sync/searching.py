@@ -1,6 +1,6 @@
 """The index that search reads, kept behind the imports: a name's trigrams cost an import as much as storing its record.
 
-Triggers on entities note which are new, renamed or merged (`NameBacklog`) and take out the names of what is gone. Workers bring the
+Triggers on entities note which are new, renamed, of another kind or merged (`NameBacklog`) and take out the names of what is gone. Workers bring the
 index up to date when they have nothing to import; beside an import they take a share of what has waited for a minute, or for five where
 the import has all of the worker's time. Search looks through the newest of the backlog as well, so a small import is found at once.
 See docs/decisions/0006-search.md.
@@ -42,7 +42,7 @@ class EntityName(models.Model):
 
 
 class NameBacklog(models.Model):
-    """Entities that one statement named or merged, and that are not in the index yet as they are."""
+    """Entities that one statement named, merged or gave another kind, and that are not in the index yet as they are."""
 
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False)
     entity_ids = ArrayField(models.UUIDField())
@@ -74,11 +74,16 @@ async def index_names(pool: Pool, *, older_than: float = 0.0) -> bool:
                     SELECT id FROM historical_sync_namebacklog WHERE noted_at <= clock_timestamp() - make_interval(secs => %s)
                     ORDER BY id LIMIT %s)
                 RETURNING entity_ids
+            ), noted AS (
+                SELECT DISTINCT unnest(entity_ids) AS id FROM due
             ), written AS (
                 INSERT INTO historical_sync_entityname AS n (entity_id, tenant_id, name, kind, thing_id)
                 SELECT e.id, e.tenant_id, e.name, COALESCE(one.kind, e.kind), COALESCE(one.id, e.id)
                 FROM historical_sync_entity e LEFT JOIN historical_sync_entity one ON one.id = e.merged_into
-                WHERE e.id IN (SELECT unnest(entity_ids) FROM due)
+                WHERE e.id IN (
+                    SELECT id FROM noted
+                    -- What was merged into it stands where it stands, and moves with its kind.
+                    UNION ALL SELECT m.id FROM noted JOIN historical_sync_entity m ON m.merged_into = noted.id)
                 ON CONFLICT (entity_id) DO UPDATE SET name = excluded.name, kind = excluded.kind, thing_id = excluded.thing_id
                 WHERE (n.name, n.kind, n.thing_id) IS DISTINCT FROM (excluded.name, excluded.kind, excluded.thing_id)
             )

@@ -137,7 +137,7 @@ BEGIN
         ' CROSS JOIN LATERAL (SELECT * FROM historical_sync_entity e WHERE e.id = hit.id OFFSET 0) e'
         ' LEFT JOIN LATERAL (SELECT o.id, o.kind FROM historical_sync_entity o WHERE o.id = e.merged_into OFFSET 0) one ON true)'
         ' SELECT e.id FROM (SELECT kind, id FROM thing ORDER BY kind, id OFFSET 0) e WHERE true %3$s'
-        ' AND EXISTS (SELECT FROM historical_sync_entity o WHERE o.id = e.id AND o.tenant_id = %1$L AND o.merged_into IS NULL OFFSET 0)'
+        ' AND EXISTS (SELECT FROM historical_sync_entity o WHERE o.id = e.id AND o.tenant_id = %1$L AND o.merged_into IS NULL AND o.kind = e.kind OFFSET 0)'
         ' AND (EXISTS (SELECT FROM historical_sync_entity k WHERE k.id = e.id %4$s OFFSET 0)'
         '   OR EXISTS (SELECT FROM historical_sync_entity k WHERE k.merged_into = e.id %4$s OFFSET 0))'
         ' ORDER BY e.kind, e.id LIMIT %5$s',
@@ -185,7 +185,7 @@ END $$
 """
 DROP_RECORDS_ABOUT = "DROP FUNCTION atom_records_about(uuid, uuid[], uuid, uuid, int)"
 
-# Notes for the index of names (`searching.py`) what a statement did to entities' names,
+# Notes for the index of names (`searching.py`) what a statement did to entities' names and places,
 NOTE_NAMES = """
 CREATE OR REPLACE FUNCTION atom_note_names() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -195,7 +195,7 @@ BEGIN
     ELSIF TG_OP = 'UPDATE' THEN
         INSERT INTO historical_sync_namebacklog (tenant_id, entity_ids, names)
         SELECT f.tenant_id, array_agg(f.id), array_agg(f.name) FROM fresh f JOIN former USING (id)
-        WHERE f.name <> former.name OR f.merged_into IS DISTINCT FROM former.merged_into GROUP BY f.tenant_id;
+        WHERE f.name <> former.name OR f.kind <> former.kind OR f.merged_into IS DISTINCT FROM former.merged_into GROUP BY f.tenant_id;
     ELSE
         DELETE FROM historical_sync_entityname WHERE entity_id IN (SELECT id FROM former);
     END IF;

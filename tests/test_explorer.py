@@ -412,3 +412,33 @@ def test_a_name_is_found_where_the_thing_stands_that_it_was_merged_into(live_cas
         Entity.objects.filter(id=other.id).update(merged_into=None)
     indexed()
     assert found() == [other.id]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_comes_to_be_of_another_kind_is_found_there_once_by_all_of_its_names(live_cast: SimpleNamespace) -> None:
+    """A mention says less than the thing's own record does. Beyond what is looked through in order."""
+    acme = live_cast.acme
+    with tenant_scope(acme.id):
+        Entity.objects.bulk_create(
+            Entity(id=uuid.uuid4(), tenant=acme, kind="issue", key=f"k:{n}", name=f"Issue {n}") for n in range(2100)
+        )
+    one = add(acme, "Arthur Dent", kind="link")
+    other = add(acme, "Sandwich maker", kind="link", into=one)
+    indexed()
+    with tenant_scope(acme.id):
+        Entity.objects.filter(id=one.id).update(kind="person")
+
+    def found(query: str, kind: str = "") -> list[uuid.UUID]:
+        with tenant_scope(acme.id):
+            return [entity.id for entity in graph.search(acme, query, kind)]
+
+    assert found("arthur", "person") == [one.id], "before it is indexed"
+    assert found("arthur", "link") == found("sandwich", "link") == []
+    with tenant_scope(acme.id):
+        Entity.objects.filter(id=other.id).update(name="Arthur, maker of sandwiches")
+    assert found("arthur") == [one.id]
+    indexed()
+    assert found("sandwich", "person") == found("arthur", "person") == found("arthur") == [one.id]
+    assert found("arthur", "link") == found("sandwich", "link") == []
+    with tenant_scope(acme.id):
+        assert set(EntityName.objects.filter(thing_id=one.id).values_list("kind", flat=True)) == {"person"}
