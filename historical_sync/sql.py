@@ -33,6 +33,7 @@ DECLARE
     found uuid[];
     hits uuid[];
     hit_kinds text[];
+    hit_names uuid[];  -- whose names they are
     some_kind text;
     looked int;
     a_word text;
@@ -97,9 +98,9 @@ BEGIN
             RETURN;
         END IF;
         EXECUTE format(
-            'SELECT array_agg(kind), array_agg(thing_id)'
-            ' FROM (SELECT e.kind, e.thing_id FROM historical_sync_entityname e WHERE e.tenant_id = %L %s LIMIT %s) x',
-            of_tenant, is_named, sortable[step] + 1) INTO hit_kinds, hits;
+            'SELECT array_agg(kind), array_agg(thing_id), array_agg(entity_id)'
+            ' FROM (SELECT e.kind, e.thing_id, e.entity_id FROM historical_sync_entityname e WHERE e.tenant_id = %L %s LIMIT %s) x',
+            of_tenant, is_named, sortable[step] + 1) INTO hit_kinds, hits, hit_names;
         EXIT WHEN COALESCE(array_length(hits, 1), 0) <= sortable[step];
     END LOOP;
     IF array_length(hits, 1) > sortable[2] THEN
@@ -128,9 +129,17 @@ BEGIN
         RETURN QUERY SELECT unnest(found[:most]);
         RETURN;
     END IF;
+    -- Where few stand is looked up: the index may be far behind a large import.
+    IF COALESCE(array_length(hits, 1), 0) <= sortable[1] THEN
+        hits := '{}';
+        hit_kinds := '{}';
+    ELSE
+        hit_names := '{}';
+    END IF;
     RETURN QUERY EXECUTE format(
         'WITH thing AS (SELECT unnest(%6$L::text[]) AS kind, unnest(%7$L::uuid[]) AS id'
         ' UNION SELECT COALESCE(one.kind, e.kind), COALESCE(one.id, e.id) FROM ('
+        '   SELECT unnest(%8$L::uuid[]) AS id UNION ALL'
         '   SELECT e.id FROM (SELECT noted.id, noted.name FROM ('
         '     SELECT entity_ids, names FROM historical_sync_namebacklog WHERE tenant_id = %1$L ORDER BY id DESC LIMIT 200) newest'
         '     CROSS JOIN LATERAL unnest(entity_ids, names) AS noted(id, name) LIMIT 5000) e WHERE true %2$s) hit'
@@ -141,7 +150,7 @@ BEGIN
         ' AND (EXISTS (SELECT FROM historical_sync_entity k WHERE k.id = e.id %4$s OFFSET 0)'
         '   OR EXISTS (SELECT FROM historical_sync_entity k WHERE k.merged_into = e.id %4$s OFFSET 0))'
         ' ORDER BY e.kind, e.id LIMIT %5$s',
-        of_tenant, is_named, is_more, key_is_named, most, COALESCE(hit_kinds, '{}'), COALESCE(hits, '{}'));
+        of_tenant, is_named, is_more, key_is_named, most, hit_kinds, hits, COALESCE(hit_names, '{}'));
 END $$
 """
 DROP_FIND_ENTITIES = "DROP FUNCTION atom_find_entities(uuid, text[], text[], text, uuid, text, uuid, int)"

@@ -442,3 +442,33 @@ def test_what_comes_to_be_of_another_kind_is_found_there_once_by_all_of_its_name
     assert found("arthur", "link") == found("sandwich", "link") == []
     with tenant_scope(acme.id):
         assert set(EntityName.objects.filter(thing_id=one.id).values_list("kind", flat=True)) == {"person"}
+
+
+def _wait_in_line(tenant: Any) -> None:
+    """More names, not indexed yet, than search looks through."""
+    with tenant_scope(tenant.id):
+        Entity.objects.bulk_create(
+            Entity(id=uuid.uuid4(), tenant=tenant, kind="message", key=f"m:{n}", name=f"Message {n}")
+            for n in range(5001)
+        )
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_indexed_is_found_while_its_new_place_waits_behind_a_large_import(live_cast: SimpleNamespace) -> None:
+    acme = live_cast.acme
+    with tenant_scope(acme.id):
+        Entity.objects.bulk_create(
+            Entity(id=uuid.uuid4(), tenant=acme, kind="issue", key=f"k:{n}", name=f"Issue {n}") for n in range(2100)
+        )
+    one, other, third = add(acme, "Arthur Dent"), add(acme, "Sandwich maker"), add(acme, "Ford")
+    add(acme, "Prefect", into=third)
+    indexed()
+    with tenant_scope(acme.id):
+        Entity.objects.filter(id=other.id).update(merged_into=one.id)
+        Entity.objects.filter(id=third.id).update(kind="robot")
+        Entity.objects.filter(name="Prefect").update(merged_into=None)
+    _wait_in_line(acme)
+    with tenant_scope(acme.id):
+        assert [entity.id for entity in graph.search(acme, "sandwich")] == [one.id]
+    assert names(acme, "ford", "robot") == ["Ford"]
+    assert names(acme, "prefect") == ["Prefect"]
