@@ -129,7 +129,7 @@ BEGIN
         RETURN QUERY SELECT unnest(found[:most]);
         RETURN;
     END IF;
-    -- Where few stand is looked up: the index may be far behind a large import.
+    -- Where few stand is looked up, and what was met is taken along: the index may be far behind a large import.
     IF COALESCE(array_length(hits, 1), 0) <= sortable[1] THEN
         hits := '{}';
         hit_kinds := '{}';
@@ -150,7 +150,7 @@ BEGIN
         ' AND (EXISTS (SELECT FROM historical_sync_entity k WHERE k.id = e.id %4$s OFFSET 0)'
         '   OR EXISTS (SELECT FROM historical_sync_entity k WHERE k.merged_into = e.id %4$s OFFSET 0))'
         ' ORDER BY e.kind, e.id LIMIT %5$s',
-        of_tenant, is_named, is_more, key_is_named, most, hit_kinds, hits, COALESCE(hit_names, '{}'));
+        of_tenant, is_named, is_more, key_is_named, most, hit_kinds, hits, COALESCE(hit_names, '{}') || found);
 END $$
 """
 DROP_FIND_ENTITIES = "DROP FUNCTION atom_find_entities(uuid, text[], text[], text, uuid, text, uuid, int)"

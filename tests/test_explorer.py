@@ -472,3 +472,11 @@ def test_what_is_indexed_is_found_while_its_new_place_waits_behind_a_large_impor
         assert [entity.id for entity in graph.search(acme, "sandwich")] == [one.id]
     assert names(acme, "ford", "robot") == ["Ford"]
     assert names(acme, "prefect") == ["Prefect"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_met_in_order_is_found_before_it_is_indexed(live_cast: SimpleNamespace) -> None:
+    acme = live_cast.acme
+    add(acme, "Sandwich maker", kind="artist")
+    _wait_in_line(acme)
+    assert names(acme, "sandwich") == names(acme, "sandwich", "artist") == ["Sandwich maker"]
