@@ -121,7 +121,8 @@ BEGIN
                 EXECUTE format(
                     'SELECT array_agg(id) FROM (SELECT e.id FROM (%s LIMIT %s) e %s) x', listing, COALESCE(looked::text, 'ALL'), which_are_named
                 ) INTO hits;
-                EXIT WHEN hits IS NULL OR array_length(hits, 1) >= most;
+                -- The kind that the page before ended in has the word, if not soon again.
+                EXIT WHEN (hits IS NULL AND some_kind <> COALESCE(after_kind, '')) OR array_length(hits, 1) >= most;
             END LOOP;
             found := found || hits;
             EXIT WHEN array_length(found, 1) >= most;

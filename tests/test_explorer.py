@@ -480,3 +480,30 @@ def test_what_is_met_in_order_is_found_before_it_is_indexed(live_cast: SimpleNam
     add(acme, "Sandwich maker", kind="artist")
     _wait_in_line(acme)
     assert names(acme, "sandwich") == names(acme, "sandwich", "artist") == ["Sandwich maker"]
+
+
+def test_pages_go_on_within_a_kind_past_a_gap_in_what_a_word_of_very_many_names_finds(cast: SimpleNamespace) -> None:
+    with tenant_scope(cast.acme.id), database.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO historical_sync_entity (id, tenant_id, kind, key, name, properties)
+            SELECT lpad(to_hex(n), 32, '0')::uuid, %s, CASE WHEN n <= 2520 THEN 'issue' ELSE 'person' END, 'k:' || n,
+                   CASE WHEN n BETWEEN 11 AND 2510 THEN 'Whole ' ELSE 'Broken ' END || n, '{}'
+            FROM generate_series(1, 54000) AS n
+            """,
+            [cast.acme.id],
+        )
+        cursor.execute(
+            """
+            INSERT INTO historical_sync_entityname (entity_id, tenant_id, name, kind, thing_id)
+            SELECT id, tenant_id, name, kind, id FROM historical_sync_entity;
+            DELETE FROM historical_sync_namebacklog
+            """
+        )
+        seen: list[str] = []
+        after = ""
+        for _ in range(5):
+            page = graph.search(cast.acme, "broken", after=after, limit=5)
+            seen += [entity.name for entity in page]
+            after = f"{page[-1].kind} {page[-1].id}"
+    assert seen == [f"Broken {n}" for n in (*range(1, 11), *range(2511, 2526))]
