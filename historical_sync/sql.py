@@ -18,8 +18,8 @@ DROP_ADD_COUNTS = "DROP FUNCTION atom_add_counts(jsonb, jsonb)"
 # on names could be used. The function runs as its owner and compares the tenant itself, with the same setting as the policies.
 #
 # What many names have is soon met in the order asked for; what few have the trigram index finds, with its place in that order: all of it is
-# sorted, or a page would lack what the next one is past, and only what the page holds is looked at again in the entities. Each is tried
-# with little first. Where even the index has too much it is met kind by kind, but for kinds that have it in none of their first two
+# sorted, or a page would lack what the next one is past, and only what the page holds is looked at again in the entities. Where even
+# the index has too much it is met kind by kind, but for kinds that have it in none of their first two
 # thousand. A connection with few records is asked what those are about, and only that is looked through; one with many is soon met, too.
 # What is found is fetched id by id (LATERAL, EXISTS, OFFSET 0), whatever the planner knows of a table that is being filled.
 FIND_ENTITIES = """
@@ -28,8 +28,9 @@ CREATE OR REPLACE FUNCTION atom_find_entities(
 ) RETURNS SETOF uuid LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path FROM CURRENT SET enable_seqscan = off SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
-    looked_through CONSTANT int[] := '{500,2000}';  -- in the order asked for, before the index is asked
-    sortable CONSTANT int[] := '{2000,50000}';  -- of what it has
+    looked_through CONSTANT int := 2000;  -- in the order asked for, before the index is asked
+    sortable CONSTANT int := 50000;  -- of what it has
+    looked_up CONSTANT int := 200;  -- of what it has, in the entities, where each stands by now
     found uuid[];
     hits uuid[];
     hit_kinds text[];
@@ -89,21 +90,18 @@ BEGIN
     which_are_named := format(
         ' WHERE (true %s) OR EXISTS (SELECT FROM historical_sync_entity k WHERE k.merged_into = e.id %s OFFSET 0)'
         ' ORDER BY e.kind, e.id LIMIT %s', is_named, key_is_named, most);
-    FOR step IN 1 .. 2 LOOP
-        EXECUTE format(
-            'SELECT array_agg(id) FROM (SELECT e.id FROM (%s LIMIT %s) e %s) x', listing, looked_through[step], which_are_named
-        ) INTO found;
-        IF COALESCE(array_length(found, 1), 0) >= most THEN
-            RETURN QUERY SELECT unnest(found);
-            RETURN;
-        END IF;
-        EXECUTE format(
-            'SELECT array_agg(kind), array_agg(thing_id), array_agg(entity_id)'
-            ' FROM (SELECT e.kind, e.thing_id, e.entity_id FROM historical_sync_entityname e WHERE e.tenant_id = %L %s LIMIT %s) x',
-            of_tenant, is_named, sortable[step] + 1) INTO hit_kinds, hits, hit_names;
-        EXIT WHEN COALESCE(array_length(hits, 1), 0) <= sortable[step];
-    END LOOP;
-    IF array_length(hits, 1) > sortable[2] THEN
+    EXECUTE format(
+        'SELECT array_agg(id) FROM (SELECT e.id FROM (%s LIMIT %s) e %s) x', listing, looked_through, which_are_named
+    ) INTO found;
+    IF COALESCE(array_length(found, 1), 0) >= most THEN
+        RETURN QUERY SELECT unnest(found);
+        RETURN;
+    END IF;
+    EXECUTE format(
+        'SELECT array_agg(kind), array_agg(thing_id), array_agg(entity_id)'
+        ' FROM (SELECT e.kind, e.thing_id, e.entity_id FROM historical_sync_entityname e WHERE e.tenant_id = %L %s LIMIT %s) x',
+        of_tenant, is_named, sortable + 1) INTO hit_kinds, hits, hit_names;
+    IF array_length(hits, 1) > sortable THEN
         found := '{}';
         FOR some_kind IN
             WITH RECURSIVE each AS (
@@ -117,7 +115,7 @@ BEGIN
             listing := format(
                 'SELECT e.id, e.kind, e.name FROM historical_sync_entity e'
                 ' WHERE e.tenant_id = %L AND e.merged_into IS NULL AND e.kind = %L %s ORDER BY e.kind, e.id', of_tenant, some_kind, is_more);
-            FOREACH looked IN ARRAY ARRAY[looked_through[2], NULL] LOOP
+            FOREACH looked IN ARRAY ARRAY[looked_through, NULL] LOOP
                 EXECUTE format(
                     'SELECT array_agg(id) FROM (SELECT e.id FROM (%s LIMIT %s) e %s) x', listing, COALESCE(looked::text, 'ALL'), which_are_named
                 ) INTO hits;
@@ -131,7 +129,7 @@ BEGIN
         RETURN;
     END IF;
     -- Where few stand is looked up, and what was met is taken along: the index may be far behind a large import.
-    IF COALESCE(array_length(hits, 1), 0) <= sortable[1] THEN
+    IF COALESCE(array_length(hits, 1), 0) <= looked_up THEN
         hits := '{}';
         hit_kinds := '{}';
     ELSE

@@ -42,6 +42,6 @@ class Migration(migrations.Migration):
         ),
         migrations.RunSQL(PLAIN, migrations.RunSQL.noop),
         migrations.RunSQL(FILL_BACKLOG, migrations.RunSQL.noop),
-        migrations.RunSQL(NOTE_NAMES, migrations.RunSQL.noop),
+        migrations.RunSQL(NOTE_NAMES),  # there is no way back: it fills the new columns
         migrations.RunSQL(FIND_ENTITIES, migrations.RunSQL.noop),
     ]
