@@ -62,12 +62,14 @@ def job_context(job: HistoricalSyncJob, may_operate: bool) -> dict[str, Any]:
     return {"job": job, "progress": describe(job), "may_operate": may_operate, "running_jobs": running}
 
 
-def running_jobs(tenant_id: UUID | str) -> dict[str, int]:
-    """What the header's indicator shows: how many imports run, and how far they are on average."""
+def running_jobs(tenant_id: UUID | str) -> dict[str, Any]:
+    """What the header's indicator shows: how many imports run, how far they are on average, and when that was so."""
+    read_at = timezone.now().isoformat(timespec="microseconds")
     jobs = HistoricalSyncJob.objects.filter(tenant_id=tenant_id, status__in=states.WORKABLE).order_by()
     # Few: the limits of every plan see to that.
     percentages = [percentage(job) for job in jobs.values_list("status", "progress", "progress_total", named=True)]
-    return {"count": len(percentages), "percentage": sum(percentages) // len(percentages) if percentages else 0}
+    average = sum(percentages) // len(percentages) if percentages else 0
+    return {"count": len(percentages), "percentage": average, "read_at": read_at}
 
 
 def since(given: str) -> datetime:

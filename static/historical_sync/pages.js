@@ -37,6 +37,8 @@ function apply(html) {
       const before = present.dataset.revision;
       // A poll that was asked while the socket was down may be answered after the socket has told of more.
       if (before && present.dataset.job === fresh.dataset.job && Number(fresh.dataset.revision) < Number(before)) continue;
+      // What it says of all imports has no revision, but a time.
+      if (present.dataset.readAt && fresh.dataset.readAt < present.dataset.readAt) continue;
       const focused = present.contains(document.activeElement);
       morph(present, fresh);
       htmx.process(present);

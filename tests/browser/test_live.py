@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from playwright.sync_api import Page, WebSocketRoute, expect
+from playwright.sync_api import APIResponse, Page, Route, WebSocketRoute, expect
 
 from tests.browser.conftest import Imports, picture, status
+from tests.conftest import wait_for
 from tests.processes import Up
 
 
@@ -46,6 +47,32 @@ def test_polling_takes_over_when_the_socket_goes_and_hands_back_when_it_returns(
     site.sandbox(reset=True)
     status(page, "completed")
     expect(page.locator("#toasts").get_by_text("GitHub import completed.")).to_have_count(1)
+
+
+def test_an_answer_that_the_socket_has_overtaken_leaves_the_indicator_as_it_is(
+    page: Page, site: Up, imports: Imports
+) -> None:
+    down = True
+    page.route_web_socket(re.compile("/ws/"), lambda socket: socket.close() if down else socket.connect_to_server())
+    held: list[tuple[Route, APIResponse]] = []
+    page.route(re.compile(r"/live\?since"), lambda route: held.append((route, route.fetch())))
+    site.sandbox(latency_ms=400)
+    job = imports.start()
+    page.goto(f"/jobs/{job}")
+    wait_for(lambda: page.wait_for_timeout(50) or held, 20)
+    down = False
+    expect(page.locator("#link-state")).to_be_hidden(timeout=20_000)
+    imports.client.post(f"/api/integrations/historical-sync/jobs/{job}/cancel")
+    status(page, "cancelled")
+    indicator = page.locator("#running-indicator")
+    expect(indicator).to_be_empty()
+    page.wait_for_timeout(1000)  # the worker, too, has said what it has to say
+    ((route, answer),) = held
+    assert "importing" in answer.text(), "as it was when it was asked"
+    with page.expect_response(re.compile(r"/live\?since")):
+        route.fulfill(response=answer)
+    page.wait_for_timeout(300)
+    expect(indicator).to_be_empty(timeout=1)
 
 
 def test_a_slow_provider_is_shown_as_being_asked_and_the_seconds_count(page: Page, site: Up, imports: Imports) -> None:
