@@ -31,4 +31,5 @@ def tenant(request: HttpRequest) -> dict[str, Any]:
         "actor": actor,
         "may": {right.value: actor.may(right) for right in Right},
         "tenants": actor.tenants,
+        "began": request.began.isoformat(),  # type: ignore[attr-defined] # of `TenantMiddleware`
     }

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
 
 from atom.access import SESSION_TENANT, Actor, actor_for_user
 from atom.tenancy import across_tenants, tenant_scope
 
 
 class TenantMiddleware:
-    """Sets `request.actor` (None when signed out or without a membership) and works in its tenant's scope.
+    """Sets `request.actor` (None when signed out or without a membership) and works in its tenant's scope. `request.began`: when.
 
     The admin is the deployment's staff: it works across tenants. API keys set their scope in `atom.api_auth`.
     """
@@ -26,6 +27,8 @@ class TenantMiddleware:
                 with across_tenants("staff in the admin"):
                     return self.rendered(self.get_response(request))
             return self.get_response(request)
+        # Before anything is read: what changes from now on may be missing in the answer.
+        request.began = timezone.now()  # type: ignore[attr-defined]
         # Session, user and memberships in one scope: the connection is set once for all three.
         with across_tenants("who is asking"):
             user = request.user

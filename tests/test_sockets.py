@@ -16,8 +16,9 @@ from django.utils import timezone
 
 from atom.access import actor_for_user
 from atom.tenancy import tenant_scope
-from historical_sync import actions, consumers, live
-from historical_sync.models import JobEvent
+from historical_sync import actions, consumers, live, queueing
+from historical_sync.models import HistoricalSyncJob, JobEvent
+from historical_sync.pages import jobs as jobs_page
 from tests.test_api import FIELDS
 from tests.test_hub import acme as acme  # the same stage
 from tests.test_hub import change, changed, opened, progress_socket
@@ -158,6 +159,34 @@ def test_a_page_is_told_on_opening_what_was_paused_since_it_was_made(acme: Simpl
     client.force_login(acme.cast.alice)
     text = client.get(f"/live?{query}").content.decode()
     assert re.findall(r'data-toast="([^"]+)-paused-', text) == [str(acme.job.id)]
+
+
+def test_what_ends_while_a_page_is_being_made_is_newer_than_the_page(
+    acme: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends_meanwhile(tenant: Any) -> Any:
+        change(acme.job, revision=2, status="completed", completed_at=timezone.now())
+        return waiting_of(tenant)
+
+    # The page asks for what waits after it has read its rows.
+    waiting_of = queueing.waiting_of
+    monkeypatch.setattr(queueing, "waiting_of", ends_meanwhile)
+    rows = jobs_page.job_context
+    seen: list[str] = []
+
+    def noted(job: HistoricalSyncJob, may_operate: bool) -> dict[str, Any]:
+        seen.append(job.status)
+        return rows(job, may_operate)
+
+    monkeypatch.setattr(jobs_page, "job_context", noted)
+    client = Client()
+    client.force_login(acme.cast.alice)
+    page = client.get("/jobs").content.decode()
+    assert seen == ["running", "running"]
+    (since,) = re.findall(r'<body[^>]* data-since="([^"]+)"', page)
+    told = client.get("/live", {"since": since}).content.decode()
+    assert f'data-toast="{acme.job.id}-completed' in told
+    assert f'data-toast="{acme.other.id}' not in told
 
 
 @pytest.mark.parametrize("since", ["", "yesterday", "2026-13-01T00:00:00Z", "2026-01-01T00:00:00"])

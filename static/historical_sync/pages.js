@@ -208,8 +208,8 @@ function catchUp() {
 }
 setInterval(catchUp, 30_000);
 
-// What happened between the page's making and a socket's opening is told when it opens.
-const since = `?since=${encodeURIComponent(document.body.dataset.now)}`;
+// What happened since the server began to make the page is told when a socket opens.
+const since = `?since=${encodeURIComponent(document.body.dataset.since)}`;
 const stops = [
   openSocket(`/ws/pages${since}`, { onMessage: apply, poll: () => fetchFragments(`/live${since}`), onConnection: connection("pages") }),
   openSocket(`/ws/notifications${since}`, { onMessage: (text) => apply(JSON.parse(text).html), onConnection: connection("notifications") }),
