@@ -16,6 +16,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from django.core.exceptions import SuspiciousOperation
 from django.http import QueryDict
 from django.template.loader import render_to_string
+from django.utils import timezone
 
 from atom.access import Actor, Right
 from atom.fanout import SCOPE, Message, written
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 ACCESS_AGAIN = 30.0  # seconds after which a message makes us ask again whether this person still may
 STRANGER = 4404
 GONE = 4401
+KNOWN = 200  # jobs, the newest, whose present state is known when a socket opens, beside those that are not over
 TRY_AGAIN = 1013  # RFC 6455's registry: come back later
 TOAST = "historical_sync/_toast.html"
 ENDS = (states.COMPLETED, states.FAILED, states.CANCELLED, states.PAUSED)
@@ -200,6 +202,8 @@ class Notifications(SinceConsumer):
         key = str(job.id)
         before = self._known.get(key)
         self._known[key] = job.status
+        if before is None and job.completed_at is not None and job.completed_at < timezone.now() - live.LONG_AGO:
+            return  # one that was not among the newest, and whose records were read again
         if job.status != before and job.status in ENDS:
             await self._tell_end(seen)
 
@@ -244,8 +248,9 @@ def _statuses(tenant_id: str) -> dict[str, str]:
     from historical_sync.models import HistoricalSyncJob
 
     with tenant_scope(tenant_id):
-        jobs = HistoricalSyncJob.objects.filter(tenant_id=tenant_id).order_by("-created_at")[:200]
-        return {str(job_id): status for job_id, status in jobs.values_list("id", "status")}
+        jobs = HistoricalSyncJob.objects.filter(tenant_id=tenant_id).values_list("id", "status")
+        newest = jobs.order_by("-created_at")[:KNOWN]
+        return {str(job_id): status for job_id, status in [*newest, *jobs.filter(status__in=states.ACTIVE).order_by()]}
 
 
 class Nowhere(AsyncWebsocketConsumer):  # type: ignore[misc]

@@ -189,6 +189,29 @@ def test_what_ends_while_a_page_is_being_made_is_newer_than_the_page(
     assert f'data-toast="{acme.other.id}' not in told
 
 
+@pytest.mark.parametrize("status", ["completed", "paused"])
+def test_news_of_an_import_of_long_ago_is_no_end(
+    acme: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    """Its records that were kept aside are read again, and there have been many newer imports."""
+    monkeypatch.setattr(consumers, "KNOWN", 1)
+    long_ago = timezone.now() - timedelta(days=9)
+    how = {"completed_at": long_ago} if status == "completed" else {"pause_reason": "user"}
+    change(acme.job, revision=2, status=status, created_at=long_ago, **how)
+    socket = socket_to("ws/notifications", acme, acme.cast.alice)
+
+    async def scene() -> tuple[bool, Any]:
+        async with opened(socket):
+            await changed(acme.job, revision=3, records_processed=1)
+            quiet = await socket.receive_nothing(timeout=0.5)
+            await changed(acme.other, revision=2, status="completed", completed_at=timezone.now())
+            return quiet, await socket.receive_json_from(timeout=5)
+
+    quiet, told = asyncio.run(scene())
+    assert quiet
+    assert told["job"]["id"] == str(acme.other.id)
+
+
 @pytest.mark.parametrize("since", ["", "yesterday", "2026-13-01T00:00:00Z", "2026-01-01T00:00:00"])
 def test_a_page_that_says_no_time_is_refused(acme: SimpleNamespace, since: str) -> None:
     query = urlencode({"since": since})
