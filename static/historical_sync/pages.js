@@ -21,6 +21,8 @@ for (const here of document.querySelectorAll(".nav [aria-current], .tabs [aria-c
 
 // -- fragments ------------------------------------------------------------------------------------------------------------
 
+const told = new Map(); // id -> the newest that was heard of what has a revision
+
 /** Puts each top-level element of `html` in the place of the element with its id; toasts among the toasts. */
 function apply(html) {
   const parsed = document.createElement("template");
@@ -31,12 +33,13 @@ function apply(html) {
       toast(fresh);
       continue;
     }
+    if (fresh.dataset.revision && !isOlder(fresh, told.get(fresh.id))) told.set(fresh.id, fresh.cloneNode(true));
     const present = fresh.id && document.getElementById(fresh.id);
     if (present) {
       if (present.isEqualNode(fresh)) continue;
       const before = present.dataset.revision;
       // A poll that was asked while the socket was down may be answered after the socket has told of more.
-      if (before && present.dataset.job === fresh.dataset.job && Number(fresh.dataset.revision) < Number(before)) continue;
+      if (isOlder(fresh, present)) continue;
       // What it says of all imports has no revision, but a time.
       if (present.dataset.readAt && fresh.dataset.readAt < present.dataset.readAt) continue;
       const focused = present.contains(document.activeElement);
@@ -61,6 +64,11 @@ function apply(html) {
       htmx.process(fresh);
     }
   }
+}
+
+/** Whether it tells an earlier state of the same job. */
+function isOlder(fresh, than) {
+  return Boolean(than?.dataset.revision) && fresh.dataset.job === than.dataset.job && Number(fresh.dataset.revision) < Number(than.dataset.revision);
 }
 
 /** Makes `old` like `fresh`, keeping the elements that stay: focus, a bar's motion, what is folded open. */
@@ -236,6 +244,8 @@ document.body.addEventListener("htmx:beforeSwap", (event) => {
 });
 document.body.addEventListener("htmx:afterSwap", (event) => {
   localise(event.target);
+  // A list that was asked for before the socket told of more is as old as when it was asked for.
+  for (const fresh of told.values()) if (document.getElementById(fresh.id)) apply(fresh.outerHTML);
   if (event.detail.target !== modal) return;
   if (!modal.open) modal.showModal();
   house(modal);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import pytest
 from playwright.sync_api import APIResponse, Page, Route, WebSocketRoute, expect
 
 from tests.browser.conftest import Imports, picture, status
@@ -73,6 +74,33 @@ def test_an_answer_that_the_socket_has_overtaken_leaves_the_indicator_as_it_is(
         route.fulfill(response=answer)
     page.wait_for_timeout(300)
     expect(indicator).to_be_empty(timeout=1)
+
+
+@pytest.mark.parametrize("place", ["imports", "cards"])
+def test_a_list_that_arrives_after_the_news_of_an_end_shows_the_end(
+    page: Page, site: Up, imports: Imports, place: str
+) -> None:
+    asked, where = (r"/jobs\?status=", "/jobs") if place == "imports" else (r"/integrations\?q=", "/integrations")
+    held: list[tuple[Route, APIResponse]] = []
+    page.route(re.compile(asked), lambda route: held.append((route, route.fetch())))
+    site.sandbox(latency_ms=400)
+    job = imports.start()
+    page.goto(where)
+    shown = page.locator(f"#job-{job}" if place == "imports" else "#card-github .card-live").first
+    expect(shown.locator("progress")).to_be_visible()
+    if place == "imports":
+        page.locator("select[name=sort]").select_option("oldest")
+    else:
+        page.get_by_role("searchbox").press_sequentially("github")
+    wait_for(lambda: page.wait_for_timeout(50) or held, 20)
+    imports.client.post(f"/api/integrations/historical-sync/jobs/{job}/cancel")
+    expect(shown.locator("progress")).to_have_count(0)
+    page.wait_for_timeout(1000)  # the worker, too, has said what it has to say
+    ((route, answer),) = held
+    with page.expect_response(re.compile(asked)):
+        route.fulfill(response=answer)
+    page.wait_for_timeout(300)
+    expect(shown.locator("progress")).to_have_count(0, timeout=1)
 
 
 def test_a_slow_provider_is_shown_as_being_asked_and_the_seconds_count(page: Page, site: Up, imports: Imports) -> None:
