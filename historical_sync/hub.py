@@ -8,6 +8,7 @@ wait and are read together, so a hub under load does fewer, larger readings.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Iterator
@@ -16,13 +17,14 @@ from weakref import WeakKeyDictionary
 
 from channels.layers import get_channel_layer
 
-from historical_sync import live
+from historical_sync import live, states
 from historical_sync.broadcast import INTERVAL, tenant_group
 from historical_sync.live import LiveJob
 
 log = logging.getLogger(__name__)
 
 TRY_AGAIN = 0.5  # seconds after a failure
+LOOK_AGAIN = 15.0  # seconds between two looks for what was not heard of
 BREATHE_EVERY = 50  # watchers told in a row before others get a turn
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
@@ -57,6 +59,8 @@ class Hub:
         self.watchers: dict[str, dict[str, set[Watcher]]] = {}  # tenant -> job or "" -> sockets
         self.changed: dict[str, str] = {}  # job -> tenant
         self.told_at: dict[str, float] = {}
+        self.going: dict[str, int] = {}  # job that is not over -> its revision when it was read last
+        self.look_at = 0.0
         self.wake = asyncio.Event()
         self.reader = live.Reader()
         self.to_show: dict[str, LiveJob] = {}  # job -> its latest reading, to be rendered
@@ -69,6 +73,8 @@ class Hub:
         async with self.starting:  # those who come first come together
             if not self.tasks:
                 self.channel = await self.layer.new_channel()
+                self.going = {}
+                self.look_at = asyncio.get_running_loop().time() + LOOK_AGAIN
                 self.tasks = [asyncio.create_task(part()) for part in (self._hear, self._tell, self._show)]
         jobs = self.watchers.setdefault(watcher.tenant_id, {})
         jobs.setdefault(watcher.job_id, set()).add(watcher)
@@ -124,13 +130,16 @@ class Hub:
     async def _tell(self) -> None:
         try:
             while True:
-                await self.wake.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(self.look_at):
+                        await self.wake.wait()
                 self.wake.clear()
-                due = self._due()
-                if not due:
-                    continue
+                due: dict[str, str] = {}
                 try:
-                    for seen in await self.reader.read(due):
+                    await self._look()
+                    due = self._due()
+                    for seen in await self.reader.read(due) if due else ():
+                        self._note(str(seen.job.id), seen.job.revision, seen.job.status)
                         await self._tell_all(seen, due[str(seen.job.id)])
                 except Exception:
                     log.warning("live updates are late", exc_info=True)
@@ -140,6 +149,23 @@ class Hub:
                     self.wake.set()
         finally:
             await self.reader.close()
+
+    async def _look(self) -> None:
+        """Now and then: whose news was lost with its worker, or with a channel layer that was away, is told of, too."""
+        now = asyncio.get_running_loop().time()
+        if now < self.look_at:
+            return
+        self.look_at = now + LOOK_AGAIN
+        for job_id, tenant_id, revision, status in await self.reader.revisions(self.watchers, self.going):
+            if self.going.get(job_id) != revision:
+                self.changed[job_id] = tenant_id
+            self._note(job_id, revision, status)
+
+    def _note(self, job_id: str, revision: int, status: str) -> None:
+        if status in states.ACTIVE:
+            self.going[job_id] = revision
+        else:
+            self.going.pop(job_id, None)
 
     def _due(self) -> dict[str, str]:
         """The changed jobs that may be told of now; the others wait for the end of their interval."""

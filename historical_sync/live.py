@@ -139,12 +139,24 @@ class Reader:
 
     async def read(self, job_ids: Iterable[str]) -> list[LiveJob]:
         """These jobs as they are now, without those that are no more."""
+        connection = await self._open()
+        rows = await connection.execute(_CHANGED, [settings.LEASE_SECONDS, list(job_ids)], prepare=True)
+        return [LiveJob(_job(row)) for row in await rows.fetchall()]
+
+    async def revisions(self, tenant_ids: Iterable[str], job_ids: Iterable[str]) -> list[tuple[str, str, int, str]]:
+        """(job, tenant, revision, status) of the tenants' jobs that are not over, and of these ones."""
+        connection = await self._open()
+        rows = await connection.execute(
+            _REVISIONS, [list(tenant_ids), list(states.ACTIVE), list(job_ids)], prepare=True
+        )
+        return await rows.fetchall()
+
+    async def _open(self) -> AsyncConnection[tuple[Any, ...]]:
         if self.connection is None or self.connection.closed:
             self.connection = await AsyncConnection.connect(**connect_arguments(), autocommit=True)
             await self.connection.execute(f"SET ROLE {SYSTEM_ROLE}")
             await self.connection.execute("SET default_transaction_read_only = on")
-        rows = await self.connection.execute(_CHANGED, [settings.LEASE_SECONDS, list(job_ids)], prepare=True)
-        return [LiveJob(_job(row)) for row in await rows.fetchall()]
+        return self.connection
 
     async def close(self) -> None:
         if self.connection is not None:
@@ -166,6 +178,11 @@ _CHANGED = f"""
     FROM historical_sync_historicalsyncjob job JOIN integrations_connection connection ON connection.id = job.connection_id
     WHERE job.id = ANY(%s::uuid[])
 """  # noqa: S608 - of names of columns
+
+_REVISIONS = """
+    SELECT id::text, tenant_id::text, revision, status FROM historical_sync_historicalsyncjob
+    WHERE tenant_id = ANY(%s::uuid[]) AND (status = ANY(%s) OR id = ANY(%s::uuid[]))
+"""
 
 
 def _job(row: tuple[Any, ...]) -> HistoricalSyncJob:

@@ -140,6 +140,25 @@ def test_the_last_of_many_quick_changes_is_told(acme: SimpleNamespace) -> None:
     assert len(seen) <= 5
 
 
+def test_a_change_whose_news_was_lost_is_told_of_a_little_later(
+    acme: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The channel layer was away, or the worker was killed right after its commit."""
+    monkeypatch.setattr(hub, "LOOK_AGAIN", 0.3)
+    socket = progress_socket(acme)
+
+    async def scene() -> list[Any]:
+        async with opened(socket):
+            events = [await socket.receive_json_from(timeout=5)]
+            await asyncio.sleep(0.5)
+            await live.in_thread(change)(acme.job, revision=2, status="completed", completed_at=acme.job.created_at)
+            events.append(await socket.receive_json_from(timeout=5))
+            assert await socket.receive_nothing(timeout=0.8), "once"
+            return events
+
+    assert [(event["type"], event["seq"]) for event in asyncio.run(scene())] == [("snapshot", 0), ("completed", 2)]
+
+
 def test_what_changes_while_a_socket_opens_is_not_lost(acme: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     read = live.read
     first = []
