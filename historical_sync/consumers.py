@@ -165,17 +165,21 @@ class JobProgress(OneJob):
 
 
 class SinceConsumer(TenantConsumer):
-    """A socket of a page. ?since=: when the page was made; what is newer than that and older than the socket is told at once."""
+    """A socket of a page. ?since=: when the page was made; what is newer than that and older than the socket is told at once.
+
+    ?workspace=: the page's. Another tab may have left it meanwhile: what the page would be told then is not the page's.
+    """
 
     since: datetime | None = None
 
     async def may_open(self, actor: Actor) -> bool:
         try:
-            given = QueryDict(self.scope["query_string"]).get("since")
+            query = QueryDict(self.scope["query_string"])
+            given = query.get("since")
             self.since = None if given is None else live.since(given)
         except (ValueError, SuspiciousOperation):
             return False
-        return True
+        return bool(query.get("workspace", str(actor.tenant.id)) == str(actor.tenant.id))
 
     async def late(self, template: str) -> list[LiveJob]:
         """The jobs that a page of that time may show otherwise than they are, with the fragment rendered."""

@@ -15,6 +15,7 @@ from django.test import Client
 from django.utils import timezone
 
 from atom.access import actor_for_user
+from atom.models import Membership, Role
 from atom.tenancy import tenant_scope
 from historical_sync import actions, consumers, live, queueing
 from historical_sync.models import HistoricalSyncJob, JobEvent
@@ -210,6 +211,35 @@ def test_news_of_an_import_of_long_ago_is_no_end(
     quiet, told = asyncio.run(scene())
     assert quiet
     assert told["job"]["id"] == str(acme.other.id)
+
+
+def test_a_page_of_a_workspace_that_another_tab_has_left_is_told_nothing_of_the_next_one(acme: SimpleNamespace) -> None:
+    with tenant_scope(acme.cast.globex.id):
+        Membership.objects.create(user=acme.cast.alice, tenant=acme.cast.globex, role=Role.OWNER)
+    client = Client()
+    client.force_login(acme.cast.alice)
+    client.post("/workspace", {"tenant": str(acme.cast.globex.id)})
+    (place,) = re.findall(r'data-workspace="([^"]+)"', client.get("/jobs").content.decode())
+    assert place == str(acme.cast.globex.id)
+    assert client.get("/live", {"workspace": place}, headers={"HX-Request": "true"}).status_code == 200
+    client.post("/workspace", {"tenant": str(acme.cast.acme.id)})
+
+    told = client.get("/live", {"workspace": place}, headers={"HX-Request": "true"})
+    assert (told.content, told["HX-Redirect"]) == (b"", "/integrations")
+
+    sockets = [
+        socket_to(route, acme, acme.cast.alice, query=urlencode({"workspace": one}))
+        for one in (place, str(acme.cast.acme.id))
+        for route in ("ws/pages", "ws/notifications")
+    ]
+
+    async def scene() -> list[bool]:
+        found = [bool((await socket.connect(timeout=5))[0]) for socket in sockets]
+        for socket in sockets:
+            await socket.disconnect()
+        return found
+
+    assert asyncio.run(scene()) == [False, False, True, True]
 
 
 @pytest.mark.parametrize("since", ["", "yesterday", "2026-13-01T00:00:00Z", "2026-01-01T00:00:00"])

@@ -8,6 +8,7 @@ from typing import Any
 from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
 from django.views.decorators.cache import never_cache
@@ -17,6 +18,7 @@ from atom.access import Right
 from atom.middleware import actor_of
 from atom.views import tenant_required
 from historical_sync.live import job_context, of_late, running_jobs, since
+from historical_sync.pages.integrations import go
 
 # The header's links: (words, URL name, names of the pages that belong to it).
 NAVIGATION = (
@@ -44,9 +46,12 @@ def running(request: HttpRequest) -> dict[str, Any]:
 def live(request: HttpRequest) -> HttpResponse:
     """What `/ws/pages` and `/ws/notifications` would have said of late: for pages whose socket is down.
 
-    ?since=: when the page was made (ISO 8601, with its zone): it knows what had stopped by then.
+    ?since=: when the page was made (ISO 8601, with its zone): it knows what had stopped by then. ?workspace=: the page's, which
+    another tab may have left meanwhile.
     """
     actor = actor_of(request)
+    if request.GET.get("workspace", str(actor.tenant.id)) != str(actor.tenant.id):
+        return go(request, reverse("integrations"))
     try:
         ended_since = since(request.GET["since"]) if "since" in request.GET else timezone.now() - RECENT
     except ValueError as error:
