@@ -184,7 +184,7 @@ def test_what_ends_while_a_page_is_being_made_is_newer_than_the_page(
     client.force_login(acme.cast.alice)
     page = client.get("/jobs").content.decode()
     assert seen == ["running", "running"]
-    (since,) = re.findall(r'<body[^>]* data-since="([^"]+)"', page)
+    (since,) = re.findall(r'<body[^>]* data-began="([^"]+)"', page)
     told = client.get("/live", {"since": since}).content.decode()
     assert f'data-toast="{acme.job.id}-completed' in told
     assert f'data-toast="{acme.other.id}' not in told

@@ -217,7 +217,7 @@ function catchUp() {
 setInterval(catchUp, 30_000);
 
 // What happened since the server began to make the page is told when a socket opens.
-const since = `?since=${encodeURIComponent(document.body.dataset.since)}&workspace=${document.body.dataset.workspace}`;
+const since = `?since=${encodeURIComponent(document.body.dataset.began)}&workspace=${document.body.dataset.workspace}`;
 const stops = [
   openSocket(`/ws/pages${since}`, { onMessage: apply, poll: () => fetchFragments(`/live${since}`), onConnection: connection("pages") }),
   openSocket(`/ws/notifications${since}`, { onMessage: (text) => apply(JSON.parse(text).html), onConnection: connection("notifications") }),
