@@ -19,8 +19,8 @@ DROP_ADD_COUNTS = "DROP FUNCTION atom_add_counts(jsonb, jsonb)"
 #
 # What many names have is soon met in the order asked for; what few have the trigram index finds, with its place in that order: all of it is
 # sorted, or a page would lack what the next one is past, and only what the page holds is looked at again in the entities. Where even
-# the index has too much it is met kind by kind, but for kinds that have it in none of their first two
-# thousand. A connection with few records is asked what those are about, and only that is looked through; one with many is soon met, too.
+# the index has too much it is met kind by kind, but for kinds that have it in none of their first two thousand. A connection with few
+# records is asked what those are about, and only that is looked through; one with many is soon met, too.
 # What is found is fetched id by id (LATERAL, EXISTS, OFFSET 0), whatever the planner knows of a table that is being filled.
 FIND_ENTITIES = """
 CREATE OR REPLACE FUNCTION atom_find_entities(

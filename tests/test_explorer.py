@@ -33,6 +33,15 @@ def add(tenant: Any, name: str, kind: str = "person", into: Entity | None = None
         )  # fmt: skip
 
 
+def add_many(tenant: Any, kind: str, number: int) -> None:
+    """Entities of the kind, named "Issue 0" and so on."""
+    with tenant_scope(tenant.id):
+        Entity.objects.bulk_create(
+            Entity(id=uuid.uuid4(), tenant=tenant, kind=kind, key=f"{kind}:{n}", name=f"{kind.capitalize()} {n}")
+            for n in range(number)
+        )
+
+
 def told(tenant: Any, entity: Entity, connection: Any, payload: Any = None, *said: tuple[str, uuid.UUID]) -> SyncRecord:
     """A record about the entity. said: (kind, other entity), "^kind" for what the other end is said to be."""
     with tenant_scope(tenant.id):
@@ -389,10 +398,7 @@ def test_the_index_of_names_follows_what_is_written(live_cast: SimpleNamespace) 
 def test_a_name_is_found_where_the_thing_stands_that_it_was_merged_into(live_cast: SimpleNamespace) -> None:
     """Beyond what is looked through in order, so that the index and its backlog are what finds it."""
     acme = live_cast.acme
-    with tenant_scope(acme.id):
-        Entity.objects.bulk_create(
-            Entity(id=uuid.uuid4(), tenant=acme, kind="issue", key=f"k:{n}", name=f"Issue {n}") for n in range(2100)
-        )
+    add_many(acme, "issue", 2100)
     one, other = add(acme, "Arthur Dent"), add(acme, "Sandwich maker")
     indexed()
     assert names(acme, "sandwich") == ["Sandwich maker"]
@@ -418,10 +424,7 @@ def test_a_name_is_found_where_the_thing_stands_that_it_was_merged_into(live_cas
 def test_what_comes_to_be_of_another_kind_is_found_there_once_by_all_of_its_names(live_cast: SimpleNamespace) -> None:
     """A mention says less than the thing's own record does. Beyond what is looked through in order."""
     acme = live_cast.acme
-    with tenant_scope(acme.id):
-        Entity.objects.bulk_create(
-            Entity(id=uuid.uuid4(), tenant=acme, kind="issue", key=f"k:{n}", name=f"Issue {n}") for n in range(2100)
-        )
+    add_many(acme, "issue", 2100)
     one = add(acme, "Arthur Dent", kind="link")
     other = add(acme, "Sandwich maker", kind="link", into=one)
     indexed()
@@ -444,22 +447,10 @@ def test_what_comes_to_be_of_another_kind_is_found_there_once_by_all_of_its_name
         assert set(EntityName.objects.filter(thing_id=one.id).values_list("kind", flat=True)) == {"person"}
 
 
-def _wait_in_line(tenant: Any) -> None:
-    """More names, not indexed yet, than search looks through."""
-    with tenant_scope(tenant.id):
-        Entity.objects.bulk_create(
-            Entity(id=uuid.uuid4(), tenant=tenant, kind="message", key=f"m:{n}", name=f"Message {n}")
-            for n in range(5001)
-        )
-
-
 @pytest.mark.django_db(transaction=True)
 def test_what_is_indexed_is_found_while_its_new_place_waits_behind_a_large_import(live_cast: SimpleNamespace) -> None:
     acme = live_cast.acme
-    with tenant_scope(acme.id):
-        Entity.objects.bulk_create(
-            Entity(id=uuid.uuid4(), tenant=acme, kind="issue", key=f"k:{n}", name=f"Issue {n}") for n in range(2100)
-        )
+    add_many(acme, "issue", 2100)
     one, other, third = add(acme, "Arthur Dent"), add(acme, "Sandwich maker"), add(acme, "Ford")
     add(acme, "Prefect", into=third)
     indexed()
@@ -467,7 +458,7 @@ def test_what_is_indexed_is_found_while_its_new_place_waits_behind_a_large_impor
         Entity.objects.filter(id=other.id).update(merged_into=one.id)
         Entity.objects.filter(id=third.id).update(kind="robot")
         Entity.objects.filter(name="Prefect").update(merged_into=None)
-    _wait_in_line(acme)
+    add_many(acme, "message", 5001)  # more names, not indexed yet, than search looks through
     with tenant_scope(acme.id):
         assert [entity.id for entity in graph.search(acme, "sandwich")] == [one.id]
     assert names(acme, "ford", "robot") == ["Ford"]
@@ -478,7 +469,7 @@ def test_what_is_indexed_is_found_while_its_new_place_waits_behind_a_large_impor
 def test_what_is_met_in_order_is_found_before_it_is_indexed(live_cast: SimpleNamespace) -> None:
     acme = live_cast.acme
     add(acme, "Sandwich maker", kind="artist")
-    _wait_in_line(acme)
+    add_many(acme, "message", 5001)  # more names, not indexed yet, than search looks through
     assert names(acme, "sandwich") == names(acme, "sandwich", "artist") == ["Sandwich maker"]
 
 
