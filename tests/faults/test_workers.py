@@ -66,9 +66,7 @@ def over(job: Any) -> bool:
 def test_workers_killed_at_random_moments_lose_and_double_nothing(theatre: Stage, undisturbed: Undisturbed) -> None:
     """Seeded kills, two workers at a time, each replaced at once; all but a few in the midst of work."""
     moments = random.Random(SEED)
-    theatre.sandbox.control(
-        latency_ms=400, jitter_ms=400
-    )  # so that the import outlives them, but on a very busy machine
+    theatre.sandbox.control(latency_ms=400, jitter_ms=400)  # so that the import outlives them
     job = theatre.job()
     running = [at_the_queue(theatre) for _ in range(2)]
     struck = 0
