@@ -22,8 +22,6 @@ urlpatterns = [
     path("password/forgotten", accounts.ForgotPassword.as_view(), name="forgot-password"),
     path("password/<str:uidb64>/<str:token>", accounts.ResetPassword.as_view(), name="reset-password"),
     path("welcome/<str:uidb64>/<str:token>", accounts.SetPassword.as_view(), name="set-password"),
-    path("healthz", views.healthz, name="healthz"),
-    path("readyz", views.readyz, name="readyz"),
     path("admin/login/", views.admin_sign_in),
     path("admin/", admin.site.urls),
     path("api/schema", SpectacularAPIView.as_view(), name="api-schema"),

@@ -1,4 +1,4 @@
-"""Signing in and out, the current workspace, health, and error pages."""
+"""Signing in and out, the current workspace, and error pages."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from channels.layers import get_channel_layer
 from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth import authenticate, login, logout
 from django.contrib.auth.views import redirect_to_login
-from django.db import DatabaseError, connection
+from django.db import DatabaseError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import redirect, render
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -167,55 +166,6 @@ def appearance(request: HttpRequest) -> HttpResponse:
     else:
         response.delete_cookie(APPEARANCE)
     return response
-
-
-@never_cache
-@require_safe  # load balancers ask by HEAD
-def healthz(request: HttpRequest) -> HttpResponse:
-    """The process serves."""
-    return HttpResponse("ok\n", content_type="text/plain")
-
-
-@never_cache
-@require_safe  # load balancers ask by HEAD
-def readyz(request: HttpRequest) -> HttpResponse:
-    """Database, queue and channel layer answer: a line each."""
-    lines, ready = [], True
-    for name, check in (
-        ("database", _check_database),
-        ("queue", _check_queue),
-        ("channel layer", _check_channel_layer),
-    ):
-        try:
-            check()
-            lines.append(f"{name}: ok")
-        except Exception as error:
-            ready = False
-            lines.append(f"{name}: {type(error).__name__}")
-    return HttpResponse("\n".join(lines) + "\n", content_type="text/plain", status=200 if ready else 503)
-
-
-def _check_database() -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
-
-
-def _check_queue() -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT FROM procrastinate_jobs LIMIT 1")
-
-
-def _check_channel_layer() -> None:
-    from asgiref.sync import async_to_sync
-
-    async def send() -> None:
-        import asyncio
-
-        layer: Any = get_channel_layer()
-        async with asyncio.timeout(2):
-            await layer.group_send("readiness", {"type": "nobody.listens"})
-
-    async_to_sync(send)()
 
 
 def _error(request: HttpRequest, status: int, code: str, title: str, words: str) -> HttpResponse:

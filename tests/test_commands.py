@@ -79,6 +79,16 @@ def test_create_tenant_makes_a_tenant_and_its_owner(tmp_path: Path) -> None:
     assert user.check_password("a long enough secret")
 
 
+def test_create_tenant_says_how_an_owner_without_a_password_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    errors = io.StringIO()
+    run(
+        "create_tenant", "Initech", "--slug", "initech", "--plan", "free", "--owner", "Bill@initech.test", stderr=errors
+    )
+    assert "manage.py changepassword bill@initech.test" in errors.getvalue()
+    assert User.objects.get(email="bill@initech.test").has_usable_password()  # "forgotten password" mails a link
+
+
 @pytest.mark.parametrize(
     ("name", "slug", "owner", "password", "words"),
     [

@@ -65,6 +65,13 @@ def test_load_balancers_may_ask_by_head(live_cast: SimpleNamespace, path: str) -
     assert asyncio.run(ask(path, method="HEAD"))[0] == 200
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_probes_ask_by_address(live_cast: SimpleNamespace, client: Client, path: str) -> None:
+    """Kubernetes asks a pod by its own address, which nobody lists among the site's names."""
+    assert client.get(path, headers={"host": "10.1.2.3:8000"}).status_code == 200
+    assert client.get("/sign-in", headers={"host": "10.1.2.3:8000"}).status_code == 400
+
+
 def test_headers_that_say_what_cannot_be_are_refused() -> None:
     status, _, _ = asyncio.run(ask("/healthz", headers=[(b"content-type", b"a/b; x*=bogus''%ff")]))
     assert status == 400

@@ -28,8 +28,6 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "forgot-password": ("get", 200, 200, 200),
     "reset-password": ("get", 200, 200, 200),
     "appearance": ("post", 302, 302, 302),
-    "healthz": ("get", 200, 200, 200),
-    "readyz": ("get", 200, 200, 200),
     "api-schema": ("get", 200, 200, 200),
     # Of whoever asks: their own tenant's
     "switch-tenant": ("post", 404, 302, SIGN_IN),

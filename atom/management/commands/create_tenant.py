@@ -41,7 +41,7 @@ class Command(BaseCommand):
                 if user is None:
                     user = User(email=email)
                     user.full_clean(exclude=["password"])
-                    password = self._password(options["password_file"])
+                    password = self._password(options["password_file"], email)
                     validate_password(password, user)
                     user = User.objects.create_user(email, password)
                 with tenant_scope(tenant.id):
@@ -52,7 +52,7 @@ class Command(BaseCommand):
             raise CommandError(words, returncode=2) from None
         self.stdout.write(f"Tenant {tenant.slug} with owner {user.email}")
 
-    def _password(self, path: str | None) -> str:
+    def _password(self, path: str | None, email: str) -> str:
         if path == "-":
             return sys.stdin.readline().rstrip("\n")
         if path:
@@ -61,7 +61,9 @@ class Command(BaseCommand):
             except (OSError, UnicodeDecodeError) as error:
                 raise CommandError(f"The password file can't be read: {error}", returncode=2) from None
         if not sys.stdin.isatty():
-            # No terminal to ask at: `manage.py changepassword` sets one.
+            self.stderr.write(
+                f"There is no terminal to ask for a password at: manage.py changepassword {email} sets one."
+            )
             return secrets.token_urlsafe(24)
         password = getpass.getpass("Password for the owner: ")
         if password != getpass.getpass("Again: "):

@@ -1,0 +1,74 @@
+"""Who asks how this process is: load balancers and orchestrators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from channels.layers import get_channel_layer
+from django.db import connection
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+
+@never_cache
+@require_safe  # load balancers ask by HEAD
+def healthz(request: HttpRequest) -> HttpResponse:
+    """The process serves."""
+    return HttpResponse("ok\n", content_type="text/plain")
+
+
+@never_cache
+@require_safe  # load balancers ask by HEAD
+def readyz(request: HttpRequest) -> HttpResponse:
+    """Database, queue and channel layer answer: a line each."""
+    lines, ready = [], True
+    for name, check in (
+        ("database", _check_database),
+        ("queue", _check_queue),
+        ("channel layer", _check_channel_layer),
+    ):
+        try:
+            check()
+            lines.append(f"{name}: ok")
+        except Exception as error:
+            ready = False
+            lines.append(f"{name}: {type(error).__name__}")
+    return HttpResponse("\n".join(lines) + "\n", content_type="text/plain", status=200 if ready else 503)
+
+
+def _check_database() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+def _check_queue() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT FROM procrastinate_jobs LIMIT 1")
+
+
+def _check_channel_layer() -> None:
+    from asgiref.sync import async_to_sync
+
+    async def send() -> None:
+        import asyncio
+
+        layer: Any = get_channel_layer()
+        async with asyncio.timeout(2):
+            await layer.group_send("readiness", {"type": "nobody.listens"})
+
+    async_to_sync(send)()
+
+
+PROBES = {"/healthz": healthz, "/readyz": readyz}
+
+
+class ProbeMiddleware:
+    """Answers probes before the host's name is looked at: they ask by the process's own address."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return PROBES.get(request.path_info, self.get_response)(request)
