@@ -279,6 +279,20 @@ def test_a_provider_without_client_credentials_names_the_variables(alice: Client
     assert "ATOM_PROVIDER_GITHUB_CLIENT_SECRET" in text
 
 
+def test_a_card_without_client_credentials_offers_the_token_or_says_what_is_missing(
+    alice: Client, settings: Any
+) -> None:
+    settings.SANDBOX = False
+    page = alice.get("/integrations").content.decode()
+    github, salesforce = (
+        page.partition(f'id="card-{slug}"')[2].partition("</article>")[0] for slug in ("github", "salesforce")
+    )
+    assert '<a class="button" role="button" href="/integrations/github/token"' in github, "it is the card's one action"
+    assert "CLIENT_ID" not in github
+    assert "ATOM_PROVIDER_SALESFORCE_CLIENT_ID" in salesforce
+    assert "<button" not in salesforce
+
+
 def test_connecting_stops_at_the_plans_number_but_reconnecting_does_not(
     cast: Any, signed_in: Any, sandbox: Any
 ) -> None:
