@@ -9,7 +9,7 @@ from django.conf import settings
 from rest_framework.exceptions import ParseError
 from rest_framework.parsers import JSONParser
 
-from atom.errors import BodyTooLarge
+from atom.api_errors import BodyTooLarge
 
 
 class LimitedJSONParser(JSONParser):

@@ -327,7 +327,7 @@ REST_FRAMEWORK = {
         )
     },
     "DEFAULT_SCHEMA_CLASS": "atom.openapi.ApiSchema",
-    "EXCEPTION_HANDLER": "atom.errors.exception_handler",
+    "EXCEPTION_HANDLER": "atom.api_errors.exception_handler",
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Atom API",
