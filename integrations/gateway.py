@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import time
 import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -262,6 +264,12 @@ def exchange_code(
         raise ReauthRequired(f"{provider.name} did not accept the sign-in. Try again.") from None
 
 
+@cache
+def _authorities() -> ssl.SSLContext:
+    """Whom to trust; read once, which takes longer than the rest of a request."""
+    return httpx2.create_ssl_context()
+
+
 def _token_request(config: ProviderConfig, provider: Provider, grant_type: str, **arguments: str) -> dict[str, Any]:
     fields = {"grant_type": grant_type, **arguments}
     headers, content = grants.token_request(provider, config.client_id, config.client_secret, fields)
@@ -269,7 +277,7 @@ def _token_request(config: ProviderConfig, provider: Provider, grant_type: str, 
     body, until = b"", time.monotonic() + TOKEN_TIMEOUT
     try:
         with (
-            httpx2.Client(timeout=TOKEN_TIMEOUT, follow_redirects=False) as client,
+            httpx2.Client(timeout=TOKEN_TIMEOUT, follow_redirects=False, verify=_authorities()) as client,
             client.stream("POST", config.token_url, headers=headers, content=content) as reply,
         ):
             for part in reply.iter_bytes():

@@ -10,7 +10,6 @@ import asyncio
 import ipaddress
 import re
 import socket
-import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol, Self
@@ -149,7 +148,6 @@ class Client:
             connector = aiohttp.TCPConnector(
                 limit=MAX_CONNECTIONS,
                 resolver=_PublicOnly() if self.public_only else aiohttp.ThreadedResolver(),
-                ssl=ssl.create_default_context(),
             )
             self.session = aiohttp.ClientSession(
                 connector=connector,
