@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -400,6 +401,16 @@ def stop(process: subprocess.Popen[Any], seconds: float = 15.0) -> int:
 # -- browser --------------------------------------------------------------------------------------------------------------
 
 
+NOT_IN_THE_BROWSER = (
+    # Each window has a process for what opens below its address bar, and one in reserve: half of the time that a new page takes.
+    "WebUIOmniboxPopup", "WebUIOmniboxFullPopup", "WebUIOmniboxAimPopup", "SpareRendererForSitePerProcess",
+    # What Playwright does without. Of two such lists the browser heeds the last.
+    "AvoidUnnecessaryBeforeUnloadCheckSync", "DestroyProfileOnBrowserClose", "HttpsUpgrades", "HttpsFirstBalancedModeAutoEnable",
+    "LensOverlay", "MediaRouter", "PaintHolding", "ThirdPartyStoragePartitioning", "AvoidCorsURLLoaderRestartOnRedirect",
+    "OptimizationHints", "NetworkTimeServiceQuerying", "AimEnabled", "PreconnectToSearch",
+)  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def browser_type_launch_args() -> dict[str, Any]:
     """The installed Chromium, not a downloaded one."""
@@ -410,7 +421,13 @@ def browser_type_launch_args() -> dict[str, Any]:
         missing("an installed Chromium (or its path in ATOM_CHROMIUM)")
     return {
         "executable_path": found,
-        "args": ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"],
+        "args": [
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--disable-background-networking",
+            f"--disable-features={','.join(NOT_IN_THE_BROWSER)}",
+        ],
     }
 
 
@@ -430,14 +447,30 @@ def browser_context_args(_browser_goes_first: None) -> dict[str, Any]:
 @pytest.fixture
 def page(page: Any) -> Any:
     """A page that is patient with a busy machine and fails the test when the page's own code does."""
+    with watched(page):
+        yield page
+
+
+@contextmanager
+def watched(page: Any) -> Iterator[None]:
     from playwright.sync_api import expect
 
     expect.set_options(timeout=20_000)
     page.set_default_timeout(20_000)
     wrong: list[str] = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda said: "Content Security Policy" in said.text and wrong.append(said.text))
-    yield page
+
+    def fails(error: Any) -> None:
+        wrong.append(str(error))
+
+    def says(said: Any) -> None:
+        if "Content Security Policy" in said.text:
+            wrong.append(said.text)
+
+    page.on("pageerror", fails)
+    page.on("console", says)
+    yield
+    page.remove_listener("pageerror", fails)
+    page.remove_listener("console", says)
     assert wrong == []
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import Imports, picture, sign_in, status
+from tests.conftest import watched
 from tests.processes import Up
 
 PAGES = {
@@ -56,6 +57,22 @@ def places(_imports: Imports, signed_in: dict[str, Any], site: Up, browser: Any)
     return {"job": job, "connection": connection, "entity": entity}
 
 
+@pytest.fixture(scope="module")
+def _window(browser: Browser, browser_context_args: dict[str, Any]) -> Iterator[Page]:
+    context = browser.new_context(**browser_context_args)
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture
+def window(_window: Page) -> Iterator[Page]:
+    """One page for all tests that only look at what it shows: to open another takes longer than to look."""
+    _window.set_viewport_size({"width": 1440, "height": 900})
+    _window.emulate_media(color_scheme="light")
+    with watched(_window):
+        yield _window
+
+
 def violations(page: Page) -> list[str]:
     """What axe-core finds, in words. Its half megabyte is parsed once a page."""
     if not page.evaluate("'axe' in window"):
@@ -70,10 +87,9 @@ def violations(page: Page) -> list[str]:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_axe_finds_nothing_and_nothing_scrolls_sideways(
-    page: Page, another: Callable[..., Page], places: dict[str, str], name: str
+    window: Page, another: Callable[..., Page], places: dict[str, str], name: str
 ) -> None:
-    if name == "sign-in":
-        page = another(storage_state=None)
+    page = another(storage_state=None) if name == "sign-in" else window
     page.goto(PAGES[name].format(**places))
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
@@ -108,13 +124,13 @@ def test_axe_finds_nothing_in_what_opens_on_pages(page: Page, places: dict[str, 
     assert violations(page) == []
 
 
-def test_a_record_as_received_scrolls_inside_itself(page: Page, places: dict[str, str]) -> None:
-    page.set_viewport_size({"width": 390, "height": 844})
-    page.goto(f"/entities/{places['entity']}")
-    page.locator("summary", has_text="As received").first.click()
-    expect(page.locator("details[open] pre").first).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert violations(page) == []
+def test_a_record_as_received_scrolls_inside_itself(window: Page, places: dict[str, str]) -> None:
+    window.set_viewport_size({"width": 390, "height": 844})
+    window.goto(f"/entities/{places['entity']}")
+    window.locator("summary", has_text="As received").first.click()
+    expect(window.locator("details[open] pre").first).to_be_visible()
+    assert window.evaluate("document.documentElement.scrollWidth") <= 390
+    assert violations(window) == []
 
 
 def test_the_offer_without_scripts_waits_for_nothing_and_starts(
@@ -215,13 +231,13 @@ def test_light_and_dark_follow_the_system_and_can_be_chosen(another: Callable[..
     assert page.evaluate(background) == dark
 
 
-def test_a_tool_can_be_found_by_what_it_holds(page: Page) -> None:
-    page.goto("/integrations")
-    page.get_by_label("Search integrations").fill("opportunities")
-    expect(page.locator("#card-github")).to_be_hidden()
-    expect(page.locator("#card-salesforce")).to_be_visible()
-    page.get_by_label("Search integrations").fill("zzz")
-    expect(page.get_by_text("No integration matches")).to_be_visible()
+def test_a_tool_can_be_found_by_what_it_holds(window: Page) -> None:
+    window.goto("/integrations")
+    window.get_by_label("Search integrations").fill("opportunities")
+    expect(window.locator("#card-github")).to_be_hidden()
+    expect(window.locator("#card-salesforce")).to_be_visible()
+    window.get_by_label("Search integrations").fill("zzz")
+    expect(window.get_by_text("No integration matches")).to_be_visible()
 
 
 @pytest.mark.parametrize("name", ["integrations", "jobs", "job", "explorer", "entity"])
@@ -283,10 +299,10 @@ def test_removing_a_member_asks_first_and_says_what_is_kept(page: Page) -> None:
     expect(page.get_by_role("button", name="Remove vera@acme.test")).to_be_visible()
 
 
-def test_every_state_of_a_part_is_drawn(page: Page) -> None:
+def test_every_state_of_a_part_is_drawn(window: Page) -> None:
     """A rule of one page hid the waiting parts of another."""
-    page.goto("/styleguide")
+    window.goto("/styleguide")
     for state in ("going", "completed", "waiting", "failed"):
-        cell = page.locator(f".cell.{state}").first
+        cell = window.locator(f".cell.{state}").first
         cell.scroll_into_view_if_needed()
         expect(cell).to_be_visible()
