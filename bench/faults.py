@@ -227,7 +227,7 @@ def sandbox() -> Iterator[Sandbox]:
     )
     root = f"http://127.0.0.1:{port}/sandbox"
     try:
-        wait_for(lambda: httpx2.get(f"{root}/__control").status_code == 200)
+        wait_for(lambda: httpx2.get(f"{root}/__control", verify=False).status_code == 200)
         yield Sandbox(root)
     finally:
         stop(process)

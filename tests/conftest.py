@@ -169,7 +169,7 @@ def sandbox_server() -> Iterator[str]:
         [sys.executable, "-m", "integrations.sandbox", "--port", str(port), "--records", "600"], cwd=PROJECT
     )
     root = f"http://127.0.0.1:{port}/sandbox"
-    wait_for(lambda: httpx2.get(f"{root}/__control").status_code == 200)
+    wait_for(lambda: httpx2.get(f"{root}/__control", verify=False).status_code == 200)
     yield root
     stop(process)
 
@@ -218,7 +218,7 @@ def recording() -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )
     root = f"http://127.0.0.1:{port}"
-    wait_for(lambda: httpx2.get(f"{root}/__truth").status_code == 200)
+    wait_for(lambda: httpx2.get(f"{root}/__truth", verify=False).status_code == 200)
     yield root
     stop(process)
 

@@ -126,7 +126,7 @@ class Up(Running):
         """
         if settings.get("reset"):
             settings = {"rate_limit": 1_000_000, **settings}
-        reply = httpx2.post(f"{self.address}/sandbox/__control", json=settings)
+        reply = httpx2.post(f"{self.address}/sandbox/__control", json=settings, verify=False)
         assert reply.status_code == 200, reply.text
 
     def manage(self, *arguments: str, input: str = "") -> subprocess.CompletedProcess[str]:

@@ -142,6 +142,7 @@ def test_sigterm_in_the_middle_of_an_import_stops_cleanly_and_the_next_start_goe
             reply = httpx2.get(
                 f"{running.address}/api/integrations/historical-sync/jobs/{job['id']}",
                 headers={"Authorization": f"Api-Key {key}"},
+                verify=False,
             )
             return dict(reply.json())
 
