@@ -72,11 +72,11 @@ def test_processes_that_find_no_server_at_once_start_one_between_them(tmp_path: 
     assert [process.ends(60) for process in started] == [0, 0, 0], [process.output for process in started]
 
 
-def test_a_home_of_an_earlier_version_gets_the_settings_of_this_one(tmp_path: Path) -> None:
+def test_a_home_of_an_earlier_version_gets_the_settings_of_this_one(home: Path) -> None:
     def asked(statement: str) -> str:
         code = f"{CONNECTS}    with connection.cursor() as cursor:\n        cursor.execute({statement!r})\n"
         code += "        print(cursor.fetchall() if cursor.description else '')\n"
-        running = Running("-c", code, ATOM_HOME=str(tmp_path), DJANGO_SETTINGS_MODULE="atom.settings")
+        running = Running("-c", code, ATOM_HOME=str(home), DJANGO_SETTINGS_MODULE="atom.settings")
         assert running.ends(60) == 0, running.output
         return running.lines[-1]
 
