@@ -26,6 +26,10 @@ from tests.processes import PROJECT, Up
 
 CI = bool(os.environ.get("CI"))
 
+# Containers often forbid to write bytecode; a hundred processes would compile the project anew, and each run all of its tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 
 def missing(what: str) -> None:
     """Skips in a user's hands, fails in CI."""
