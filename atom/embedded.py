@@ -51,6 +51,8 @@ def _runtime_folder() -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid() or folder.is_symlink():
         raise RuntimeError(f"{folder} belongs to somebody else: set XDG_RUNTIME_DIR to a folder of your own")
+    # Where root runs it and ATOM_HOME's path is long, the wheel opens the folder for the server's user, and takes it no second time.
+    folder.chmod(0o700)
     return folder
 
 

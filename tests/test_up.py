@@ -15,6 +15,7 @@ import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
+from atom import embedded
 from tests.conftest import free_port, sandbox_token, wait_for
 from tests.processes import Running, Up, manage
 
@@ -70,6 +71,15 @@ def test_processes_that_find_no_server_at_once_start_one_between_them(tmp_path: 
         Running("-c", CONNECTS, ATOM_HOME=str(tmp_path), DJANGO_SETTINGS_MODULE="atom.settings") for _ in range(3)
     ]
     assert [process.ends(60) for process in started] == [0, 0, 0], [process.output for process in started]
+
+
+def test_the_folder_of_sockets_is_its_users_own_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wheel opens it to all where root's ATOM_HOME has a long path, and what anybody may write is taken by nobody."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = embedded._runtime_folder()
+    folder.chmod(0o777)
+    assert embedded._runtime_folder() == folder
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_home_of_an_earlier_version_gets_the_settings_of_this_one(home: Path) -> None:
