@@ -8,6 +8,8 @@ import signal
 import sys
 import time
 from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -101,11 +103,14 @@ class Command(BaseCommand):
                         raise KeyboardInterrupt
                 else:
                     told = False
-                    while not over():
-                        if not (told or job.worker_alive):  # type: ignore[attr-defined]
-                            told = True
-                            print(NOBODY, file=sys.stderr, flush=True)
-                        time.sleep(LOOK_EVERY)
+                    with _ctrl_c_between_looks() as pressed:
+                        while not over() and not pressed():
+                            if not (told or job.worker_alive):  # type: ignore[attr-defined]
+                                told = True
+                                print(NOBODY, file=sys.stderr, flush=True)
+                            time.sleep(LOOK_EVERY)
+                    if pressed():
+                        raise KeyboardInterrupt
             except KeyboardInterrupt:
                 display.stop()
                 if inline or _wants_to_cancel():
@@ -131,6 +136,24 @@ def _connections() -> str:
         return "There is none yet: manage.py connect makes one."
     lines = [f"  {row.id}  {row.tenant.slug}  {row}" for row in rows[:LISTED]]
     return "\n".join(["There are:", *lines, *(["  and more"] if len(rows) > LISTED else [])])
+
+
+@contextmanager
+def _ctrl_c_between_looks() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed, which must not strike in a query: its connection could not be asked to cancel. A second one strikes."""
+    times = 0
+
+    def press(*_: object) -> None:
+        nonlocal times
+        times += 1
+        if times > 1:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: times > 0
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def _work_until(over: Any, tenant_id: str) -> bool:
