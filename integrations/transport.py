@@ -66,6 +66,9 @@ class PrivateAddress(Exception):
 
 # IPv4 behind a translator (RFC 6052): what counts is the address in its last 32 bits.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# All of IPv6 that is given out (RFC 4291, IANA). Outside of it lie old private networks (fec0::/10) and IPv4 in disguise (::/96), which
+# Python takes for public.
+_GIVEN_OUT = ipaddress.ip_network("2000::/3")
 
 
 def is_public(address: str) -> bool:
@@ -75,7 +78,7 @@ def is_public(address: str) -> bool:
         ip = ip.ipv4_mapped or ip.sixtofour or ip
     elif ip in _NAT64:
         ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    return ip.is_global and not ip.is_multicast
+    return ip.is_global and not ip.is_multicast and (ip.version == 4 or ip in _GIVEN_OUT)
 
 
 class _PublicOnly(AbstractResolver):

@@ -43,7 +43,18 @@ async def test_a_provider_that_does_not_answer_leaves_the_way_to_the_others_open
 
 
 @pytest.mark.parametrize(
-    "host", ["127.1", "2130706433", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "localhost"]
+    "host",
+    [
+        "127.1",
+        "2130706433",
+        "127.0.0.1",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[::127.0.0.1]",
+        "[fec0::1]",
+        "0.0.0.0",
+        "localhost",
+    ],
 )
 async def test_no_spelling_of_a_private_address_gets_past_the_guard(host: str) -> None:
     """The operating system takes numbers for addresses that Python does not."""
