@@ -8,7 +8,12 @@ from drf_spectacular.openapi import AutoSchema
 from rest_framework import serializers
 
 # status: why. Whatever the operation, and for operations that change something.
-REFUSALS = {"401": "No session or key.", "403": "The role or the plan does not allow it.", "404": "There is none, or it is another tenant's.", "429": "Too much; Retry-After says when."}  # fmt: skip
+REFUSALS = {"401": "No session or key.", "403": "The role or the plan does not allow it.", "404": "There is none, or it is another tenant's.", "406": "Answers are JSON.", "429": "Too much; Retry-After says when."}  # fmt: skip
+RETRY_AFTER = {
+    "description": "Seconds until it may be tried again.",
+    "required": True,
+    "schema": {"type": "integer", "minimum": 0},
+}
 REFUSED_CHANGES = {"400": "The input is off.", "409": "Not in this state.", "413": "The body is too large.", "415": "The body is no JSON."}  # fmt: skip
 
 
@@ -36,4 +41,12 @@ class ApiSchema(AutoSchema):
         for status, why in refusals.items():
             body = self._get_response_for_code(ErrorsSerializer, status)  # type: ignore[no-untyped-call]
             bodies.setdefault(status, {**body, "description": why})
+        bodies["429"]["headers"] = {"Retry-After": RETRY_AFTER}
         return dict(sorted(bodies.items()))
+
+    def _map_serializer_field(self, field: Any, direction: Any, bypass_extensions: bool = False) -> Any:
+        schema = super()._map_serializer_field(field, direction, bypass_extensions)  # type: ignore[no-untyped-call]
+        # OpenAPI 3.0: `nullable` takes nothing from what is referred to beside it, so null has to be a choice.
+        if schema and schema.get("nullable") and "allOf" in schema:
+            schema["oneOf"] = [*schema.pop("allOf"), {"enum": [None]}]
+        return schema

@@ -45,9 +45,24 @@ def test_the_schema_describes_the_contracts_operations(published: dict[str, Any]
     found = {op["operationId"]: op for path in published["paths"].values() for op in path.values()}
     assert set(found) >= OPERATIONS
     for name in OPERATIONS:
-        assert {"401", "403", "404", "429"} <= set(found[name]["responses"]), name
+        assert {"401", "403", "404", "406", "429"} <= set(found[name]["responses"]), name
+        assert found[name]["responses"]["429"]["headers"]["Retry-After"]["schema"]["type"] == "integer", name
     for name in ("get_connection_partitions", "narrow_connection"):
         assert {"200", "401", "403", "404", "409", "429"} <= set(found[name]["responses"]), name
+
+
+def test_null_is_allowed_in_so_many_words_where_it_may_come(published: dict[str, Any]) -> None:
+    """`nullable` means something beside a `type` only (OpenAPI 3.0.3): strict validators refuse the null that a reference does not allow."""
+    components = published["components"]["schemas"]
+
+    def allows_null(schema: dict[str, Any]) -> bool:
+        schema = components[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+        return None in schema.get("enum", ()) or ("type" in schema and schema.get("nullable", False))
+
+    for name, component in components.items():
+        for field, schema in component.get("properties", {}).items():
+            if schema.get("nullable"):
+                assert allows_null(schema) or any(map(allows_null, schema.get("oneOf", ()))), f"{name}.{field}"
 
 
 def test_answers_are_as_published(live_cast: SimpleNamespace, published: dict[str, Any]) -> None:
