@@ -186,6 +186,17 @@ class HistoricalSyncJob(models.Model):
     def __str__(self) -> str:
         return f"{self.connection} {self.start_date:%Y-%m-%d} to {self.end_date:%Y-%m-%d}"
 
+    @property
+    def brought_by_kind(self) -> dict[str, int]:
+        """Entities that came in, by kind, as everybody is shown them. `entities_by_kind` says by how many the job changed the tenant's,
+        and where it joined more of a kind than it brought, that is less than none."""
+        return {kind: n for kind, n in sorted(self.entities_by_kind.items()) if n > 0}
+
+    @property
+    def brought(self) -> int:
+        """How many these are."""
+        return sum(self.brought_by_kind.values())
+
 
 class SyncChunk(models.Model):
     """One stream, one partition, one half-open window [since, until): what one worker works on at a time.

@@ -573,6 +573,17 @@ def test_a_job_shows_what_it_did_and_what_went_wrong(acme: SimpleNamespace) -> N
     assert body["can"] == {"cancel": False, "pause": False, "resume": True}
 
 
+def test_the_kinds_of_a_job_that_joined_people_add_up_to_its_entities(acme: SimpleNamespace) -> None:
+    """People whom earlier imports brought turned out to be one: of them the tenant has fewer than before."""
+    with tenant_scope(acme.tenant.id):
+        job = make_job(
+            acme.connection, status="running", entities_by_kind={"person": -4, "issue": 9}, entities_extracted=5
+        )
+    body = acme.api.get(f"historical-sync/jobs/{job.id}").json()
+    assert body["entities_by_kind"] == {"issue": 9}
+    assert body["entities_extracted"] == 9
+
+
 # -- pause, cancel, resume ------------------------------------------------------------------------------------------------
 
 ALLOWED: dict[str, Callable[[str], bool]] = {

@@ -219,7 +219,7 @@ class _Display:
 
     def show(self, job: HistoricalSyncJob) -> None:
         seen = describe(job)
-        numbers = f"{job.records_processed:,} records · {max(job.entities_extracted, 0):,} entities · {job.relationships_extracted:,} relationships"
+        numbers = f"{job.records_processed:,} records · {job.brought:,} entities · {job.relationships_extracted:,} relationships"
         if job.records_skipped:
             numbers += f" · {job.records_skipped:,} unchanged"
         if seen.records_per_second:
