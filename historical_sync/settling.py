@@ -22,7 +22,8 @@ SETTLE = """
 WITH chunks AS MATERIALIZED (
     SELECT count(*) FILTER (WHERE status = 'running') AS running,
            count(*) FILTER (WHERE status = 'pending') AS pending,
-           count(*) FILTER (WHERE status = 'failed') AS failed
+           count(*) FILTER (WHERE status = 'failed') AS failed,
+           count(*) FILTER (WHERE status IN ('pending', 'failed') AND error_code <> '') AS troubled
     FROM historical_sync_syncchunk WHERE job_id = %(job)s
 ), verdict AS (
     SELECT CASE WHEN job.control = 'cancel' THEN 'cancelled'
@@ -41,8 +42,11 @@ WITH chunks AS MATERIALIZED (
         started_at = COALESCE(job.started_at, CASE WHEN verdict.status IN ('completed', 'failed') THEN clock_timestamp() END),
         waiting_until = NULL,
         phase_detail = '',
+        -- What every chunk has got over says nothing of why the job ended or paused.
+        last_error_code = CASE WHEN job.planned AND chunks.troubled = 0 THEN '' ELSE job.last_error_code END,
+        last_error_message = CASE WHEN job.planned AND chunks.troubled = 0 THEN '' ELSE job.last_error_message END,
         revision = job.revision + 1
-    FROM verdict
+    FROM verdict, chunks
     WHERE job.id = %(job)s AND verdict.status IS NOT NULL AND job.status IN ('pending', 'running')
     RETURNING job.id, job.tenant_id, job.connection_id, job.status, job.failed_chunks
 ), succeeded AS (

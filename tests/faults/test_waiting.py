@@ -53,6 +53,28 @@ def test_a_back_off_that_all_that_is_left_waits_for_is_shown(
     assert not toy.chunks(job, status="running")
 
 
+def test_what_a_job_got_over_is_no_error_of_its_end(
+    toy: ToyStage, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrying, "BACK_OFF", 0.1)
+    toy.server.inject(toys.says(502), every=1, times=1, path="/rows/labels")
+    job = toy.done(toy.job())
+    assert toy.events(job, "retry")
+    assert (job.last_error_code, job.last_error_message) == ("", "")
+
+
+@pytest.mark.parametrize(("action", "status"), [(actions.pause, "paused"), (actions.cancel, "cancelled")])
+def test_what_a_job_was_stuck_on_when_it_was_stopped_is_told(
+    toy: ToyStage, worker: Worker, monkeypatch: pytest.MonkeyPatch, action: Any, status: str
+) -> None:
+    monkeypatch.setattr(retrying, "BACK_OFF", 60.0)
+    toy.server.inject(toys.says(502), every=1, times=1, path="/rows/labels")
+    job = toy.job()
+    soon(job)
+    toy.within(action, toy.actor, job)
+    assert toy.done(job, status).last_error_code == "provider_unavailable"
+
+
 def test_retries_are_counted_since_the_last_progress(
     toy: ToyStage, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
