@@ -79,6 +79,9 @@ def start_sync(
         tenant = Tenant.objects.select_for_update(no_key=True).get(id=actor.tenant.id)
         if idempotency_key and (earlier := job_of_key(tenant, idempotency_key)):
             return earlier
+        # Who disconnects it waits until the job is there to be stopped, or is done, and it is refused below.
+        with database.cursor() as cursor:
+            cursor.execute("SELECT FROM integrations_connection WHERE id = %s FOR KEY SHARE", [connection.id])
         connection = Connection.objects.of(tenant).get(id=connection.id)
         _check_connection(connection)
         allowance = _check_plan(tenant, since, now, scheduled=trigger == "schedule")

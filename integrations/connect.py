@@ -172,6 +172,9 @@ def disconnect(actor: Actor, connection: Connection, *, delete_data: bool = Fals
             str(row),
             "with what it brought" if delete_data else "",
         )
+    # The provider may have taken its time: what a schedule or a program started meanwhile would wait for a reconnect.
+    for hook in disconnecting_hooks:
+        hook(actor, connection)
 
 
 def _checked_base_url(provider: Provider, base_url: str, private_host_allowed: bool) -> str:

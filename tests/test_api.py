@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import time_machine
 from django.conf import settings as project
-from django.db import connections
+from django.db import connections, transaction
 from django.test import Client
 from django.utils import timezone
 
@@ -21,6 +21,7 @@ from atom.models import ApiKey, Tenant
 from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import states
 from historical_sync.models import HistoricalSyncJob, JobEvent
+from tests.conftest import wait_for
 from tests.graphs import make_connection, make_job
 
 FIELDS = {
@@ -454,6 +455,38 @@ def test_twenty_starts_at_once_give_three_jobs(live_cast: SimpleNamespace) -> No
             assert int(reply["Retry-After"]) > 0
     with tenant_scope(live_cast.acme.id):
         assert HistoricalSyncJob.objects.active().count() == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_start_waits_for_who_is_disconnecting(live_cast: SimpleNamespace) -> None:
+    with tenant_scope(live_cast.acme.id):
+        connection = make_connection(live_cast.acme)
+    api = Api(live_cast.acme)
+    replies: list[Any] = []
+
+    def start() -> None:
+        try:
+            replies.append(api.start(connection.id))
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=start)
+    with tenant_scope(live_cast.acme.id), transaction.atomic():
+        row = type(connection).objects.select_for_update().get(id=connection.id)
+        row.status = "disconnected"
+        row.save()
+        thread.start()
+        wait_for(somebody_waits_for_a_lock)
+    thread.join(20)
+    refused(replies[0], 409, "connection_reauth_required")
+    with tenant_scope(live_cast.acme.id):
+        assert not HistoricalSyncJob.objects.exists()
+
+
+def somebody_waits_for_a_lock() -> bool:
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+        return bool(cursor.fetchone()[0])
 
 
 @pytest.mark.django_db(transaction=True)

@@ -358,6 +358,17 @@ def test_a_grant_that_was_taken_back_needs_a_person(live_cast: Any, sandbox: Any
 # -- disconnecting --------------------------------------------------------------------------------------------------------
 
 
+def test_what_is_started_while_the_provider_takes_the_grant_back_is_cancelled_too(
+    alice: Client, sandbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(alice, "github")
+    (row,) = stored()
+    monkeypatch.setattr("integrations.connect._revoke", make_job)
+    assert alice.post(f"/connections/{row.id}/disconnect").status_code == 302
+    with tenant_scope(row.tenant_id):
+        assert [job.status for job in HistoricalSyncJob.objects.filter(connection=row)] == ["cancelled"]
+
+
 @pytest.mark.parametrize("slug", ["github", "salesforce"])
 def test_disconnecting_takes_the_grant_back_and_forgets_the_tokens(alice: Client, sandbox: Any, slug: str) -> None:
     connect(alice, slug)
