@@ -26,13 +26,14 @@ async def lost_access(pool: Pool, job_id: str, tenant_id: str, token: str, messa
     """The provider no longer takes `token`: marks the connection and pauses its work until a person reconnects.
 
     False when the connection has another token by now: somebody has reconnected, and nothing is lost. Decided under the
-    connection's row lock, which a reconnect takes too, so that no job pauses after the reconnect that should resume it.
+    connection's row lock, which a reconnect takes too, so that no job pauses after the reconnect that should resume it. It locks no
+    key: who holds the job and commits looks whether its connection is there, and each would wait for the other.
     """
     async with tenant_transaction(pool, tenant_id, "lost_access") as cursor:
         await cursor.execute(
             """
             SELECT id, status, credentials FROM integrations_connection
-            WHERE id = (SELECT connection_id FROM historical_sync_historicalsyncjob WHERE id = %s) FOR UPDATE
+            WHERE id = (SELECT connection_id FROM historical_sync_historicalsyncjob WHERE id = %s) FOR NO KEY UPDATE
             """,
             [job_id],
         )

@@ -230,6 +230,29 @@ def test_a_job_that_fails_as_a_whole_takes_its_chunks_from_their_workers(running
             running.do(store(running.pool, claim, [record(WINDOWS[1], 0)]))
 
 
+def test_a_cancel_does_not_wait_for_a_worker_that_lost_access_and_waits_for_it(running: SimpleNamespace) -> None:
+    async def waiting() -> None:
+        async with asyncio.timeout(10), running.pool.connection() as other:
+            while not (await (await other.execute("SELECT FROM pg_locks WHERE NOT granted")).fetchall()):
+                await asyncio.sleep(0.02)
+
+    async def begun(coroutine: Any) -> asyncio.Task[Any]:
+        return asyncio.create_task(coroutine)
+
+    with tenant_scope(running.tenant.id):
+        job = a_job(running.tenant, "pending")
+        token = job.connection.credentials["access_token"]
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL lock_timeout = '500ms'")
+            actions.cancel(system_actor(running.tenant, "a test"), job)
+            lost = job_changes.lost_access(running.pool, str(job.id), str(job.tenant_id), token, "words")
+            task = running.do(begun(lost))
+            running.do(waiting())
+        running.do(task)
+        assert actions.get_job(running.tenant, job.id).status == "cancelled"
+
+
 def test_a_cancel_with_no_worker_alive_is_done_at_once(running: SimpleNamespace) -> None:
     with tenant_scope(running.tenant.id):
         job = a_job(running.tenant, "pending")
