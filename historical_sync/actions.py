@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import calendar
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -255,7 +256,7 @@ def reconnected(actor: Actor, connection: Connection) -> None:
 def disconnecting(actor: Actor, connection: Connection) -> None:
     """Cancels the active job of a connection that is about to lose its credentials."""
     for job in jobs_of(actor.tenant).active().filter(connection=connection):
-        if states.can_cancel(job.status, job.control):
+        with suppress(Refused):  # it ended meanwhile
             cancel(actor, job)
 
 

@@ -20,9 +20,11 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connection as database
 from django.test import Client
+from django.utils import timezone
 
 from atom.models import Membership
 from atom.tenancy import across_tenants, tenant_scope
+from historical_sync import actions
 from historical_sync.models import HistoricalSyncJob
 from integrations import gateway, narrowing
 from integrations.errors import Misconfigured, ReauthRequired
@@ -367,6 +369,24 @@ def test_what_is_started_while_the_provider_takes_the_grant_back_is_cancelled_to
     assert alice.post(f"/connections/{row.id}/disconnect").status_code == 302
     with tenant_scope(row.tenant_id):
         assert [job.status for job in HistoricalSyncJob.objects.filter(connection=row)] == ["cancelled"]
+
+
+def test_an_import_that_ends_by_itself_meanwhile_is_no_hindrance_to_disconnecting(
+    alice: Client, sandbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(alice, "github")
+    (row,) = stored()
+    with tenant_scope(row.tenant_id):
+        job = make_job(row, status="running")
+    cancel = actions.cancel
+
+    def too_late(actor: Any, running: HistoricalSyncJob) -> HistoricalSyncJob:
+        HistoricalSyncJob.objects.filter(id=job.id).update(status="completed", completed_at=timezone.now())
+        return cancel(actor, running)
+
+    monkeypatch.setattr(actions, "cancel", too_late)
+    assert alice.post(f"/connections/{row.id}/disconnect").status_code == 302
+    assert stored()[0].status == "disconnected"
 
 
 @pytest.mark.parametrize("slug", ["github", "salesforce"])
