@@ -133,10 +133,10 @@ def decode(body: bytes) -> Any:
         return clean_json(json.loads(body.decode("utf-8", "replace"), parse_constant=lambda _: None))
 
 
-def check_address(url: str) -> tuple[str, int]:
-    """(host, port) of an address that a person typed, if it is http(s) and names a host and nothing secret.
+def check_address(url: str, *, with_query: bool = False) -> tuple[str, int]:
+    """(host, port) of an address that a person typed, if it is http(s) and names a host and nobody's name and password.
 
-    Raises Misconfigured in words for the form.
+    with_query: it may have one. Raises Misconfigured in words for the form.
     """
     try:
         parts = urlsplit(url)
@@ -147,17 +147,20 @@ def check_address(url: str) -> tuple[str, int]:
         raise Misconfigured("The address must begin with https:// or http:// and name a host.")
     if parts.username or parts.password:
         raise Misconfigured("The address must not contain a user name or password.")
-    if parts.query or parts.fragment:
-        raise Misconfigured("The address must not contain a query or fragment.")
+    if parts.fragment:
+        raise Misconfigured("The address must not contain a fragment.")
+    if parts.query and not with_query:
+        raise Misconfigured("The address must not contain a query.")
     return parts.hostname, port
 
 
-def check_public_address(url: str) -> None:
+def check_public_address(url: str, *, with_query: bool = False) -> None:
     """Refuses an address that a person typed unless it leads to public hosts only.
 
-    Raises Misconfigured in words for the form. The connection itself is guarded again, as names can change their mind.
+    with_query: it may have one. Raises Misconfigured in words for the form. The connection itself is guarded again, as names can
+    change their mind.
     """
-    host, port = check_address(url)
+    host, port = check_address(url, with_query=with_query)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):

@@ -41,6 +41,7 @@ class Receiver:
 
     def __init__(self) -> None:
         self.got: list[tuple[dict[str, str], bytes]] = []
+        self.targets: list[str] = []  # of each request, with its query
         self.answers: list[int] = []
         self.may_answer = threading.Event()
         self.may_answer.set()
@@ -50,6 +51,7 @@ class Receiver:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 arrived = {name.lower(): value for name, value in self.headers.items()}
+                receiver.targets.append(self.path)
                 receiver.got.append((arrived, body))
                 receiver.may_answer.wait(20)
                 status = receiver.answers.pop(0) if receiver.answers else 204
@@ -346,6 +348,19 @@ def test_a_worker_that_is_killed_while_it_tells_loses_nothing(hooked: SimpleName
 
 
 # -- endpoints ----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_address_keeps_its_query_to_the_letter(live_cast: SimpleNamespace, receiver: Receiver) -> None:
+    """Automation services give out addresses whose key is there."""
+    query = "?api-version=2016-06-01&sp=%2Ftriggers%2Fmanual%2Frun&sig=a%2Bb_c"
+    with tenant_scope(live_cast.acme.id):
+        webhooks.add(system_actor(live_cast.acme, "Alice"), receiver.url + query, ["completed"])
+        job = make_job(make_connection(live_cast.acme), records_processed=12)
+        with pytest.raises(InvalidInput):
+            webhooks.add(system_actor(live_cast.acme, "Alice"), receiver.url + "#part", ["completed"])
+    end(job, "completed")
+    tell(live_cast.acme)
+    assert receiver.targets == ["/hook" + query]
 
 
 def test_private_addresses_are_refused_in_the_form_and_at_the_connection(
