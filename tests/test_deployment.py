@@ -146,6 +146,26 @@ class Deployment:
         self._sql(f"DROP DATABASE {self.name} WITH (FORCE)")
 
 
+@pytest.fixture
+def empty_database() -> Iterator[dict[str, str]]:
+    """DATABASE_URL of a database in which there is nothing."""
+    parameters = connections["default"].get_connection_params()
+    server = {name: parameters[name] for name in ("host", "port", "user", "password") if parameters.get(name)}
+    name = f"atom_empty_{os.getpid()}"
+    with psycopg.connect(**server, dbname="postgres", autocommit=True) as owner:
+        owner.execute(f"CREATE DATABASE {name}")
+        yield {"DATABASE_URL": f"postgresql:///?{urlencode({**server, 'dbname': name})}"}
+        owner.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_machines_that_start_together_migrate_one_after_the_other(empty_database: dict[str, str]) -> None:
+    started = [Running("manage.py", "migrate", **empty_database) for _ in range(3)]
+    codes = [running.ends(120) for running in started]
+    outputs = [running.output for running in started]
+    assert codes == [0, 0, 0], outputs
+    assert sum("No migrations to apply." in output for output in outputs) == 2
+
+
 def ended(event: dict[str, Any]) -> bool:
     return event["job"]["status"] in ("completed", "failed", "cancelled")
 

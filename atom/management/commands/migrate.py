@@ -1,7 +1,8 @@
-"""Django's migrate, run as the owner of the schema, ending with the run-time roles' rights."""
+"""Django's migrate, run as the owner of the schema, one at a time, ending with the run-time roles' rights."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -11,16 +12,31 @@ from django.db import ProgrammingError, connections
 from atom.db.base import as_owner
 from atom.rls import CREATE_ROLES, GRANT_MEMBERSHIP, GRANTS, IS_MEMBER
 
+LOOK_EVERY = 0.5  # seconds
+
 
 class Command(migrate.Command):
     def handle(self, *args: Any, **options: Any) -> None:
         with as_owner():
             connection = connections[options["database"]]
             with connection.cursor() as cursor:
+                _wait_for_others(cursor)
                 _have_roles(cursor)
             super().handle(*args, **options)
             with connection.cursor() as cursor:
                 cursor.execute(GRANTS)
+
+
+def _wait_for_others(cursor: Any) -> None:
+    """Where several machines of a deployment start at once, the second finds what the first has done. Held until the connection's end.
+
+    Asked again and again rather than waited for: who waits in a statement keeps its view of the database, for which others may wait.
+    """
+    while True:
+        cursor.execute("SELECT pg_try_advisory_lock(hashtextextended('migrate', 0))")
+        if cursor.fetchone()[0]:
+            return
+        time.sleep(LOOK_EVERY)
 
 
 def _have_roles(cursor: Any) -> None:
