@@ -61,6 +61,13 @@ def _fernet_keys(values: list[str]) -> None:
         raise ValidationError("must be Fernet keys, comma-separated (see README)")
 
 
+def _hosts(values: list[str]) -> None:
+    from environs import ValidationError
+
+    if not values or not all(re.fullmatch(r"\*|\.?[\w-]+(\.[\w-]+)*|\[[0-9a-fA-F:.]+\]", value) for value in values):
+        raise ValidationError("must be host names like atom.example.com, comma-separated, without scheme and port")
+
+
 def _some(values: list[str] | str) -> None:
     from environs import ValidationError
 
@@ -95,11 +102,13 @@ ENCRYPTION_KEYS: list[str] = (
     else env.list("ATOM_ENCRYPTION_KEYS", [_secrets["encryption_key"]], validate=_fernet_keys)
 )
 ALLOWED_HOSTS: list[str] = (
-    env.list("ATOM_ALLOWED_HOSTS", validate=_some)
+    env.list("ATOM_ALLOWED_HOSTS", subcast=str.strip, validate=_hosts)
     if PRODUCTION
-    else env.list("ATOM_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+    else env.list("ATOM_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"], subcast=str.strip, validate=_hosts)
 )
-CSRF_TRUSTED_ORIGINS: list[str] = env.list("ATOM_CSRF_TRUSTED_ORIGINS", [], validate=_addresses)
+CSRF_TRUSTED_ORIGINS: list[str] = env.list(
+    "ATOM_CSRF_TRUSTED_ORIGINS", [], subcast=lambda value: value.strip().rstrip("/"), validate=_addresses
+)
 # Where browsers and providers reach this deployment; OAuth redirects are built from it. Empty: the request's own host.
 PUBLIC_URL = env.str("ATOM_PUBLIC_URL", "", validate=_addresses).rstrip("/")
 
@@ -178,7 +187,7 @@ TEMPLATES: list[dict[str, Any]] = [
     },
 ]
 
-DATABASE_URL = env.str("DATABASE_URL", "") if not PRODUCTION else env.str("DATABASE_URL")
+DATABASE_URL = env.str("DATABASE_URL", validate=_some) if PRODUCTION else env.str("DATABASE_URL", "")
 
 
 def _database() -> dict[str, Any]:
@@ -261,7 +270,7 @@ USE_TZ = True
 USE_THOUSAND_SEPARATOR = False
 
 STATIC_URL = "/static/"
-STATIC_ROOT = Path(env.str("ATOM_STATIC_ROOT", str(BASE_DIR / "staticfiles")))
+STATIC_ROOT = Path(env.str("ATOM_STATIC_ROOT", str(BASE_DIR / "staticfiles"), validate=_some))
 STATICFILES_DIRS = [BASE_DIR / "static"]
 # Development serves straight from the source folders, so that `up` needs no build step.
 WHITENOISE_USE_FINDERS = not PRODUCTION

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from cryptography.fernet import Fernet
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
@@ -179,6 +180,14 @@ def test_no_demo_leaves_the_database_empty(tmp_path: Path) -> None:
         running.stop()
 
 
+IN_PRODUCTION = {
+    "ATOM_ENV": "production",
+    "ATOM_SECRET_KEY": "a secret key",
+    "ATOM_ENCRYPTION_KEYS": Fernet.generate_key().decode(),
+    "ATOM_ALLOWED_HOSTS": "atom.example",
+}
+
+
 @pytest.mark.parametrize(
     ("variables", "named"),
     [
@@ -195,6 +204,10 @@ def test_no_demo_leaves_the_database_empty(tmp_path: Path) -> None:
         ({"REDIS_URL": "somewhere"}, "REDIS_URL"),
         ({"ATOM_PUBLIC_URL": "atom.example.com"}, "ATOM_PUBLIC_URL"),
         ({"ATOM_CSRF_TRUSTED_ORIGINS": "atom.example.com"}, "ATOM_CSRF_TRUSTED_ORIGINS"),
+        ({"ATOM_ALLOWED_HOSTS": "https://atom.example.com"}, "ATOM_ALLOWED_HOSTS"),
+        ({"ATOM_ALLOWED_HOSTS": "atom.example.com:443"}, "ATOM_ALLOWED_HOSTS"),
+        ({"ATOM_STATIC_ROOT": ""}, "ATOM_STATIC_ROOT"),
+        ({**IN_PRODUCTION, "DATABASE_URL": ""}, "DATABASE_URL"),
     ],
 )
 def test_a_variable_that_is_missing_or_malformed_is_named_at_the_start(
@@ -204,3 +217,13 @@ def test_a_variable_that_is_missing_or_malformed_is_named_at_the_start(
     assert ended.returncode != 0
     assert named in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_lists_are_read_as_people_write_them(home: Path) -> None:
+    lists = {
+        "ATOM_ALLOWED_HOSTS": "atom.example, .example.com, [::1]",
+        "ATOM_CSRF_TRUSTED_ORIGINS": "https://a.example/, https://b.example",
+    }
+    code = "from django.conf import settings as s; print(s.ALLOWED_HOSTS, s.CSRF_TRUSTED_ORIGINS)"
+    said = manage("shell", "--no-imports", "-c", code, **{"ATOM_HOME": str(home), **lists}).stdout
+    assert said.strip() == "['atom.example', '.example.com', '[::1]'] ['https://a.example', 'https://b.example']"
