@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from channels.layers import get_channel_layer
 from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
+
+PATIENCE = 2.0  # seconds for an answer: those who probe have little of it
 
 
 @never_cache
@@ -39,13 +41,19 @@ def readyz(request: HttpRequest) -> HttpResponse:
 
 
 def _check_database() -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
+    _ask("SELECT 1")
 
 
 def _check_queue() -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT FROM procrastinate_jobs LIMIT 1")
+    _ask("SELECT FROM procrastinate_jobs LIMIT 1")
+
+
+def _ask(statement: str) -> None:
+    """By a connection of the pool, for which pages wait longer than probes do."""
+    pool = cast(Any, connection).pool
+    pool.open()
+    with pool.connection(timeout=PATIENCE) as ours:
+        ours.execute(statement)
 
 
 def _check_channel_layer() -> None:
@@ -55,7 +63,7 @@ def _check_channel_layer() -> None:
         import asyncio
 
         layer: Any = get_channel_layer()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(PATIENCE):
             await layer.group_send("readiness", {"type": "nobody.listens"})
 
     async_to_sync(send)()

@@ -200,6 +200,8 @@ def _database() -> dict[str, Any]:
                 "min_size": 1,
                 "max_size": env.int("ATOM_DATABASE_POOL", 10, validate=lambda v: _from_to(v, 1, 1000)),
                 "timeout": 10,
+                # The pool asks a database that is away ever less often; who comes after these seconds has it ask at once.
+                "reconnect_timeout": 10,
             }
         },
         "CONN_HEALTH_CHECKS": True,

@@ -1,0 +1,121 @@
+"""Processes whose database goes away, behind a relay that can be cut: nobody else's tests shall see it go."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import httpx2
+import pytest
+from django.conf import settings
+from django.db import connections
+from psycopg.conninfo import make_conninfo
+
+from tests.conftest import free_port, wait_for
+from tests.processes import Running
+
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("database away")]
+
+
+class Relay:
+    """A port that leads to the tests' database until it is cut. `variables`: of a process that goes this way."""
+
+    def __init__(self) -> None:
+        self.server = connections["default"].get_connection_params()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.ends: list[socket.socket] = []
+        self.up = True
+        parts = {
+            "host": "127.0.0.1",
+            "port": str(self.listener.getsockname()[1]),
+            "dbname": self.server["dbname"],
+            "user": self.server["user"],
+            "password": self.server.get("password") or "none",
+        }
+        self.variables = {"DATABASE_URL": make_conninfo("", **parts)}
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                here, _ = self.listener.accept()
+            except OSError:
+                return
+            if not self.up:
+                here.close()
+                continue
+            there = self._connect()
+            self.ends += [here, there]
+            for one, other in ((here, there), (there, here)):
+                threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+
+    def _connect(self) -> socket.socket:
+        host, port = str(self.server.get("host") or "/var/run/postgresql"), int(self.server.get("port") or 5432)
+        if not host.startswith("/"):
+            return socket.create_connection((host, port))
+        there = socket.socket(socket.AF_UNIX)
+        there.connect(f"{host}/.s.PGSQL.{port}")
+        return there
+
+    def _pass_on(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+        with suppress(OSError):
+            other.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        self.up = False
+        for end in self.ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        self.up = True
+
+
+@pytest.fixture
+def relay(transactional_db: None) -> Iterator[Relay]:
+    made = Relay()
+    yield made
+    made.cut()
+    made.listener.close()
+
+
+def test_a_worker_whose_database_is_away_stops_in_time(relay: Relay) -> None:
+    worker = Running("manage.py", "sync_worker", ATOM_SHUTDOWN_SECONDS="1", **relay.variables)
+    try:
+        worker.says("Working on starts")
+        wait_for(lambda: len(relay.ends) > 4)
+        relay.cut()
+        wait_for(lambda: worker.output.count("error connecting") > 4)
+        worker.signal(signal.SIGTERM)
+        assert worker.ends(20) == 0
+    finally:
+        worker.stop()
+
+
+def test_readiness_is_told_in_time_while_the_database_is_away_and_as_soon_as_it_is_back(relay: Relay) -> None:
+    port = free_port()
+    web = Running("-m", "daphne", "-b", "127.0.0.1", "-p", str(port), "atom.asgi:application", **relay.variables)
+
+    def ready() -> int:
+        return httpx2.get(f"http://127.0.0.1:{port}/readyz", timeout=30).status_code
+
+    try:
+        wait_for(lambda: ready() == 200, 60)
+        relay.cut()
+        assert ready() == 503
+        began = time.monotonic()
+        assert ready() == 503
+        assert time.monotonic() - began < 5
+        relay.mend()
+        wait_for(lambda: ready() == 200, 15)
+    finally:
+        web.stop()
+    # After hours, too: the pool's pauses grow no longer than this.
+    assert settings.DATABASES["default"]["OPTIONS"]["pool"]["reconnect_timeout"] <= 10
