@@ -120,10 +120,10 @@ class Engine:
                     if beginning or self.closing.is_set() or await self.defer.others_wait():
                         await self.defer(job_id, tenant_id)
                         return
-            except AWAY:
+            except AWAY as error:
                 # Leases are given back or run out, and the reaper puts entries back: nothing is lost, and there is nothing to
                 # write it to.
-                log.warning("database unavailable while working on job %s", job_id, exc_info=True)
+                log.warning("database unavailable while working on job %s: %s", job_id, " ".join(str(error).split()))
             except Exception:
                 log.exception("unexpected failure while working on job %s", job_id)
 

@@ -37,9 +37,13 @@ SAY_SECONDS = 0.8
 INDEX_SECONDS = 2.0
 POLL_SECONDS = 0.2  # Procrastinate misses a notification now and then; this bounds the wait
 RECONNECT_SECONDS = 1.0
+LAST_SECONDS = 5.0  # beyond those for the pages: a database that is away takes no last words
 POOL_SIZE = 6  # connections: more would not make PostgreSQL quicker, and each keeps the room of its largest page
 STARTS_AT_ONCE = 4  # of jobs that begin, beside what the worker has in hand: a plan and the first chunk each
 KEEP_ALIVE_SHARE, REAP_SHARE = 1 / 6, 1 / 10  # of the time after which a worker is taken for dead
+
+# The database is away: where the worker was at the time says nothing.
+GONE = (*AWAY, ConnectorException)
 
 _engine: Engine | None = None
 
@@ -70,7 +74,7 @@ async def run_worker(
             await _run(concurrency, list(queues or tasks.QUEUES), stop, once, abandoned)
             return
         except (psycopg.OperationalError, psycopg.errors.InterfaceError, ConnectorException, OSError) as error:
-            log.warning("the database is away, trying again: %s", error)
+            log.warning("the database is away, trying again: %s", _why(error))
             await _wait(stop, RECONNECT_SECONDS)
 
 
@@ -114,18 +118,25 @@ async def _run(
                 for loop in loops:
                     if not loop.done():
                         loop.cancel()  # Procrastinate then waits for what runs
+                _, late = await asyncio.wait(loops, timeout=settings.SHUTDOWN_SECONDS + LAST_SECONDS)
+                for loop in late:
+                    loop.cancel()
                 await asyncio.gather(*loops, return_exceptions=True)
                 for loop in loops:
-                    if not loop.cancelled() and loop.exception() is not None:
-                        log.error("the queue's loop ended", exc_info=loop.exception())
+                    error = None if loop.cancelled() else loop.exception()
+                    if isinstance(error, GONE):
+                        log.warning("the queue's loop ended: %s", _why(error))
+                    elif error is not None:
+                        log.error("the queue's loop ended", exc_info=error)
                 if not stopper.done() and not stop.is_set():
                     raise psycopg.OperationalError("the queue's loop ended")
             finally:
                 for task in [*beside, stopper]:
                     task.cancel()
                 await asyncio.gather(*beside, stopper, return_exceptions=True)
-                with contextlib.suppress(*AWAY):
-                    await engine.bring_back_unused()
+                with contextlib.suppress(*AWAY, TimeoutError):
+                    async with asyncio.timeout(LAST_SECONDS):
+                        await engine.bring_back_unused()
                 await broadcast.flush()
                 await gateway.close_clients()
     finally:
@@ -167,6 +178,8 @@ async def _every(seconds: float, action: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(seconds * random.uniform(0.8, 1.2))  # noqa: S311 - so that many workers don't move in step
         try:
             await action()
+        except GONE as error:
+            log.warning("worker upkeep failed, trying again: %s", _why(error))
         except Exception:
             log.warning("worker upkeep failed, trying again", exc_info=True)
 
@@ -231,6 +244,11 @@ async def _reap(engine: Engine, worker_app: App) -> None:
             if lanes.provider in providers.PROVIDERS:
                 room = tasks.room(PLANS[lanes.plan], providers.get(lanes.provider))
                 await engine.defer(lanes.job_id, lanes.tenant_id, entries=lanes.missing(room))
+
+
+def _why(error: BaseException) -> str:
+    """In a line. Procrastinate's own error says only that there was one of the database."""
+    return " ".join(str(error.__cause__ or error).split())
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:
