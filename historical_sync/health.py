@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import psycopg
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.conf import settings
@@ -15,13 +16,16 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 
+from atom.rls import IS_MEMBER
 from atom.tenancy import across_tenants
 from historical_sync import tasks
+from historical_sync.database import connect_arguments
 from historical_sync.reaping import STOP_GRACE_SECONDS
 from integrations.crypto import UndecipherableError, box, decrypt
 
 QUEUE_AGE = 120.0  # seconds that a due queue entry may wait
 OVERDUE_GRACE = 15.0  # seconds after its lease in which the reaper takes a chunk back
+CONNECT_SECONDS = 5
 SECRETS_TRIED = 200  # connections whose credentials are opened
 
 
@@ -134,9 +138,11 @@ def read() -> Facts:
     except ImproperlyConfigured as error:
         keys = str(error)
     try:
+        if not _has_roles():
+            return Facts(unapplied=["all of them"], keys=keys)
         connection.ensure_connection()
         unapplied = _unapplied()
-    except (DatabaseError, OSError) as error:
+    except (DatabaseError, psycopg.Error, OSError) as error:
         return Facts(database=str(error).partition("\n")[0], keys=keys)
     layer = _layer()
     shared = bool(settings.REDIS_URL)
@@ -179,6 +185,17 @@ def read() -> Facts:
         reconnect=reconnect,
         unreadable=() if keys else unreadable,
     )
+
+
+def _has_roles() -> bool:
+    """Whether there are run-time roles to take on; psycopg.Error with the reason when the database does not answer.
+
+    By a connection of its own, as who logged in: the pool only says, after a while, that it has none.
+    """
+    arguments = {"connect_timeout": CONNECT_SECONDS, **connect_arguments(), "options": ""}
+    with psycopg.connect(**arguments) as plain:
+        row = plain.execute(IS_MEMBER).fetchone()
+    return bool(row and row[0])
 
 
 def _unapplied() -> list[str]:

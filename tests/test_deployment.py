@@ -166,6 +166,24 @@ def test_machines_that_start_together_migrate_one_after_the_other(empty_database
     assert sum("No migrations to apply." in output for output in outputs) == 2
 
 
+def test_a_worker_that_finds_no_tables_says_so(empty_database: dict[str, str]) -> None:
+    worker = Running("manage.py", "sync_worker", **empty_database)
+    try:
+        assert "does not exist" in worker.says("trying again")
+    finally:
+        worker.stop()
+
+
+def test_the_doctor_knows_why_a_database_does_not_answer(empty_database: dict[str, str]) -> None:
+    address = empty_database["DATABASE_URL"]
+    missing = manage("doctor", **empty_database)
+    assert "Migrations are missing" in missing.stdout
+    nowhere = manage("doctor", DATABASE_URL=address.replace("atom_empty", "atom_none"))
+    assert nowhere.stdout.startswith("- The database does not answer: ")
+    assert "does not exist" in nowhere.stdout
+    assert missing.returncode == nowhere.returncode == 1
+
+
 def ended(event: dict[str, Any]) -> bool:
     return event["job"]["status"] in ("completed", "failed", "cancelled")
 
