@@ -18,4 +18,5 @@ USER atom
 ENV ATOM_ENV=production
 EXPOSE 8000
 # Behind a proxy: it must overwrite X-Forwarded-For and X-Forwarded-Proto, adding nothing to what clients send of them (see README).
-CMD ["daphne", "--proxy-headers", "-b", "0.0.0.0", "-p", "8000", "atom.asgi:application"]
+# No log of requests (-v 0): the addresses of some are secrets, as a link to another password is. The proxy has one.
+CMD ["daphne", "-v", "0", "--proxy-headers", "-b", "0.0.0.0", "-p", "8000", "atom.asgi:application"]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -369,15 +370,25 @@ DEFAULT_FROM_EMAIL = env.str("ATOM_EMAIL_FROM", "atom@localhost")
 LOG_LEVEL = env.str(
     "ATOM_LOG_LEVEL", "INFO", validate=lambda v: _one_of(v, "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 )
+
+
+def _in_a_line(record: logging.LogRecord) -> bool:
+    record.exc_info = None
+    return True
+
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
         "plain": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
     },
+    "filters": {"in a line": {"()": "django.utils.log.CallbackFilter", "callback": _in_a_line}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
+        # Anybody can ask for any host, and scanners do.
+        "django.security.DisallowedHost": {"filters": ["in a line"]},
         "procrastinate": {"level": "WARNING"},
         "daphne": {"level": "WARNING"},
         "django.channels.server": {"level": "WARNING"},

@@ -51,6 +51,13 @@ def make_static_files(static: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def web_command(port: int) -> list[str]:
+    """The image's, as Dockerfile has it, at a port of this machine alone."""
+    (command,) = re.findall(r"^CMD (.*)$", (PROJECT / "Dockerfile").read_text(), re.M)
+    given = {"0.0.0.0": "127.0.0.1", "8000": str(port)}
+    return [given.get(word, word) for word in json.loads(command)]
+
+
 # What the proxy in front adds.
 BEHIND_TLS = {"X-Forwarded-Proto": "https"}
 
@@ -82,7 +89,7 @@ class Deployment:
         self.key = self.manage("create_api_key", "--tenant", "acme", "--role", "member", "--name", "test")
         port = free_port()
         self.address = f"127.0.0.1:{port}"
-        self.web = self._start("-m", "daphne", "-b", "127.0.0.1", "-p", str(port), "atom.asgi:application")
+        self.web = self._start("-m", *web_command(port))
         wait_for(lambda: httpx2.get(f"http://{self.address}/healthz", verify=False).status_code == 200, 60)
         self.workers = [self.start_worker(), self.start_worker()]
         self.api = httpx2.Client(
@@ -242,6 +249,18 @@ def test_pages_of_the_deployment_are_whole_and_sealed(deployment: Deployment) ->
         .endswith("immutable")
     )
     assert httpx2.get(f"http://{deployment.address}/sandbox/__control", headers=BEHIND_TLS).status_code == 404
+
+
+def test_the_log_holds_no_secret_and_of_a_wrong_host_a_line(deployment: Deployment) -> None:
+    at = f"http://{deployment.address}"
+    asked = {**BEHIND_TLS, "Authorization": "Api-Key asked.withthiskey"}
+    for path in ("/password/Mg/the-token", "/integrations/github/callback?code=the-code&state=x", "/api/entities"):
+        assert httpx2.get(f"{at}{path}", headers=asked).status_code < 500
+    assert httpx2.get(f"{at}/sign-in", headers={**BEHIND_TLS, "Host": "elsewhere.example"}).status_code == 400
+    deployment.web.says("elsewhere.example")
+    logged = deployment.web.output
+    assert not [secret for secret in ("the-token", "the-code", "withthiskey") if secret in logged]
+    assert "Traceback" not in logged
 
 
 def test_workers_that_are_told_to_stop_give_their_work_back(deployment: Deployment, sandbox: Any) -> None:
