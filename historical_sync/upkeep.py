@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 
+from django.contrib.sessions.models import Session
 from django.utils import timezone
 
 from atom.tenancy import across_tenants, tenant_scope
@@ -20,7 +21,8 @@ log = logging.getLogger(__name__)
 def by_the_clock(now: datetime | None = None) -> None:
     """Does all that is due at `now`. What goes wrong in one part keeps no other from its turn."""
     now = now or timezone.now()
-    for part in (queueing.start_all_waiting, schedules.start_due, _tell, _tidy, notices.forget_old):
+    parts = (queueing.start_all_waiting, schedules.start_due, _tell, _tidy, notices.forget_old, _forget_sessions)
+    for part in parts:
         try:
             part(now)
         except Exception:
@@ -39,6 +41,11 @@ def _tidy(now: datetime) -> None:
         tenants = set(StaleEntity.objects.values_list("tenant_id", flat=True).distinct())
     for tenant_id in tenants:
         tasks.tidy_soon(tenant_id)
+
+
+def _forget_sessions(now: datetime) -> None:
+    """Django leaves those that ran out where they are."""
+    Session.objects.filter(expire_date__lt=now).delete()
 
 
 def _tidy_after(tenant_id: str) -> None:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import timedelta
 from io import StringIO
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.conf import settings
+from django.contrib.sessions.models import Session
 from django.core import mail
 from django.core.cache import cache
 from django.core.management import call_command
 from django.db import connection as database
 from django.test import Client
+from django.utils import timezone
 
 from atom import accounts, tries
 from atom.models import AuditEvent, Membership, Role, User
 from atom.tenancy import tenant_scope
+from historical_sync.upkeep import by_the_clock
 from tests.conftest import Worker, wait_for
 
 NEW = "a long one indeed"
@@ -249,3 +254,12 @@ def test_a_worker_sends_the_link_and_tries_again_where_the_mail_server_is_away(
     wait_for(lambda: mail.outbox, 20)
     assert failed
     assert "/password/" in mail.outbox[0].body
+
+
+def test_sessions_that_ran_out_are_forgotten_by_the_clock(cast: SimpleNamespace, signed_in: Any) -> None:
+    signed_in(cast.bob)
+    now = timezone.now()
+    by_the_clock(now)
+    assert Session.objects.count() == 1
+    by_the_clock(now + timedelta(seconds=settings.SESSION_COOKIE_AGE + 60))
+    assert Session.objects.count() == 0
