@@ -169,6 +169,22 @@ def test_sigterm_in_the_middle_of_an_import_stops_cleanly_and_the_next_start_goe
         running.stop()
 
 
+@pytest.mark.parametrize("serving", [True, False])
+def test_a_terminal_that_is_closed_leaves_no_server_behind(tmp_path: Path, serving: bool) -> None:
+    running = Running("manage.py", "up", ATOM_HOME=str(tmp_path / "closed"), PORT=str(free_port()))
+    server = tmp_path / "closed" / "postgres" / "postmaster.pid"
+    try:
+        if serving:
+            running.says("Ctrl-C stops it", 120)
+        else:
+            wait_for(server.exists, 60)
+        running.signal(signal.SIGHUP)
+        assert running.ends() == (0 if serving else 128 + signal.SIGHUP), running.output
+        wait_for(lambda: not server.exists())
+    finally:
+        running.stop()
+
+
 def test_no_demo_leaves_the_database_empty(tmp_path: Path) -> None:
     running = Up(tmp_path / "bare", free_port(), "--no-demo")
     try:

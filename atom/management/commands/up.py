@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -46,6 +47,8 @@ class Command(BaseCommand):
             except OSError:
                 raise CommandError(f"Atom is already running with ATOM_HOME {home}.") from None
             self._check_port(port)
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, _give_up)  # until there is something to finish: see `Serving`
             self._prepare(options["no_demo"])
             address = f"http://{HOST}:{port}"
             state = home / "up.json"
@@ -54,7 +57,8 @@ class Command(BaseCommand):
                 Serving(port, self._ready(address)).run()
             finally:
                 state.unlink(missing_ok=True)
-        self.stdout.write("Stopped.")
+        with contextlib.suppress(OSError):
+            self.stdout.write("Stopped.")
 
     def _port(self, given: int | None) -> int:
         if given is None:
@@ -92,6 +96,11 @@ class Command(BaseCommand):
         return say
 
 
+def _give_up(number: int, frame: Any) -> None:
+    """An exit in order: nothing else stops the embedded server."""
+    sys.exit(128 + number)
+
+
 class Serving:
     """Daphne and a worker on one event loop, which the in-memory channel layer needs."""
 
@@ -124,7 +133,7 @@ class Serving:
         self.stop = asyncio.Event()
         self.worker = loop.create_task(run_worker(20, stop=self.stop))
         self.worker.add_done_callback(self._worker_ended)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._asked_to_stop)
         threading.Thread(target=self.say, daemon=True).start()
 
@@ -132,8 +141,9 @@ class Serving:
         assert self.stop is not None
         if self.stop.is_set():
             os._exit(130)  # the second one: at once
-        print("Stopping: pages in hand are finished first. Once more to stop at once.", file=sys.stderr, flush=True)
         self.stop.set()
+        with contextlib.suppress(OSError):  # the terminal was closed
+            print("Stopping: pages in hand are finished first. Once more to stop at once.", file=sys.stderr, flush=True)
         asyncio.get_event_loop().call_later(STOP_SECONDS, self._end)
 
     def _worker_ended(self, task: asyncio.Task[None]) -> None:
