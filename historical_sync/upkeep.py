@@ -9,7 +9,9 @@ import logging
 from datetime import datetime
 
 from django.contrib.sessions.models import Session
+from django.db import OperationalError
 from django.utils import timezone
+from psycopg_pool import PoolTimeout
 
 from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import delivering, notices, queueing, schedules, tasks
@@ -25,6 +27,10 @@ def by_the_clock(now: datetime | None = None) -> None:
     for part in parts:
         try:
             part(now)
+        except OperationalError as error:
+            log.warning("upkeep failed, trying again in a minute: %s", error)
+            if isinstance(error.__cause__, PoolTimeout):
+                return  # the database is away: each other part would wait as long, and a worker that is to stop for all of them
         except Exception:
             log.exception("upkeep failed, trying again in a minute")
 

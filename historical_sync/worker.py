@@ -119,9 +119,10 @@ async def _run(
                     if not loop.done():
                         loop.cancel()  # Procrastinate then waits for what runs
                 _, late = await asyncio.wait(loops, timeout=settings.SHUTDOWN_SECONDS + LAST_SECONDS)
-                for loop in late:
-                    loop.cancel()
-                await asyncio.gather(*loops, return_exceptions=True)
+                while late:
+                    for loop in late:
+                        loop.cancel()  # once for each of the waits that Procrastinate has one after the other
+                    _, late = await asyncio.wait(late, timeout=RECONNECT_SECONDS)
                 for loop in loops:
                     error = None if loop.cancelled() else loop.exception()
                     if isinstance(error, GONE):

@@ -94,7 +94,7 @@ def test_a_worker_whose_database_is_away_stops_in_time(relay: Relay) -> None:
         relay.cut()
         wait_for(lambda: worker.output.count("error connecting") > 4)
         worker.signal(signal.SIGTERM)
-        assert worker.ends(20) == 0
+        assert worker.ends(30) == 0
     finally:
         worker.stop()
 
