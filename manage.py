@@ -10,6 +10,7 @@ def main() -> None:
     # A tenth of the start would go into looking for garbage in what has just been imported.
     gc.set_threshold(50_000, 20, 100)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "atom.settings")
+    from django.db import OperationalError
     from environs import EnvError
 
     try:
@@ -20,6 +21,10 @@ def main() -> None:
         execute_from_command_line(sys.argv)
     except EnvError as error:
         sys.exit(f"atom: {error}")
+    except OperationalError as error:
+        if getattr(error.__cause__, "sqlstate", None):
+            raise  # it answers, and something is wrong with what it was asked
+        sys.exit(f"atom: the database can't be reached (manage.py doctor says more): {error}")
     except KeyboardInterrupt:
         sys.exit(130)
 

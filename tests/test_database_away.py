@@ -16,7 +16,7 @@ from django.db import connections
 from psycopg.conninfo import make_conninfo
 
 from tests.conftest import free_port, wait_for
-from tests.processes import Running
+from tests.processes import Running, manage
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("database away")]
 
@@ -119,3 +119,13 @@ def test_readiness_is_told_in_time_while_the_database_is_away_and_as_soon_as_it_
         web.stop()
     # After hours, too: the pool's pauses grow no longer than this.
     assert settings.DATABASES["default"]["OPTIONS"]["pool"]["reconnect_timeout"] <= 10
+
+
+def test_a_command_says_in_words_that_the_database_is_away() -> None:
+    nobody = f"postgresql://atom:secret@127.0.0.1:{free_port()}/atom"
+    ended = manage("migrate", DATABASE_URL=nobody)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("atom: the database can't be reached"), ended.stderr
+    assert "Connection refused" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "secret" not in ended.stderr
