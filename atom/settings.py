@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from csp.constants import NONE, SELF
-from environs import Env
+from environs import Env, EnvError
 
 from atom.home import development_secrets
 
@@ -90,7 +90,10 @@ PRODUCTION = (
 
 
 ATOM_HOME = Path(env.str("ATOM_HOME", str(BASE_DIR / ".atom"))).resolve()
-_secrets = {} if PRODUCTION else development_secrets(ATOM_HOME)
+try:
+    _secrets = {} if PRODUCTION else development_secrets(ATOM_HOME)
+except OSError as error:
+    raise EnvError(f"ATOM_HOME can't be used: {error}") from None
 
 DEBUG = env.bool("ATOM_DEBUG", False)
 SECRET_KEY = (
@@ -215,8 +218,6 @@ def _database() -> dict[str, Any]:
         try:
             info = conninfo_to_dict(DATABASE_URL)
         except Exception as error:
-            from environs import EnvError
-
             raise EnvError(
                 "DATABASE_URL must be a PostgreSQL address: postgresql://user:password@host:5432/name"
             ) from error

@@ -223,6 +223,7 @@ IN_PRODUCTION = {
         ({"ATOM_ALLOWED_HOSTS": "https://atom.example.com"}, "ATOM_ALLOWED_HOSTS"),
         ({"ATOM_ALLOWED_HOSTS": "atom.example.com:443"}, "ATOM_ALLOWED_HOSTS"),
         ({"ATOM_STATIC_ROOT": ""}, "ATOM_STATIC_ROOT"),
+        ({"ATOM_HOME": "/dev/null/atom"}, "ATOM_HOME"),
         ({**IN_PRODUCTION, "DATABASE_URL": ""}, "DATABASE_URL"),
     ],
 )
