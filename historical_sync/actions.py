@@ -14,7 +14,7 @@ from uuid import UUID
 from asgiref.sync import async_to_sync
 from django.db import IntegrityError, transaction
 from django.db import connection as database
-from django.db.models import F, Sum
+from django.db.models import F, Q, Sum
 from django.utils import timezone
 
 from atom import audit
@@ -231,7 +231,11 @@ def resume(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
                 if jobs_of(tenant).active().filter(connection=job.connection).exists():
                     raise Refused("job_already_active", f"{job.connection} is already being imported by another job.")
                 _check_room(tenant)
-            allowance = _allowance(tenant, timezone.now())
+            now = timezone.now()
+            allowance = _allowance(tenant, now)
+            if (job.renewed_at or job.created_at) < _month_of(now):
+                # It goes on with this month's records: they would count for a month that is over, and never be used up.
+                jobs_of(tenant).filter(id=job.id).update(renewed_at=now, records_before=F("records_processed"))
             _reopen(job, actor.label, None if allowance is None else job.records_processed + allowance)
     except IntegrityError as error:
         raise Refused("job_already_active", "This connection is already being imported by another job.") from error
@@ -413,9 +417,14 @@ def _allowance(tenant: Tenant, now: datetime) -> int | None:
 
 
 def records_this_month(tenant: Tenant, now: datetime) -> int:
-    """Records stored by the jobs that were started in this calendar month (UTC)."""
-    month = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    return jobs_of(tenant).filter(created_at__gte=month).aggregate(total=Sum("records_processed"))["total"] or 0
+    """Records stored by the jobs that were started in this calendar month (UTC), and since they were resumed in it by older ones."""
+    month = _month_of(now)
+    jobs = jobs_of(tenant).filter(Q(created_at__gte=month) | Q(renewed_at__gte=month))
+    return jobs.aggregate(total=Sum(F("records_processed") - F("records_before")))["total"] or 0
+
+
+def _month_of(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def usage_of(actor: Actor) -> tuple[int, int]:

@@ -107,6 +107,15 @@ class HistoricalSyncJob(models.Model):
         blank=True,
         help_text="Records that the plan left this job when it started or resumed; none: no limit.",
     )
+    renewed_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="When it was resumed in a later month than it had its allowance of: what comes in since counts for that one.",
+    )
+    records_before = models.PositiveBigIntegerField(
+        db_default=0, default=0, editable=False, help_text="Records that had come in by then."
+    )
 
     total_chunks = models.PositiveIntegerField(default=0)
     completed_chunks = models.PositiveIntegerField(default=0)
@@ -156,6 +165,7 @@ class HistoricalSyncJob(models.Model):
             models.Index(fields=["connection", "-created_at"], name="job_of_connection"),
             models.Index(fields=["status"], condition=Q(status__in=states.ACTIVE), name="job_active"),
             models.Index(fields=["tenant", "-completed_at"], condition=Q(status=states.FAILED), name="job_failed"),
+            models.Index(fields=["tenant", "renewed_at"], condition=~Q(renewed_at=None), name="job_renewed"),
         ]
         constraints = [
             models.UniqueConstraint(
