@@ -103,9 +103,8 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | 
             await set_running(cursor, job_id, status)
             return ToPlan()
         if exhausted:
-            await pause(
-                cursor, job_id, "plan", "plan_records_exhausted", "Your plan's records for this month are used up."
-            )
+            words = "Your plan's records for this month are used up. It goes on by itself with the next month (UTC)."
+            await pause(cursor, job_id, "plan", "plan_records_exhausted", words)
             return Nothing()
         row = await counted.fetchone()
         assert row is not None

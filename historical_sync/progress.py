@@ -135,7 +135,7 @@ def _phase(job: JobNumbers, waiting: datetime | None) -> str:
         return {
             "reauth_required": "Access was lost: reconnect to go on",
             "provider_quota": "The provider's quota is used up",
-            "plan": "Your plan's records for this month are used up",
+            "plan": "Your plan's records for this month are used up: it goes on with the next month",
         }.get(job.pause_reason, "Paused")
     if job.status == states.COMPLETED:
         if job.total_chunks == 0:

@@ -30,7 +30,7 @@ TRANSITIONS: Final[dict[tuple[str, str], str]] = {
     (RUNNING, COMPLETED): "every chunk is done",
     (RUNNING, FAILED): "every chunk is done or failed, and at least one failed",
     (RUNNING, CANCELLED): "cancelled; workers have let go of its chunks",
-    (PAUSED, PENDING): "resumed by a person, or by a reconnect",
+    (PAUSED, PENDING): "resumed by a person, by a reconnect, or when the plan has records again",
     (PAUSED, CANCELLED): "cancelled while paused",
     (FAILED, PENDING): "resumed: what is missing is tried again",
 }

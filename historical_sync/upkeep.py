@@ -13,9 +13,12 @@ from django.db import OperationalError
 from django.utils import timezone
 from psycopg_pool import PoolTimeout
 
+from atom.access import system_actor
+from atom.errors import Refused
+from atom.models import Tenant
 from atom.tenancy import across_tenants, tenant_scope
-from historical_sync import delivering, notices, queueing, schedules, tasks
-from historical_sync.models import StaleEntity
+from historical_sync import actions, delivering, notices, queueing, schedules, states, tasks
+from historical_sync.models import HistoricalSyncJob, StaleEntity
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +26,9 @@ log = logging.getLogger(__name__)
 def by_the_clock(now: datetime | None = None) -> None:
     """Does all that is due at `now`. What goes wrong in one part keeps no other from its turn."""
     now = now or timezone.now()
-    parts = (queueing.start_all_waiting, schedules.start_due, _tell, _tidy, notices.forget_old, _forget_sessions)
+    parts = (
+        _go_on, queueing.start_all_waiting, schedules.start_due, _tell, _tidy, notices.forget_old, _forget_sessions,
+    )  # fmt: skip
     for part in parts:
         try:
             part(now)
@@ -33,6 +38,22 @@ def by_the_clock(now: datetime | None = None) -> None:
                 return  # the database is away: each other part would wait as long, and a worker that is to stop for all of them
         except Exception:
             log.exception("upkeep failed, trying again in a minute")
+
+
+def _go_on(now: datetime) -> None:
+    """Resumes what the plan's limit of a month stopped, where there are records again: schedules skip what is paused."""
+    with across_tenants("the scheduler looks after every tenant"):
+        paused = HistoricalSyncJob.objects.filter(status=states.PAUSED, pause_reason="plan").order_by("created_at")
+        found = list(paused.values_list("id", "tenant_id"))
+    for job_id, tenant_id in found:
+        with tenant_scope(tenant_id):
+            try:
+                tenant = Tenant.objects.get(id=tenant_id)
+                actions.resume(system_actor(tenant, "Atom"), actions.get_job(tenant, job_id))
+            except Refused:
+                pass  # not yet, or it can't: its page says why it waits
+            except Exception:
+                log.exception("job %s could not be resumed", job_id)
 
 
 def _tell(now: datetime) -> None:

@@ -7,11 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import time_machine
 from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
 from django.utils import timezone
 
 from atom.access import system_actor
 from atom.errors import InvalidInput, Refused
+from atom.models import Tenant
 from atom.tenancy import tenant_scope
 from historical_sync import actions, schedules
 from historical_sync.models import Coverage, HistoricalSyncJob, SyncSchedule
@@ -105,6 +107,27 @@ def test_without_room_a_run_waits_and_starts_when_there_is_some(cast: SimpleName
     with tenant_scope(cast.acme.id):
         actions.cancel(system_actor(cast.acme, "Test"), busy[0])
     assert schedules.start_due(now + timedelta(minutes=1)) == 1
+    assert now_of(schedule).last_result == "started"
+
+
+def test_what_the_plan_stopped_goes_on_in_the_next_month_and_so_does_its_schedule(cast: SimpleNamespace) -> None:
+    Tenant.objects.filter(id=cast.acme.id).update(plan="solo")
+    with time_machine.travel(datetime(2026, 10, 30, 12, tzinfo=UTC), tick=False), tenant_scope(cast.acme.id):
+        connection = imported(cast.acme)
+        stopped = make_job(
+            connection, status="paused", pause_reason="plan", planned=True, records_processed=250_000, records_allowance=250_000
+        )  # fmt: skip
+        schedule = due(connection, interval=DAY)
+        by_the_clock()
+        assert actions.get_job(cast.acme, stopped.id).status == "paused"
+        assert now_of(schedule).last_result == "refused"
+    with time_machine.travel(datetime(2026, 11, 1, 0, 1, tzinfo=UTC), tick=False), tenant_scope(cast.acme.id):
+        by_the_clock()
+        job = actions.get_job(cast.acme, stopped.id)
+        assert (job.status, job.records_allowance) == ("pending", 500_000)
+        actions.cancel(system_actor(cast.acme, "Test"), job)
+    with time_machine.travel(datetime(2026, 11, 2, 12, tzinfo=UTC), tick=False):
+        by_the_clock()
     assert now_of(schedule).last_result == "started"
 
 
