@@ -38,7 +38,8 @@ class Failed:
 class Held:
     """A stream in a partition: what is here, what is missing and what of that failed, each oldest first, within what was asked.
 
-    label, partition_label: for people.
+    Of a partition that is not imported any more, as the connection is narrowed or the provider lists it no longer, nothing is missing:
+    no import could bring it. label, partition_label: for people.
     """
 
     stream: str
@@ -48,6 +49,16 @@ class Held:
     covered: tuple[Window, ...]
     missing: tuple[Window, ...]
     failed: tuple[Failed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A partition as the chunks of jobs tell. tried_at: when the newest job that was at it began; listed_at: the newest incremental
+    one that had listed the stream's partitions, for it is at all of them."""
+
+    label: str
+    tried_at: datetime
+    listed_at: datetime
 
 
 def ledger(connection: Connection) -> Mapping[tuple[str, str], Spans]:
@@ -105,13 +116,18 @@ def _held(
     connection: Connection,
     spans: Mapping[tuple[str, str], Spans],
     hulls: Mapping[str, tuple[datetime, datetime]],
-    known: Mapping[tuple[str, str], tuple[str, datetime]],
+    known: Mapping[tuple[str, str], Known],
     failures: Mapping[tuple[str, str], Sequence[tuple[Window, str, str]]],
     since: datetime | None,
     until: datetime | None,
 ) -> list[Held]:
-    labels = {place: label for place, (label, _) in known.items()}
-    tried_at = {place: at for place, (_, at) in known.items()}
+    labels = {place: one.label for place, one in known.items()}
+    tried_at = {place: one.tried_at for place, one in known.items()}
+    gone = {
+        (stream, key)
+        for (stream, key), one in known.items()
+        if one.tried_at < one.listed_at or (key and connection.only is not None and key not in connection.only)
+    }
     names_of: dict[str, set[str]] = {}
     for name, key in (*spans, *labels):
         names_of.setdefault(name, set()).add(key)
@@ -129,7 +145,7 @@ def _held(
                 names.discard("")
         for key in sorted(names, key=lambda key: (labels.get((stream.name, key), key), key)):
             have = spans.get((stream.name, key), ())
-            missing = planning.subtract(window, have) if window else ()
+            missing = planning.subtract(window, have) if window and (stream.name, key) not in gone else ()
             found.append(
                 Held(
                     stream.name,
@@ -171,14 +187,15 @@ def _hulls(connections: Sequence[Connection]) -> dict[UUID, dict[str, tuple[date
     return hulls
 
 
-def _partitions(connections: Sequence[Connection]) -> dict[UUID, dict[tuple[str, str], tuple[str, datetime]]]:
-    """connection -> (stream, partition) -> label, start of the newest job that was at it: as the chunks tell."""
-    known: dict[UUID, dict[tuple[str, str], tuple[str, datetime]]] = {}
-    for connection_id, stream, key, label, at in _rows(
+def _partitions(connections: Sequence[Connection]) -> dict[UUID, dict[tuple[str, str], Known]]:
+    """connection -> (stream, partition) -> what the chunks tell of it."""
+    known: dict[UUID, dict[tuple[str, str], Known]] = {}
+    for connection_id, stream, key, label, at, listed_at in _rows(
         """
-        SELECT DISTINCT ON (connection_id, stream, partition) connection_id, stream, partition, label, created_at
+        SELECT DISTINCT ON (connection_id, stream, partition) connection_id, stream, partition, label, created_at,
+               max(created_at) FILTER (WHERE kind = 'incremental' AND partition <> '') OVER (PARTITION BY connection_id, stream)
         FROM (
-            SELECT job.connection_id, chunk.stream, chunk.partition, max(chunk.partition_label) AS label, job.created_at
+            SELECT job.connection_id, chunk.stream, chunk.partition, max(chunk.partition_label) AS label, job.created_at, job.kind
             FROM historical_sync_syncchunk chunk JOIN historical_sync_historicalsyncjob job ON job.id = chunk.job_id
             WHERE job.tenant_id = ANY(%(tenants)s) AND job.connection_id = ANY(%(connections)s) AND chunk.status <> 'split'
             GROUP BY job.id, chunk.stream, chunk.partition
@@ -187,7 +204,7 @@ def _partitions(connections: Sequence[Connection]) -> dict[UUID, dict[tuple[str,
         """,
         connections,
     ):
-        known.setdefault(connection_id, {})[stream, key] = label or key, at
+        known.setdefault(connection_id, {})[stream, key] = Known(label or key, at, listed_at or BEGINNING)
     return known
 
 

@@ -133,9 +133,9 @@ def imported(connection: Connection, *, gap: bool = True, partition: str = "1") 
         ordinal=1, since=cut, until=until, status=states.CHUNK_FAILED if gap else states.CHUNK_COMPLETED,
         error_code="provider_error" if gap else "", error_message="GitHub does not allow it" if gap else "", **rest,
     )  # fmt: skip
-    Coverage.objects.create(
+    Coverage.objects.update_or_create(
         tenant=connection.tenant, connection=connection, stream="issues", partition=partition,
-        ranges=TimestamptzMultirange([Range(since, cut if gap else until)]),
+        defaults={"ranges": TimestamptzMultirange([Range(since, cut if gap else until)])},
     )  # fmt: skip
     HistoricalSyncJob.objects.filter(id=job.id).update(created_at=until)
     return job
@@ -179,6 +179,26 @@ def test_repair_of_what_lacks_nothing_is_refused_in_words(cast: SimpleNamespace,
     assert "Nothing is missing of" in text
     with tenant_scope(cast.acme.id):
         assert not HistoricalSyncJob.objects.filter(tenant=cast.acme, kind="repair").exists()
+
+
+def test_of_partitions_that_are_not_imported_any_more_nothing_is_missing(cast: SimpleNamespace) -> None:
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+        imported(connection, partition="1")
+        imported(connection, partition="2")
+        assert [(part.partition, bool(part.missing)) for part in coverage.of_connection(connection)] == [
+            ("1", True),
+            ("2", True),
+        ]
+        connection.only = ["2"]
+        one, two = coverage.of_connection(connection)
+        assert (one.missing, one.failed, bool(one.covered), bool(two.missing)) == ((), (), True, True)
+        # An incremental sync is at whatever the provider lists: the first was deleted there, or is hidden from us.
+        connection.only = None
+        job = imported(connection, partition="2")
+        HistoricalSyncJob.objects.filter(id=job.id).update(kind="incremental", created_at=timezone.now())
+        one, two = coverage.of_connection(connection)
+        assert (one.missing, one.failed, bool(one.covered), bool(two.missing)) == ((), (), True, True)
 
 
 def test_extending_opens_the_offer_with_the_next_earlier_start(cast: SimpleNamespace, signed_in: Any) -> None:
