@@ -112,6 +112,23 @@ def asked(connection: Connection) -> dict[str, tuple[datetime, datetime]]:
     return _hulls([connection]).get(connection.id, {})
 
 
+def left_over(connection: Connection) -> Mapping[tuple[str, str], Spans]:
+    """(stream, partition) -> spans that incremental jobs were to bring and did not, whether they are here by now or not."""
+    left: dict[tuple[str, str], Spans] = {}
+    for stream, key, spans in _rows(
+        """
+        SELECT chunk.stream, chunk.partition, range_agg(tstzrange(chunk.since, chunk.until))
+        FROM historical_sync_historicalsyncjob job JOIN historical_sync_syncchunk chunk ON chunk.job_id = job.id
+        WHERE job.tenant_id = ANY(%(tenants)s) AND job.connection_id = ANY(%(connections)s) AND job.kind = 'incremental'
+          AND job.status IN ('failed', 'cancelled') AND chunk.status IN ('pending', 'failed')
+        GROUP BY chunk.stream, chunk.partition
+        """,
+        [connection],
+    ):
+        left[stream, key] = [(span.lower, span.upper) for span in spans]
+    return left
+
+
 def _held(
     connection: Connection,
     spans: Mapping[tuple[str, str], Spans],

@@ -37,9 +37,9 @@ async def gather_targets(api: Api, job: HistoricalSyncJob) -> list[planning.Targ
             partitions = await gateway.partitions_of(job.connection, api)
         except AccessDenied:
             partitions = (WHOLE,)
-    covered, asked = await _covered(job), await _asked(job)
+    covered, asked, left = await _covered(job), await _asked(job), await _left_over(job)
     targets = [
-        planning.Target(stream, partition, missing(job, stream, partition, covered, asked))
+        planning.Target(stream, partition, missing(job, stream, partition, covered, asked, left))
         for stream in streams
         for partition in (partitions if stream.partitioned else (WHOLE,))
     ]
@@ -50,13 +50,10 @@ async def listed_targets(api: Api, job: HistoricalSyncJob, stream: Stream, windo
     """The targets, within `window`, of a partitioned stream that could not be listed when the job was planned."""
     assert job.connection.provider.partitions is not None
     partitions = await gateway.partitions_of(job.connection, api)
-    covered, asked = await _covered(job), await _asked(job)
+    covered, asked, left = await _covered(job), await _asked(job), await _left_over(job)
+    wanted = [(partition, missing(job, stream, partition, covered, asked, left)) for partition in partitions]
     return await count_targets(
-        api,
-        [
-            planning.Target(stream, partition, coverage.inside(missing(job, stream, partition, covered, asked), window))
-            for partition in partitions
-        ],
+        api, [planning.Target(stream, partition, coverage.inside(parts, window)) for partition, parts in wanted]
     )
 
 
@@ -66,13 +63,15 @@ def missing(
     partition: Partition,
     covered: Mapping[tuple[str, str], Spans],
     asked: Mapping[str, tuple[datetime, datetime]],
+    left: Mapping[tuple[str, str], Spans],
 ) -> tuple[Window, ...]:
     """What the job has to read of the stream in the partition, which depends on its kind.
 
     historical: what of its range is not here. repair: that, within what was asked of the stream before. incremental: from where
     this very one ended, be that before the job's own beginning (it failed last time) or after it (another did), and rows whose
     later changes their window does not tell once more, as far as they are here at all; what appeared since the first import, as
-    far back as that went. A hole further back is a repair's. What has no time, whole.
+    far back as that went; and what earlier ones were to bring and did not, though they brought what is newer (`left`). Any other
+    hole further back is a repair's. What has no time, whole.
     """
     spans = covered.get((stream.name, partition.key), ())
     since, until = job.start_date, job.end_date
@@ -84,7 +83,10 @@ def missing(
             since = max(spans[0][0], min(spans[-1][1], until - READ_AGAIN[stream.clock]))
         else:
             since = _earliest(stream, covered) or since
-        spans = ()
+        here = Window(spans[0][0] if spans else since, since)
+        again = left.get((stream.name, partition.key), ())
+        before = [part for span in again for part in planning.subtract(Window(*span), spans)]
+        return (*coverage.inside(before, here), *planning.subtract(Window(since, until), ()))
     return planning.subtract(Window(since, until), spans) if since < until else ()
 
 
@@ -94,6 +96,10 @@ def _earliest(stream: Stream, covered: Mapping[tuple[str, str], Spans]) -> datet
 
 async def _asked(job: HistoricalSyncJob) -> Mapping[str, tuple[datetime, datetime]]:
     return await database_sync_to_async(coverage.asked)(job.connection) if job.kind == "repair" else {}
+
+
+async def _left_over(job: HistoricalSyncJob) -> Mapping[tuple[str, str], Spans]:
+    return await database_sync_to_async(coverage.left_over)(job.connection) if job.kind == "incremental" else {}
 
 
 async def _covered(job: HistoricalSyncJob) -> Mapping[tuple[str, str], Spans]:

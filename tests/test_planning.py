@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -117,17 +118,25 @@ def test_a_window_in_words(since: str, until: str, said: str) -> None:
 
 
 def read(
-    stream: Stream, *covered: tuple[float, float], elsewhere: tuple[float, float] | None = None
+    stream: Stream,
+    *covered: tuple[float, float],
+    elsewhere: tuple[float, float] | None = None,
+    left: Sequence[tuple[float, float]] = (),
 ) -> list[tuple[float, float]]:
-    """What a job of [day 10, day 100) reads of the stream where `covered` is here already; `elsewhere`: in another partition."""
+    """What a job of [day 10, day 100) reads of the stream where `covered` is here already; `elsewhere`: in another partition.
+
+    left: what earlier jobs were to bring and did not.
+    """
     job = HistoricalSyncJob(kind="incremental", start_date=window(10, 100).since, end_date=window(10, 100).until)
     spans = [(window(*span).since, window(*span).until) for span in covered]
     ledger = {(stream.name, "here"): spans}
     if elsewhere:
         ledger[stream.name, "there"] = [(window(*elsewhere).since, window(*elsewhere).until)]
+    again = {(stream.name, "here"): [(window(*span).since, window(*span).until) for span in left]}
     day = timedelta(days=1)
     return [
-        ((w.since - START) / day, (w.until - START) / day) for w in missing(job, stream, Partition("here"), ledger, {})
+        ((w.since - START) / day, (w.until - START) / day)
+        for w in missing(job, stream, Partition("here"), ledger, {}, again)
     ]
 
 
@@ -137,6 +146,12 @@ def test_each_stream_goes_on_where_it_ended_whatever_the_job_begins_with() -> No
     assert read(ISSUES, (50, 90)) == [(90, 100)], "nobody asked for what is before day 50"
     assert read(ISSUES, (0, 20), (50, 90)) == [(90, 100)], "the hole is a repair's"
     assert read(ISSUES, (0, 5)) == [(5, 100)], "this partition was not brought the last time"
+
+
+def test_what_an_earlier_one_was_to_bring_and_did_not_is_read_now() -> None:
+    assert read(ISSUES, (0, 20), (50, 90), left=[(15, 40), (45, 95)]) == [(20, 40), (45, 50), (90, 100)]
+    assert read(ISSUES, (50, 90), left=[(5, 30)]) == [(90, 100)], "what was removed since is nobody's wish"
+    assert read(ISSUES, left=[(5, 30)]) == [(10, 100)]
 
 
 def test_what_is_read_once_more_is_never_more_than_is_here() -> None:

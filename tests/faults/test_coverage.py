@@ -11,7 +11,7 @@ from atom.errors import Refused
 from historical_sync import actions, coverage
 from historical_sync.models import SyncRecord
 from integrations.providers.base import Window
-from tests.conftest import Worker
+from tests.conftest import Worker, job_now, wait_for
 from tests.faults import toy as toys
 from tests.faults.toy import END, START
 from tests.faults.toy_stage import ToyStage
@@ -103,8 +103,6 @@ def test_a_repair_brings_nothing_that_nobody_asked_for(toy: ToyStage, worker: Wo
 def test_what_a_cancelled_import_left_out_is_a_gap(toy: ToyStage, worker: Worker) -> None:
     toy.server.inject(toys.says(403, {"error": "daily quota"}, Retry_After="3000"), every=6, times=10_000)
     job = toy.job()
-    from tests.conftest import job_now, wait_for
-
     wait_for(lambda: job_now(job).waiting_until)
     toy.within(actions.cancel, toy.actor, job)
     toy.done(job, "cancelled")
@@ -169,6 +167,32 @@ def test_a_partition_that_failed_last_time_is_caught_up_from_where_it_ended(toy:
     assert job.start_date >= failed.start_date
     assert "n9005" in ids(toy)
     assert not any(part.missing for part in held(toy).values())
+
+
+@pytest.mark.parametrize("ending", ["failed", "cancelled"])
+def test_a_hole_that_an_incremental_sync_left_is_closed_by_the_next_one(
+    toy: ToyStage, worker: Worker, ending: str
+) -> None:
+    """Long after the last one it comes in parts, the newest first: that one is here, the older one is not."""
+    since = START + timedelta(days=10)
+    toy.done(toy.job(end=since))
+    is_old = lambda call: call.path == "/rows/attic" and call.query["since"] < MIDDLE.isoformat()  # noqa: E731
+    answer = toys.Answer(403, {"error": "scope"}) if ending == "failed" else toys.Answer(500, {})
+    toy.server.faults.append(lambda call: answer if is_old(call) else None)
+    job = toy.within(actions.start_incremental, toy.actor, toy.connection)
+    if ending == "cancelled":
+        wait_for(lambda: len(toy.chunks(job, status="completed")) == job_now(job).total_chunks - 1 > 0)
+        toy.within(actions.cancel, toy.actor, job)
+    toy.done(job, ending)
+    assert any(part.missing for part in held(toy).values())
+    toy.server.faults.clear()
+    toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
+    assert not any(part.missing for part in held(toy).values())
+    assert ids(toy) == {row["id"] for rows in toy.server.world.values() for row in rows}
+    # What is here is not read once more.
+    asked = len(toy.server.pages())
+    toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
+    assert not [call for call in toy.server.pages()[asked:] if is_old(call)]
 
 
 def test_a_partition_that_appears_is_read_as_far_back_as_the_others(
