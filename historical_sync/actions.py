@@ -23,6 +23,7 @@ from atom.errors import InvalidInput, Refused
 from atom.models import Tenant
 from atom.plans import ACTIVE_JOBS, Plan, cheapest
 from historical_sync import broadcast, coverage, states, tasks
+from historical_sync.automation import QueuedStart
 from historical_sync.models import DataRemoval, HistoricalSyncJob, JobEvent, JobQuerySet, SyncChunk
 from historical_sync.replaying import Replayed, replay
 from historical_sync.settling import settle_sync, take_from_the_dead
@@ -258,7 +259,11 @@ def reconnected(actor: Actor, connection: Connection) -> None:
 
 
 def disconnecting(actor: Actor, connection: Connection) -> None:
-    """Cancels the active job of a connection that is about to lose its credentials."""
+    """Cancels the active job of a connection that is about to lose its credentials, and takes back the start that waits.
+
+    First that one: it would begin by itself when somebody connects again, however much later.
+    """
+    QueuedStart.objects.filter(tenant=actor.tenant, connection=connection).delete()
     for job in jobs_of(actor.tenant).active().filter(connection=connection):
         with suppress(Refused):  # it ended meanwhile
             cancel(actor, job)

@@ -113,6 +113,19 @@ def test_what_lost_access_goes_on_waiting_and_holds_up_nobody(cast: SimpleNamesp
     assert "Reconnect" in left.reason
 
 
+def test_what_waits_is_taken_back_when_its_connection_is_given_up(cast: SimpleNamespace, signed_in: Any) -> None:
+    ask(signed_in(cast.bob), five(cast.acme))
+    first, second = queued(cast.acme)
+    assert signed_in(cast.alice).post(f"/connections/{first.connection_id}/disconnect").status_code == 302
+    assert queued(cast.acme) == [second]
+    with tenant_scope(cast.acme.id):
+        Connection.objects.filter(id=first.connection_id).update(status="connected")
+        for job in active(cast.acme):
+            actions.cancel(system_actor(cast.acme, "Test"), job)
+        queueing.start_waiting(cast.acme.id)
+    assert [job.connection_id for job in active(cast.acme)] == [second.connection_id]
+
+
 def test_one_that_can_not_start_is_named_and_the_others_do(cast: SimpleNamespace, signed_in: Any) -> None:
     connections = five(cast.acme)[:2]
     with tenant_scope(cast.acme.id):
