@@ -166,6 +166,14 @@ def test_nothing_chosen_is_said(cast: SimpleNamespace, signed_in: Any) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+def test_more_than_can_be_started_at_once_are_refused_not_cut_short(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        many = [make_connection(cast.acme) for _ in range(51)]
+    page = ask(signed_in(cast.bob), many).content.decode()
+    assert "Choose at most 50 connections at once." in page
+    assert active(cast.acme) == queued(cast.acme) == []
+
+
 def test_the_estimate_is_for_all_and_for_each(live_cast: SimpleNamespace, sandbox: Sandbox, signed_in: Any) -> None:
     made = [connected(live_cast.acme, "github", sandbox.root), connected(live_cast.acme, "hubspot", sandbox.root)]
     query = "&".join(f"connection={c.id}" for c in made)

@@ -37,10 +37,11 @@ def sync_selected(request: HttpRequest) -> HttpResponse:
     actor = actor_of(request)
     given = request.POST if request.method == "POST" else request.GET
     chosen = _chosen(actor, given)
-    if not chosen:
-        words = "Choose at least one connection first."
+    too_many = len(set(given.getlist("connection"))) > MOST
+    if not chosen or too_many:
+        words = f"Choose at most {MOST} connections at once." if too_many else "Choose at least one connection first."
         if getattr(request, "htmx", False):
-            return refusal(request, "Nothing chosen", words, 200)
+            return refusal(request, "Not started", words, 200)
         messages.error(request, words)
         return redirect("integrations")
     if request.method == "GET":
