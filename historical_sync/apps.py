@@ -8,10 +8,11 @@ class HistoricalSyncConfig(AppConfig):
     def ready(self) -> None:
         # `atom` and `integrations` may not import this package; they call what is registered here.
         from atom import workspace
-        from historical_sync import actions, removing
-        from integrations import connect
+        from historical_sync import actions, coverage, removing
+        from integrations import connect, narrowing
 
         workspace.usage = actions.usage_of
         connect.reconnected_hooks.append(actions.reconnected)
         connect.disconnecting_hooks.append(actions.disconnecting)
         connect.removing_hooks.append(removing.request)
+        narrowing.widened_hooks.append(coverage.widened)

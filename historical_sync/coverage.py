@@ -112,6 +112,17 @@ def asked(connection: Connection) -> dict[str, tuple[datetime, datetime]]:
     return _hulls([connection]).get(connection.id, {})
 
 
+def widened(connection: Connection) -> None:
+    """Of streams whose rows the connection's choice sorts out (`Stream.parts_of`), those of what was chosen now were left out so far:
+    nothing of them counts as imported, and parts that were half read begin anew."""
+    names = [stream.name for stream in connection.provider.streams if stream.parts_of is not None]
+    mine = {"tenant_id": connection.tenant_id, "stream__in": names}
+    Coverage.objects.filter(connection=connection, **mine).update(ranges=[])
+    SyncChunk.objects.filter(
+        job__connection=connection, status__in=(states.CHUNK_PENDING, states.CHUNK_FAILED), **mine
+    ).update(cursor=None, position=None)
+
+
 def left_over(connection: Connection) -> Mapping[tuple[str, str], Spans]:
     """(stream, partition) -> spans that incremental jobs were to bring and did not, whether they are here by now or not."""
     left: dict[tuple[str, str], Spans] = {}

@@ -34,6 +34,7 @@ class Meter:
             clock=self.stream.clock,
             as_read=self.stream.as_read,
             before=self.before,
+            only=sorted(self.only) if self.only is not None and self.stream.parts_of is not None else None,
         )
         for page in pages:
             records = page.records

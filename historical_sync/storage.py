@@ -54,7 +54,8 @@ class Pages:
     after: how many pages of the chunk are stored before these, as far as its worker knows. done: the window has been read to its
     end. whole: of a stream that is read whole, whatever the window. moved: they reach further than the chunk's pages before them.
     before: external ids that the chunk's pages before these brought: pages that overlap bring them again, and what is unchanged is
-    counted once. clock, as_read: as the stream's.
+    counted once. only: of which of the stream's parts the records are, where others were sorted out; None: of all. clock, as_read: as
+    the stream's.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -70,6 +71,7 @@ class Pages:
     clock: Clock = Clock.UPDATED
     as_read: bool = False
     before: Collection[str] = ()
+    only: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,6 +398,7 @@ async def _advance(
         # What another job stored is met again by every pass of a provider that goes in circles.
         "new": batch.moved or stored + quarantined > 0,
         "whole": batch.whole,
+        "only": None if batch.only is None else list(batch.only),
         "pace_seconds": PACE_SECONDS,
     }
     await db.execute(
@@ -416,12 +419,16 @@ async def _advance(
         values,
     )
     if done:
-        # Up to the watermark of the job's start only; what was read whole has no beginning (see `coverage.py`).
+        # Up to the watermark of the job's start only; what was read whole has no beginning (see `coverage.py`). Nothing where the
+        # connection was to bring more by now than was let through.
         await db.execute(
             """
             INSERT INTO historical_sync_coverage AS c (id, tenant_id, connection_id, stream, partition, ranges)
             SELECT gen_random_uuid(), %(tenant)s, %(connection)s, %(stream)s, %(partition)s,
-                   tstzmultirange(tstzrange(CASE WHEN NOT %(whole)s THEN chunk.since END, span.until))
+                   CASE WHEN %(only)s::text[] IS NULL
+                             OR EXISTS (SELECT FROM integrations_connection c WHERE c.id = job.connection_id AND c.only <@ %(only)s::text[])
+                        THEN tstzmultirange(tstzrange(CASE WHEN NOT %(whole)s THEN chunk.since END, span.until))
+                        ELSE '{}'::tstzmultirange END
             FROM historical_sync_syncchunk chunk
             JOIN historical_sync_historicalsyncjob job ON job.id = chunk.job_id
             CROSS JOIN LATERAL (SELECT COALESCE(job.watermark, job.created_at) AS mark) AS settled

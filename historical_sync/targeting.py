@@ -70,7 +70,7 @@ def missing(
     historical: what of its range is not here. repair: that, within what was asked of the stream before. incremental: from where
     this very one ended, be that before the job's own beginning (it failed last time) or after it (another did), and rows whose
     later changes their window does not tell once more, as far as they are here at all; what appeared since the first import, as
-    far back as that went; and what earlier ones were to bring and did not, though they brought what is newer (`left`). Any other
+    far back as that went, and what counts as imported no longer, as far as it was asked for; and what earlier ones were to bring and did not, though they brought what is newer (`left`). Any other
     hole further back is a repair's. What has no time, whole.
     """
     spans = covered.get((stream.name, partition.key), ())
@@ -82,7 +82,7 @@ def missing(
         if spans:
             since = max(spans[0][0], min(spans[-1][1], until - READ_AGAIN[stream.clock]))
         else:
-            since = _earliest(stream, covered) or since
+            since = _earliest(stream, covered) or asked.get(stream.name, (since, until))[0]
         here = Window(spans[0][0] if spans else since, since)
         again = left.get((stream.name, partition.key), ())
         before = [part for span in again for part in planning.subtract(Window(*span), spans)]
@@ -95,7 +95,7 @@ def _earliest(stream: Stream, covered: Mapping[tuple[str, str], Spans]) -> datet
 
 
 async def _asked(job: HistoricalSyncJob) -> Mapping[str, tuple[datetime, datetime]]:
-    return await database_sync_to_async(coverage.asked)(job.connection) if job.kind == "repair" else {}
+    return await database_sync_to_async(coverage.asked)(job.connection) if job.kind != "historical" else {}
 
 
 async def _left_over(job: HistoricalSyncJob) -> Mapping[tuple[str, str], Spans]:

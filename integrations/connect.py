@@ -24,7 +24,7 @@ from integrations.errors import Misconfigured, ProviderError, ReauthRequired
 from integrations.grants import granted_scopes
 from integrations.http import Api, check_address, check_public_address, make_client
 from integrations.models import Connection, ConnectionQuerySet, ConnectionStatus
-from integrations.narrowing import resolve
+from integrations.narrowing import resolve, widened
 from integrations.patience import patiently
 from integrations.providers.base import Account, Partition, Provider, Revocation
 
@@ -264,6 +264,7 @@ def _store(
         scopes = account.scopes if account.scopes is not None else granted_scopes(token or {})
         row.scopes = None if scopes is None else list(scopes)
         row.grant_expires_at = account.expires_at or gateway.grant_expiry(token or {})
+        former = row.only
         if only is not None:
             row.only = list(only)
         row.base_url = base_url
@@ -274,6 +275,7 @@ def _store(
         row.save()
         audit.record(tenant.id, actor.label, "connection.connected" if is_new else "connection.reconnected", str(row))
         if not is_new:
+            widened(row, former)
             for hook in reconnected_hooks:
                 hook(actor, row)
     return row, is_new

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from asgiref.sync import async_to_sync
 from django.db import transaction
@@ -15,6 +15,9 @@ from integrations import gateway
 from integrations.errors import ProviderError
 from integrations.models import Connection
 from integrations.providers.base import Partition, Provider
+
+# What other packages do when a narrowed connection is to bring more than before; they fill these in when they are ready.
+widened_hooks: list[Callable[[Connection], None]] = []
 
 MOST_NAMES = 5000
 TIMEOUT = 30.0  # seconds to list an account's partitions while somebody waits
@@ -69,8 +72,17 @@ def narrow(actor: Actor, connection: Connection, names: Sequence[str] | None) ->
     only = None if names is None else resolve(connection.provider, parts_of(connection), names)
     with transaction.atomic():
         row = Connection.objects.of(actor.tenant).select_for_update().get(id=connection.id)
-        row.only = only
+        former, row.only = row.only, only
         row.save(update_fields=["only", "updated_at"])
+        widened(row, former)
         detail = "everything" if only is None else f"{len(only)} {row.provider.partition_label.lower() or 'parts'}"
         audit.record(row.tenant_id, actor.label, "connection.narrowed", str(row), detail)
     return row
+
+
+def widened(connection: Connection, former: Sequence[str] | None) -> None:
+    """Tells who wants to know that the connection's choice holds what the `former` one did not, if so. It is saved by now."""
+    if former is None or (connection.only is not None and set(connection.only) <= set(former)):
+        return
+    for hook in widened_hooks:
+        hook(connection)

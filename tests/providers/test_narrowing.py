@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
 from atom.access import system_actor
 from atom.errors import InvalidInput
 from atom.tenancy import across_tenants, tenant_scope
-from historical_sync.actions import start_sync
+from historical_sync import coverage
+from historical_sync.actions import start_incremental, start_sync
 from historical_sync.models import SyncChunk, SyncRecord
-from integrations.narrowing import narrow
-from tests.conftest import Sandbox, Worker, connected, until
+from integrations.models import Connection
+from integrations.narrowing import narrow, parts_of
+from tests.conftest import Sandbox, Worker, connected, until, wait_for
 
 NAMES = ["northwind-dev/storefront", "northwind-dev/infra"]
 KEYS = ["70000000", "70000004"]
@@ -40,8 +44,6 @@ def test_connecting_takes_names_or_keys(live_cast: SimpleNamespace, sandbox: San
 
 
 def test_a_name_that_is_none_connects_nothing(live_cast: SimpleNamespace, sandbox: Sandbox) -> None:
-    from integrations.models import Connection
-
     with pytest.raises(CommandError) as caught:
         connect(sandbox.root, "--only", "northwind-dev/storefront,contoso-labs/storefront")
     assert caught.value.returncode == 2
@@ -98,3 +100,48 @@ def test_an_import_brings_the_chosen_parts_only(live_cast: SimpleNamespace, sand
             assert payload["repository_url"].endswith(NAMES[1])
         connection.refresh_from_db()
         assert connection.last_success_at is not None
+
+
+def test_what_is_chosen_later_comes_in_where_it_was_sorted_out_before(
+    live_cast: SimpleNamespace, sandbox: Sandbox, worker: Worker
+) -> None:
+    """Slack lists files of all channels at once: what was imported says nothing of the channels that were not chosen then."""
+    connection = connected(live_cast.acme, "slack", sandbox.root)
+    actor = system_actor(live_cast.acme, "a test")
+
+    def files() -> int:
+        return SyncRecord.objects.filter(connection=connection, stream="files").count()
+
+    with tenant_scope(live_cast.acme.id):
+        connection = narrow(actor, connection, [parts_of(connection)[0].label])
+        start = timezone.now() - timedelta(days=700)
+        until(start_sync(actor, connection, start=start, streams=["channels", "files"]), "completed")
+        of_one = files()
+        connection = narrow(actor, connection, None)
+        assert [part.stream for part in coverage.of_connection(connection) if part.missing] == ["files"]
+        until(start_incremental(actor, connection), "completed")
+        assert not [part for part in coverage.of_connection(connection) if part.missing]
+        other = connected(live_cast.acme, "slack", sandbox.root, account="2")
+        until(start_sync(actor, other, start=start, streams=["files"]), "completed")
+        assert of_one < files() == SyncRecord.objects.filter(connection=other, stream="files").count()
+        # To bring less takes nothing back.
+        narrow(actor, connection, [parts_of(connection)[0].label])
+        assert not [part for part in coverage.of_connection(connection) if part.missing]
+
+
+def test_what_is_sorted_out_while_more_is_chosen_does_not_count_as_imported(
+    live_cast: SimpleNamespace, sandbox: Sandbox, worker: Worker
+) -> None:
+    connection = connected(live_cast.acme, "slack", sandbox.root)
+    actor = system_actor(live_cast.acme, "a test")
+    with tenant_scope(live_cast.acme.id):
+        connection = narrow(actor, connection, [parts_of(connection)[0].label])
+        sandbox.control(latency_ms=700)
+        job = start_sync(actor, connection, streams=["files"])
+        wait_for(lambda: SyncChunk.objects.filter(job=job, status="running").exists())
+        Connection.objects.filter(id=connection.id).update(only=None)
+        until(job, "completed")
+        assert [part.stream for part in coverage.of_connection(connection) if part.missing] == ["files"]
+        until(start_sync(actor, connection, streams=["channels"]), "completed")
+        until(start_incremental(actor, connection), "completed")
+        assert not [part for part in coverage.of_connection(connection) if part.missing]
