@@ -24,6 +24,13 @@ Spans = Sequence[tuple[datetime, datetime]]
 
 BEGINNING = datetime(1, 1, 1, tzinfo=UTC)  # of a span without one
 
+# Jobs whose data was not removed since: what the others were to bring is nobody's wish any more.
+KEPT = """
+job.tenant_id = ANY(%(tenants)s) AND job.connection_id = ANY(%(connections)s) AND NOT EXISTS (
+    SELECT FROM historical_sync_dataremoval gone
+    WHERE gone.connection_id = job.connection_id AND COALESCE(gone.completed_at, 'infinity') > job.created_at)
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Failed:
@@ -127,13 +134,13 @@ def left_over(connection: Connection) -> Mapping[tuple[str, str], Spans]:
     """(stream, partition) -> spans that incremental jobs were to bring and did not, whether they are here by now or not."""
     left: dict[tuple[str, str], Spans] = {}
     for stream, key, spans in _rows(
-        """
+        f"""
         SELECT chunk.stream, chunk.partition, range_agg(tstzrange(chunk.since, chunk.until))
         FROM historical_sync_historicalsyncjob job JOIN historical_sync_syncchunk chunk ON chunk.job_id = job.id
-        WHERE job.tenant_id = ANY(%(tenants)s) AND job.connection_id = ANY(%(connections)s) AND job.kind = 'incremental'
-          AND job.status IN ('failed', 'cancelled') AND chunk.status IN ('pending', 'failed')
+        WHERE {KEPT} AND job.kind = 'incremental' AND job.status IN ('failed', 'cancelled')
+          AND chunk.status IN ('pending', 'failed')
         GROUP BY chunk.stream, chunk.partition
-        """,
+        """,  # noqa: S608 - a condition of this module's own
         [connection],
     ):
         left[stream, key] = [(span.lower, span.upper) for span in spans]
@@ -197,18 +204,17 @@ def _hulls(connections: Sequence[Connection]) -> dict[UUID, dict[str, tuple[date
     """connection -> what `asked` says."""
     hulls: dict[UUID, dict[str, tuple[datetime, datetime]]] = {}
     for connection_id, name, since, until in _rows(
-        """
+        f"""
         -- An incremental job begins where the first of its streams ended, which asks for nothing more of the others.
         SELECT connection_id, name, COALESCE(min(start_date) FILTER (WHERE kind <> 'incremental'), min(start_date)), max(upto)
         FROM (
             SELECT connection_id, kind, unnest(streams) AS name, start_date,
                    LEAST(end_date, COALESCE(watermark, created_at)) AS upto
-            FROM historical_sync_historicalsyncjob
-            WHERE tenant_id = ANY(%(tenants)s) AND connection_id = ANY(%(connections)s)
-              AND kind <> 'repair'  -- which asks for nothing that was not asked for before
+            FROM historical_sync_historicalsyncjob job
+            WHERE {KEPT} AND kind <> 'repair'  -- which asks for nothing that was not asked for before
         ) wanted
         WHERE start_date < upto GROUP BY connection_id, name
-        """,
+        """,  # noqa: S608 - a condition of this module's own
         connections,
     ):
         hulls.setdefault(connection_id, {})[name] = since, until
@@ -219,17 +225,17 @@ def _partitions(connections: Sequence[Connection]) -> dict[UUID, dict[tuple[str,
     """connection -> (stream, partition) -> what the chunks tell of it."""
     known: dict[UUID, dict[tuple[str, str], Known]] = {}
     for connection_id, stream, key, label, at, listed_at in _rows(
-        """
+        f"""
         SELECT DISTINCT ON (connection_id, stream, partition) connection_id, stream, partition, label, created_at,
                max(created_at) FILTER (WHERE kind = 'incremental' AND partition <> '') OVER (PARTITION BY connection_id, stream)
         FROM (
             SELECT job.connection_id, chunk.stream, chunk.partition, max(chunk.partition_label) AS label, job.created_at, job.kind
             FROM historical_sync_syncchunk chunk JOIN historical_sync_historicalsyncjob job ON job.id = chunk.job_id
-            WHERE job.tenant_id = ANY(%(tenants)s) AND job.connection_id = ANY(%(connections)s) AND chunk.status <> 'split'
+            WHERE {KEPT} AND chunk.status <> 'split'
             GROUP BY job.id, chunk.stream, chunk.partition
         ) part
         ORDER BY connection_id, stream, partition, created_at DESC
-        """,
+        """,  # noqa: S608 - a condition of this module's own
         connections,
     ):
         known.setdefault(connection_id, {})[stream, key] = Known(label or key, at, listed_at or BEGINNING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from psycopg.types.range import Range
 from atom.tenancy import tenant_scope
 from historical_sync import coverage, states
 from historical_sync.coverage import Failed, Held
-from historical_sync.models import Coverage, HistoricalSyncJob, SyncChunk
+from historical_sync.models import Coverage, DataRemoval, HistoricalSyncJob, SyncChunk
 from historical_sync.pages.coveragemap import MOST_CELLS, MOST_PARTS, coverage_map, cuts, gaps
 from integrations.models import Connection, ConnectionStatus
 from integrations.providers.base import Window
@@ -199,6 +200,29 @@ def test_of_partitions_that_are_not_imported_any_more_nothing_is_missing(cast: S
         HistoricalSyncJob.objects.filter(id=job.id).update(kind="incremental", created_at=timezone.now())
         one, two = coverage.of_connection(connection)
         assert (one.missing, one.failed, bool(one.covered), bool(two.missing)) == ((), (), True, True)
+
+
+def test_what_was_removed_is_neither_here_nor_missing(cast: SimpleNamespace, signed_in: Any) -> None:
+    """Who deleted a tool's data and connected it again for less does not get all of it back by a repair."""
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+        first = imported(connection)
+        HistoricalSyncJob.objects.filter(id=first.id).update(records_processed=1234)
+        DataRemoval.objects.create(tenant=cast.acme, connection=connection)
+        Coverage.objects.filter(connection=connection).delete()
+    client = signed_in(cast.alice)
+    for completed_at in (None, timezone.now()):
+        with tenant_scope(cast.acme.id):
+            DataRemoval.objects.filter(connection=connection).update(completed_at=completed_at)
+            assert coverage.of_connection(connection) == []
+        assert "1,234" not in client.get("/integrations").content.decode()
+        assert "Repair gaps" not in client.get("/coverage").content.decode()
+    with tenant_scope(cast.acme.id):
+        second = imported(connection, gap=False, partition="2")
+        HistoricalSyncJob.objects.filter(id=second.id).update(created_at=timezone.now(), records_processed=17)
+        (part,) = coverage.of_connection(connection)
+        assert (part.partition, part.missing) == ("2", ())
+    assert "17 records" in re.sub(r"<[^>]+>", "", client.get("/integrations").content.decode())
 
 
 def test_extending_opens_the_offer_with_the_next_earlier_start(cast: SimpleNamespace, signed_in: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
-from django.db.models import Max, OuterRef, Q, Subquery, Sum
+from django.db.models import Exists, Max, OuterRef, Q, Subquery, Sum
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -26,7 +26,7 @@ from historical_sync import actions, states
 from historical_sync.automation import QueuedStart
 from historical_sync.estimating import estimate
 from historical_sync.live import job_context
-from historical_sync.models import HistoricalSyncJob, SyncSchedule
+from historical_sync.models import DataRemoval, HistoricalSyncJob, SyncSchedule
 from historical_sync.moments import moment
 from historical_sync.queueing import waiting_of
 from historical_sync.schedules import schedules_of
@@ -98,9 +98,14 @@ def _cards(actor: Actor) -> list[Card]:
         )
     jobs = actions.jobs_of(actor.tenant)
     done = Q(status=states.COMPLETED)
+    # What was removed since is not here.
+    removed = DataRemoval.objects.filter(
+        Q(completed_at=None) | Q(completed_at__gt=OuterRef("created_at")), connection=OuterRef("connection")
+    )
     sums = {
         row["connection"]: row
-        for row in jobs.order_by()
+        for row in jobs.exclude(Exists(removed))
+        .order_by()
         .values("connection")
         .annotate(records=Sum("records_processed"), last=Max("completed_at", filter=done))
     }
