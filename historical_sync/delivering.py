@@ -148,12 +148,19 @@ def _headers(delivery: Delivery, endpoint: WebhookEndpoint, body: str) -> dict[s
 
 def _mail(delivery: Delivery) -> str:
     """What went wrong, in words; "" when the mail server took it."""
+    if _has_left(delivery):
+        return "The member has no access any more."
     try:
         email(delivery).send()
     except (SMTPException, OSError) as error:
         log.warning("an e-mail could not be sent: %s: %s", type(error).__name__, error)
         return "The mail server did not take it."
     return ""
+
+
+def _has_left(delivery: Delivery) -> bool:
+    """Whether it is to somebody who was barred after it had been made."""
+    return delivery.membership is not None and not delivery.membership.user.is_active
 
 
 def _record(delivery: Delivery, code: int | None, problem: str, now: datetime) -> None:
@@ -163,7 +170,9 @@ def _record(delivery: Delivery, code: int | None, problem: str, now: datetime) -
             tenant_id=delivery.tenant_id, id=delivery.id, status=PENDING, attempts=delivery.attempts
         )
         wait = BACK_OFF[delivery.attempts - 1] if delivery.attempts <= len(BACK_OFF) else None
-        off = delivery.endpoint is not None and (not delivery.endpoint.enabled or code == GONE)
+        off = _has_left(delivery)
+        if delivery.endpoint is not None:
+            off = not delivery.endpoint.enabled or code == GONE
         if not problem:
             mine.update(status=DELIVERED, next_attempt_at=None, response_code=code, detail="")
         elif wait is None or off:

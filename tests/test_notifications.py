@@ -509,6 +509,23 @@ def test_a_mail_server_that_is_away_is_tried_again(hooked: SimpleNamespace, sign
     assert len(mail.outbox) == 1
 
 
+def test_who_is_barred_while_the_mail_server_is_away_gets_nothing_when_it_is_back(
+    hooked: SimpleNamespace, signed_in: Any, settings: Any
+) -> None:
+    signed_in(hooked.cast.alice).post("/settings/notifications", {"completed": "on"})
+    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 9
+    end(hooked.job, "completed")
+    following = tell(hooked.tenant)
+    settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+    hooked.cast.alice.is_active = False
+    hooked.cast.alice.save()
+    tell(hooked.tenant, following)
+    assert mail.outbox == []
+    (mailed,) = [one for one in deliveries(hooked.tenant) if one.membership_id]
+    assert (mailed.status, mailed.detail) == ("failed", "The member has no access any more.")
+
+
 def test_what_was_told_long_ago_is_forgotten(hooked: SimpleNamespace) -> None:
     end(hooked.job, "completed")
     tell(hooked.tenant)
