@@ -88,10 +88,11 @@ def start_sync(
         _check_connection(connection)
         allowance = _check_plan(tenant, since, now, scheduled=trigger == "schedule")
         active = jobs_of(tenant).active()
-        if active.filter(connection=connection).exists():
-            raise Refused(
-                "job_already_active", f"{connection} is already being imported. Wait for it, or cancel it first."
-            )
+        if (other := active.filter(connection=connection).first()) is not None:
+            words = f"{connection} is already being imported. Wait for it, or cancel it first."
+            if other.status == states.PAUSED:  # it does not end by itself
+                words = f"An import of {connection} is paused. Resume it, or cancel it first."
+            raise Refused("job_already_active", words)
         _check_room(tenant)
         job = HistoricalSyncJob.objects.create(
             tenant=tenant,

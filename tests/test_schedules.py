@@ -92,7 +92,15 @@ def test_a_run_that_falls_into_a_running_import_is_skipped_and_says_so(cast: Sim
     assert after.last_result == "skipped"
     assert "already being imported" in after.last_detail
     assert after.next_run_at > now
-    assert len(jobs_of(cast.acme)) == 1
+    (job,) = jobs_of(cast.acme)
+    with tenant_scope(cast.acme.id):
+        actions.pause(system_actor(cast.acme, "Test"), job)
+    assert schedules.start_due(after.next_run_at) == 0
+    after = now_of(schedule)
+    assert (after.last_result, after.last_detail) == (
+        "skipped",
+        "An import of GitHub (acme-github) is paused. Resume it, or cancel it first.",
+    )
 
 
 def test_without_room_a_run_waits_and_starts_when_there_is_some(cast: SimpleNamespace) -> None:
