@@ -14,7 +14,7 @@ from uuid import UUID
 from asgiref.sync import async_to_sync
 from django.db import IntegrityError, transaction
 from django.db import connection as database
-from django.db.models import F, Q, Sum
+from django.db.models import F
 from django.utils import timezone
 
 from atom import audit
@@ -23,6 +23,7 @@ from atom.errors import InvalidInput, Refused
 from atom.models import Tenant
 from atom.plans import ACTIVE_JOBS, Plan, cheapest
 from historical_sync import broadcast, coverage, states, tasks
+from historical_sync.allowance import month_of, records_this_month
 from historical_sync.automation import QueuedStart
 from historical_sync.models import DataRemoval, HistoricalSyncJob, JobEvent, JobQuerySet, SyncChunk
 from historical_sync.replaying import Replayed, replay
@@ -235,7 +236,7 @@ def resume(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
                 _check_room(tenant)
             now = timezone.now()
             allowance = _allowance(tenant, now)
-            if (job.renewed_at or job.created_at) < _month_of(now):
+            if (job.renewed_at or job.created_at) < month_of(now):
                 # It goes on with this month's records: they would count for a month that is over, and never be used up.
                 jobs_of(tenant).filter(id=job.id).update(renewed_at=now, records_before=F("records_processed"))
             _reopen(job, actor.label, None if allowance is None else job.records_processed + allowance)
@@ -420,17 +421,6 @@ def _allowance(tenant: Tenant, now: datetime) -> int | None:
         way_on = cheapest(lambda p: p.records_a_month is None or p.records_a_month > limit)
         raise _plan_refusal("plan_records_exhausted", f"More than {limit:,} records a month are", tenant.limits, way_on)
     return left
-
-
-def records_this_month(tenant: Tenant, now: datetime) -> int:
-    """Records stored by the jobs that were started in this calendar month (UTC), and since they were resumed in it by older ones."""
-    month = _month_of(now)
-    jobs = jobs_of(tenant).filter(Q(created_at__gte=month) | Q(renewed_at__gte=month))
-    return jobs.aggregate(total=Sum(F("records_processed") - F("records_before")))["total"] or 0
-
-
-def _month_of(moment: datetime) -> datetime:
-    return moment.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def usage_of(actor: Actor) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from django.conf import settings
 from psycopg import AsyncCursor
 from psycopg.types.json import Jsonb
 
+from historical_sync.allowance import USED_UP, month_of
 from historical_sync.database import Pool, pipelined_transaction, retried, system_transaction, tenant_transaction
 from historical_sync.job_changes import job_note, pause, set_running, set_waiting
 from historical_sync.leases import Lease
@@ -56,10 +57,12 @@ class Nothing:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How many chunks may be worked on at once: of the job (by plan and provider), and of all jobs of its tenant."""
+    """How much of the job may be worked on, by plan and provider: chunks at once, of it and of all jobs of its tenant, and records that
+    these may bring in a month; None: any number."""
 
     job: int
     tenant: int
+    records_a_month: int | None = None
 
     def share(self, jobs: int) -> int:
         """What one of the tenant's `jobs` that have work may take of it."""
@@ -75,11 +78,16 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | 
         await db.execute("SELECT pg_advisory_xact_lock(hashtextextended('claim ' || %s, 0))", [tenant_id])
         # The job's row lock puts claims, requests to stop and settling of one job in a row.
         held = await db.execute(
-            """
-            SELECT status, control, planned, connection_id::text, COALESCE(records_processed >= records_allowance, false)
-            FROM historical_sync_historicalsyncjob WHERE id = %s FOR UPDATE
-            """,
-            [job_id],
+            f"""
+            SELECT status, control, planned, connection_id::text, {USED_UP.format(job="job")}
+            FROM historical_sync_historicalsyncjob job WHERE id = %(job)s FOR UPDATE
+            """,  # noqa: S608 - a condition of this project's own
+            {
+                "job": job_id,
+                "tenant": tenant_id,
+                "records_a_month": room.records_a_month,
+                "month": month_of(datetime.now(UTC)),
+            },
         )
         counted = await db.execute(
             """

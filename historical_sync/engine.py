@@ -352,7 +352,7 @@ class Engine:
             phase += f" in {claim.partition.label}"
         meter = Meter(stream, claim, run.job.connection.only)
         if window is None:
-            saved = await self._save(lease, Pages(done=True, after=claim.pages), stream, context, phase)
+            saved = await self._save(run, lease, Pages(done=True, after=claim.pages), stream, context, phase)
             return End.DONE if saved.waiting else End.ALL_DONE
         been: set[int] = set()
 
@@ -371,7 +371,9 @@ class Engine:
                     return End.STOPPED
                 batch = meter.batch(pages, done)
                 # A save under way is finished, whatever happens to this task.
-                saved = await asyncio.shield(asyncio.ensure_future(self._save(lease, batch, stream, context, phase)))
+                saved = await asyncio.shield(
+                    asyncio.ensure_future(self._save(run, lease, batch, stream, context, phase))
+                )
                 await broadcast.job_changed(lease.job_id, lease.tenant_id)
                 if saved.too_many:
                     raise TooManyRejected(saved.too_many)
@@ -380,9 +382,20 @@ class Engine:
                 if one_page or saved.control != "none" or saved.exhausted or stop.is_set():
                     return End.STOPPED
 
-    async def _save(self, lease: Lease, batch: Pages, stream: Stream, context: Context, phase: str) -> Saved:
+    async def _save(
+        self, run: JobRun, lease: Lease, batch: Pages, stream: Stream, context: Context, phase: str
+    ) -> Saved:
         async with self.saving:
-            return await save_pages(self.pool, lease, batch, stream.extract, context, self.memory, phase=phase)
+            return await save_pages(
+                self.pool,
+                lease,
+                batch,
+                stream.extract,
+                context,
+                self.memory,
+                phase=phase,
+                records_a_month=run.room.records_a_month,
+            )
 
     async def _list(self, run: JobRun, claim: Claim, stream: Stream) -> End:
         """Replaces a chunk whose partitions could not be listed at planning by chunks of the partitions. As `_import`."""

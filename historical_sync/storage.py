@@ -20,6 +20,7 @@ from psycopg import AsyncCursor, errors
 from psycopg.types.json import Jsonb
 
 from historical_sync import pgarrays as pg
+from historical_sync.allowance import USED_UP, month_of
 from historical_sync.database import Connection, Pool, pipelined_transaction
 from historical_sync.extraction import (
     RecordRow,
@@ -109,9 +110,19 @@ class Saved:
 
 
 async def save_pages(
-    pool: Pool, lease: Lease, batch: Pages, extract: Extract, context: Context, memory: Memory, *, phase: str = ""
+    pool: Pool,
+    lease: Lease,
+    batch: Pages,
+    extract: Extract,
+    context: Context,
+    memory: Memory,
+    *,
+    phase: str = "",
+    records_a_month: int | None = None,
 ) -> Saved:
     """Stores a batch and moves the chunk on, exactly once. Raises LeaseLost, leaving no trace.
+
+    records_a_month: of the tenant's plan.
 
     Records that are stored already with the same content are counted as skipped (by another job's work) or not at all (this
     job's own: a page read twice); their graph is there already.
@@ -120,7 +131,7 @@ async def save_pages(
     for attempt in range(RETRIES):
         try:
             rows = record_rows(batch.records, lease.connection_bytes, lease.stream, batch.clock)
-            return await _save(pool, lease, batch, rows, extract, context, memory, phase)
+            return await _save(pool, lease, batch, rows, extract, context, memory, phase, records_a_month)
         except (*UNMAPPABLE, RecursionError, errors.DataError):
             # A record that can't be stored must not keep the others out.
             if checked:
@@ -144,6 +155,7 @@ async def _save(
     context: Context,
     memory: Memory,
     phase: str,
+    records_a_month: int | None,
 ) -> Saved:
     async with pipelined_transaction(pool, lease.tenant_id, "done" if batch.done else "save") as db:
         await enter_graph(db, lease.tenant_id)
@@ -156,7 +168,7 @@ async def _save(
         rejected = batch.rejected + written.rejected
         quarantined = await _quarantine(db, lease, rejected) if rejected else 0
         too_many = _too_many(held, written.stored + written.unchanged, quarantined)
-        job = await _advance(db, lease, batch, held, written, quarantined, phase, too_many)
+        job = await _advance(db, lease, batch, held, written, quarantined, phase, too_many, records_a_month)
         waiting = await settle(db.cursor(), lease.job_id) if batch.done and not too_many else None
     # Asked for only now: the job's row is locked from the moment it was written, and every chunk of the job wants it next.
     row = await job.fetchone()
@@ -365,6 +377,7 @@ async def _advance(
     quarantined: int,
     phase: str,
     too_many: str,
+    records_a_month: int | None,
 ) -> AsyncCursor[tuple[Any, ...]]:
     """Moves the chunk's cursor and every counter; last in the transaction, as it locks the job's row. Asks for `Saved`'s control,
     job_status and exhausted."""
@@ -400,6 +413,8 @@ async def _advance(
         "whole": batch.whole,
         "only": None if batch.only is None else list(batch.only),
         "pace_seconds": PACE_SECONDS,
+        "records_a_month": records_a_month,
+        "month": month_of(datetime.now(UTC)),
     }
     await db.execute(
         """
@@ -441,15 +456,15 @@ async def _advance(
             values,
         )
     return await db.execute(
-        """
-        UPDATE historical_sync_historicalsyncjob
+        f"""
+        UPDATE historical_sync_historicalsyncjob job
         SET records_processed = records_processed + %(stored)s, records_skipped = records_skipped + %(unchanged)s,
             records_quarantined = records_quarantined + %(quarantined)s,
             entities_extracted = entities_extracted + %(entities)s,
             relationships_extracted = relationships_extracted + %(relationships)s,
-            entities_by_kind = CASE WHEN %(entities_by_kind)s = '{}'::jsonb THEN entities_by_kind
+            entities_by_kind = CASE WHEN %(entities_by_kind)s = '{{}}'::jsonb THEN entities_by_kind
                 ELSE atom_add_counts(entities_by_kind, %(entities_by_kind)s) END,
-            relationships_by_kind = CASE WHEN %(relationships_by_kind)s = '{}'::jsonb THEN relationships_by_kind
+            relationships_by_kind = CASE WHEN %(relationships_by_kind)s = '{{}}'::jsonb THEN relationships_by_kind
                 ELSE atom_add_counts(relationships_by_kind, %(relationships_by_kind)s) END,
             completed_chunks = completed_chunks + CASE WHEN %(done)s THEN 1 ELSE 0 END,
             progress = progress + %(work)s, revision = revision + 1, attempts = 0, waiting_until = NULL, phase_detail = %(phase)s,
@@ -469,7 +484,7 @@ async def _advance(
             pace_at = CASE WHEN pace_at IS NULL OR pace_at < clock_timestamp() - make_interval(secs => %(pace_seconds)s)
                 THEN clock_timestamp() ELSE pace_at END
         WHERE id = %(job)s
-        RETURNING control, status, COALESCE(records_processed >= records_allowance, false)
-        """,
+        RETURNING control, status, {USED_UP.format(job="job")}
+        """,  # noqa: S608 - a condition of this project's own
         values,
     )

@@ -70,8 +70,8 @@ def missing(
     historical: what of its range is not here. repair: that, within what was asked of the stream before. incremental: from where
     this very one ended, be that before the job's own beginning (it failed last time) or after it (another did), and rows whose
     later changes their window does not tell once more, as far as they are here at all; what appeared since the first import, as
-    far back as that went, and what counts as imported no longer, as far as it was asked for; and what earlier ones were to bring and did not, though they brought what is newer (`left`). Any other
-    hole further back is a repair's. What has no time, whole.
+    far back as that went, and what counts as imported no longer, as far as it was asked for; and what earlier ones were to bring
+    and did not, though they brought what is newer (`left`). Any other hole further back is a repair's. What has no time, whole.
     """
     spans = covered.get((stream.name, partition.key), ())
     since, until = job.start_date, job.end_date

@@ -173,5 +173,5 @@ def parallel_chunks(job: HistoricalSyncJob) -> int:
 
 
 def room(plan: Plan, provider: Provider) -> Room:
-    """How many chunks may be worked on at once on this plan at this provider."""
-    return Room(min(plan.parallel_chunks, provider.budget.concurrency), plan.chunks_at_once)
+    """How much of a job may be worked on, on this plan at this provider."""
+    return Room(min(plan.parallel_chunks, provider.budget.concurrency), plan.chunks_at_once, plan.records_a_month)

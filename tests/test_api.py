@@ -20,7 +20,7 @@ from django.utils import timezone
 from atom.access import system_actor
 from atom.models import ApiKey, Tenant
 from atom.tenancy import across_tenants, tenant_scope
-from historical_sync import actions, states
+from historical_sync import actions, allowance, states
 from historical_sync.models import HistoricalSyncJob, JobEvent
 from tests.conftest import wait_for
 from tests.graphs import make_connection, make_job
@@ -398,11 +398,11 @@ def test_what_a_job_of_an_earlier_month_brings_after_it_is_resumed_counts_for_th
         other = make_connection(acme.tenant)
     assert acme.api.post(f"historical-sync/jobs/{job.id}/resume").status_code == 202
     with tenant_scope(acme.tenant.id):
-        assert actions.records_this_month(acme.tenant, timezone.now()) == 0
+        assert allowance.records_this_month(acme.tenant, timezone.now()) == 0
         # Paused and resumed once more, it still has what this month left it.
         jobs.update(status="paused", pause_reason="user", records_processed=14_000)
         assert actions.resume(system_actor(acme.tenant, "Test"), job).records_allowance == 20_000
-        assert actions.records_this_month(acme.tenant, timezone.now()) == 4_000
+        assert allowance.records_this_month(acme.tenant, timezone.now()) == 4_000
         jobs.update(status="paused", pause_reason="plan", records_processed=20_000)
     refused(acme.api.post(f"historical-sync/jobs/{job.id}/resume"), 403, "plan_records_exhausted")
     refused(acme.api.start(other.id), 403, "plan_records_exhausted")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from atom.access import system_actor
+from atom.models import Tenant
+from atom.plans import PLANS
 from atom.tenancy import tenant_scope
 from historical_sync.actions import start_sync
+from historical_sync.arrivals import RECORDS_A_COMMIT
 from historical_sync.models import QuarantinedRecord, SyncRecord
 from integrations.providers import PROVIDERS
 from tests.conftest import connected, until
@@ -34,3 +38,23 @@ def test_the_whole_history_of_a_provider_comes_in(live_cast: Any, worker: Any, s
         assert not QuarantinedRecord.objects.filter(job=job).exists()
     truth = sandbox.truth(slug, until=job.end_date.isoformat())
     assert dict(stored) == {name: count for name, count in truth.items() if count}
+
+
+def test_imports_at_once_bring_no_more_than_the_plans_records_of_a_month(
+    live_cast: Any, worker: Any, sandbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each began with all that was left."""
+    monkeypatch.setitem(PLANS, "solo", replace(PLANS["solo"], records_a_month=900, chunks_at_once=3))
+    Tenant.objects.filter(id=live_cast.acme.id).update(plan="solo")
+    sandbox.control(records=3000)
+    connections = [connected(live_cast.acme, "github", sandbox.root, account=str(number)) for number in (1, 2, 3)]
+    with tenant_scope(live_cast.acme.id):
+        actor = system_actor(Tenant.objects.get(id=live_cast.acme.id), "test")
+        since = datetime.now(UTC) - timedelta(days=360)
+        jobs = [start_sync(actor, connection, start=since) for connection in connections]
+    ended = [until(job, "completed", "paused", "failed", seconds=60) for job in jobs]
+    assert {(job.status, job.pause_reason) for job in ended} <= {("completed", ""), ("paused", "plan")}
+    assert "paused" in {job.status for job in ended}
+    brought = sum(job.records_processed for job in ended)
+    # What each was just storing when the last ones came in is stored.
+    assert 900 <= brought <= 900 + len(jobs) * RECORDS_A_COMMIT

@@ -16,7 +16,7 @@ from django.views.decorators.http import require_GET
 from atom.access import Actor
 from atom.middleware import actor_of
 from atom.views import tenant_required
-from historical_sync import actions, states
+from historical_sync import actions, allowance, states
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.pages.charts import Chart, buckets, stacked
 from historical_sync.totals import DailyTotals
@@ -80,7 +80,7 @@ def analytics(request: HttpRequest) -> HttpResponse:
         by_provider.setdefault(row["provider"], Totals()).add(row)
     order = sorted(by_provider, key=lambda slug: (-by_provider[slug].records, slug))
     limit = actor.tenant.limits.records_a_month
-    used = actions.records_this_month(actor.tenant, now)
+    used = allowance.records_this_month(actor.tenant, now)
     context = {
         "chosen": chosen,
         "ranges": [(key, label) for key, (label, _, _) in RANGES.items()],
