@@ -112,7 +112,7 @@ def send_link(email: str, root: str) -> None:
 
     To those as well who were invited and have none yet: it is their mailbox either way.
     """
-    user = User.objects.filter(email__iexact=email, is_active=True).first()
+    user = User.objects.filter(email=email, is_active=True).first()
     if user is not None:
         context = {"address": link_for(user, "reset-password", root), "user": user, "days": days()}
         send_mail("Choose another password", render_to_string("account/link.txt", context), None, [user.email])

@@ -51,7 +51,7 @@ def invite(actor: Actor, email: str, role: str) -> Membership:
     _check_role(actor, role)
     with transaction.atomic():
         tenant = _locked(actor)
-        user = User.objects.filter(email__iexact=email).first()
+        user = User.objects.filter(email=email).first()
         if user is None:
             user = User.objects.create_user(email)  # without a password nobody gets in
         elif not user.is_active:

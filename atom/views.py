@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -104,7 +105,8 @@ def sign_in(request: HttpRequest) -> HttpResponse:
         if tried.enough:
             context["error"] = tries.TOO_MANY
             return tries.refused(render(request, "sign_in.html", context))
-        user = authenticate(request, username=email, password=password) if email and password else None
+        possible = email and password and "\0" not in email  # which the database takes in no text
+        user = authenticate(request, username=email, password=password) if possible else None
         if user is None:
             tried.count()
             context["error"] = "This e-mail address and password do not match."
@@ -121,7 +123,9 @@ def admin_sign_in(request: HttpRequest) -> HttpResponse:
     """The admin's own form, with the limits of the site's."""
     if request.method != "POST":
         return admin.site.login(request)
-    tried = tries.to_sign_in(request, request.POST.get("username", "").strip().lower()[:254])
+    # As the form reads it: full-width letters, and many others, are letters to it.
+    email = unicodedata.normalize("NFKC", request.POST.get("username", "").strip()).lower()[:254]
+    tried = tries.to_sign_in(request, email)
     if tried.enough:
         return tries.refused(refusal(request, "Too many tries", "Wait five minutes and try again.", 429))
     response = admin.site.login(request)

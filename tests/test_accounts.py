@@ -115,6 +115,15 @@ def test_the_old_password_can_not_be_guessed_here_more_often_than_at_the_door(
     assert cast.bob.check_password("bob")
 
 
+@pytest.mark.parametrize("email", ["al\u0131ce@acme.test", "ALICE\0@acme.test"])
+def test_no_other_spelling_of_an_address_is_the_account(cast: SimpleNamespace, email: str) -> None:
+    """To PostgreSQL's UPPER a dotless i is an I; its tries would be counted apart."""
+    assert Client().post("/sign-in", {"email": email, "password": "alice"}).status_code == 400
+    assert ask(email).status_code == (400 if "\0" in email else 200)
+    accounts.send_link("al\u0131ce@acme.test", "http://testserver")
+    assert mail.outbox == []
+
+
 def test_a_change_stands_in_the_log_of_every_workspace_of_theirs_and_of_no_other(
     cast: SimpleNamespace, signed_in: Any
 ) -> None:

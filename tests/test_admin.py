@@ -204,6 +204,8 @@ def test_the_admins_form_has_the_limits_of_the_sites(cast: SimpleNamespace) -> N
     for _ in range(SIGN_IN["pair"]):
         assert client.post("/admin/login/", wrong).status_code == 200
     assert client.post("/admin/login/", wrong | {"password": "root"}).status_code == 429
+    wide = {"username": "\uff52oot@atom.test", "password": "root"}  # which Django's form reads as "root"
+    assert client.post("/admin/login/", wide).status_code == 429
     assert client.post("/sign-in", {"email": "root@atom.test", "password": "root"}).status_code == 429, "the same tries"
     cache.clear()
     reply = client.post("/admin/login/?next=/admin/", wrong | {"password": "root"})
