@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -56,6 +57,17 @@ def refused(response: HttpResponse) -> HttpResponse:
 
 
 def _keys(what: str, request: HttpRequest, email: str) -> dict[str, str]:
-    address = request.META.get("REMOTE_ADDR", "")
+    address = _place(request.META.get("REMOTE_ADDR", ""))
     parts = {"pair": f"{email} {address}", "account": email, "address": address}
     return {kind: f"{what}:{kind}:{hashlib.sha256(value.encode()).hexdigest()[:32]}" for kind, value in parts.items()}
+
+
+def _place(address: str) -> str:
+    """What counts as one address: of IPv6 the network of 64 bits, for whoever has one address of it has all of them."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is None:
+        return str(ipaddress.ip_network((int(ip), 64), strict=False))
+    return address

@@ -124,6 +124,21 @@ def test_no_other_spelling_of_an_address_is_the_account(cast: SimpleNamespace, e
     assert mail.outbox == []
 
 
+def test_whoever_has_a_network_of_ipv6_has_no_more_tries_for_it(cast: SimpleNamespace) -> None:
+    def reply(number: int, email: str) -> Any:
+        form = {"email": email, "password": "wrong"}
+        return Client().post("/sign-in", form, REMOTE_ADDR=f"2001:db8:1:2:{number:x}::1")
+
+    for number in range(tries.SIGN_IN["pair"]):
+        assert reply(number, "bob@acme.test").status_code == 400
+    assert reply(99, "bob@acme.test").status_code == 429
+    for number in range(tries.SIGN_IN["address"] - tries.SIGN_IN["pair"]):
+        assert reply(number, f"{number}@acme.test").status_code == 400
+    assert reply(99, "new@acme.test").status_code == 429
+    away = Client().post("/sign-in", {"email": "bob@acme.test", "password": "bob"}, REMOTE_ADDR="2001:db8:1:3::1")
+    assert away.status_code == 302, "the next network is another's"
+
+
 def test_a_change_stands_in_the_log_of_every_workspace_of_theirs_and_of_no_other(
     cast: SimpleNamespace, signed_in: Any
 ) -> None:
