@@ -7,9 +7,12 @@ from html import unescape
 
 MOST_MENTIONS = 50  # of one kind in one text
 MOST_TEXT = 100_000  # characters of a text that are looked at
+LONGEST_HOST = 253  # characters (RFC 1035)
+LONGEST_ADDRESS = 254  # of an e-mail address (RFC 5321)
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![\w-])", re.ASCII)
 _VALID_EMAIL = re.compile(r"[^@\s<>()]{1,64}@(?:[^@\s.<>()]{1,63}\.)+[^@\s.<>()]{2,63}")
-_TAG = re.compile(r"<(?:style|script)\b.*?</(?:style|script)>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+# A style that nothing ends reaches to the end, as in browsers: each would be looked through to there.
+_TAG = re.compile(r"<(?:style|script)(?=[\s/>]).*?(?:</(?:style|script)>|\Z)|<[^>]*>", re.DOTALL | re.IGNORECASE)
 # Domains that say nothing about the organization behind an address or a web site, and nor does any subdomain of theirs: mail for
 # everybody, networks, maps, shops, short links.
 _SHARED = """
@@ -42,7 +45,7 @@ def email_key(address: object) -> str | None:
     if not isinstance(address, str):
         return None
     address = address.strip().lower()
-    if not _VALID_EMAIL.fullmatch(address) or address.endswith("noreply.github.com"):
+    if len(address) > LONGEST_ADDRESS or not _VALID_EMAIL.fullmatch(address) or address.endswith("noreply.github.com"):
         return None
     return f"person:email:{address}"
 
@@ -53,7 +56,7 @@ def domain_key(website: object) -> str | None:
         return None
     host = website.strip().lower().partition("://")[2] or website.strip().lower()
     host = re.split(r"[/?#:]", host, maxsplit=1)[0].removeprefix("www.").rstrip(".")
-    if not re.fullmatch(r"(?:[a-z0-9-]{1,63}\.)+[a-z]{2,24}", host) or _is_shared(host):
+    if len(host) > LONGEST_HOST or not re.fullmatch(r"(?:[a-z0-9-]{1,63}\.)+[a-z]{2,24}", host) or _is_shared(host):
         return None
     return f"org:domain:{host}"
 
@@ -75,7 +78,9 @@ def mentioned_emails(text: str | None) -> list[str]:
 
 def plain(html: str) -> str:
     """HTML as text, without what is not for people."""
-    return unescape(_TAG.sub(" ", html[:MOST_TEXT]))
+    text = html[:MOST_TEXT]
+    end = text.rfind(">") + 1  # behind it no tag ends, and each "<" there would be looked after to the end
+    return unescape(_TAG.sub(" ", text[:end]) + text[end:])
 
 
 def one_line(html: object) -> str:

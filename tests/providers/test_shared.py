@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +13,7 @@ from integrations.http import Reply
 from integrations.providers.base import JSON, Context, Entity, Graph, RateState, Relationship, Window
 from integrations.providers.graph import facts, organization
 from integrations.providers.replies import Means, body, error_in, inner, rate_headers, reset_of
-from integrations.providers.text import domain_key, one_line
+from integrations.providers.text import MOST_TEXT, domain_key, mentioned_emails, one_line
 from integrations.providers.wire import (
     EPOCH,
     MILLISECOND,
@@ -172,6 +173,27 @@ def test_html_is_one_line_without_what_is_not_for_people():
     assert one_line("<style>p {}</style><p>Fish &amp;\n <b>chips</b></p>") == "Fish & chips"
     assert one_line(None) == ""
     assert one_line(5) == "5"
+
+
+def test_what_looks_like_html_and_ends_nothing_is_text():
+    assert one_line("<b>Tea</b> < coffee, ask bob") == "Tea < coffee, ask bob"
+    assert one_line("<p>Tea<style>p {") == "Tea p {"
+    assert one_line("Tea<script>alert(1) <b>x</b>") == "Tea"
+
+
+@pytest.mark.parametrize("piece", ["<", "<style", "<style>", "<script a", "<!--", "</style>", "<a "])
+def test_a_mail_that_anybody_may_send_takes_no_worker_from_the_others(piece: str):
+    began = time.process_time()
+    one_line(piece * (MOST_TEXT // len(piece)))
+    assert time.process_time() - began < 1, "seconds, not the quarter of a minute that looking for each one's end takes"
+
+
+def test_what_no_name_server_and_no_mail_server_knows_is_no_address():
+    host = "a." * 50_000 + "test"
+    began = time.process_time()
+    assert domain_key(f"https://{host}/") is None
+    assert mentioned_emails(f"bob@{host}, bob@acme.test") == ["person:email:bob@acme.test"]
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("found", [None, "", True, 1.5, {"id": 1}, []])
