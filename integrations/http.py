@@ -130,7 +130,10 @@ def decode(body: bytes) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         # Escapes of lone surrogates and NaN are not JSON, but they do arrive.
-        return clean_json(json.loads(body.decode("utf-8", "replace"), parse_constant=lambda _: None))
+        try:
+            return clean_json(json.loads(body.decode("utf-8", "replace"), parse_constant=lambda _: None))
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
 
 
 def check_address(url: str, *, with_query: bool = False) -> tuple[str, int]:
@@ -235,9 +238,16 @@ class Api:
             roots = self.provider.path_roots if self.root == self.provider.api_url else {}
             root = next((root for start, root in roots.items() if path.startswith(start)), self.root)
             return root.rstrip("/") + "/" + path.lstrip("/")
-        if _origin(path) != _origin(self.root):
+        if not self._is_own(path):
             raise RequestRejected(f"{self.provider.name} named an address outside its own API.")
         return path
+
+    def _is_own(self, address: str, base: str = "") -> bool:
+        """Whether an address that the provider named is of the API's origin. base: what it is relative to."""
+        try:
+            return _origin(urljoin(base, address)) == _origin(self.root)
+        except ValueError:  # a port that is none, half an IPv6 address
+            raise RequestRejected(f"{self.provider.name} named an address that is none.") from None
 
     async def _exchange(
         self,
@@ -271,9 +281,9 @@ class Api:
                     answer = await self.client.send(method, url, sent, body, most=MAX_BODY)
                     location = answer.headers.get("location")
                     if answer.status in _REDIRECTS and method == "GET" and location:
-                        url = urljoin(url, location)
-                        if _origin(url) != _origin(self.root):
+                        if not self._is_own(location, url):
                             raise RequestRejected(f"{name} redirects to another host, which is not followed.")
+                        url = urljoin(url, location)
                         continue
                     return self._reply(answer, url)
                 raise RequestRejected(f"{name} redirects in circles.")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
-from integrations.http import make_client
+from integrations.errors import RequestRejected, Unavailable
+from integrations.http import Api, make_client
+from integrations.providers import PROVIDERS
 from integrations.transport import PrivateAddress
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/json\r\n\r\n[]"
@@ -71,3 +75,39 @@ async def test_no_spelling_of_a_private_address_gets_past_the_guard(host: str) -
         with pytest.raises(PrivateAddress):
             await client.send("GET", f"http://{host}:{port}/", {})
     assert came == 0
+
+
+@asynccontextmanager
+async def answering(answer: bytes) -> AsyncIterator[str]:
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(say, "127.0.0.1") as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize("place", ["//[", "https://[/", "http://127.0.0.1:99999/", "//a:b/", "http:[", "//evil.test/"])
+async def test_wherever_a_provider_sends_us_is_followed_or_refused_in_words(place: str) -> None:
+    moved = f"HTTP/1.1 302 Found\r\nLocation: {place}\r\nContent-Length: 0\r\n\r\n".encode()
+    async with answering(moved) as root, make_client(allow_private=True) as client:
+        api = Api(PROVIDERS["github"], root, client, "token")
+        with pytest.raises(RequestRejected, match=r"^GitHub (named an address|redirects)"):
+            await api.get("/user")
+        if "://" in place:
+            with pytest.raises(RequestRejected, match=r"^GitHub named an address"):
+                await api.get(place)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[" * 100_000, b'{"a":' * 5000 + b"1" + b"}" * 5000, b"[" * 990 + b'"\\ud800"' + b"]" * 990],
+    ids=["lists", "objects", "half a character"],
+)
+async def test_what_is_nested_too_deeply_is_no_answer(body: bytes) -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    async with answering(head + body) as root, make_client(allow_private=True) as client:
+        with pytest.raises(Unavailable, match="cut-off or invalid data"):
+            await Api(PROVIDERS["github"], root, client, "token").get("/user")
