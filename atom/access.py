@@ -56,16 +56,18 @@ def tenants_of(user: User) -> list[Tenant]:
 
 
 def actor_for_user(user: Any, tenant_id: object | None) -> Actor | None:
-    """The user's actor in `tenant_id`, or in their first tenant when the session holds none (any more)."""
+    """The user's actor in `tenant_id`, or where they have been longest when the session holds none (any more).
+
+    Not by name: whoever adds somebody to a workspace gives it its name, and would choose where they find themselves after signing in.
+    """
     if not getattr(user, "is_authenticated", False):
         return None
     with across_tenants("a user's own memberships"):
         memberships = list(Membership.objects.filter(user=user).select_related("tenant").order_by("tenant__name"))
-    chosen = next(
-        (m for m in memberships if str(m.tenant_id) == str(tenant_id)), memberships[0] if memberships else None
-    )
-    if chosen is None:
+    if not memberships:
         return None
+    longest = min(memberships, key=lambda m: m.created_at)
+    chosen = next((m for m in memberships if str(m.tenant_id) == str(tenant_id)), longest)
     return Actor(chosen.tenant, chosen.role, user.get_short_name(), user, tuple(m.tenant for m in memberships))
 
 

@@ -101,6 +101,18 @@ def test_invitations_that_can_not_be_leave_no_trace(
     assert log(cast.acme) == []
 
 
+def test_a_workspace_that_somebody_was_added_to_does_not_take_the_place_of_their_own(
+    cast: SimpleNamespace, signed_in: Any
+) -> None:
+    stranger = signed_in(cast.charlie)
+    stranger.post("/settings", {"name": "A Acme"})  # before "Acme" by name
+    stranger.post("/settings/members", {"email": "alice@acme.test", "role": "owner"})
+    alice = signed_in(cast.alice)
+    assert "Owner in Acme" in alice.get("/integrations").content.decode()
+    alice.post("/workspace", {"tenant": str(cast.globex.id)})
+    assert "Owner in A Acme" in alice.get("/integrations").content.decode()
+
+
 def test_whose_account_was_closed_is_not_added(cast: SimpleNamespace, signed_in: Any) -> None:
     User.objects.filter(id=cast.charlie.id).update(is_active=False)
     reply = signed_in(cast.alice).post("/settings/members", {"email": "charlie@globex.test", "role": "viewer"})
