@@ -49,6 +49,11 @@ def for_a_link(request: HttpRequest, email: str) -> Tries:
     return Tries(LINK, _keys("link", request, email))
 
 
+def of_an_invitation(request: HttpRequest, email: str) -> Tries:
+    """Counted with the links that are asked for, but not by address: whoever invites a company does so from one."""
+    return Tries({"account": LINK["account"]}, {"account": _keys("link", request, email)["account"]})
+
+
 def refused(response: HttpResponse) -> HttpResponse:
     """The response, as one that says "too many"."""
     response.status_code = 429

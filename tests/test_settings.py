@@ -20,6 +20,7 @@ from atom.access import Actor, actor_for_key, system_actor
 from atom.errors import InvalidInput, Refused
 from atom.models import ApiKey, AuditEvent, Membership, Role, User
 from atom.tenancy import across_tenants, tenant_scope
+from atom.tries import LINK
 from historical_sync import actions, schedules, webhooks
 from integrations import narrowing
 from tests.graphs import make_connection, make_job
@@ -117,6 +118,19 @@ def test_whose_account_was_closed_is_not_added(cast: SimpleNamespace, signed_in:
     User.objects.filter(id=cast.charlie.id).update(is_active=False)
     reply = signed_in(cast.alice).post("/settings/members", {"email": "charlie@globex.test", "role": "viewer"})
     assert reply.status_code == 400
+
+
+def test_nobodys_mailbox_is_filled_with_invitations(cast: SimpleNamespace, signed_in: Any) -> None:
+    alice = signed_in(cast.alice)
+    for email in ("eve@new.test", *(f"{number}@new.test" for number in range(40))):
+        alice.post("/settings/members", {"email": email, "role": "member"})
+    assert len(mail.outbox) == 41, "many people are invited from one address"
+    with tenant_scope(cast.acme.id):
+        eve = Membership.objects.get(tenant=cast.acme, user__email="eve@new.test")
+    for _ in range(LINK["account"]):
+        page = alice.post(f"/settings/members/{eve.id}", {"action": "link"}, follow=True).content.decode()
+    assert "was written to often enough" in page
+    assert len([letter for letter in mail.outbox if letter.to == ["eve@new.test"]]) == LINK["account"]
 
 
 def test_a_mail_server_that_is_down_does_not_undo_the_invitation(
