@@ -161,7 +161,7 @@ def keys(request: HttpRequest) -> HttpResponse:
 def revoke_key(request: HttpRequest, prefix: str) -> HttpResponse:
     actor = actor_of(request)
     try:
-        key = members.revoke_key(actor, prefix)
+        key = members.revoke_key(actor, prefix.replace("\0", ""))
     except ApiKey.DoesNotExist:
         raise Http404 from None
     messages.success(request, f"{key.name} is revoked: it opens nothing any more.")

@@ -254,6 +254,7 @@ def test_keys_that_can_not_be_leave_no_trace(cast: SimpleNamespace, signed_in: A
 
 
 def test_keys_of_another_tenant_do_not_exist(cast: SimpleNamespace, signed_in: Any) -> None:
+    assert signed_in(cast.alice).post("/settings/keys/%00/revoke").status_code == 404
     with tenant_scope(cast.globex.id):
         key, secret = ApiKey.objects.create_key(tenant=cast.globex, role="viewer", name="theirs")
     client = signed_in(cast.alice)
