@@ -70,6 +70,30 @@ def test_the_run_time_role_owns_nothing_and_cannot_bypass() -> None:
         assert cursor.fetchone() == (0,)
 
 
+def test_what_runs_as_its_owner_is_for_the_run_time_roles_alone() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT proname, proconfig, has_function_privilege('public', oid, 'EXECUTE') FROM pg_proc"
+            " WHERE prosecdef AND pronamespace = 'public'::regnamespace"
+        )
+        found = cursor.fetchall()
+    assert len(found) >= 3
+    for name, settings, for_all in found:
+        assert [one for one in settings if one.startswith("search_path=") and one.endswith(", pg_temp")], name
+        assert not for_all, name
+
+
+def test_what_runs_as_its_owner_looks_at_no_table_that_its_caller_made(cast: SimpleNamespace) -> None:
+    here = str(cast.acme.id)
+    with tenant_scope(here), connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TEMP VIEW historical_sync_syncrecord AS"
+            f" SELECT '{here}'::uuid AS id, '{here}'::uuid AS tenant_id, ARRAY['{here}'::uuid] AS link_ids"
+        )
+        cursor.execute("SELECT * FROM atom_records_linking(%s, ARRAY[%s]::uuid[], 10)", [here, here])
+        assert cursor.fetchall() == []
+
+
 def test_plain_sql_sees_nothing_of_another_tenant(cast: SimpleNamespace) -> None:
     one_of_everything(cast.acme)
     seen: dict[str, dict[str, int]] = {"acme": {}, "globex": {}, "nobody": {}}
