@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from asgiref.sync import async_to_sync
-from django.db import transaction
+from django.db import DataError, transaction
 
 from atom import audit
 from atom.access import Actor
@@ -20,11 +20,11 @@ from atom.errors import InvalidInput, Refused
 from atom.models import Tenant
 from atom.plans import cheapest
 from integrations import gateway
-from integrations.errors import Misconfigured, ProviderError, ReauthRequired
+from integrations.errors import UNMAPPABLE, Misconfigured, ProviderError, ReauthRequired
 from integrations.grants import granted_scopes
 from integrations.http import Api, check_address, check_public_address, make_client
 from integrations.models import Connection, ConnectionQuerySet, ConnectionStatus
-from integrations.narrowing import resolve, widened
+from integrations.narrowing import NOT_ITS_OWN, resolve, widened
 from integrations.patience import patiently
 from integrations.providers.base import Account, Partition, Provider, Revocation
 
@@ -89,11 +89,8 @@ def connect_with_token(
         raise InvalidInput("invalid", f"{provider.name} does not accept this token.", "token") from None
     except Misconfigured as error:
         raise InvalidInput("invalid", str(error), "base_url") from None
-    except (ProviderError, KeyError, TypeError) as error:
-        reason = (
-            str(error) if isinstance(error, ProviderError) else f"{provider.name} gave an answer that is not its own."
-        )
-        raise InvalidInput("invalid", reason, "base_url" if base_url else "token") from None
+    except ProviderError as error:
+        raise InvalidInput("invalid", str(error), "base_url" if base_url else "token") from None
     return _store(
         actor,
         provider,
@@ -225,6 +222,9 @@ def _identify(
         return async_to_sync(ask)()
     except TimeoutError:
         raise ProviderError(f"{provider.name} takes too long to answer.") from None
+    except UNMAPPABLE as error:
+        log.warning("cannot tell whose token of %s it is: %r", provider.slug, error)
+        raise ProviderError(f"{provider.name} {NOT_ITS_OWN}") from None
 
 
 def _store(
@@ -242,42 +242,51 @@ def _store(
     only: Sequence[str] | None = None,
 ) -> tuple[Connection, bool]:
     external_id = f"{urlsplit(base_url).netloc}:{account.external_id}" if base_url else account.external_id
-    with transaction.atomic():
-        tenant = Tenant.objects.select_for_update(no_key=True).get(id=actor.tenant.id)
-        row = (
-            connections_of(tenant)
-            .select_for_update()
-            .filter(provider_slug=provider.slug, external_account_id=external_id)
-            .first()
-        )
-        _check_plan(tenant, provider, row)
-        is_new = row is None
-        if row is None:
-            row = Connection(
-                tenant=tenant, provider_slug=provider.slug, external_account_id=external_id, created_by=actor.user
+    try:
+        with transaction.atomic():
+            tenant = Tenant.objects.select_for_update(no_key=True).get(id=actor.tenant.id)
+            row = (
+                connections_of(tenant)
+                .select_for_update()
+                .filter(provider_slug=provider.slug, external_account_id=external_id)
+                .first()
             )
-        row.set_credentials(access_token, (token or {}).get("refresh_token") or "", gateway.expiry(token or {}))
-        row.account_label = (label or account.label)[:255]
-        row.status = ConnectionStatus.CONNECTED
-        row.by_oauth = token is not None
-        row.sandbox = sandbox
-        scopes = account.scopes if account.scopes is not None else granted_scopes(token or {})
-        row.scopes = None if scopes is None else list(scopes)
-        row.grant_expires_at = account.expires_at or gateway.grant_expiry(token or {})
-        former = row.only
-        if only is not None:
-            row.only = list(only)
-        row.base_url = base_url
-        row.private_host_allowed = private_host_allowed
-        row.facts = {**(facts or {}), **account.facts}
-        row.last_error = ""
-        row.blocked_until = None
-        row.save()
-        audit.record(tenant.id, actor.label, "connection.connected" if is_new else "connection.reconnected", str(row))
-        if not is_new:
-            widened(row, former)
-            for hook in reconnected_hooks:
-                hook(actor, row)
+            _check_plan(tenant, provider, row)
+            is_new = row is None
+            if row is None:
+                row = Connection(
+                    tenant=tenant, provider_slug=provider.slug, external_account_id=external_id, created_by=actor.user
+                )
+            row.set_credentials(access_token, (token or {}).get("refresh_token") or "", gateway.expiry(token or {}))
+            row.account_label = (label or account.label)[:255]
+            row.status = ConnectionStatus.CONNECTED
+            row.by_oauth = token is not None
+            row.sandbox = sandbox
+            scopes = account.scopes if account.scopes is not None else granted_scopes(token or {})
+            row.scopes = None if scopes is None else list(scopes)
+            row.grant_expires_at = account.expires_at or gateway.grant_expiry(token or {})
+            former = row.only
+            if only is not None:
+                row.only = list(only)
+            row.base_url = base_url
+            row.private_host_allowed = private_host_allowed
+            row.facts = {**(facts or {}), **account.facts}
+            row.last_error = ""
+            row.blocked_until = None
+            row.save()
+            audit.record(
+                tenant.id, actor.label, "connection.connected" if is_new else "connection.reconnected", str(row)
+            )
+            if not is_new:
+                widened(row, former)
+                for hook in reconnected_hooks:
+                    hook(actor, row)
+    except (
+        DataError,
+        UnicodeEncodeError,
+    ):  # NUL or half a character in what the provider says of it, or too long an id
+        attr = "base_url" if base_url else "token"
+        raise InvalidInput("invalid", f"{provider.name} {NOT_ITS_OWN}", attr) from None
     return row, is_new
 
 

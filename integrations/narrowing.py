@@ -12,7 +12,7 @@ from atom import audit
 from atom.access import Actor
 from atom.errors import InvalidInput, Refused
 from integrations import gateway
-from integrations.errors import ProviderError
+from integrations.errors import UNMAPPABLE, ProviderError
 from integrations.models import Connection
 from integrations.providers.base import Partition, Provider
 
@@ -20,6 +20,7 @@ from integrations.providers.base import Partition, Provider
 widened_hooks: list[Callable[[Connection], None]] = []
 
 MOST_NAMES = 5000
+NOT_ITS_OWN = "gave an answer that is not its own."
 TIMEOUT = 30.0  # seconds to list an account's partitions while somebody waits
 
 
@@ -43,6 +44,8 @@ def parts_of(connection: Connection) -> list[Partition]:
         raise Refused(error.code, str(error)) from None
     except TimeoutError:
         raise Refused("provider_unavailable", f"{provider.name} takes too long to answer.") from None
+    except UNMAPPABLE:
+        raise Refused("provider_unavailable", f"{provider.name} {NOT_ITS_OWN}") from None
     return sorted(found, key=lambda part: part.label.lower())
 
 

@@ -8,7 +8,11 @@ import hashlib
 import io
 import logging
 import re
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -42,6 +46,27 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def alice(cast: SimpleNamespace, signed_in: Any) -> Client:
     return signed_in(cast.alice)
+
+
+@contextmanager
+def saying(answer: bytes) -> Iterator[str]:
+    """A server that says so to whatever it is asked; its address."""
+
+    class Says(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Says) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def to_provider(client: Client, slug: str = "github", **answers: str) -> str:
@@ -505,6 +530,48 @@ def test_an_address_that_a_person_may_not_name_is_refused_at_its_field(
     assert 'placeholder="https://github.example.com/api/v3" maxlength="500" aria-invalid="true"' in text
     assert "ghp_secretive" not in text
     assert stored() == []
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        b'{"id": 1, "login": "a\\u0000b"}',
+        b'{"id": "1\\u0000", "login": "a"}',
+        b'{"id": "' + b"1" * 300 + b'", "login": "a"}',
+        b'{"login": "a"}',
+        b"[]",
+        b"5",
+        b'"Bob"',
+        b"null",
+        b"[" * 5000,
+    ],
+    ids=["NUL", "NUL in its id", "long", "no id", "list", "number", "text", "null", "deep"],
+)
+def test_a_server_that_is_none_of_the_providers_is_told_at_its_field(
+    alice: Client, cast: Any, settings: Any, who: bytes
+) -> None:
+    settings.ALLOW_PRIVATE_HOSTS = True
+    with saying(who) as root:
+        reply = alice.post("/integrations/github/token", {"token": "ghp_x", "base_url": root})
+    assert reply.status_code == 400
+    assert re.search("GitHub (gave an answer that is not its own|answered with)", reply.content.decode())
+    with tenant_scope(cast.acme.id):
+        assert not Connection.objects.filter(tenant=cast.acme).exists()
+
+
+@pytest.mark.parametrize("parts", [b'[{"id": 1}]', b"[5]", b'["text"]', b"[null]"])
+def test_parts_that_are_none_are_told_where_they_are_chosen(
+    alice: Client, cast: Any, settings: Any, parts: bytes
+) -> None:
+    settings.ALLOW_PRIVATE_HOSTS = True
+    with saying(parts) as root, tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+        connection.base_url, connection.sandbox = root, False
+        connection.set_credentials("token")
+        connection.save()
+        reply = alice.get(f"/connections/{connection.id}/parts")
+    assert reply.status_code == 200
+    assert "GitHub gave an answer that is not its own" in reply.content.decode()
 
 
 def test_a_name_that_changes_its_mind_is_caught_at_the_connection(sandbox: Any) -> None:
