@@ -40,14 +40,14 @@ class ChangePassword(PasswordChangeView):
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         assert isinstance(request.user, User)
-        if tries.to_sign_in(request, request.user.email).enough:
+        if tries.to_sign_in(request, request.user.email).one_too_many():
             context = self.get_context_data(form=self.form_class(request.user), error=tries.TOO_MANY)
             return tries.refused(self.render_to_response(context))
         return super().post(request, *args, **kwargs)
 
     def form_invalid(self, form: Any) -> HttpResponse:
-        if form.has_error("old_password", "password_incorrect"):
-            tries.to_sign_in(self.request, form.user.email).count()
+        if not form.has_error("old_password"):
+            tries.to_sign_in(self.request, form.user.email).forgive()
         return self.render_to_response(self.get_context_data(form=form), status=400)
 
     def form_valid(self, form: Any) -> HttpResponse:
@@ -76,10 +76,8 @@ class ForgotPassword(PasswordResetView):
         if not settings.SENDS_MAIL:
             return self.render_to_response(self.get_context_data(form=form))
         email = form.cleaned_data["email"].lower()
-        asked = tries.for_a_link(self.request, email)
-        if asked.enough:
+        if tries.for_a_link(self.request, email).one_too_many():
             return tries.refused(self.render_to_response(self.get_context_data(form=form, error=tries.TOO_MANY)))
-        asked.count()
         tasks.send_link.defer(email=email, root=root(self.request))
         return self.render_to_response(self.get_context_data(form=form, sent=email))
 

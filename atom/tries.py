@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from django.core.cache import cache
@@ -24,21 +25,30 @@ class Tries:
     limits: Mapping[str, int]
     keys: Mapping[str, str]
 
-    @property
-    def enough(self) -> bool:
-        return any((cache.get(key) or 0) >= self.limits[kind] for kind, key in self.keys.items())
+    def one_too_many(self) -> bool:
+        """Counts a try that is about to be made, unless there were enough already.
 
-    def count(self) -> None:
-        for key in self.keys.values():
-            cache.add(key, 0, WINDOW)
-            try:
-                cache.incr(key)
-            except ValueError:  # it ran out in between
-                cache.set(key, 1, WINDOW)
+        Before and not after it: of many at once each would find that none has failed yet. What is one too many of a pair counts for
+        nothing else, or one address could keep an account's owner out.
+        """
+        return any(self._count(key) > self.limits[kind] for kind, key in self.keys.items())
+
+    def _count(self, key: str) -> int:
+        cache.add(key, 0, WINDOW)
+        try:
+            return cache.incr(key)
+        except ValueError:  # it ran out in between
+            cache.set(key, 1, WINDOW)
+            return 1
 
     def forgive(self) -> None:
         """It was them after all."""
-        cache.delete(self.keys["pair"])
+        for kind, key in self.keys.items():
+            if kind == "pair":
+                cache.delete(key)
+            else:
+                with suppress(ValueError):  # it ran out
+                    cache.decr(key)
 
 
 def to_sign_in(request: HttpRequest, email: str) -> Tries:
@@ -63,7 +73,7 @@ def refused(response: HttpResponse) -> HttpResponse:
 
 def _keys(what: str, request: HttpRequest, email: str) -> dict[str, str]:
     address = _place(request.META.get("REMOTE_ADDR", ""))
-    parts = {"pair": f"{email} {address}", "account": email, "address": address}
+    parts = {"pair": f"{email} {address}", "address": address, "account": email}
     return {kind: f"{what}:{kind}:{hashlib.sha256(value.encode()).hexdigest()[:32]}" for kind, value in parts.items()}
 
 

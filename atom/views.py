@@ -102,13 +102,12 @@ def sign_in(request: HttpRequest) -> HttpResponse:
         password = request.POST.get("password", "")[:1024]
         context["email"] = email
         tried = tries.to_sign_in(request, email)
-        if tried.enough:
+        if tried.one_too_many():
             context["error"] = tries.TOO_MANY
             return tries.refused(render(request, "sign_in.html", context))
         possible = email and password and "\0" not in email  # which the database takes in no text
         user = authenticate(request, username=email, password=password) if possible else None
         if user is None:
-            tried.count()
             context["error"] = "This e-mail address and password do not match."
             return render(request, "sign_in.html", context, status=400)
         tried.forgive()
@@ -126,13 +125,11 @@ def admin_sign_in(request: HttpRequest) -> HttpResponse:
     # As the form reads it: full-width letters, and many others, are letters to it.
     email = unicodedata.normalize("NFKC", request.POST.get("username", "").strip()).lower()[:254]
     tried = tries.to_sign_in(request, email)
-    if tried.enough:
+    if tried.one_too_many():
         return tries.refused(refusal(request, "Too many tries", "Wait five minutes and try again.", 429))
     response = admin.site.login(request)
     if response.status_code == 302:
         tried.forgive()
-    else:
-        tried.count()
     return response
 
 

@@ -198,13 +198,11 @@ def _write_to(request: HttpRequest, actor: Actor, user: User) -> None:
         ask = " Ask whoever runs it for a password for them." if new else " Tell them yourself."
         messages.warning(request, f"{user} is a member now, but this Atom sends no e-mail.{ask}")
         return
-    letters = tries.of_an_invitation(request, user.email)
-    if letters.enough:
+    if tries.of_an_invitation(request, user.email).one_too_many():
         messages.error(
             request, f"{user} is a member, but was written to often enough. Wait five minutes and try again."
         )
         return
-    letters.count()
     root = accounts.root(request)
     address = accounts.link_for(user, "set-password", root) if new else root + reverse("home")
     context = {"actor": actor, "new": new, "address": address, "days": accounts.days()}

@@ -124,6 +124,31 @@ def test_no_other_spelling_of_an_address_is_the_account(cast: SimpleNamespace, e
     assert mail.outbox == []
 
 
+def test_many_tries_at_once_are_no_more_than_one_after_the_other(
+    cast: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = 0
+
+    def slow(*_: Any, **__: Any) -> None:
+        """While a password is looked at, the next one comes."""
+        nonlocal made
+        made += 1
+        if made < 8:
+            Client().post("/sign-in", {"email": "bob@acme.test", "password": "wrong"})
+
+    with monkeypatch.context() as patch:
+        patch.setattr("atom.views.authenticate", slow)
+        Client().post("/sign-in", {"email": "bob@acme.test", "password": "wrong"})
+    assert made == tries.SIGN_IN["pair"]
+    for _ in range(tries.SIGN_IN["account"]):
+        Client().post("/sign-in", {"email": "bob@acme.test", "password": "wrong"})
+    form = {"email": "bob@acme.test", "password": "bob"}
+    assert Client().post("/sign-in", form).status_code == 429
+    for _ in range(tries.SIGN_IN["account"] * 2):
+        reply = Client().post("/sign-in", form, REMOTE_ADDR="10.0.0.2")
+        assert reply.status_code == 302, "elsewhere they get in, as often as they like"
+
+
 def test_whoever_has_a_network_of_ipv6_has_no_more_tries_for_it(cast: SimpleNamespace) -> None:
     def reply(number: int, email: str) -> Any:
         form = {"email": email, "password": "wrong"}
