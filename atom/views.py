@@ -67,7 +67,10 @@ def settings_login_url(request: HttpRequest) -> str:
 
     from django.urls import reverse
 
-    current = urlsplit(request.headers.get("HX-Current-URL", ""))
+    try:
+        current = urlsplit(request.headers.get("HX-Current-URL", ""))
+    except ValueError:  # whatever was sent there
+        current = urlsplit("")
     back = current.path + (f"?{current.query}" if current.query else "")
     return f"{reverse(settings.LOGIN_URL)}?{urlencode({'next': back or settings.LOGIN_REDIRECT_URL})}"
 

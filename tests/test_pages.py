@@ -8,10 +8,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlencode
 from uuid import uuid4
 
 import pytest
 from django.db import connection as database
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -25,6 +27,19 @@ from tests.graphs import make_connection, make_job
 START = datetime(2026, 7, 1, tzinfo=UTC)
 END = datetime(2026, 10, 1, tzinfo=UTC)
 LABELS = {"repositories": "Repositories", "issues": "Issues"}
+
+
+@pytest.mark.parametrize(
+    ("page", "back"),
+    [
+        ("http://testserver/jobs?page=2", "/jobs?page=2"),
+        ("//evil.test", "/integrations"),
+        ("http://[", "/integrations"),
+    ],
+)
+def test_a_fragment_of_somebody_signed_out_leads_to_sign_in_and_back(page: str, back: str) -> None:
+    reply = Client().get("/jobs", headers={"HX-Request": "true", "HX-Current-URL": page})
+    assert (reply.status_code, reply["HX-Redirect"]) == (401, f"/sign-in?{urlencode({'next': back})}")
 
 
 # -- lists ----------------------------------------------------------------------------------------------------------------
