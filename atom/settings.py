@@ -292,6 +292,7 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 # The most parts that a connection can be narrowed to (`integrations.narrowing`), in one form.
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 5_100
 
+SESSION_ENGINE = "atom.sessions"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"  # the return from a provider's OAuth page is a cross-site GET
 CSRF_COOKIE_SAMESITE = "Lax"

@@ -124,6 +124,13 @@ def test_no_other_spelling_of_an_address_is_the_account(cast: SimpleNamespace, e
     assert mail.outbox == []
 
 
+def test_a_cookie_that_is_no_session_of_ours_is_nobodys(db: None) -> None:
+    client = Client()
+    for key in ("abcdefgh\0ijk", "abcdefgh' OR 1", "\xb2" * 32, "a" * 5000):
+        client.cookies["sessionid"] = key  # quoted, as cookies may be
+        assert client.get("/jobs").status_code == 302
+
+
 def test_many_tries_at_once_are_no_more_than_one_after_the_other(
     cast: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
