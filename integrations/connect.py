@@ -281,10 +281,8 @@ def _store(
                 widened(row, former)
                 for hook in reconnected_hooks:
                     hook(actor, row)
-    except (
-        DataError,
-        UnicodeEncodeError,
-    ):  # NUL or half a character in what the provider says of it, or too long an id
+    except (DataError, UnicodeEncodeError):
+        # NUL or half a character in what the provider says of it, or too long an id.
         attr = "base_url" if base_url else "token"
         raise InvalidInput("invalid", f"{provider.name} {NOT_ITS_OWN}", attr) from None
     return row, is_new

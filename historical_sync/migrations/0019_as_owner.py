@@ -30,6 +30,6 @@ WIDEN = """
 
 
 class Migration(migrations.Migration):
-    dependencies = [("historical_sync", "0017_search_order")]
+    dependencies = [("historical_sync", "0018_renewed")]
 
     operations = [migrations.RunSQL(EACH.format(NARROW), EACH.format(WIDEN))]
