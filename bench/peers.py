@@ -40,6 +40,7 @@ def runs(*, parallel: bool) -> dict[str, Run]:
         return once
 
     return {
-        "Airbyte CDK, bulk upsert": run("airbyte_peer.py", WINDOWS if parallel else 1),
+        "Airbyte CDK connector, bulk upsert": run("airbyte_peer.py", WINDOWS if parallel else 1),
+        "Airbyte CDK's page reader alone, bulk upsert": run("airbyte_reader_peer.py", WINDOWS if parallel else 1),
         "dlt, merge": run("dlt_peer.py", WINDOWS if parallel else 1),
     }

@@ -1,102 +1,52 @@
-"""Airbyte's CDK reading, and a bulk loader behind it: staging COPY and upsert of 5,000 records a batch.
+"""A connector of Airbyte's CDK, and a bulk loader that reads its messages: staging COPY and upsert of 5,000 records a batch.
 
 python airbyte_peer.py ROOT DSN RECORDS WINDOWS
 """
 
 import json
-import queue
+import subprocess
 import sys
-import threading
 import time
+from pathlib import Path
 
 import orjson
 import psycopg
-from airbyte_cdk.models import AirbyteMessage, AirbyteRecordMessage, SyncMode, Type
-from airbyte_cdk.sources.streams.http import HttpStream
 
-root, dsn, records, windows = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-pages, BATCH = -(-records // 100), 5_000
-
-
-class Issues(HttpStream):
-    url_base = root + "/"
-    primary_key = "id"
-
-    def path(self, **_):
-        return "rows"
-
-    def stream_slices(self, **_):
-        for n in range(windows):
-            yield {"first": 1 + n * pages // windows, "last": (n + 1) * pages // windows}
-
-    def request_params(self, stream_state, stream_slice=None, next_page_token=None):
-        return {"per_page": 100, "page": (next_page_token or {}).get("page", stream_slice["first"])}
-
-    def next_page_token(self, response):
-        return None
-
-    def parse_response(self, response, **_):
-        yield from response.json()
-
-    def get_json_schema(self):
-        return {"type": "object", "additionalProperties": True, "properties": {}}
-
-    def read_window(self, stream_slice):
-        for page in range(stream_slice["first"], stream_slice["last"] + 1):
-            yield from self._read_pages(
-                lambda req, res, state, part: self.parse_response(res),
-                stream_slice={**stream_slice, "first": page},
-                stream_state={},
-            )
+root, dsn, records, windows = sys.argv[1:]
+BATCH = 5_000
+STORE = "INSERT INTO airbyte_issues SELECT * FROM staging ON CONFLICT (id) DO UPDATE SET payload = excluded.payload, updated_at = excluded.updated_at"
 
 
-ready: queue.Queue = queue.Queue(8)
-
-
-def read(stream_slice):
+def batches(lines):
     batch = []
-    for row in Issues().read_window(stream_slice):
-        message = AirbyteMessage(
-            type=Type.RECORD, record=AirbyteRecordMessage(stream="issues", data=row, emitted_at=int(time.time() * 1000))
-        )
-        batch.append(
-            (message.record.data["id"], message.record.data["updated_at"], orjson.dumps(message.record.data).decode())
-        )
-        if len(batch) >= BATCH:
-            ready.put(batch)
-            batch = []
-    if batch:
-        ready.put(batch)
-
-
-def load():
-    with psycopg.connect(dsn) as connection:
-        connection.execute("CREATE TEMP TABLE staging (LIKE airbyte_issues) ON COMMIT DELETE ROWS")
-        connection.commit()
-        while (batch := ready.get()) is not None:
-            with connection.transaction(), connection.cursor() as cursor:
-                with cursor.copy("COPY staging FROM STDIN") as copy:
-                    for row in batch:
-                        copy.write_row(row)
-                cursor.execute(
-                    "INSERT INTO airbyte_issues SELECT * FROM staging ON CONFLICT (id) DO UPDATE SET payload = excluded.payload, updated_at = excluded.updated_at"
-                )
+    for line in lines:
+        message = orjson.loads(line)
+        if message["type"] == "RECORD":
+            row = message["record"]["data"]
+            batch.append((row["id"], row["updated_at"], orjson.dumps(row).decode()))
+            if len(batch) >= BATCH:
+                yield batch
+                batch = []
+    yield batch
 
 
 with psycopg.connect(dsn, autocommit=True) as owner:
     owner.execute("DROP TABLE IF EXISTS airbyte_issues")
     owner.execute("CREATE TABLE airbyte_issues (id bigint PRIMARY KEY, updated_at timestamptz, payload jsonb)")
-began = time.perf_counter()
-loader = threading.Thread(target=load)
-loader.start()
-readers = [threading.Thread(target=read, args=(s,)) for s in Issues().stream_slices(sync_mode=SyncMode.full_refresh)]
-for reader in readers:
-    reader.start()
-for reader in readers:
-    reader.join()
-ready.put(None)
-loader.join()
+command = [sys.executable, str(Path(__file__).with_name("airbyte_connector.py")), root, records, windows]
+with subprocess.Popen(command, stdout=subprocess.PIPE) as source, psycopg.connect(dsn) as connection:
+    connection.execute("CREATE TEMP TABLE staging (LIKE airbyte_issues) ON COMMIT DELETE ROWS")
+    connection.commit()
+    next(source.stdout)  # it has started
+    began = time.perf_counter()
+    for batch in batches(source.stdout):
+        with connection.transaction(), connection.cursor() as cursor:
+            with cursor.copy("COPY staging FROM STDIN") as copy:
+                for row in batch:
+                    copy.write_row(row)
+            cursor.execute(STORE)
 seconds = time.perf_counter() - began
+assert source.returncode == 0
 with psycopg.connect(dsn, autocommit=True) as owner:
     count = owner.execute("SELECT count(*) FROM airbyte_issues").fetchone()[0]
     owner.execute("DROP TABLE airbyte_issues")
