@@ -9,18 +9,36 @@ from uuid import UUID
 
 from historical_sync import pgarrays as pg
 from historical_sync.database import Connection
+from historical_sync.extraction import GraphRows
 from historical_sync.identity import KEY_RANK, entity_id, key_rank
 from integrations.providers.links import located
 
 Node = TypeVar("Node", bytes, UUID)  # an entity's id
 
 
-async def merge(db: Connection, tenant_id: str, aliases: Mapping[tuple[bytes, bytes], bool]) -> Counter[str]:
+def new_keys_lead(graph: GraphRows) -> dict[bytes, bytes]:
+    """Of which entities the batch's keys are others, for those that turn out to be new: written so they need not be written twice.
+
+    What is new is in no group yet, and of two keys that are one thing the lesser stands for both, or what that leads to.
+    """
+    entities, found = graph.entities, dict[bytes, bytes]()
+    for (alias, node), proof in graph.aliases.items():
+        if alias not in entities or alias in found:
+            continue
+        if not proof or (node in entities and key_rank(entities[node].key) < key_rank(entities[alias].key)):
+            found[alias] = node
+    # Not by way of a third one: where that leads is known once it is written.
+    return {alias: node for alias, node in found.items() if node not in found}
+
+
+async def merge(
+    db: Connection, tenant_id: str, aliases: Mapping[tuple[bytes, bytes], bool], led: Mapping[bytes, bytes]
+) -> Counter[str]:
     """Makes the given keys mean the same thing; returns how many entities stopped standing for themselves, by kind.
 
     The keys of one thing form a group; the group is stood for by its least key (`identity.key_rank`), whoever tells of it first.
     A key without proof (a handle) leads to the least of the groups that use it and never joins two of them.
-    The caller holds the tenant's merge lock and has written the entities.
+    The caller holds the tenant's merge lock and has written the entities. led: those that were new, and to what they lead already.
     """
     answer = await db.execute(
         """
@@ -38,11 +56,17 @@ async def merge(db: Connection, tenant_id: str, aliases: Mapping[tuple[bytes, by
     )
     # Whoever held the lock before may have told of the same: what was there is led where it should be.
     news = {(alias.bytes, node.bytes) for alias, node in await answer.fetchall()}
-    joined = [pair for pair, proof in aliases.items() if proof and pair in news]
+    joined = [
+        (alias, node)
+        for (alias, node), proof in aliases.items()
+        if proof and (alias, node) in news and led.get(alias) != node
+    ]
     counts, roots = await _join(db, joined) if joined else (Counter(), [])
     handles = {alias for (alias, node), proof in aliases.items() if not proof and (alias, node) in news}
     if handles or roots:
         counts += await lead_handles(db, handles, roots)
+    if new := [alias for alias in handles if alias in led]:
+        await lead_addresses(db, within=new)
     return counts
 
 
@@ -50,9 +74,12 @@ async def _join(db: Connection, pairs: Sequence[tuple[bytes, bytes]]) -> tuple[C
     """Joins the groups of each two keys; returns how many stopped standing for themselves, by kind, and what they are now."""
     answer = await db.execute(
         """
-        SELECT e.id, e.kind, e.key, e.merged_into FROM historical_sync_entity e
-        WHERE e.id = ANY(%(ids)s)
-           OR e.id IN (SELECT merged_into FROM historical_sync_entity WHERE id = ANY(%(ids)s) AND merged_into IS NOT NULL)
+        WITH named AS (SELECT id, kind, key, merged_into FROM historical_sync_entity WHERE id = ANY(%(ids)s))
+        SELECT * FROM named
+        UNION
+        SELECT root.* FROM named
+        CROSS JOIN LATERAL (
+            SELECT id, kind, key, merged_into FROM historical_sync_entity WHERE id = named.merged_into OFFSET 0) AS root
         """,
         {"ids": pg.uuids(list({node for pair in pairs for node in pair}))},
     )
@@ -62,13 +89,20 @@ async def _join(db: Connection, pairs: Sequence[tuple[bytes, bytes]]) -> tuple[C
     changed = sorted(node for node in known if now[node] != before[node])
     if not changed:
         return Counter(), []
-    await db.execute(
+    answer = await db.execute(
         """
-        UPDATE historical_sync_entity e SET merged_into = u.root
-        FROM unnest(%(changed)s, %(roots)s) AS u(id, root)
-        WHERE e.id = u.id OR e.merged_into = u.id
+        SELECT member.id, u.root FROM unnest(%(changed)s, %(roots)s) AS u(id, root)
+        CROSS JOIN LATERAL (SELECT id FROM historical_sync_entity WHERE merged_into = u.id OFFSET 0) AS member
         """,
         {"changed": pg.uuids(changed), "roots": pg.uuids([now[node] for node in changed])},
+    )
+    moved = {node: now[node] for node in changed}
+    moved |= {member.bytes: root.bytes for member, root in await answer.fetchall()}
+    await db.execute(
+        """
+        UPDATE historical_sync_entity e SET merged_into = u.root FROM unnest(%(moved)s, %(roots)s) AS u(id, root) WHERE e.id = u.id
+        """,
+        {"moved": pg.uuids(list(moved)), "roots": pg.uuids(list(moved.values()))},
     )
     gone = Counter(known[node][0] for node in changed if known[node][2] is None)
     return gone, sorted({now[node] for node in changed})

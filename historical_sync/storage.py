@@ -19,9 +19,9 @@ from django.conf import settings
 from psycopg import AsyncCursor, errors
 from psycopg.types.json import Jsonb
 
-from historical_sync import pgarrays as pg
 from historical_sync.allowance import USED_UP, month_of
 from historical_sync.database import Connection, Pool, pipelined_transaction
+from historical_sync.entities import write_entities
 from historical_sync.extraction import (
     RecordRow,
     Rejected,
@@ -30,10 +30,10 @@ from historical_sync.extraction import (
     record_rows,
     sound,
 )
-from historical_sync.identity import NAME_RANK, content_hash
+from historical_sync.identity import content_hash
 from historical_sync.leases import Lease, LeaseLost
 from historical_sync.memory import Memory
-from historical_sync.merging import merge, write_addresses
+from historical_sync.merging import merge, new_keys_lead, write_addresses
 from historical_sync.records import Seen, add_records, look_up, new_statements, revise_records, version
 from historical_sync.settling import settle
 from historical_sync.stale import mark, withdrawn
@@ -229,11 +229,13 @@ async def write_rows(
     if graph.aliases or graph.addresses:
         # Before any entity row is locked: whoever merges holds the tenant's merge lock first.
         await db.execute("SELECT pg_advisory_xact_lock(hashtextextended('merge ' || %s, 0))", [lease.tenant_id])
-    new_entities = sorted(graph.entities.values())
-    if new_entities:
-        entities += await _write_entities(db, lease, new_entities)
+    told_of = sorted(graph.entities.values())
+    leads = new_keys_lead(graph)
+    if told_of:
+        entities, new_keys = await write_entities(db, lease.tenant_id, told_of, leads)
+        leads = {key: leads[key] for key in new_keys}
     if graph.aliases:
-        entities.subtract(await merge(db, lease.tenant_id, graph.aliases))
+        entities.subtract(await merge(db, lease.tenant_id, graph.aliases, leads))
     if graph.addresses:
         await write_addresses(db, lease.tenant_id, graph.addresses)
     if revised:
@@ -243,9 +245,7 @@ async def write_rows(
 
     def remember() -> None:
         known.told.update(graph.told)
-        known.mentioned.update(
-            {entity.id: (entity.kind, entity.name) for entity in new_entities if entity.as_of is None}
-        )
+        known.mentioned.update({entity.id: (entity.kind, entity.name) for entity in told_of if entity.as_of is None})
         known.merged.update(graph.aliases)
 
     return Written(
@@ -296,49 +296,6 @@ def _too_many(held: Held, mapped: int, quarantined: int) -> str:
     if bad <= QUARANTINE_FLOOR or bad <= QUARANTINE_SHARE * seen:
         return ""
     return f"{bad:,} of {seen:,} records could not be mapped; they are in quarantine"
-
-
-async def _write_entities(db: Connection, lease: Lease, rows: Sequence[Any]) -> Counter[str]:
-    """Writes entities in the order of their ids (no deadlocks); returns how many are new, by kind.
-
-    A mention never changes what records of the entity's own say, and of mentions the one that says most is kept
-    (`identity.name_rank`). A record of the entity's own counts when it is newer; equal times are decided by the record's id. So
-    any order of pages ends in the same graph.
-    """
-    ids, kinds, keys, names, properties, times, records = zip(*rows, strict=True)
-    answer = await db.execute(
-        f"""
-        WITH written AS (
-            INSERT INTO historical_sync_entity AS e (id, tenant_id, kind, key, name, properties, as_of, record_id)
-            SELECT u.id, %(tenant)s, u.kind, u.key, u.name, u.properties, u.as_of, u.record_id
-            FROM unnest(%(ids)s, %(kinds)s, %(keys)s, %(names)s, %(properties)s, %(times)s, %(records)s)
-                AS u(id, kind, key, name, properties, as_of, record_id)
-            WHERE u.as_of IS NOT NULL OR NOT EXISTS (
-                SELECT FROM historical_sync_entity x
-                WHERE x.id = u.id AND (x.as_of IS NOT NULL OR {NAME_RANK.format(e="x")} >= {NAME_RANK.format(e="u")}))
-            ON CONFLICT (id) DO UPDATE
-            SET kind = excluded.kind, name = excluded.name, properties = excluded.properties,
-                as_of = excluded.as_of, record_id = excluded.record_id
-            WHERE CASE
-                WHEN excluded.as_of IS NOT NULL
-                THEN e.as_of IS NULL OR (e.as_of, e.record_id) <= (excluded.as_of, excluded.record_id)
-                ELSE e.as_of IS NULL AND {NAME_RANK.format(e="e")} < {NAME_RANK.format(e="excluded")} END
-            RETURNING kind, xmax = 0 AS fresh
-        )
-        SELECT kind, count(*) FROM written WHERE fresh GROUP BY kind
-        """,  # noqa: S608 - an expression of this project's own
-        {
-            "tenant": lease.tenant_id,
-            "ids": pg.uuids(ids),
-            "kinds": pg.words(kinds),
-            "keys": pg.texts(keys),
-            "names": pg.texts(names),
-            "properties": pg.jsonbs(properties),
-            "times": pg.timestamps(times),
-            "records": pg.nullable_uuids(records),
-        },
-    )
-    return Counter(dict(await answer.fetchall()))
 
 
 async def _quarantine(db: Connection, lease: Lease, rejected: Sequence[Rejected]) -> int:

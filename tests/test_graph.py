@@ -279,8 +279,11 @@ def test_two_workers_at_once_end_in_the_same_graph(stage: SimpleNamespace) -> No
     check()
 
 
+@pytest.mark.parametrize("aliases", ([], ["crm:user:{}"]), ids=("handles", "proven aliases"))
 @pytest.mark.django_db(transaction=True)
-def test_a_tenants_people_are_merged_without_a_look_at_anybody_elses(stage: SimpleNamespace) -> None:
+def test_a_tenants_people_are_merged_without_a_look_at_anybody_elses(
+    stage: SimpleNamespace, aliases: list[str]
+) -> None:
     with tenant_scope(stage.stranger.id), database.cursor() as cursor:
         cursor.execute(
             """
@@ -292,7 +295,10 @@ def test_a_tenants_people_are_merged_without_a_look_at_anybody_elses(stage: Simp
     with psycopg.connect(database_url(), autocommit=True) as owner:
         # Plans follow statistics, and those of whatever other tests left here may favour reading all of a small table.
         owner.execute("ANALYZE historical_sync_entity, historical_sync_entityalias")
-    said = [["person", f"code:user:{n}", f"P{n}", None, [], [f"code:login:p{n}"]] for n in range(20)]
+    said = [
+        ["person", f"code:user:{n}", f"P{n}", None, [a.format(n) for a in aliases], [f"code:login:p{n}"]]
+        for n in range(20)
+    ]
     own = ["issue", "code:issue:1", "It breaks", {}, [], []]
     row = Row(0, "r", 1, {"things": [own, *said], "links": []})
     before = _entities_read()
