@@ -4,7 +4,8 @@ The graph is a function of the records, so what is left is found from what is le
 
     records of the connection go, with their statements; every entity that they spoke of is stale, and so is one of which an
     updated record no longer says all that it said (`stale.py`)
-    -> a stale entity's remaining records are mapped again: they say whether it is there, what it is called and by which keys
+    -> stale entities of which no record is left go, hundreds at a time
+    -> the remaining records of the others are mapped again: they say whether it is there, what it is called and by which keys
     -> the groups of keys that lost a key or a reason to be one are made anew
 
 All of it in transactions of a bounded size that keep out who adds to the graph for as long as each takes. They can end anywhere:
@@ -40,7 +41,8 @@ from integrations.models import Connection as Account
 from integrations.providers.base import Context, Entity, Graph, Partition, Provider
 
 RECORDS_AT_ONCE = 500
-ENTITIES_AT_ONCE = 50
+STALE_AT_ONCE = 1000
+ENTITIES_AT_ONCE = 50  # of these, whose remaining records are mapped again
 WITNESSES_AT_ONCE = 200
 WAIT_SECONDS = 1.0  # for a page in hand of an import that was told to stop
 
@@ -174,21 +176,22 @@ async def _rebuild(pool: Pool, tenant_id: str, read: Read) -> bool:
         db = cursor.connection
         await _alone(db, tenant_id)
         found = await db.execute(
-            """
-            DELETE FROM historical_sync_staleentity WHERE entity_id IN (
-                SELECT entity_id FROM historical_sync_staleentity WHERE tenant_id = %s LIMIT %s) RETURNING entity_id, aliases
-            """,
-            [tenant_id, ENTITIES_AT_ONCE],
+            "SELECT entity_id, aliases FROM historical_sync_staleentity WHERE tenant_id = %s LIMIT %s",
+            [tenant_id, STALE_AT_ONCE],
         )
         stale = dict(await found.fetchall())
         if not stale:
             return False
-        groups: set[UUID] = set()
-        doomed: list[UUID] = []
+        spoken_of = await _spoken_of(db, tenant_id, list(stale))
+        silent = [key for key in stale if key not in spoken_of]
+        silent += await _silent_aliases(db, tenant_id, silent)
+        heard = sorted(spoken_of)[:ENTITIES_AT_ONCE]
+        await db.execute("DELETE FROM historical_sync_staleentity WHERE entity_id = ANY(%s)", [[*silent, *heard]])
+        groups, doomed = await _fall_silent(db, tenant_id, silent)
+        changed = bool(groups or doomed)
         ids = Ids(UUID(tenant_id).bytes)
-        changed = False
-        for key, aliases in stale.items():
-            if (lost := await _look_again(db, tenant_id, key, aliases, ids, read, doomed)) is not None:
+        for key in heard:
+            if (lost := await _look_again(db, tenant_id, key, stale[key], ids, read, doomed)) is not None:
                 groups |= lost
                 changed = True
         if changed:
@@ -199,9 +202,80 @@ async def _rebuild(pool: Pool, tenant_id: str, read: Read) -> bool:
             DELETE FROM historical_sync_address a
             WHERE id = ANY(%s) AND NOT EXISTS (SELECT FROM atom_records_linking(%s, ARRAY[a.id], 1))
             """,
-            [list(stale), tenant_id],
+            [[*silent, *heard], tenant_id],
         )
     return True
+
+
+async def _spoken_of(db: Connection, tenant_id: str, entities: Sequence[UUID]) -> set[UUID]:
+    """Those of the entities that a record is about or says something of."""
+    found = await db.execute(
+        "SELECT DISTINCT entity_id FROM historical_sync_syncrecord WHERE entity_id = ANY(%s)", [entities]
+    )
+    about = {key for (key,) in await found.fetchall()}
+    found = await db.execute(
+        """
+        SELECT r.link_ids FROM atom_records_linking(%s, %s::uuid[], %s) AS speaks(id)
+        JOIN historical_sync_syncrecord r ON r.id = speaks.id
+        """,
+        [tenant_id, entities, STALE_AT_ONCE],
+    )
+    links = [ends for (ends,) in await found.fetchall()]
+    if len(links) < STALE_AT_ONCE:
+        return about | {key for ends in links for key in ends}.intersection(entities)
+    # Some of them are spoken of by more records than are worth reading.
+    found = await db.execute(
+        """
+        SELECT key FROM unnest(%s::uuid[]) AS key WHERE EXISTS (SELECT FROM atom_records_linking(%s, ARRAY[key], 1))
+        """,
+        [entities, tenant_id],
+    )
+    return about | {key for (key,) in await found.fetchall()}
+
+
+async def _silent_aliases(db: Connection, tenant_id: str, entities: Sequence[UUID]) -> list[UUID]:
+    """Other keys of the entities of which no record speaks either: they go with them."""
+    found = await db.execute(
+        "SELECT DISTINCT alias_id FROM historical_sync_entityalias WHERE entity_id = ANY(%(ids)s) AND NOT alias_id = ANY(%(ids)s)",
+        {"ids": entities},
+    )
+    aliases = [alias for (alias,) in await found.fetchall()]
+    spoken_of = await _spoken_of(db, tenant_id, aliases) if aliases else set()
+    return [alias for alias in aliases if alias not in spoken_of]
+
+
+async def _fall_silent(db: Connection, tenant_id: str, entities: Sequence[UUID]) -> tuple[set[UUID], list[UUID]]:
+    """Writes that no record speaks of the entities any more: they are what others call by these keys, or nothing. Returns the groups
+    to make anew, by what stands for them, and those that are to go."""
+    found = await db.execute(
+        "SELECT id, key, COALESCE(merged_into, id) FROM historical_sync_entity WHERE id = ANY(%s)", [entities]
+    )
+    there = {key: (text, group) for key, text, group in await found.fetchall()}
+    found = await db.execute(
+        "DELETE FROM historical_sync_entityalias WHERE entity_id = ANY(%s) RETURNING alias_id, entity_id", [list(there)]
+    )
+    lost = await found.fetchall()
+    groups = {there[key][1] for _, key in lost}
+    aliases = list({alias for alias, _ in lost})
+    found = await db.execute(
+        "SELECT COALESCE(merged_into, id) FROM historical_sync_entity WHERE id = ANY(%s)", [aliases]
+    )
+    groups |= {group for (group,) in await found.fetchall()}
+    await mark(db, tenant_id, dict.fromkeys(alias.bytes for alias in aliases if alias not in there))
+    found = await db.execute(
+        """
+        SELECT a.alias_id, e.kind FROM historical_sync_entityalias a JOIN historical_sync_entity e ON e.id = a.entity_id
+        WHERE a.alias_id = ANY(%s)
+        """,
+        [list(there)],
+    )
+    said: dict[UUID, Said] = {}
+    for key, of_kind in await found.fetchall():
+        said.setdefault(key, Said()).call(there[key][0], of_kind)
+    for key, mentions in said.items():
+        await _write(db, key, mentions)
+    doomed = [key for key in there if key not in said]
+    return groups | {there[key][1] for key in doomed}, doomed
 
 
 @dataclass(slots=True)
@@ -221,6 +295,10 @@ class Said:
             self.mention(entity.key, entity.kind, entity.name)
         self.aliases |= {(UUID(bytes=ids[alias]), True) for alias in entity.aliases}
         self.aliases |= {(UUID(bytes=ids[handle]), False) for handle in entity.handles}
+
+    def call(self, key: str, kind: str) -> None:
+        """Somebody of that kind is said to go by that key, too."""
+        self.mention(key, kind, placeholder(key))
 
     def mention(self, key: str, kind: str, name: str) -> None:
         if self.name is None or name_rank(key, *self.name) < name_rank(key, kind, name):
@@ -266,7 +344,7 @@ async def _look_again(
         [entity_id],
     )
     for (of_kind,) in await found.fetchall():
-        said.mention(key, of_kind, placeholder(key))
+        said.call(key, of_kind)
     async with aclosing(_witnesses(db, tenant_id, entity_id, record_id)) as witnesses:
         async for witness in witnesses:
             graph = await read(db, witness)
@@ -295,21 +373,27 @@ async def _look_again(
             [[alias for alias, _ in lost]],
         )
         groups |= {group for (group,) in await found.fetchall()}
+    if said.own is None and said.name is None:
+        doomed.append(entity_id)
+        return groups | {merged_into or entity_id}
+    await _write(db, entity_id, said)
+    return groups
+
+
+async def _write(db: Connection, entity_id: UUID, said: Said) -> None:
+    """The entity as what is left says it is."""
     if said.own is not None:
         moment, record, kind, name, properties = said.own
         values = [kind, name, pg.jsonbs([orjson.dumps(properties)]), moment, record]
-    elif said.name is not None:
-        values = [*said.name, pg.jsonbs([b"{}"]), None, None]
     else:
-        doomed.append(entity_id)
-        return groups | {merged_into or entity_id}
+        assert said.name is not None, "somebody speaks of it"
+        values = [*said.name, pg.jsonbs([b"{}"]), None, None]
     await db.execute(
         """
         UPDATE historical_sync_entity SET kind = %s, name = %s, properties = (%s)[1], as_of = %s, record_id = %s WHERE id = %s
         """,
         [*values, entity_id],
     )
-    return groups
 
 
 async def _witnesses(db: Connection, tenant_id: str, entity_id: UUID, first: UUID | None) -> AsyncGenerator[Witness]:

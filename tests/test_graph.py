@@ -55,8 +55,9 @@ TABLES = ("syncrecord", "entity", "entityalias", "address", "staleentity")
 
 @pytest.fixture
 def stage(live_cast: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """A tenant, an event loop and a pool, as a worker has them; two witnesses are many."""
-    monkeypatch.setattr(removing, "WITNESSES_AT_ONCE", 2)
+    """A tenant, an event loop and a pool, as a worker has them; two of anything are many for a removal."""
+    for most in ("WITNESSES_AT_ONCE", "ENTITIES_AT_ONCE", "STALE_AT_ONCE"):
+        monkeypatch.setattr(removing, most, 2)
     loop = asyncio.new_event_loop()
     pool = make_pool(4)
     loop.run_until_complete(pool.open())
