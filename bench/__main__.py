@@ -1,4 +1,4 @@
-"""python -m bench [--only pipeline,start,live,api,many,growth] [--records N] [--rounds N] [--no-peers]
+"""python -m bench [--only pipeline,graph,start,live,api,many,growth] [--records N] [--rounds N] [--no-peers]
 
 Prints what it measured and writes docs/performance.md's table (between its two marks) when everything was measured.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 from bench import stage
 
-PARTS = ("pipeline", "start", "live", "api", "many", "growth")
+PARTS = ("pipeline", "graph", "start", "live", "api", "many", "growth")
 MARKS = ("<!-- measured -->", "<!-- /measured -->")
 
 
@@ -96,6 +96,18 @@ def pipeline(options: Any) -> list[str]:
     return lines
 
 
+def graph(options: Any) -> list[str]:
+    from bench import graph as measured
+
+    count = options.records // 4
+    found = measured.measure(count)
+    return [
+        f"### What happens to {count:,} records, by the store alone", "",
+        "| | | µs a record | of the worker's CPU | of PostgreSQL's CPU |", "|---|---|---|---|---|",
+        *[f"| {kind} | {cost.what} | {cost.clock_us:.0f} | {cost.worker_us:.0f} | {cost.database_us:.0f} |" for kind, costs in found.items() for cost in costs],
+    ]  # fmt: skip
+
+
 def start(options: Any) -> list[str]:
     from bench import start as measured
 
@@ -161,7 +173,15 @@ def growth(options: Any) -> list[str]:
     ]  # fmt: skip
 
 
-SECTIONS = {"pipeline": pipeline, "start": start, "live": live, "api": api, "many": many, "growth": growth}
+SECTIONS = {
+    "pipeline": pipeline,
+    "graph": graph,
+    "start": start,
+    "live": live,
+    "api": api,
+    "many": many,
+    "growth": growth,
+}
 
 
 def write(lines: list[str]) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -194,15 +194,15 @@ def make_tenant(slug: str = "bench", plan: str = "enterprise") -> Any:
     return Tenant.objects.get_or_create(slug=slug, defaults={"name": slug.capitalize(), "plan": plan})[0]
 
 
-def connect(tenant: Any, root: str, account: str = "bench", token: str = "token") -> Any:
-    """A GitHub connection to the mock API."""
+def connect(tenant: Any, root: str, account: str = "bench", token: str = "token", provider: str = "github") -> Any:
+    """A connection to the mock API."""
     from atom.tenancy import tenant_scope
     from integrations.models import Connection
 
     with tenant_scope(tenant.id):
         row = Connection(
             tenant=tenant,
-            provider_slug="github",
+            provider_slug=provider,
             external_account_id=account,
             account_label=account,
             base_url=root,
@@ -213,8 +213,8 @@ def connect(tenant: Any, root: str, account: str = "bench", token: str = "token"
     return row
 
 
-def start(connection: Any, **options: Any) -> Any:
-    """A job for the connection's issues of the last 90 days."""
+def start(connection: Any, streams: Sequence[str] = ("issues",), **options: Any) -> Any:
+    """A job for the connection's issues, or other streams, of the last 90 days."""
     from datetime import UTC, datetime, timedelta
 
     from atom.access import system_actor
@@ -226,7 +226,7 @@ def start(connection: Any, **options: Any) -> Any:
             system_actor(connection.tenant, "bench"),
             connection,
             start=datetime.now(UTC) - timedelta(days=SINCE_DAYS),
-            streams=["issues"],
+            streams=list(streams),
             **options,
         )
 
