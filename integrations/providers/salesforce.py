@@ -14,6 +14,7 @@ from integrations.errors import (
     CursorExpired,
     Misconfigured,
     ProviderError,
+    ReauthRequired,
     RequestRejected,
     Throttled,
     Unavailable,
@@ -55,8 +56,9 @@ _LOGIN_HOST = r"(?:login|test|[a-z0-9](?:[a-z0-9-]{0,78}[a-z0-9])?(?:\.[a-z]{1,2
 
 # What each stream selects. Parents' names and addresses come with the row, so that links need no second look.
 _FIELDS: dict[str, str] = {
-    "Account": "Id, Name, Website, Industry, Phone, ParentId, Parent.Name, OwnerId, Owner.Name, Owner.Email",
-    "Contact": "Id, Name, Email, Phone, Title, AccountId, Account.Name, Account.Website, OwnerId, Owner.Name, Owner.Email",
+    "Account": "Id, Name, Website, Industry, Phone, ParentId, Parent.Name, OwnerId, Owner.Name, Owner.Email, MasterRecordId",
+    "Contact": "Id, Name, Email, Phone, Title, AccountId, Account.Name, Account.Website, OwnerId, Owner.Name, Owner.Email, "
+    "MasterRecordId",
     "Opportunity": "Id, Name, Amount, StageName, CloseDate, IsWon, IsClosed, Description, AccountId, Account.Name, Account.Website, "
     "OwnerId, Owner.Name, Owner.Email",
     "Case": "Id, CaseNumber, Subject, Description, Status, Priority, IsClosed, AccountId, Account.Name, Account.Website, "
@@ -64,6 +66,7 @@ _FIELDS: dict[str, str] = {
     "Task": "Id, Subject, Description, Status, Priority, ActivityDate, WhoId, Who.Name, Who.Email, WhatId, What.Name, "
     "OwnerId, Owner.Name, Owner.Email",
 }
+_MERGED_BEFORE = 2_000_000  # microseconds by which a merge's loser counts as older
 _COMMON = "CreatedDate, SystemModstamp, IsDeleted"
 # The first three characters of an id say what it is.
 _PREFIXES = {"001": "account", "003": "contact", "00Q": "lead", "005": "user", "006": "opportunity", "500": "case",
@@ -73,6 +76,9 @@ _KINDS = {"account": "organization", "contact": "person", "lead": "person", "use
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
 
+_NO_COLUMN = re.compile(r"No such column '(?:\w+\.)?(\w+)' on entity '(\w+)'")
+_NO_PARENT = re.compile(r"Didn't understand relationship '(\w+)'")
+_NO_TOKEN = "Bad_OAuth_Token"  # what the question whose token it is answers with 403 and plain text
 _UNREADABLE = ("INVALID_TYPE", "INVALID_FIELD", "INSUFFICIENT_ACCESS", "API_DISABLED_FOR_ORG", "API_CURRENTLY_DISABLED")
 _ERRORS: ErrorTable = {
     **dict.fromkeys(_UNREADABLE, Means(AccessDenied, "Salesforce does not let this user read it: {said}")),
@@ -85,11 +91,41 @@ _ERRORS: ErrorTable = {
 }
 
 
+class _Hidden(AccessDenied):
+    """A field, or a parent's, that the user may not see: field-level security, or an object that is none of the user's.
+
+    column: "" for all of a parent's. entity: the object that the column is of, or the name of the parent.
+    """
+
+    def __init__(self, message: str, column: str, entity: str) -> None:
+        super().__init__(message)
+        self.column, self.entity = column, entity
+
+    def without(self, fields: list[str], table: str) -> list[str]:
+        """The fields that are left."""
+        if not self.column:
+            return [field for field in fields if not field.startswith(f"{self.entity}.")]
+        if self.entity == table and self.column in fields:
+            return [field for field in fields if field != self.column]
+        return [field for field in fields if not field.endswith(f".{self.column}")]
+
+
+def _is_expired(reply: Reply) -> bool:
+    return reply.status == 401 or (reply.status == 403 and reply.text.strip() == _NO_TOKEN)
+
+
 def _classify(reply: Reply) -> ProviderError | None:
     if reply.status < 400:
         return None
+    if _is_expired(reply):
+        return ReauthRequired("Salesforce no longer accepts this connection's access.")
     error = first(reply.data)
     code, message = str(error.get("errorCode", "")), str(error.get("message", ""))
+    message = message.strip().rpartition("\n")[2]  # before it stands the place in the query
+    if code == "INVALID_FIELD" and (found := _NO_COLUMN.search(message)):
+        return _Hidden(f"Salesforce does not let this user read it: {message[:300]}", found[1], found[2])
+    if code == "INVALID_FIELD" and (found := _NO_PARENT.search(message)):
+        return _Hidden(f"Salesforce does not let this user read it: {message[:300]}", "", found[1])
     if code == "REQUEST_LIMIT_EXCEEDED" and "TotalRequests" in message:
         return Throttled("Salesforce's daily limit of API calls is used up.", daily=True)
     return error_in(_ERRORS, reply, code, message)
@@ -133,6 +169,21 @@ def _condition(window: Window) -> str:
 _CHANGED = reader("Id", "SystemModstamp")
 
 
+async def _first_page(table: str, api: Api, window: Window) -> tuple[Reply, str]:
+    """The window's first page, and the query that it answers, without what the user may not see: a profile that hides one field
+    of an object would cost all of its rows."""
+    fields = _FIELDS[table].split(", ")
+    while True:
+        query = f"SELECT {', '.join(fields)}, {_COMMON} FROM {table} WHERE {_condition(window)}"
+        try:
+            return await api.get(f"{ROOT}/queryAll", {"q": f"{query} ORDER BY SystemModstamp ASC, Id ASC"}), query
+        except _Hidden as hidden:
+            left = hidden.without(fields, table)
+            if len(left) == len(fields) or "Id" not in left:
+                raise
+            fields = left
+
+
 async def _fetch(table: str, api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     """By REST; a window that turns out to hold very much (a mass update) by the Bulk API, whose rows come in no order."""
     if cursor and "job" in cursor:
@@ -143,8 +194,7 @@ async def _fetch(table: str, api: Api, partition: Partition, window: Window, cur
     if cursor and "next" in cursor:
         reply = await api.get(cursor["next"])
     else:
-        query = f"SELECT {_FIELDS[table]}, {_COMMON} FROM {table} WHERE {_condition(window)}"
-        reply = await api.get(f"{ROOT}/queryAll", {"q": f"{query} ORDER BY SystemModstamp ASC, Id ASC"})
+        reply, query = await _first_page(table, api, window)
         if int(reply.data["totalSize"]) >= BULK_FROM and not cursor and (job := await bulk.start(api, ROOT, query)):
             return Page([], {"job": job, "locator": ""})
     following = None if reply.data.get("done", True) else {"next": reply.data["nextRecordsUrl"]}
@@ -179,6 +229,18 @@ def _owner(row: JSON, ns: str) -> Entity | None:
     return person(_key(ns, owner_id), owner.get("Name") or "Salesforce user", owner.get("Email"))
 
 
+def _merged(said: Graph, row: JSON, ns: str) -> bool:
+    """Whether the row lost a merge: then it is no thing of its own that was deleted, but another name of the winner, whose word
+    counts though both are dated alike."""
+    winner = row.get("MasterRecordId")
+    if not (row.get("IsDeleted") and winner):
+        return False
+    own = said.entities[0]
+    said.own, said.later = _key(ns, row["Id"]), -_MERGED_BEFORE
+    said.entities[0] = Entity(own.kind, said.own, own.name, {}, (_key(ns, winner),))
+    return True
+
+
 # Which domain an account has and which address a contact, only their own records say: a row that mentions them is not touched when
 # that is put right, and would be proof of the wrong one for ever.
 
@@ -206,6 +268,8 @@ def _extract_account(row: JSON, context: Context) -> Graph:
     ns, parent = context.namespace, row.get("ParentId")
     known = _known(row, "Website", "Industry", "Phone")
     said = Graph(organization(_key(ns, row["Id"]), row["Name"], row.get("Website"), known))
+    if _merged(said, row, ns):
+        return said
     if parent:
         said.to("part_of", Entity("organization", _key(ns, parent), (row.get("Parent") or {}).get("Name") or "Account"))
     said.to("owned_by", _owner(row, ns))
@@ -216,6 +280,8 @@ def _extract_contact(row: JSON, context: Context) -> Graph:
     ns, known = context.namespace, _known(row, "Email", "Phone", "Title")
     name = row.get("Name") or row.get("Email") or "Contact"
     said = Graph(person(_key(ns, row["Id"]), name, row.get("Email"), known))
+    if _merged(said, row, ns):
+        return said
     said.to("works_at", _account_of(row, ns))
     said.to("owned_by", _owner(row, ns))
     return said
@@ -294,6 +360,7 @@ SALESFORCE = Provider(
     ),
     identify=_identify,
     classify=_classify,
+    expired=_is_expired,
     rate_state=_rate_state,
     # The org's own limit arrives with the first reply; this is what the smallest org has.
     budget=RateBudget(requests=15_000, seconds=86_400, concurrency=5),

@@ -115,6 +115,8 @@ class Salesforce(StandIn):
     # -- the API ------------------------------------------------------------------------------------------------------------
 
     def unauthorized(self, request: Request) -> Response:
+        if request.path == "/services/oauth2/userinfo":
+            return Response(403, b"Bad_OAuth_Token", {"Content-Type": "text/html; charset=UTF-8"})
         return EXPIRED
 
     def forbidden(self, request: Request, stream: str) -> Response:

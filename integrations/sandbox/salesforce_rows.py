@@ -25,12 +25,12 @@ TABLES = {
     for table in (
         Table(
             "Account",
-            (*_COMMON, "Name", "Website", "Industry", "Phone", "ParentId"),
+            (*_COMMON, "Name", "Website", "Industry", "Phone", "ParentId", "MasterRecordId"),
             {"Parent": ("Name",), **_OWNER},
         ),
         Table(
             "Contact",
-            (*_COMMON, "FirstName", "LastName", "Name", "Email", "Phone", "Title", "AccountId"),
+            (*_COMMON, "FirstName", "LastName", "Name", "Email", "Phone", "Title", "AccountId", "MasterRecordId"),
             {"Account": _COMPANY, **_OWNER},
         ),
         Table(
@@ -176,6 +176,7 @@ class Organization:
             "Website": website,
             "Industry": rng.choice(INDUSTRIES),
             "Phone": f"+49 30 {rng.randrange(10**6, 10**7)}",
+            "MasterRecordId": None,
             "ParentId": None if parent is None else self._id("001", parent),
             "Parent": None if parent is None else {"Name": self._company(parent)[0]},
         }
@@ -185,6 +186,7 @@ class Organization:
         first, _, last = name.partition(" ")
         return {
             "FirstName": first,
+            "MasterRecordId": None,
             "LastName": last,
             "Name": name,
             "Email": email,

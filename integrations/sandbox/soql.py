@@ -84,15 +84,24 @@ def _field(name: str, table: Table) -> tuple[str, str]:
         raise SoqlError("MALFORMED_QUERY", f"unexpected token: '{name[:40]}'")
     if not dot:
         return _spelled(head, table.columns, table.name, name), ""
-    parent = _spelled(head, tuple(table.parents), table.name, name)
-    return parent, _spelled(tail, table.parents[parent], parent, name)
+    parent = next((known for known in table.parents if known.lower() == head.lower()), None)
+    if parent is None:
+        raise SoqlError(
+            "INVALID_FIELD",
+            f"Didn't understand relationship '{head[:80]}' in field path. If you are attempting to use a custom relationship, be sure "
+            "to append the '__r' after the custom relationship name.",
+        )
+    kind = {"Parent": "Account", "Owner": "User", "Who": "Name", "What": "Name"}.get(parent, parent)
+    return parent, _spelled(tail, table.parents[parent], kind, tail)
 
 
 def _spelled(name: str, known: Sequence[str], entity: str, shown: str) -> str:
     for column in known:
         if column.lower() == name.lower():
             return column
-    raise SoqlError("INVALID_FIELD", f"No such column '{shown[:80]}' on entity '{entity}'.")
+    words = "If you are attempting to use a custom field, be sure to append the '__c' after the custom field name."
+    place = f"\nSELECT {shown[:80]} FROM\n       ^\nERROR at Row:1:Column:8\n"
+    raise SoqlError("INVALID_FIELD", f"{place}No such column '{shown[:80]}' on entity '{entity}'. {words}")
 
 
 def _condition(text: str, table: Table) -> Condition:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
-from integrations.providers.base import Context, Graph
+from integrations.errors import AccessDenied, ReauthRequired
+from integrations.http import Reply
+from integrations.providers.base import WHOLE, Context, Graph
 from integrations.providers.salesforce import SALESFORCE
+from integrations.sandbox.salesforce_rows import TABLES
+from tests.contract.stage import ALL, staged
 
 NS = "salesforce@00D1"
 ACCOUNT = {"AccountId": "001A", "Account": {"Name": "Acme", "Website": "https://acme.test"}}
@@ -44,3 +49,63 @@ def test_the_things_own_records_say_it():
 def test_users_and_leads_which_have_none_are_known_by_their_address():
     found = told("tasks", Id="00TA", WhoId="00QA", Who={"Name": "Li", "Email": "li@lead.test"}, **OWNER)
     assert {e.key for e in found.entities[1:]} == {"person:email:ana@seller.test", "person:email:li@lead.test"}
+
+
+async def test_a_field_that_the_user_may_not_see_costs_only_itself(monkeypatch: pytest.MonkeyPatch):
+    """Field-level security: Salesforce refuses the whole query for one column that a profile hides, or a parent that it can't reach."""
+    for table, hidden, parents in (
+        ("contact", {"Phone", "Title"}, {"Owner": ("Name", "Email")}),
+        ("opportunity", {"Amount"}, {"Account": ("Name",), "Owner": ("Name",)}),
+    ):
+        whole = TABLES[table]
+        columns = tuple(column for column in whole.columns if column not in hidden)
+        monkeypatch.setitem(TABLES, table, dataclasses.replace(whole, columns=columns, parents=parents))
+    async with staged("salesforce") as stage:
+        for name in ("contacts", "opportunities"):
+            stream = SALESFORCE.stream(name)
+            read = await stage.read(stream)
+            assert read.ids == stage.truth(stream, ALL)
+            payloads = [record.payload for record, _ in read.rows.values()]
+            assert all(payload["Name"] for payload in payloads)
+            assert not any({"Phone", "Title", "Amount"} & set(payload) for payload in payloads)
+
+
+async def test_a_field_that_nothing_goes_without_is_missed_in_words(monkeypatch: pytest.MonkeyPatch):
+    whole = TABLES["contact"]
+    columns = tuple(column for column in whole.columns if column != "SystemModstamp")
+    monkeypatch.setitem(TABLES, "contact", dataclasses.replace(whole, columns=columns))
+    async with staged("salesforce") as stage:
+        with pytest.raises(AccessDenied, match="No such column 'SystemModstamp' on entity 'Contact'"):
+            await SALESFORCE.stream("contacts").fetch(stage.api(), WHOLE, ALL, None)
+
+
+def test_what_is_missing_is_said_without_the_query_that_salesforce_repeats_before():
+    said = "\nSELECT Id, Amount FROM Opportunity\n           ^\nERROR at Row:1:Column:12\nNo such column 'Amount' on entity 'Opportunity'."
+    found = SALESFORCE.classify(Reply(400, {}, [{"errorCode": "INVALID_FIELD", "message": said}], said, ""))
+    assert isinstance(found, AccessDenied)
+    assert "SELECT" not in str(found)
+
+
+def test_a_contact_that_was_merged_is_the_one_that_it_was_merged_into():
+    """A merge deletes the losers, at the time at which it changes the winner; they often have one address."""
+    loser = told("contacts", Id="003A", Name="Cy", Email="cy@acme.test", IsDeleted=True, MasterRecordId="003B")
+    winner = told("contacts", Id="003B", Name="Cy", Email="cy@acme.test", IsDeleted=False, MasterRecordId=None)
+    own = loser.entities[0]
+    assert (own.key, own.aliases) == (f"{NS}:contact:003A", (f"{NS}:contact:003B",))
+    assert own.properties is not None
+    assert "deleted" not in own.properties
+    assert loser.later < winner.later
+    account = told("accounts", Id="001A", Name="Acme", Website="acme.test", IsDeleted=True, MasterRecordId="001B")
+    assert (account.own, account.entities[0].aliases) == (f"{NS}:account:001A", (f"{NS}:account:001B",))
+    assert told("contacts", Id="003C", Name="Di", IsDeleted=True).entities[0].properties == {"deleted": True}
+
+
+async def test_who_the_token_belongs_to_is_refused_in_words_of_its_own_once_it_has_expired():
+    """`userinfo` says so by 403 and a word of plain text, where the rest of the API says 401."""
+    async with staged("salesforce") as stage:
+        await stage.control(expire="salesforce")
+        before = stage.refreshed
+        assert (await SALESFORCE.identify(stage.api())).external_id
+        assert stage.refreshed == before + 1
+        gone = Reply(403, {}, None, "Bad_OAuth_Token", "")
+        assert isinstance(SALESFORCE.classify(gone), ReauthRequired)
