@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from urllib.parse import quote
 
-from integrations.errors import UNMAPPABLE, AccessDenied, CursorExpired, ProviderError, Throttled
+from integrations.errors import UNMAPPABLE, AccessDenied, CursorExpired, ProviderError, Throttled, WindowTooLarge
 from integrations.http import Api, Reply
 from integrations.providers.base import (
     JSON,
@@ -42,6 +42,7 @@ _MESSAGE = (
     "receivedDateTime,sentDateTime,lastModifiedDateTime,from,sender,toRecipients,ccRecipients,bccRecipients"
 )
 _DATES_LAG = timedelta(hours=12)  # a whole day begins up to so much after the same day of UTC
+_LONGEST_VIEW = timedelta(days=1825)  # that a calendar is listed for at once
 _LEAST_WAIT = timedelta(seconds=10)  # some replies always say one second
 _COMING = ("accepted", "tentativelyAccepted", "organizer")
 _FRACTION = re.compile(r"(\.\d{6})\d+")
@@ -160,7 +161,10 @@ async def _events(api: Api, partition: Partition, window: Window, cursor: JSON |
     Whether the bounds are included is not said, nor where a whole day, which is dated in UTC, lies: so more is asked for.
     By key it can't go on, as what overlaps comes again; an event that is deleted while pages are read may hide one till it is read again.
     """
-    span = {"startDateTime": stamp(window.since - SECOND), "endDateTime": stamp(window.until + _DATES_LAG + SECOND)}
+    since, until = window.since - SECOND, window.until + _DATES_LAG + SECOND
+    if until - since > _LONGEST_VIEW - SECOND:
+        raise WindowTooLarge("Microsoft 365 lists no more than five years of a calendar at once.")
+    span = {"startDateTime": stamp(since), "endDateTime": stamp(until)}
     path = f"{ME}/calendars/{quote(partition.key, safe='')}/calendarView"
     return await _get(api, path, {**span, "$orderby": "start/dateTime", "$top": 100}, cursor)
 

@@ -14,6 +14,7 @@ from integrations.sandbox.stand_in import JSON, Grants, Route, StandIn, Table
 from integrations.sandbox.wire import Request, Response
 from integrations.sandbox.world import World, seconds_of
 
+MOST_DAYS = 1825  # of a calendar view
 AT_ONCE = 4  # requests that a mailbox answers at the same time
 LONGEST = 4 * 86_400  # seconds that an event lasts at most
 _COMPARISONS = {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt}
@@ -201,6 +202,9 @@ class Microsoft365(StandIn):
                 "ErrorInvalidParameter",
                 "This request requires a time window specified by startDateTime and endDateTime.",
             )
+        if until - since > MOST_DAYS * 86_400:
+            words = "The range between the start and end dates is greater than the allowed range. Maximum number of days:"
+            return _error(400, "ErrorInvalidRequest", f"Your request can't be completed. {words} {MOST_DAYS}")
         if "$select" in asked and {"createdDateTime", "lastModifiedDateTime"} & set(asked["$select"].split(",")):
             return _error(400, "ErrorInvalidProperty", "The property can't be selected in a calendar view.")
         near = self.rows(table, table.within(since - LONGEST, until + 86_400))

@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from integrations.errors import AccessDenied, CursorExpired, RequestRejected, Throttled
+from integrations.errors import AccessDenied, CursorExpired, RequestRejected, Throttled, WindowTooLarge
 from integrations.grants import read_token
 from integrations.http import Api, Reply
 from integrations.providers import microsoft365
@@ -268,3 +268,18 @@ def test_the_same_meeting_in_two_calendars_is_one_and_who_did_not_say_yes_did_no
         ("with", key, "person:email:cy@acme.test"),
         ("with", key, f"{NS}:room:room@acme.test"),
     }
+
+
+async def test_a_calendar_is_asked_for_no_longer_span_than_microsoft_lists():
+    """1,825 days; the engine splits what is longer."""
+    async with staged("microsoft365") as stage:
+        api = stage.api()
+        (partition, *_) = await MICROSOFT365.partitions(api)  # type: ignore[misc]
+        until = ALL.until
+        with pytest.raises(WindowTooLarge):
+            await EVENTS.fetch(api, partition, Window(until - 1825 * DAY, until), None)
+        longest = Window(until - 1823 * DAY, until)
+        assert (await EVENTS.fetch(api, partition, longest, None)).records
+        span = {"startDateTime": stamp(until - 1826 * DAY), "endDateTime": stamp(until)}
+        with pytest.raises(RequestRejected, match="Maximum number of days: 1825"):
+            await api.get(f"/v1.0/me/calendars/{partition.key}/calendarView", span)
