@@ -78,6 +78,7 @@ _KINDS = {"account": "organization", "contact": "person", "lead": "person", "use
 
 _NO_COLUMN = re.compile(r"No such column '(?:\w+\.)?(\w+)' on entity '(\w+)'")
 _NO_PARENT = re.compile(r"Didn't understand relationship '(\w+)'")
+_PASSING = ("retry your request", "already being processed", "rate exceeded")  # of the token endpoint
 _NO_TOKEN = "Bad_OAuth_Token"  # what the question whose token it is answers with 403 and plain text
 _UNREADABLE = ("INVALID_TYPE", "INVALID_FIELD", "INSUFFICIENT_ACCESS", "API_DISABLED_FOR_ORG", "API_CURRENTLY_DISABLED")
 _ERRORS: ErrorTable = {
@@ -336,6 +337,12 @@ def _token_facts(token: Mapping[str, Any]) -> JSON:
     return {"instance_url": token["instance_url"]} if token.get("instance_url") else {}
 
 
+def _token_reply(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What passes is told by the errors of what does not: only the words tell them apart."""
+    said = str(answer.get("error_description") or "").lower()
+    return {**answer, "error": "temporarily_unavailable"} if any(words in said for words in _PASSING) else answer
+
+
 def _stream(name: str, label: str, table: str, extract: Extract) -> Stream:
     fetch, count = partial(_fetch, table), partial(_count, table)
     return Stream(name, label, WindowKind.EXACT, fetch, extract, count, needs=("api",), page_size=2000, record=_CHANGED)
@@ -366,7 +373,7 @@ SALESFORCE = Provider(
     budget=RateBudget(requests=15_000, seconds=86_400, concurrency=5),
     oauth=OAuth(
         "/services/oauth2/authorize", "/services/oauth2/token", ("api", "refresh_token", "openid", "email"),
-        revoke=_revoke, token_facts=_token_facts,
+        revoke=_revoke, token_facts=_token_facts, token_reply=_token_reply,
     ),
     settle=timedelta(minutes=5),
     ids_by_account=True,  # a sandbox has its production's ids

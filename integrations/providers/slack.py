@@ -64,8 +64,9 @@ _GONE = ("token_revoked", "token_expired", "account_inactive", "invalid_auth", "
 _DENIES = ("access_denied", "no_permission", "not_allowed_token_type", "ekm_access_denied", "team_access_not_granted",
            "org_login_required", "method_not_supported_for_channel_type", "enterprise_is_restricted")  # fmt: skip
 _PASSING = ("internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org")
+_SLOWER = ("ratelimited", "rate_limited")
 _ERRORS: ErrorTable = {
-    **dict.fromkeys((429, "ratelimited", "rate_limited"), Means(Throttled, "Slack asks to slow down.", wait=60)),
+    **dict.fromkeys((429, *_SLOWER), Means(Throttled, "Slack asks to slow down.", wait=60)),
     **dict.fromkeys(_GONE, Means(ReauthRequired, "Slack no longer accepts this connection's access ({code}).")),
     "missing_scope": Means(AccessDenied, "Slack needs the scope {said} for this: connect again to grant it."),
     "not_in_channel": Means(
@@ -340,7 +341,8 @@ async def _identify(api: Api) -> Account:
 def _token_reply(answer: Mapping[str, Any]) -> Mapping[str, Any]:
     """The person's tokens stand apart from the app's, except when they are refreshed; errors come with status 200."""
     if not answer.get("ok"):
-        return {"error": answer.get("error") or "unknown_error"}
+        error = answer.get("error") or "unknown_error"
+        return {"error": "temporarily_unavailable" if error in (*_PASSING, *_SLOWER) else error}
     token = answer.get("authed_user") or {}
     token = token if token.get("access_token") else answer
     return {**token, "scope": [scope for scope in str(token.get("scope") or "").split(",") if scope]}

@@ -15,8 +15,10 @@ import pytest
 
 from integrations.errors import Misconfigured, ReauthRequired, Throttled, Unavailable
 from integrations.gateway import configured, exchange_code
+from integrations.grants import read_token
 from integrations.providers.base import OAuth, Provider
 from integrations.providers.salesforce import SALESFORCE
+from integrations.providers.slack import SLACK
 
 
 class Endpoint:
@@ -134,3 +136,23 @@ def test_a_refusal_says_who_has_to_act(
     with pytest.raises(error) as caught:
         exchange(provider(endpoint.root, client_errors=frozenset({"access_denied"})))
     assert "our-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "answer"),
+    [
+        (SALESFORCE, 400, {"error": "unknown_error", "error_description": "retry your request"}),
+        (SALESFORCE, 400, {"error": "invalid_grant", "error_description": "token request is already being processed"}),
+        (SALESFORCE, 400, {"error": "invalid_grant", "error_description": "login rate exceeded"}),
+        (SLACK, 200, {"ok": False, "error": "internal_error"}),
+        (SLACK, 200, {"ok": False, "error": "ratelimited"}),
+    ],
+)
+def test_a_bad_moment_of_the_vendor_ends_no_grant_and_blames_no_client(
+    asked: Provider, status: int, answer: dict[str, Any]
+) -> None:
+    with pytest.raises(Unavailable):
+        read_token(asked, status, {}, orjson.dumps(answer))
+    dead = {**answer, "error": "invalid_refresh_token" if asked is SLACK else "invalid_grant", "error_description": "expired access/refresh token"}
+    with pytest.raises(ReauthRequired):
+        read_token(asked, status, {}, orjson.dumps(dead))
