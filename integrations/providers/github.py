@@ -49,7 +49,11 @@ from integrations.providers.wire import (
 _NUMBER = re.compile(r"(?<![\w/&#])#(\d{1,9})\b")
 _LOGIN = re.compile(r"(?<![\w/.@+-])@([A-Za-z0-9](?:[A-Za-z0-9-]{0,38}))(?![\w@.-]*@)")
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
-_REPOSITORIES = {"affiliation": "owner,collaborator,organization_member", "sort": "updated", "direction": "asc"}
+_ADDRESS = re.compile(
+    r"https://([\w.:-]{1,253})/([\w-]{1,39}/[\w.-]{1,100})/(?:(?:issues|pull)/([1-9]\d{0,8})|commit/([0-9a-f]{40}))\b"
+)
+# By their making: an order in which pages can be counted, as no push moves a repository from one to another.
+_REPOSITORIES = {"affiliation": "owner,collaborator,organization_member", "sort": "created", "direction": "asc"}
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
 
@@ -65,7 +69,8 @@ def _classify(reply: Reply) -> ProviderError | None:
         if reply.headers.get("x-ratelimit-remaining") == "0":
             reset = reset_of(reply)
             return Throttled("GitHub's rate limit is used up.", reply.by_our_clock(reset) if reset else None)
-        if "rate limit" in message.lower() or status == 429:
+        # Older servers of one's own call it abuse.
+        if "rate limit" in message.lower() or "abuse detection" in message.lower() or status == 429:
             return Throttled("GitHub asks to slow down.", datetime.now(UTC) + timedelta(seconds=60))
         if "required" in reply.headers.get("x-github-sso", ""):
             return AccessDenied("The organization asks for single sign-on: authorise this connection for it on GitHub.")
@@ -132,16 +137,19 @@ def _since(path: str, name: str, label: str, extract: Extract) -> Stream:
     async def count(api: Api, partition: Partition, window: Window) -> Estimate | None:
         found = await _count(api, partition, path, {**params, "since": stamp(window.since)})
         if found and window.until < datetime.now(UTC) - timedelta(minutes=10):
-            found -= await _count(api, partition, path, {**params, "since": stamp(window.until)})
-        return Estimate(max(found, 0), exact=True)
+            later = await _count(api, partition, path, {**params, "since": stamp(window.until)})
+            found = None if later is None else max(found - later, 0)
+        if found is None and path == "/issues":
+            found = await _found(api, partition, window, "issue") + await _found(api, partition, window, "pr")
+        return None if found is None else Estimate(found, exact=True)
 
     return Stream(
         name, label, WindowKind.LOWER_BOUND, fetch, extract, count, partitioned=True, needs=("repo",), record=_UPDATED,
     )  # fmt: skip
 
 
-async def _count(api: Api, partition: Partition, path: str, params: JSON) -> int:
-    """One row a page: the last page's number is the count."""
+async def _count(api: Api, partition: Partition, path: str, params: JSON) -> int | None:
+    """One row a page: the last page's number is the count. None where GitHub names no last page."""
     try:
         return last_page(await api.get(f"/repos/{partition.facts['full_name']}{path}", {**params, "per_page": 1}))
     except Gone:
@@ -157,11 +165,15 @@ async def _fetch_pulls(api: Api, partition: Partition, window: Window, cursor: J
     return found._replace(next_cursor=None) if is_over else found
 
 
-async def _count_pulls(api: Api, partition: Partition, window: Window) -> Estimate | None:
+async def _found(api: Api, partition: Partition, window: Window, kind: str) -> int:
+    """How many the search finds, which has a limit of its own. Some tokens may search for one kind at a time only."""
     span = f"{stamp(window.since)}..{stamp(last(window.until))}"  # both ends are included
-    query = f"repo:{partition.facts['full_name']} is:pr updated:{span}"
-    reply = await api.get("/search/issues", {"q": query, "per_page": 1})
-    return Estimate(int(reply.data["total_count"]), exact=True)
+    query = f"repo:{partition.facts['full_name']} is:{kind} updated:{span}"
+    return int((await api.get("/search/issues", {"q": query, "per_page": 1})).data["total_count"])
+
+
+async def _count_pulls(api: Api, partition: Partition, window: Window) -> Estimate | None:
+    return Estimate(await _found(api, partition, window, "pr"), exact=True)
 
 
 def _span(window: Window) -> JSON:
@@ -177,7 +189,8 @@ async def _fetch_commits(api: Api, partition: Partition, window: Window, cursor:
 
 
 async def _count_commits(api: Api, partition: Partition, window: Window) -> Estimate | None:
-    return Estimate(await _count(api, partition, "/commits", _span(window)), exact=True)
+    found = await _count(api, partition, "/commits", _span(window))
+    return None if found is None else Estimate(found, exact=True)
 
 
 async def _repositories(api: Api, cursor: JSON | None) -> Rows:
@@ -197,25 +210,37 @@ async def _partitions(api: Api) -> list[Partition]:
 
 
 def _user(user: JSON | None, ns: str) -> Entity | None:
-    return _account(user["id"], user["login"], user.get("type") == "Organization", ns) if user else None
+    return _account(user["id"], user["login"], user.get("type") or "User", ns) if user else None
 
 
 @lru_cache(maxsize=4096)
-def _account(number: int, login: str, is_organization: bool, ns: str) -> Entity:
-    kind, key = ("organization", f"{ns}:org:{number}") if is_organization else ("person", f"{ns}:user:{number}")
+def _account(number: int, login: str, what: str, ns: str) -> Entity:
+    kind = {"Organization": "organization", "Bot": "bot"}.get(what, "person")
+    key = f"{ns}:{'org' if kind == 'organization' else 'user'}:{number}"
     return Entity(kind, key, login, None, (), (f"{ns}:login:{login.lower()}",))
 
 
 def _mentions(text: str | None, context: Context) -> list[str]:
-    """What the text mentions: #numbers of the same repository, @logins, e-mail addresses. Code is not text."""
+    """What the text mentions: #numbers and addresses of the same repository, commits, @logins, e-mail addresses. Code is not text."""
     keys: list[str] = []
-    if text and ("#" in text or "@" in text):
+    if text and ("#" in text or "@" in text or "https://" in text):
         text = _CODE.sub(" ", text) if "`" in text else text
         keys += [_issue_key(int(match), context) for match in _NUMBER.findall(text)[:MOST_MENTIONS]]
         if "@" in text:
             keys += [f"{context.namespace}:login:{m.lower()}" for m in _LOGIN.findall(text)[:MOST_MENTIONS]]
             keys += mentioned_emails(text)
+        if "https://" in text:
+            keys += _addressed(text, context)
     return keys
+
+
+def _addressed(text: str, context: Context) -> list[str]:
+    """By address: commits, and issues of the same repository. Which number another repository has, no address says."""
+    ns, own = context.namespace, context.partition.label.lower()
+    host = ns.partition("@")[2] or "github.com"
+    found = [match for match in _ADDRESS.findall(text)[:MOST_MENTIONS] if match[0] == host]
+    keys = [f"{ns}:commit:{sha}" for _, _, _, sha in found if sha]
+    return keys + [_issue_key(number, context) for _, name, number, _ in found if number and name.lower() == own]
 
 
 def _issue_key(number: object, context: Context) -> str:
@@ -285,7 +310,9 @@ def _extract_commit(row: JSON, context: Context) -> Graph:
     said.to("part_of", _repository(context))
     signed = commit.get("author") or {}
     address, account = email_key(signed.get("email")), _user(row.get("author"), ns)
-    if address is not None and account is not None:
+    if account is not None and account.kind == "bot":
+        pass  # what signs as it is not somebody's address
+    elif address is not None and account is not None:
         # GitHub itself matched the address to the account, so both are one person.
         named = signed.get("name") or account.name
         account = Entity(account.kind, address, named, None, (account.key,), account.handles)

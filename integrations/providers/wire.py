@@ -163,7 +163,12 @@ def next_link(reply: Reply) -> str | None:
     return link[1] if link else None
 
 
-def last_page(reply: Reply) -> int:
-    """The number of the last page that the Link header names; without one, the rows of this reply, which is all there is."""
+def last_page(reply: Reply) -> int | None:
+    """The number of the last page that the Link header names; without one, the rows of this reply, if that is all there is.
+
+    None where a next page follows and nobody says how many: lists by cursor.
+    """
     link = _LAST_PAGE.search(reply.headers.get("link", ""))
-    return int(link[1]) if link else len(reply.data)
+    if link is None:
+        return None if next_link(reply) else len(reply.data)
+    return int(link[1])

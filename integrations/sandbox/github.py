@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from base64 import b64encode
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -233,7 +234,7 @@ class GitHub(StandIn):
         else:
             descending = (direction or ("desc" if since or sort == "created" else "asc")) == "desc"
         path = f"/repositories/{repository.id}{rest}"
-        return self._page(request, path, numbers[::-1] if descending else numbers, render)
+        return self._page(request, path, numbers[::-1] if descending else numbers, render, by_cursor=rest == "/issues")
 
     def _commits(self, request: Request, repository: Repository, rest: str) -> Response:
         if repository.is_empty:
@@ -254,7 +255,16 @@ class GitHub(StandIn):
         newest_first = [index for index in range(high, low, -1) if not self.is_deleted(index)]
         return self._page(request, f"/repositories/{repository.id}{rest}", newest_first, repository.commit)
 
-    def _page(self, request: Request, path: str, rows: Sequence[int], render: Callable[[int, str], Any]) -> Response:
+    def _page(
+        self,
+        request: Request,
+        path: str,
+        rows: Sequence[int],
+        render: Callable[[int, str], Any],
+        *,
+        by_cursor: bool = False,
+    ) -> Response:
+        """by_cursor: as lists that may be very long, whose links lead on only, and know no last page."""
         size, page = (
             self.page_size(request.query.get("per_page"), 30, 100),
             whole(request.query.get("page"), 1, 1, 10**6),
@@ -263,9 +273,11 @@ class GitHub(StandIn):
         around = [("prev", page - 1)] if page > 1 else []
         around += [("next", page + 1), ("last", pages)] if page < pages else []
         around += [("first", 1)] if page > 1 else []
+        cursor = {"after": b64encode(f"cursor:v2:{page * size}".encode()).decode()} if by_cursor else {}
         links = ", ".join(
-            f'<{request.base}{path}?{urlencode({**request.query, "page": str(number)})}>; rel="{rel}"'
+            f'<{request.base}{path}?{urlencode({**request.query, **cursor, "page": str(number)})}>; rel="{rel}"'
             for rel, number in around
+            if rel == "next" or not by_cursor
         )
         body = [render(row, request.base) for row in rows[(page - 1) * size : page * size]]
         return Response(200, body, {"Link": links} if links else {})

@@ -203,7 +203,9 @@ class Microsoft365(StandIn):
                 "This request requires a time window specified by startDateTime and endDateTime.",
             )
         if until - since > MOST_DAYS * 86_400:
-            words = "The range between the start and end dates is greater than the allowed range. Maximum number of days:"
+            words = (
+                "The range between the start and end dates is greater than the allowed range. Maximum number of days:"
+            )
             return _error(400, "ErrorInvalidRequest", f"Your request can't be completed. {words} {MOST_DAYS}")
         if "$select" in asked and {"createdDateTime", "lastModifiedDateTime"} & set(asked["$select"].split(",")):
             return _error(400, "ErrorInvalidProperty", "The property can't be selected in a calendar view.")

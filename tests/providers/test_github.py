@@ -5,10 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from historical_sync.targeting import READ_AGAIN
+from integrations.errors import Throttled
 from integrations.http import Reply
-from integrations.providers.base import Context, Partition, Window
+from integrations.providers.base import Context, Estimate, Partition, Window
 from integrations.providers.github import GITHUB
+from tests.contract.stage import ALL, staged
 
 
 def test_comments_and_review_comments_are_numbered_by_themselves() -> None:
@@ -58,3 +62,95 @@ def test_a_pull_request_in_the_list_of_issues_says_less_than_its_own_row() -> No
 
 def test_commits_that_were_pushed_late_are_looked_for_again() -> None:
     assert READ_AGAIN[GITHUB.stream("commits").clock].days >= 14
+
+
+class Answers:
+    """An API that answers by path and keeps what it was asked."""
+
+    def __init__(self, replies: dict[str, Reply]) -> None:
+        self.replies, self.asked = replies, list[tuple[str, Any]]()
+
+    async def get(self, path: str, params: Any = None) -> Reply:
+        self.asked.append((path, params))
+        return self.replies[path]
+
+
+SPAN = Window(datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC))
+WEB = Partition("77", "acme/web", {"full_name": "acme/web"})
+NEXT = {"link": '<https://api.github.com/repositories/77/issues?per_page=1&after=Y3Vyc29y&page=2>; rel="next"'}
+ONE = [{"id": 1, "updated_at": "2026-03-01T10:00:00Z"}]
+
+
+async def test_a_list_by_cursor_names_no_last_page_so_the_search_counts() -> None:
+    """Lists of issues lead on by `after`: what follows is not one row."""
+    found = Reply(200, {}, {"total_count": 21, "incomplete_results": False, "items": []}, "", "")
+    api = Answers({"/repos/acme/web/issues": Reply(200, NEXT, ONE, "", ""), "/search/issues": found})
+    count = GITHUB.stream("issues").count
+    assert count is not None
+    assert await count(api, WEB, SPAN) == Estimate(42, exact=True)  # type: ignore[arg-type]
+    asked = [params["q"] for path, params in api.asked if path == "/search/issues"]
+    span = "updated:2026-03-01T00:00:00Z..2026-03-01T23:59:59Z"
+    assert asked == [f"repo:acme/web is:issue {span}", f"repo:acme/web is:pr {span}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("comments", "/issues/comments"), ("review_comments", "/pulls/comments"), ("commits", "/commits")],
+)
+async def test_what_neither_names_a_last_page_nor_is_searched_is_not_counted(name: str, path: str) -> None:
+    api = Answers({f"/repos/acme/web{path}": Reply(200, NEXT, ONE, "", "")})
+    count = GITHUB.stream(name).count
+    assert count is not None
+    assert await count(api, WEB, SPAN) is None  # type: ignore[arg-type]
+
+
+async def test_the_stand_ins_issues_are_counted_though_their_list_has_no_last_page() -> None:
+    async with staged("github") as stage:
+        stream = stage.provider.stream("issues")
+        assert stream.count is not None
+        counted = [await stream.count(stage.api(), partition, ALL) for partition in await stage.partitions(stream)]
+        assert sum(estimate.records for estimate in counted if estimate) == len(stage.truth(stream, ALL)) > len(counted)
+
+
+async def test_repositories_are_listed_in_an_order_that_a_push_does_not_change() -> None:
+    """By update, a repository that is touched between two pages moves to the end and hides another."""
+    api = Answers({"/user/repos": Reply(200, {}, [], "", "")})
+    assert GITHUB.partitions is not None
+    await GITHUB.partitions(api)  # type: ignore[arg-type]
+    assert api.asked[0][1]["sort"] == "created"
+
+
+def test_a_bot_is_no_person() -> None:
+    row = {"number": 7, "title": "Bump", "state": "open", "updated_at": "2026-03-01T10:00:00Z"}
+    bot = {"id": 49699333, "login": "dependabot[bot]", "type": "Bot"}
+    context = Context("github", WEB)
+    said = GITHUB.stream("issues").extract({**row, "user": bot}, context)
+    assert [(e.kind, e.key) for e in said.entities[1:] if "dependabot" in e.name] == [("bot", "github:user:49699333")]
+    signed = {
+        "author": {"name": "renovate", "email": "bot@renovateapp.com"},
+        "committer": {"date": "2026-03-01T10:00:00Z"},
+    }
+    commit = {"sha": "a" * 40, "commit": signed, "author": {**bot, "login": "renovate[bot]"}}
+    said = GITHUB.stream("commits").extract(commit, context)
+    assert {(e.kind, e.key) for e in said.entities} >= {("bot", "github:user:49699333")}
+    assert not any(e.kind == "person" for e in said.entities)
+
+
+def test_an_address_of_github_in_a_text_of_github_is_a_mention_too() -> None:
+    sha = "0123456789abcdef0123456789abcdef01234567"
+    body = (
+        f"See https://github.com/Acme/web/issues/12#issuecomment-5, https://github.com/acme/web/pull/13/files and "
+        f"https://github.com/acme/other/commit/{sha} but not https://github.com/acme/webby/issues/14, `https://github.com/acme/web/issues/15`"
+        " or https://github.com/acme/web/issues"
+    )
+    row = {"number": 7, "title": "Fix", "state": "open", "body": body, "user": None}
+    said = GITHUB.stream("issues").extract(row, Context("github", WEB))
+    mentioned = {r.target for r in said.relationships if r.kind == "mentions"}
+    assert mentioned == {"github:issue:77#12", "github:issue:77#13", f"github:commit:{sha}"}
+
+
+def test_an_old_servers_words_for_too_much_at_once() -> None:
+    words = {
+        "message": "You have triggered an abuse detection mechanism. Please wait a few minutes before you try again."
+    }
+    assert isinstance(GITHUB.classify(Reply(403, {}, words, "", "")), Throttled)

@@ -153,6 +153,10 @@ def test_a_bad_moment_of_the_vendor_ends_no_grant_and_blames_no_client(
 ) -> None:
     with pytest.raises(Unavailable):
         read_token(asked, status, {}, orjson.dumps(answer))
-    dead = {**answer, "error": "invalid_refresh_token" if asked is SLACK else "invalid_grant", "error_description": "expired access/refresh token"}
+    dead = {
+        **answer,
+        "error": "invalid_refresh_token" if asked is SLACK else "invalid_grant",
+        "error_description": "expired access/refresh token",
+    }
     with pytest.raises(ReauthRequired):
         read_token(asked, status, {}, orjson.dumps(dead))
