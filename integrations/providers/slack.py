@@ -244,6 +244,33 @@ def _plain(text: str) -> str:
     return html.unescape(_MARKUP.sub(lambda found: found[2] or re.sub(r"^(?:mailto:|![a-z]+\^)", "", found[1]), text))
 
 
+def _text(row: JSON) -> str:
+    """What a message says. Those of apps often say it in attachments or blocks only; beside a text, these are what links unfold to."""
+    if row.get("text"):
+        return str(row["text"])
+    parts = [*_texts(row.get("blocks"))]
+    for attached in row.get("attachments") or ():
+        said = [attached.get(name) for name in ("pretext", "title", "text")]
+        said = [*filter(None, said), *_texts(attached.get("blocks"))] or [attached.get("fallback") or ""]
+        parts += said
+    return "\n".join(parts)
+
+
+def _texts(blocks: Any) -> Iterator[str]:
+    """The texts of blocks, in order, and the people whom they name."""
+    stack = [blocks]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, list):
+            stack.extend(reversed(node))
+        elif isinstance(node, dict):
+            if node.get("type") == "user" and node.get("user_id"):
+                yield f"<@{node['user_id']}>"
+            if isinstance(node.get("text"), str):
+                yield node["text"]
+            stack.extend(node.get(name) for name in ("elements", "fields", "text"))
+
+
 def _mentions(text: str, context: Context) -> Iterator[str]:
     found: list[str] = []
     if "<" in text:
@@ -270,7 +297,7 @@ def _file(row: JSON, context: Context, known: JSON | None = None) -> Entity:
 
 
 def _extract_message(row: JSON, context: Context) -> Graph:
-    channel, ts, text, subtype = context.partition, row["ts"], row.get("text") or "", row.get("subtype") or ""
+    channel, ts, text, subtype = context.partition, row["ts"], _text(row), row.get("subtype") or ""
     known = facts(row, "subtype", deleted=subtype == "tombstone")
     if channel.facts.get("url"):
         known["url"] = f"{channel.facts['url']}archives/{channel.key}/p{ts.replace('.', '')}"

@@ -217,3 +217,29 @@ def test_a_time_beyond_all_time_keeps_only_its_own_row_out():
     told = graph_rows(found.values(), slack._extract_message, Context(NS, GENERAL), Ids(bytes(16)))
     assert [row.external_id for row, _ in told.rejected] == ["C1:1735812345.000300"]
     assert len(told.said) == 1
+
+
+def test_what_an_app_says_in_attachments_or_blocks_only_is_its_text():
+    """Alerts and the like come with an empty text."""
+    alert = {"bot_id": "B1", "user": None, "text": "", "subtype": "bot_message"}
+    shown = {"fallback": "[FIRING] Disk", "pretext": "Alert for <@U9>", "title": "Disk full", "text": "Ask ana@acme.test"}
+    graph = message(**alert, attachments=[shown])
+    assert graph.entities[0].name.startswith("Alert for")
+    assert {("mentions", "person:email:ana@acme.test"), ("mentions", f"{NS}:user:U9")} <= {
+        (kind, end) for kind, end in zip(graph.kinds, graph.ends, strict=True)
+    }
+    assert message(**alert, attachments=[{"fallback": "[FIRING] Disk"}]).entities[0].name == "[FIRING] Disk"
+    blocks = [
+        {"type": "header", "text": {"type": "plain_text", "text": "Deploy failed"}},
+        {"type": "section", "fields": [{"type": "mrkdwn", "text": "*By* <@U8>"}]},
+        {"type": "rich_text", "elements": [{"type": "rich_text_section", "elements": [{"type": "user", "user_id": "U7"}]}]},
+    ]
+    graph = message(**alert, blocks=blocks)
+    assert graph.entities[0].name == "Deploy failed"
+    assert {f"{NS}:user:U8", f"{NS}:user:U7"} <= set(graph.ends)
+
+
+def test_what_a_link_unfolds_to_is_not_what_the_person_said():
+    graph = message(text="See https://acme.test", attachments=[{"title": "Acme", "text": "Mail us: info@acme.test"}])
+    assert graph.entities[0].name == "See https://acme.test"
+    assert "person:email:info@acme.test" not in graph.ends
