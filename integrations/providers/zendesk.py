@@ -44,6 +44,7 @@ from integrations.providers.replies import ErrorTable, Means, error_in
 from integrations.providers.text import MOST_MENTIONS, mentioned_emails
 from integrations.providers.wire import Rows, epoch, page, pages, reader, stamp, ticks, utc
 
+MOST_ROWS = 1000  # of an export's page
 HOME = "https://www.zendesk.com"  # stands for the account's own host until its subdomain is known
 _SUBDOMAIN = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _NUMBER = re.compile(r"(?<![\w/&#])#(\d{1,18})\b")
@@ -92,7 +93,7 @@ def _host(root: str, facts: Mapping[str, Any]) -> str:
 
 async def _by_cursor(name: str, api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     """An export by cursor, oldest first. It has no end but the present: the window's is looked for in the rows."""
-    asked = cursor or {"start_time": ticks(window)[0], "per_page": 1000}
+    asked = cursor or {"start_time": ticks(window)[0], "per_page": MOST_ROWS}
     data = (await api.get(f"/api/v2/incremental/{name}/cursor.json", asked)).data
     found = page(data[name], _GENERATED if name == "tickets" else _UPDATED, {"cursor": data["after_cursor"]}, max)
     is_over = data["end_of_stream"] or (found.position is not None and found.position >= window.until)
@@ -104,7 +105,9 @@ async def _by_time(api: Api, rows: str, window: Window, cursor: JSON | None, **p
     url = cursor["url"] if cursor else f"/api/v2/incremental/{rows}.json"
     data = (await api.get(url, None if cursor else {"start_time": ticks(window)[0], **params})).data
     following = data.get("next_page")
-    if data["end_of_stream"] or not following or int(data["end_time"] or 0) >= window.until.timestamp():
+    # Not every export by time says whether it is over; then a page that is not full is the last.
+    is_over = data.get("end_of_stream", int(data.get("count") or 0) < MOST_ROWS)
+    if is_over or not following or int(data["end_time"] or 0) >= window.until.timestamp():
         return data, None
     if cursor and following == url:
         raise RequestRejected(f"Zendesk lists no end of {rows} of one second.")
@@ -165,7 +168,8 @@ def _extract_ticket(row: JSON, context: Context) -> Graph:
     said.refer("assigned_to", context.keys("group", row.get("group_id")))
     said.refer("for_account", context.keys("organization", row.get("organization_id")))
     said.refer("about", context.keys("ticket", row.get("problem_id")))
-    said.refer("with", context.keys("user", *row.get("collaborator_ids") or ()))
+    others = [one for who in ("collaborator", "email_cc", "follower") for one in row.get(f"{who}_ids") or ()]
+    said.refer("with", context.keys("user", *others))
     said.to("labelled", *(Entity("label", context.key("tag", tag), tag) for tag in row.get("tags") or ()))
     said.refer("mentions", _mentions(context, row.get("subject"), row.get("description")))
     return said

@@ -194,3 +194,24 @@ def test_a_comment_belongs_to_its_ticket_and_author():
         ("comment_on", f"{NS}:comment:91", f"{NS}:ticket:7"),
         ("authored", f"{NS}:user:5", f"{NS}:comment:91"),
     }
+
+
+@pytest.mark.parametrize(("count", "over"), [(1000, False), (2, True)])
+async def test_an_export_by_time_that_does_not_say_whether_it_is_over_is_when_its_page_is_not_full(
+    count: int, over: bool
+):
+    rows = [{"id": 1, "name": "Acme", "updated_at": "2025-01-01T02:00:00Z"}]
+    following = "https://acme.zendesk.com/api/v2/incremental/organizations.json?start_time=1735696800"
+    answer = {"organizations": rows, "count": count, "end_time": at(2), "next_page": following}
+    page = await page_of(answer, "organizations")
+    assert [record.external_id for record in page.records] == ["1"]
+    assert (page.next_cursor is None) is over
+
+
+def test_who_gets_copies_of_a_ticket_and_who_follows_it():
+    """Accounts with CCs and followers name them apart from the collaborators of old."""
+    row = {"id": 7, "subject": "Printer", "email_cc_ids": [1, 2], "follower_ids": [3], "collaborator_ids": [1]}
+    graph = zendesk._extract_ticket(row, Context(NS))
+    assert {("with", f"{NS}:ticket:7", f"{NS}:user:{number}") for number in (1, 2, 3)} == {
+        one for one in said(graph) if one[0] == "with"
+    }
