@@ -229,6 +229,8 @@ def _person(user: JSON | None, context: Context, known: JSON | None = None) -> E
     if not user or not user.get("accountId"):
         return None
     name = user.get("displayName") or "Jira user"
+    if user.get("accountType") == "app":
+        return Entity("bot", context.key("user", user["accountId"]), name, known)
     return person(context.key("user", user["accountId"]), name, user.get("emailAddress"), known)
 
 

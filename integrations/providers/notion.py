@@ -225,6 +225,8 @@ def _plain(rich: Any) -> str:
 def _person(row: JSON | None, context: Context, known: JSON | None = None) -> Entity | None:
     if not row or not row.get("id"):
         return None
+    if row.get("type") == "bot":
+        return Entity("bot", context.key("user", row["id"]), row.get("name") or "Notion bot", known)
     address = (row.get("person") or {}).get("email")
     return person(context.key("user", row["id"]), row.get("name") or "Notion user", address, known)
 
@@ -335,12 +337,14 @@ def _token_facts(token: Mapping[str, Any]) -> JSON:
 
 
 NOTION = Provider(
-    links=(
+    links=tuple(
         Link(
-            "www.notion.so",
-            r"(?:[\w-]{1,80}/)?(?:[\w%-]{1,200}-)?([0-9a-f]{32})\b",
+            host,
+            r"(?:p/)?(?:[\w-]{1,80}/)?(?:[\w%-]{1,200}-)?([0-9a-f]{32})\b",
             lambda match: f"notion:page:{UUID(match[1])}",
-        ),
+        )
+        # In the app, as it is called now and was called before, and published.
+        for host in ("app.notion.com", "www.notion.so", "notion.so", "*.notion.site")
     ),
     slug="notion",
     name="Notion",

@@ -209,6 +209,15 @@ def test_people_are_one_by_account_id_and_by_address_where_it_shows() -> None:
     }
 
 
+def test_an_app_is_no_person_whatever_address_it_has() -> None:
+    robot = {"accountId": "557058:f", "displayName": "Automation for Jira", "accountType": "app"}
+    robot["emailAddress"] = "automation@connect.atlassian.com"
+    graph = issue(creator=robot)
+    assert [(e.kind, e.key, e.aliases) for e in graph.entities[1:]] == [("bot", "jira:user:557058:f", ())]
+    own = JIRA.stream("users").extract({**robot, "site": {"id": "s1"}}, CONTEXT).entities[0]
+    assert (own.kind, own.properties) == ("bot", {"type": "app"})
+
+
 @pytest.mark.parametrize(
     ("link", "statement"),
     [

@@ -216,6 +216,11 @@ def test_a_person_is_one_by_address_and_id_and_one_without_address_by_id():
     assert graph("users", id="u2", type="person", name=None, person={}).entities[0].key == "notion:user:u2"
 
 
+def test_an_integration_is_no_person():
+    own = graph("users", id="u3", type="bot", name="Sync", bot={}).entities[0]
+    assert (own.kind, own.key, own.properties) == ("bot", "notion:user:u3", {"type": "bot"})
+
+
 def test_an_untitled_page_and_an_empty_comment_have_names():
     assert graph("pages", id="p1", properties={"title": {"type": "title", "title": []}}).entities[0].name == "Untitled"
     assert (
