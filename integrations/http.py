@@ -32,7 +32,9 @@ from integrations.errors import (
 from integrations.providers.base import Provider
 from integrations.transport import Answer, Client, PrivateAddress, Sender, is_public
 
-TOTAL_TIMEOUT = 120.0  # seconds for a whole reply, however slowly it drips
+TOTAL_TIMEOUT = (
+    120.0  # seconds for a whole reply, however slowly it drips, besides what a provider may think before it answers
+)
 MAX_BODY = 64 * 1024 * 1024  # bytes, decoded
 MAX_REDIRECTS = 3
 CLOCKS_AGREE = timedelta(seconds=5)  # of two clocks that are as one
@@ -260,7 +262,8 @@ class Api:
         form: Mapping[str, str] | None,
         auth: tuple[str, str] | None,
     ) -> Reply:
-        name = self.provider.name
+        name, patience = self.provider.name, self.provider.patience or transport.READ_TIMEOUT
+        total = TOTAL_TIMEOUT + (self.provider.patience or 0)
         sent = {**self.provider.headers, **(headers or {})}
         if auth is not None:
             sent["Authorization"] = "Basic " + base64.b64encode(":".join(auth).encode()).decode()
@@ -276,9 +279,9 @@ class Api:
         if params:
             url = f"{url.partition('?')[0]}?{_query(params)}"
         try:
-            async with asyncio.timeout(TOTAL_TIMEOUT):
+            async with asyncio.timeout(total):
                 for _ in range(MAX_REDIRECTS + 1):
-                    answer = await self.client.send(method, url, sent, body, most=MAX_BODY)
+                    answer = await self.client.send(method, url, sent, body, most=MAX_BODY, patience=patience)
                     location = answer.headers.get("location")
                     if answer.status in _REDIRECTS and method == "GET" and location:
                         if not self._is_own(location, url):
@@ -292,11 +295,11 @@ class Api:
                 "The address leads to a private network, which this deployment does not allow."
             ) from None
         except TimeoutError:
-            raise Unavailable(f"{name} did not finish its answer within {TOTAL_TIMEOUT:.0f} s.") from None
+            raise Unavailable(f"{name} did not finish its answer within {total:.0f} s.") from None
         except transport.ConnectTimeout:
             raise Unavailable(f"{name} could not be reached within {transport.CONNECT_TIMEOUT:.0f} s.") from None
         except transport.ReadTimeout:
-            raise Unavailable(f"{name} did not answer within {transport.READ_TIMEOUT:.0f} s.") from None
+            raise Unavailable(f"{name} did not answer within {patience:.0f} s.") from None
         except transport.CannotConnect:
             raise Unavailable(f"{name} could not be reached.") from None
         except transport.BrokenOff:

@@ -41,7 +41,7 @@ class ConnectTimeout(Exception):
 
 
 class ReadTimeout(Exception):
-    """No byte within READ_TIMEOUT."""
+    """No byte within the time that one has patience for."""
 
 
 class CannotConnect(Exception):
@@ -104,7 +104,14 @@ class Sender(Protocol):
     """What `Client` is to those who send: tests have others."""
 
     async def send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None, *, most: int | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        *,
+        most: int | None = None,
+        patience: float | None = None,
     ) -> Answer: ...
 
 
@@ -129,9 +136,17 @@ class Client:
             self.session = None
 
     async def send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None, *, most: int | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        *,
+        most: int | None = None,
+        patience: float | None = None,
     ) -> Answer:
         """One request; redirects are answers. most: bytes of the body, decoded, that are taken; None: it is not read.
+        patience: seconds without a byte; None: READ_TIMEOUT.
 
         Raises the errors of this module.
         """
@@ -141,7 +156,13 @@ class Client:
             if self.public_only:
                 _check_literal(address.host or "")
             request = self._opened().request(
-                method, address, headers=headers, data=body, allow_redirects=False, proxy=self._proxy(address)
+                method,
+                address,
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+                proxy=self._proxy(address),
+                timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT, sock_read=patience or READ_TIMEOUT),
             )
             async with request as response:
                 return Answer(response.status, response.headers, b"" if most is None else await _read(response, most))
@@ -156,7 +177,6 @@ class Client:
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=_HEADERS,
-                timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT),
                 max_line_size=LONGEST_HEADER,
                 max_field_size=LONGEST_HEADER,
             )

@@ -16,7 +16,14 @@ class ByHttpx:
         self.client = client
 
     async def send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None, *, most: int | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        *,
+        most: int | None = None,
+        patience: float | None = None,
     ) -> Answer:
         reply = await self.client.request(method, url, headers=dict(headers), content=body)
         return Answer(reply.status_code, reply.headers, reply.content)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from integrations import transport
 from integrations.errors import RequestRejected, Unavailable
 from integrations.http import Api, make_client
 from integrations.providers import PROVIDERS
@@ -111,3 +112,26 @@ async def test_what_is_nested_too_deeply_is_no_answer(body: bytes) -> None:
     async with answering(head + body) as root, make_client(allow_private=True) as client:
         with pytest.raises(Unavailable, match="cut-off or invalid data"):
             await Api(PROVIDERS["github"], root, client, "token").get("/user")
+
+
+async def test_who_takes_long_over_a_query_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Salesforce thinks for two minutes before it says that a query takes too long, which is what splits its window."""
+    monkeypatch.setattr(transport, "READ_TIMEOUT", 0.2)
+    may_answer = asyncio.Event()
+
+    async def slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await may_answer.wait()
+        writer.write(ANSWER)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(slowly, "127.0.0.1")
+    root = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, make_client(allow_private=True) as client:
+        waiting = asyncio.create_task(Api(PROVIDERS["salesforce"], root, client, "token").get("/query"))
+        with pytest.raises(Unavailable, match=r"^GitHub did not answer within"):
+            await Api(PROVIDERS["github"], root, client, "token").get("/user")
+        may_answer.set()
+        assert (await waiting).data == []
+    assert (PROVIDERS["salesforce"].patience or 0) > 120

@@ -387,6 +387,7 @@ class Provider:
     located: (an address's own key, key of what it lies in) -> key or handle of what the address means, None if it means nothing;
         needed where a link has `within`.
     ids_by_account: ids are unique within one account only, so that keys carry the account's id besides the slug.
+    patience: seconds that it may think before it answers, if more than `transport.READ_TIMEOUT`.
     path_roots: beginning of a path -> root, for APIs of one vendor that live on several hosts; holds while `api_url` does.
     """
 
@@ -412,6 +413,7 @@ class Provider:
     rate_state: Callable[[Reply], RateState | None] = lambda reply: None
     partitions: Callable[[Api], Awaitable[list[Partition]]] | None = None
     settle: timedelta = timedelta(0)
+    patience: float | None = None
     links: tuple[Link, ...] = ()
     located: Callable[[str, str], str | None] = lambda address, container: None
     ids_by_account: bool = False

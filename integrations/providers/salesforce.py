@@ -375,6 +375,7 @@ SALESFORCE = Provider(
         "/services/oauth2/authorize", "/services/oauth2/token", ("api", "refresh_token", "openid", "email"),
         revoke=_revoke, token_facts=_token_facts, token_reply=_token_reply,
     ),
+    patience=150,  # a query is given up after two minutes, and then says so
     settle=timedelta(minutes=5),
     ids_by_account=True,  # a sandbox has its production's ids
     streams=(

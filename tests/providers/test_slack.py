@@ -222,7 +222,12 @@ def test_a_time_beyond_all_time_keeps_only_its_own_row_out():
 def test_what_an_app_says_in_attachments_or_blocks_only_is_its_text():
     """Alerts and the like come with an empty text."""
     alert = {"bot_id": "B1", "user": None, "text": "", "subtype": "bot_message"}
-    shown = {"fallback": "[FIRING] Disk", "pretext": "Alert for <@U9>", "title": "Disk full", "text": "Ask ana@acme.test"}
+    shown = {
+        "fallback": "[FIRING] Disk",
+        "pretext": "Alert for <@U9>",
+        "title": "Disk full",
+        "text": "Ask ana@acme.test",
+    }
     graph = message(**alert, attachments=[shown])
     assert graph.entities[0].name.startswith("Alert for")
     assert {("mentions", "person:email:ana@acme.test"), ("mentions", f"{NS}:user:U9")} <= {
@@ -232,7 +237,10 @@ def test_what_an_app_says_in_attachments_or_blocks_only_is_its_text():
     blocks = [
         {"type": "header", "text": {"type": "plain_text", "text": "Deploy failed"}},
         {"type": "section", "fields": [{"type": "mrkdwn", "text": "*By* <@U8>"}]},
-        {"type": "rich_text", "elements": [{"type": "rich_text_section", "elements": [{"type": "user", "user_id": "U7"}]}]},
+        {
+            "type": "rich_text",
+            "elements": [{"type": "rich_text_section", "elements": [{"type": "user", "user_id": "U7"}]}],
+        },
     ]
     graph = message(**alert, blocks=blocks)
     assert graph.entities[0].name == "Deploy failed"
