@@ -246,7 +246,11 @@ def refresh_token(connection: Connection, old: str) -> str:
                     token["access_token"], token.get("refresh_token") or credentials["refresh_token"], expiry(token)
                 )
                 row.grant_expires_at = grant_expiry(token) or row.grant_expires_at
-                row.save(update_fields=["sealed_credentials", "token_expires_at", "grant_expires_at", "updated_at"])
+                if row.provider.oauth and row.provider.oauth.token_facts:
+                    row.facts = connection.facts = {**row.facts, **row.provider.oauth.token_facts(token)}
+                row.save(
+                    update_fields=["sealed_credentials", "token_expires_at", "grant_expires_at", "facts", "updated_at"]
+                )
         if gone is not None:
             raise gone
         return str(token["access_token"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from historical_sync.models import JobEvent, SyncRecord
 from integrations import connect, gateway
 from integrations.errors import ReauthRequired
 from integrations.models import Connection
+from integrations.providers import PROVIDERS
 from tests.conftest import Sandbox, Worker, connected, until
 from tests.faults import toy as toys
 from tests.faults.toy import Answer, Call, Server
@@ -71,6 +73,26 @@ def test_twenty_at_once_in_as_many_processes_refresh_once(toy: ToyStage) -> None
         thread.join(20)
     assert tokens == ["access-1"] * 20
     assert toy.server.refreshes == [("refresh-0", 200)]
+
+
+def test_what_a_token_says_besides_is_heard_again_when_it_is_refreshed(toy: ToyStage, monkeypatch: Any) -> None:
+    """An organization of Salesforce that is given another domain answers at another address from then on."""
+    from atom.tenancy import tenant_scope
+
+    real, provider = gateway._token_request, toy.connection.provider
+    assert provider.oauth is not None
+    oauth = dataclasses.replace(provider.oauth, token_facts=lambda token: {"instance_url": token["instance_url"]})
+    monkeypatch.setitem(PROVIDERS, provider.slug, dataclasses.replace(provider, oauth=oauth))
+    monkeypatch.setattr(
+        gateway, "_token_request", lambda *a, **k: {**real(*a, **k), "instance_url": "https://new.my.salesforce.com"}
+    )
+    with tenant_scope(toy.tenant.id):
+        Connection.objects.update(facts={"instance_url": "https://old.my.salesforce.com", "user_id": "005A"})
+        connection = Connection.objects.get(id=toy.connection.id)
+        gateway.refresh_token(connection, "access-0")
+        wanted = {"instance_url": "https://new.my.salesforce.com", "user_id": "005A"}
+        assert Connection.objects.get(id=connection.id).facts == wanted
+        assert connection.facts == wanted, "for whoever is just opening the API"
 
 
 def test_a_token_that_comes_after_access_was_given_up_is_not_kept(toy: ToyStage, monkeypatch: Any) -> None:
