@@ -50,7 +50,7 @@ _NUMBER = re.compile(r"(?<![\w/&#])#(\d{1,9})\b")
 _LOGIN = re.compile(r"(?<![\w/.@+-])@([A-Za-z0-9](?:[A-Za-z0-9-]{0,38}))(?![\w@.-]*@)")
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
 _ADDRESS = re.compile(
-    r"https://([\w.:-]{1,253})/([\w-]{1,39}/[\w.-]{1,100})/(?:(?:issues|pull)/([1-9]\d{0,8})|commit/([0-9a-f]{40}))\b"
+    r"https?://([\w.:-]{1,253})/([\w-]{1,39}/[\w.-]{1,100})/(?:(?:issues|pull)/([1-9]\d{0,8})|commit/([0-9a-f]{40}))\b"
 )
 # By their making: an order in which pages can be counted, as no push moves a repository from one to another.
 _REPOSITORIES = {"affiliation": "owner,collaborator,organization_member", "sort": "created", "direction": "asc"}
@@ -223,13 +223,13 @@ def _account(number: int, login: str, what: str, ns: str) -> Entity:
 def _mentions(text: str | None, context: Context) -> list[str]:
     """What the text mentions: #numbers and addresses of the same repository, commits, @logins, e-mail addresses. Code is not text."""
     keys: list[str] = []
-    if text and ("#" in text or "@" in text or "https://" in text):
+    if text and ("#" in text or "@" in text or "://" in text):
         text = _CODE.sub(" ", text) if "`" in text else text
         keys += [_issue_key(int(match), context) for match in _NUMBER.findall(text)[:MOST_MENTIONS]]
         if "@" in text:
             keys += [f"{context.namespace}:login:{m.lower()}" for m in _LOGIN.findall(text)[:MOST_MENTIONS]]
             keys += mentioned_emails(text)
-        if "https://" in text:
+        if "://" in text:
             keys += _addressed(text, context)
     return keys
 

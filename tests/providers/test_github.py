@@ -139,7 +139,7 @@ def test_a_bot_is_no_person() -> None:
 def test_an_address_of_github_in_a_text_of_github_is_a_mention_too() -> None:
     sha = "0123456789abcdef0123456789abcdef01234567"
     body = (
-        f"See https://github.com/Acme/web/issues/12#issuecomment-5, https://github.com/acme/web/pull/13/files and "
+        f"See http://github.com/Acme/web/issues/12#issuecomment-5, https://github.com/acme/web/pull/13/files and "
         f"https://github.com/acme/other/commit/{sha} but not https://github.com/acme/webby/issues/14, `https://github.com/acme/web/issues/15`"
         " or https://github.com/acme/web/issues"
     )
