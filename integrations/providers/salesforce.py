@@ -76,7 +76,7 @@ _KINDS = {"account": "organization", "contact": "person", "lead": "person", "use
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
 
-_NO_COLUMN = re.compile(r"No such column '(?:\w+\.)?(\w+)' on entity '(\w+)'")
+_NO_COLUMN = re.compile(r"No such column '(?:\w+\.)?(\w+)' on (?:entity|sobject(?: of type)?) '?(\w+)")
 _NO_PARENT = re.compile(r"Didn't understand relationship '(\w+)'")
 _PASSING = ("retry your request", "already being processed", "rate exceeded")  # of the token endpoint
 _NO_TOKEN = "Bad_OAuth_Token"  # what the question whose token it is answers with 403 and plain text

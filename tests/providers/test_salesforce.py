@@ -10,7 +10,7 @@ import pytest
 from integrations.errors import AccessDenied, ReauthRequired
 from integrations.http import Reply
 from integrations.providers.base import WHOLE, Context, Graph
-from integrations.providers.salesforce import SALESFORCE
+from integrations.providers.salesforce import SALESFORCE, _Hidden
 from integrations.sandbox.salesforce_rows import TABLES
 from tests.contract.stage import ALL, staged
 
@@ -84,6 +84,10 @@ def test_what_is_missing_is_said_without_the_query_that_salesforce_repeats_befor
     found = SALESFORCE.classify(Reply(400, {}, [{"errorCode": "INVALID_FIELD", "message": said}], said, ""))
     assert isinstance(found, AccessDenied)
     assert "SELECT" not in str(found)
+    for words in (said, "No such column 'Amount' on sobject of type Opportunity"):
+        found = SALESFORCE.classify(Reply(400, {}, [{"errorCode": "INVALID_FIELD", "message": words}], words, ""))
+        assert isinstance(found, _Hidden)
+        assert found.without(["Id", "Amount", "Account.Amount"], "Opportunity") == ["Id", "Account.Amount"]
 
 
 def test_a_contact_that_was_merged_is_the_one_that_it_was_merged_into():
