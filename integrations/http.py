@@ -32,9 +32,8 @@ from integrations.errors import (
 from integrations.providers.base import Provider
 from integrations.transport import Answer, Client, PrivateAddress, Sender, is_public
 
-TOTAL_TIMEOUT = (
-    120.0  # seconds for a whole reply, however slowly it drips, besides what a provider may think before it answers
-)
+# Seconds for a whole reply, however slowly it drips, besides what a provider may think before it answers.
+TOTAL_TIMEOUT = 120.0
 MAX_BODY = 64 * 1024 * 1024  # bytes, decoded
 MAX_REDIRECTS = 3
 CLOCKS_AGREE = timedelta(seconds=5)  # of two clocks that are as one
