@@ -23,7 +23,7 @@ from atom.errors import InvalidInput, Refused
 from atom.models import Tenant
 from atom.plans import ACTIVE_JOBS, Plan, cheapest
 from historical_sync import broadcast, coverage, states, tasks
-from historical_sync.allowance import month_of, records_this_month
+from historical_sync.allowance import records_this_month
 from historical_sync.automation import QueuedStart
 from historical_sync.models import DataRemoval, HistoricalSyncJob, JobEvent, JobQuerySet, SyncChunk
 from historical_sync.replaying import Replayed, replay
@@ -87,7 +87,7 @@ def start_sync(
             cursor.execute("SELECT FROM integrations_connection WHERE id = %s FOR KEY SHARE", [connection.id])
         connection = Connection.objects.of(tenant).get(id=connection.id)
         _check_connection(connection)
-        allowance = _check_plan(tenant, since, now, scheduled=trigger == "schedule")
+        _check_plan(tenant, since, now, scheduled=trigger == "schedule")
         active = jobs_of(tenant).active()
         if (other := active.filter(connection=connection).first()) is not None:
             words = f"{connection} is already being imported. Wait for it, or cancel it first."
@@ -104,7 +104,6 @@ def start_sync(
             start_date=since,
             end_date=until,
             full=full,
-            records_allowance=allowance,
             watermark=now - max(connection.provider.settle, CLOCKS_APART),
             idempotency_key=idempotency_key,
             created_by=actor.user,
@@ -234,12 +233,8 @@ def resume(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
                 if jobs_of(tenant).active().filter(connection=job.connection).exists():
                     raise Refused("job_already_active", f"{job.connection} is already being imported by another job.")
                 _check_room(tenant)
-            now = timezone.now()
-            allowance = _allowance(tenant, now)
-            if (job.renewed_at or job.created_at) < month_of(now):
-                # It goes on with this month's records: they would count for a month that is over, and never be used up.
-                jobs_of(tenant).filter(id=job.id).update(renewed_at=now, records_before=F("records_processed"))
-            _reopen(job, actor.label, None if allowance is None else job.records_processed + allowance)
+            _check_records(tenant, timezone.now())
+            _reopen(job, actor.label)
     except IntegrityError as error:
         raise Refused("job_already_active", "This connection is already being imported by another job.") from error
     return get_job(actor.tenant, job.id)
@@ -257,7 +252,7 @@ def reconnected(actor: Actor, connection: Connection) -> None:
             connection=connection, status=states.PAUSED, pause_reason="reauth_required"
         )
         for job in paused.select_for_update(of=("self",)):
-            _reopen(job, actor.label, job.records_allowance)
+            _reopen(job, actor.label)
 
 
 def disconnecting(actor: Actor, connection: Connection) -> None:
@@ -278,7 +273,7 @@ def record_event(job: HistoricalSyncJob, actor: str, kind: str, detail: str) -> 
         audit.record(job.tenant_id, actor, f"job.{kind}", str(job.connection), detail)
 
 
-def _reopen(job: HistoricalSyncJob, who: str, allowance: int | None) -> None:
+def _reopen(job: HistoricalSyncJob, who: str) -> None:
     retried = 0
     if job.status == states.FAILED:
         retried = SyncChunk.objects.filter(tenant_id=job.tenant_id, job=job, status=states.CHUNK_FAILED).update(
@@ -297,7 +292,6 @@ def _reopen(job: HistoricalSyncJob, who: str, allowance: int | None) -> None:
         waiting_until=None,
         last_error_code="",
         last_error_message="",
-        records_allowance=allowance,
         # The pause is no working time.
         pace_at=None,
         earlier_pace_at=None,
@@ -399,7 +393,7 @@ def _check_room(tenant: Tenant) -> None:
         )
 
 
-def _check_plan(tenant: Tenant, since: datetime, now: datetime, *, scheduled: bool) -> int | None:
+def _check_plan(tenant: Tenant, since: datetime, now: datetime, *, scheduled: bool) -> None:
     plan = tenant.limits
     if scheduled and not plan.schedules:
         raise _plan_refusal("plan_feature", "Scheduled syncs are", plan, cheapest(lambda p: p.schedules))
@@ -408,19 +402,15 @@ def _check_plan(tenant: Tenant, since: datetime, now: datetime, *, scheduled: bo
         refusal = _plan_refusal("plan_history_depth", f"History older than {plan.history.days} days is", plan, way_on)
         refusal.attr = "start_date"
         raise refusal
-    return _allowance(tenant, now)
+    _check_records(tenant, now)
 
 
-def _allowance(tenant: Tenant, now: datetime) -> int | None:
-    """Records that the plan leaves for the rest of this month; None without limit. Refuses when there are none."""
+def _check_records(tenant: Tenant, now: datetime) -> None:
+    """Refuses when the plan leaves no records for the rest of this month."""
     limit = tenant.limits.records_a_month
-    if limit is None:
-        return None
-    left = limit - records_this_month(tenant, now)
-    if left <= 0:
+    if limit is not None and records_this_month(tenant, now) >= limit:
         way_on = cheapest(lambda p: p.records_a_month is None or p.records_a_month > limit)
         raise _plan_refusal("plan_records_exhausted", f"More than {limit:,} records a month are", tenant.limits, way_on)
-    return left
 
 
 def usage_of(actor: Actor) -> tuple[int, int]:

@@ -49,7 +49,7 @@ class JobAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     list_per_page = 50
     fieldsets = (
         (None, {"fields": ("id", "tenant", "connection", "status", "control", "pause_reason", "phase", "percentage", "waiting_until", "parts")}),
-        ("Asked for", {"fields": ("kind", "trigger", "streams", "start_date", "end_date", "full", "records_allowance", "idempotency_key", "created_by", "created_by_label")}),
+        ("Asked for", {"fields": ("kind", "trigger", "streams", "start_date", "end_date", "full", "idempotency_key", "created_by", "created_by_label")}),
         ("Done", {"fields": ("total_chunks", "completed_chunks", "failed_chunks", "total_records_estimate", "estimate_quality", "records_processed", "records_skipped", "records_quarantined", "entities_extracted", "relationships_extracted", "entities_by_kind", "relationships_by_kind")}),
         ("Times", {"fields": ("created_at", "started_at", "completed_at", "took", "retry_count", "revision")}),
         ("What went wrong", {"fields": ("last_error_code", "last_error_message")}),

@@ -79,14 +79,14 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | 
         # The job's row lock puts claims, requests to stop and settling of one job in a row.
         held = await db.execute(
             f"""
-            SELECT status, control, planned, connection_id::text, {USED_UP.format(job="job")}
+            SELECT status, control, planned, connection_id::text, {USED_UP}
             FROM historical_sync_historicalsyncjob job WHERE id = %(job)s FOR UPDATE
             """,  # noqa: S608 - a condition of this project's own
             {
                 "job": job_id,
                 "tenant": tenant_id,
                 "records_a_month": room.records_a_month,
-                "month": month_of(datetime.now(UTC)),
+                "month": month_of(datetime.now(UTC)).date(),
             },
         )
         counted = await db.execute(

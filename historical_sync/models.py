@@ -20,6 +20,7 @@ from procrastinate.contrib.django.models import ProcrastinateWorker
 
 from atom.models import Tenant, User
 from historical_sync import states
+from historical_sync.allowance import MonthlyRecords as MonthlyRecords
 from historical_sync.fields import TimestamptzMultirangeField
 from historical_sync.graph_models import Address as Address
 from historical_sync.graph_models import Entity as Entity
@@ -102,20 +103,6 @@ class HistoricalSyncJob(models.Model):
         help_text="What is older had settled at the provider when the job started: coverage grows up to here.",
     )
     phase_detail = models.CharField(max_length=200, blank=True, help_text="What is being imported, in words.")
-    records_allowance = models.PositiveBigIntegerField(
-        null=True,
-        blank=True,
-        help_text="Records that the plan left this job when it started or resumed; none: no limit.",
-    )
-    renewed_at = models.DateTimeField(
-        null=True,
-        blank=True,
-        editable=False,
-        help_text="When it was resumed in a later month than it had its allowance of: what comes in since counts for that one.",
-    )
-    records_before = models.PositiveBigIntegerField(
-        db_default=0, default=0, editable=False, help_text="Records that had come in by then."
-    )
 
     total_chunks = models.PositiveIntegerField(default=0)
     completed_chunks = models.PositiveIntegerField(default=0)
@@ -165,7 +152,6 @@ class HistoricalSyncJob(models.Model):
             models.Index(fields=["connection", "-created_at"], name="job_of_connection"),
             models.Index(fields=["status"], condition=Q(status__in=states.ACTIVE), name="job_active"),
             models.Index(fields=["tenant", "-completed_at"], condition=Q(status=states.FAILED), name="job_failed"),
-            models.Index(fields=["tenant", "renewed_at"], condition=~Q(renewed_at=None), name="job_renewed"),
         ]
         constraints = [
             models.UniqueConstraint(

@@ -17,6 +17,7 @@ from psycopg import AsyncCursor
 from psycopg.types.json import Jsonb
 
 from historical_sync import pgarrays as pg
+from historical_sync.allowance import COUNT, month_of
 from historical_sync.database import Connection, Pool, make_pool, pipelined_transaction, retried, tenant_transaction
 from historical_sync.extraction import RecordRow, record_rows, sound
 from historical_sync.leases import Lease
@@ -234,6 +235,9 @@ async def _count(
     values = {
         "chunk": lease.chunk_id,
         "job": lease.job_id,
+        "tenant": lease.tenant_id,
+        "connection": lease.connection_id,
+        "month": month_of(datetime.now(UTC)).date(),
         "mapped": mapped,
         "stored": stored,
         "unchanged": unchanged,
@@ -252,6 +256,8 @@ async def _count(
         """,
         values,
     )
+    if stored:
+        await db.execute(COUNT, values)
     await db.execute(
         """
         UPDATE historical_sync_historicalsyncjob

@@ -19,7 +19,7 @@ from django.conf import settings
 from psycopg import AsyncCursor, errors
 from psycopg.types.json import Jsonb
 
-from historical_sync.allowance import USED_UP, month_of
+from historical_sync.allowance import COUNT, USED_UP, month_of
 from historical_sync.database import Connection, Pool, pipelined_transaction
 from historical_sync.entities import write_entities
 from historical_sync.extraction import (
@@ -371,7 +371,7 @@ async def _advance(
         "only": None if batch.only is None else list(batch.only),
         "pace_seconds": PACE_SECONDS,
         "records_a_month": records_a_month,
-        "month": month_of(datetime.now(UTC)),
+        "month": month_of(datetime.now(UTC)).date(),
     }
     await db.execute(
         """
@@ -412,6 +412,8 @@ async def _advance(
             """,
             values,
         )
+    if stored:
+        await db.execute(COUNT, values)
     return await db.execute(
         f"""
         UPDATE historical_sync_historicalsyncjob job
@@ -441,7 +443,7 @@ async def _advance(
             pace_at = CASE WHEN pace_at IS NULL OR pace_at < clock_timestamp() - make_interval(secs => %(pace_seconds)s)
                 THEN clock_timestamp() ELSE pace_at END
         WHERE id = %(job)s
-        RETURNING control, status, {USED_UP.format(job="job")}
+        RETURNING control, status, {USED_UP}
         """,  # noqa: S608 - a condition of this project's own
         values,
     )

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from atom.models import ApiKey, AuditEvent, Membership
 from atom.tenancy import tenant_scope
+from historical_sync.allowance import month_of
 from historical_sync.automation import Delivery, Notice, NotificationPreference, QueuedStart, WebhookEndpoint
 from historical_sync.models import (
     Address,
@@ -22,6 +23,7 @@ from historical_sync.models import (
     GraphGeneration,
     HistoricalSyncJob,
     JobEvent,
+    MonthlyRecords,
     QuarantinedRecord,
     StaleEntity,
     SyncChunk,
@@ -61,6 +63,14 @@ def make_job(connection: Connection, **fields: Any) -> HistoricalSyncJob:
     return HistoricalSyncJob.objects.create(**values)
 
 
+def had(connection: Connection, records: int, at: datetime | None = None) -> None:
+    """The connection has brought so many records in the month of `at`: now, by default."""
+    month = month_of(at or timezone.now()).date()
+    MonthlyRecords.objects.update_or_create(
+        tenant_id=connection.tenant_id, connection=connection, month=month, defaults={"records": records}
+    )
+
+
 def one_of_everything(tenant: Any) -> SimpleNamespace:
     """A row in every tenant-owned table."""
     with tenant_scope(tenant.id):
@@ -97,6 +107,7 @@ def one_of_everything(tenant: Any) -> SimpleNamespace:
         StaleEntity.objects.create(tenant=tenant, entity_id=uuid.uuid4())
         Coverage.objects.create(tenant=tenant, connection=connection, stream="issues", ranges=[])
         DailyTotals.objects.create(tenant=tenant, connection=connection, day=NOW.date(), completed=1, records=1)
+        MonthlyRecords.objects.create(tenant=tenant, connection=connection, month=NOW.date().replace(day=1), records=1)
         schedule = SyncSchedule.objects.create(
             tenant=tenant, connection=connection, interval=timedelta(days=1), next_run_at=NOW
         )

@@ -20,7 +20,7 @@ from historical_sync.pages.analytics import COUNTS
 from historical_sync.pages.charts import buckets, nice, stacked
 from integrations.models import Connection
 from tests.conftest import connected, until
-from tests.graphs import make_connection, make_job
+from tests.graphs import had, make_connection, make_job
 from tests.test_replay_page import GOOD, kept_aside
 
 NOW = datetime(2026, 10, 20, 12, tzinfo=UTC)
@@ -221,7 +221,7 @@ def test_the_page_answers_what_came_in_from_where_and_what_failed(cast: SimpleNa
 
 def test_how_much_of_the_plan_is_used(cast: SimpleNamespace, signed_in: Any) -> None:
     with tenant_scope(cast.globex.id):
-        ended(make_connection(cast.globex), at=timezone.now(), records_processed=8500)
+        had(make_connection(cast.globex), 8500)
     text = signed_in(cast.charlie).get("/analytics").content.decode()
     assert '<strong class="num">8,500</strong> of <span class="num">10,000</span>' in text
     assert 'class="warn" max="100" value="85"' in text

@@ -23,7 +23,7 @@ from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import actions, allowance, states
 from historical_sync.models import HistoricalSyncJob, JobEvent
 from tests.conftest import wait_for
-from tests.graphs import make_connection, make_job
+from tests.graphs import had, make_connection, make_job
 
 FIELDS = {
     "id", "integration_id", "connection_id", "status", "control", "pause_reason", "kind", "trigger", "start_date", "end_date",
@@ -378,32 +378,31 @@ def test_the_plan_bounds_how_far_back_and_says_which_reaches_further(acme: Simpl
 def test_the_plan_bounds_the_records_of_a_month(acme: SimpleNamespace) -> None:
     plan(acme.tenant, "free")
     with tenant_scope(acme.tenant.id):
-        ended = make_job(acme.connection, status="completed", completed_at=timezone.now(), records_processed=10_000)
+        had(acme.connection, 10_000)
     words = refused(acme.api.start("github"), 403, "plan_records_exhausted")
     assert "Free" in words
     assert "Solo" in words
     with tenant_scope(acme.tenant.id):
-        HistoricalSyncJob.objects.filter(id=ended.id).update(created_at=timezone.now() - timedelta(days=40))
+        had(acme.connection, 9_999)
     assert acme.api.start("github").status_code == 202
 
 
-def test_what_a_job_of_an_earlier_month_brings_after_it_is_resumed_counts_for_this_one(acme: SimpleNamespace) -> None:
+def test_what_was_had_in_an_earlier_month_counts_for_that_one(acme: SimpleNamespace) -> None:
     plan(acme.tenant, "free")
     with tenant_scope(acme.tenant.id):
         job = make_job(
-            acme.connection, status="paused", pause_reason="plan", planned=True, records_processed=10_000, records_allowance=10_000,
+            acme.connection, status="paused", pause_reason="plan", planned=True, records_processed=10_000,
             created_at=timezone.now() - timedelta(days=40),
         )  # fmt: skip
-        jobs = HistoricalSyncJob.objects.filter(id=job.id)
+        had(acme.connection, 10_000, timezone.now() - timedelta(days=40))
         other = make_connection(acme.tenant)
+        assert allowance.records_this_month(acme.tenant, timezone.now()) == 0
     assert acme.api.post(f"historical-sync/jobs/{job.id}/resume").status_code == 202
     with tenant_scope(acme.tenant.id):
-        assert allowance.records_this_month(acme.tenant, timezone.now()) == 0
-        # Paused and resumed once more, it still has what this month left it.
-        jobs.update(status="paused", pause_reason="user", records_processed=14_000)
-        assert actions.resume(system_actor(acme.tenant, "Test"), job).records_allowance == 20_000
-        assert allowance.records_this_month(acme.tenant, timezone.now()) == 4_000
-        jobs.update(status="paused", pause_reason="plan", records_processed=20_000)
+        had(acme.connection, 4_000)
+        had(other, 6_000)
+        assert allowance.records_this_month(acme.tenant, timezone.now()) == 10_000
+        HistoricalSyncJob.objects.filter(id=job.id).update(status="paused", pause_reason="plan")
     refused(acme.api.post(f"historical-sync/jobs/{job.id}/resume"), 403, "plan_records_exhausted")
     refused(acme.api.start(other.id), 403, "plan_records_exhausted")
 

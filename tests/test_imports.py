@@ -14,10 +14,12 @@ from atom.models import Tenant
 from atom.plans import PLANS
 from atom.tenancy import tenant_scope
 from historical_sync.actions import start_sync
+from historical_sync.allowance import records_this_month
 from historical_sync.arrivals import RECORDS_A_COMMIT
 from historical_sync.models import QuarantinedRecord, SyncRecord
 from integrations.providers import PROVIDERS
 from tests.conftest import connected, until
+from tests.graphs import had
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -58,3 +60,23 @@ def test_imports_at_once_bring_no_more_than_the_plans_records_of_a_month(
     brought = sum(job.records_processed for job in ended)
     # What each was just storing when the last ones came in is stored.
     assert 900 <= brought <= 900 + len(jobs) * RECORDS_A_COMMIT
+    with tenant_scope(live_cast.acme.id):
+        assert records_this_month(live_cast.acme, datetime.now(UTC)) == brought
+
+
+def test_what_comes_in_counts_for_the_month_in_which_it_comes(live_cast: Any, worker: Any, sandbox: Any) -> None:
+    """The connection had as much as the plan allows, in an earlier one."""
+    Tenant.objects.filter(id=live_cast.acme.id).update(plan="free")
+    sandbox.control(records=100)
+    connection = connected(live_cast.acme, "github", sandbox.root)
+    with tenant_scope(live_cast.acme.id):
+        actor = system_actor(Tenant.objects.get(id=live_cast.acme.id), "test")
+        long_ago = datetime.now(UTC) - timedelta(days=40)
+        had(connection, 10_000, long_ago)
+        job = start_sync(actor, connection)
+    brought = until(job, "completed", "paused", "failed", seconds=60)
+    assert brought.status == "completed"
+    assert brought.records_processed > 0
+    with tenant_scope(live_cast.acme.id):
+        assert records_this_month(live_cast.acme, datetime.now(UTC)) == brought.records_processed
+        assert records_this_month(live_cast.acme, long_ago) == 10_000

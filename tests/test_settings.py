@@ -23,7 +23,7 @@ from atom.tenancy import across_tenants, tenant_scope
 from atom.tries import LINK
 from historical_sync import actions, schedules, webhooks
 from integrations import narrowing
-from tests.graphs import make_connection, make_job
+from tests.graphs import had, make_connection, make_job
 
 
 def member(cast: SimpleNamespace, who: str) -> Membership:
@@ -280,7 +280,7 @@ def test_the_name_changes_and_bad_ones_do_not(cast: SimpleNamespace, signed_in: 
 
 def test_what_is_used_of_the_plan(cast: SimpleNamespace, signed_in: Any) -> None:
     with tenant_scope(cast.globex.id):
-        make_job(make_connection(cast.globex), records_processed=9000)
+        had(make_connection(cast.globex), 9000)
     text = signed_in(cast.charlie).get("/settings").content.decode()
     assert '<strong class="num">9,000</strong>' in text
     assert 'class="warn" max="100" value="90"' in text

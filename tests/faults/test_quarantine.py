@@ -6,6 +6,7 @@ import asyncio
 import io
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from django.core.management import call_command
 
 from atom.errors import Refused
 from historical_sync import actions
+from historical_sync.allowance import records_this_month
 from historical_sync.models import DataRemoval, HistoricalSyncJob, QuarantinedRecord, SyncRecord
 from historical_sync.replaying import replay
 from integrations.errors import RecordRejected
@@ -60,6 +62,7 @@ def test_a_replay_after_a_fix_leaves_what_a_calm_import_leaves(toy: ToyStage, wo
     assert (done.mapped, done.left) == (37, 0)
     assert len(toy.server.calls) == asked, "the provider was not asked"
     assert not toy.damage("quarantine")
+    assert toy.within(records_this_month, toy.tenant, datetime.now(UTC)) == 370
     kept = toy.within(lambda: QuarantinedRecord.objects.filter(job_id=job.id))
     assert all(row.replayed_at for row in kept)
     assert toy.events(job, "replayed") == ["37 of 37 quarantined records were mapped"]
