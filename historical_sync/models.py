@@ -262,11 +262,15 @@ class SyncChunk(models.Model):
 
 
 class QuarantinedRecord(models.Model):
-    """A record that could not be mapped: kept encrypted, shown with its reason, replayed after a fix."""
+    """A record that could not be mapped: kept encrypted, shown with its reason, replayed after a fix.
+
+    Until it is mapped (`replayed_at`) there is one row of it, however many jobs meet it: the last one's, as it was received last.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False)
-    job = models.ForeignKey(HistoricalSyncJob, on_delete=models.CASCADE, related_name="quarantine", db_index=False)
+    connection = models.ForeignKey(Connection, on_delete=models.CASCADE, related_name="+", db_index=False)
+    job = models.ForeignKey(HistoricalSyncJob, on_delete=models.CASCADE, related_name="quarantine")
     chunk = models.ForeignKey(SyncChunk, on_delete=models.CASCADE, related_name="quarantine")
     stream = models.CharField(max_length=60)
     external_id = models.CharField(max_length=512, blank=True)
@@ -274,14 +278,18 @@ class QuarantinedRecord(models.Model):
         null=True, blank=True, help_text="None: the record's own time could not be read."
     )
     reason = models.TextField()
-    fingerprint = models.UUIDField(help_text="Hash of what was received: the same row twice is kept once.")
+    fingerprint = models.UUIDField(help_text="Hash of its id or, where it has none, of what was received.")
     sealed_payload = models.BinaryField(editable=False)
     created_at = models.DateTimeField(db_default=Now())
     replayed_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         ordering = ["-created_at"]
-        constraints = [models.UniqueConstraint(fields=["job", "stream", "fingerprint"], name="quarantine_once")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["connection", "stream", "fingerprint"], condition=Q(replayed_at=None), name="quarantine_once"
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.stream} {self.external_id}: {self.reason}"

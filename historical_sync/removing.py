@@ -88,13 +88,7 @@ async def remove(pool: Pool, connection_id: str, tenant_id: str, read: Read | No
         # A chunk that was ending while the removal was asked for has counted itself as imported since.
         await cursor.execute("DELETE FROM historical_sync_coverage WHERE connection_id = %s", [connection_id])
         # First of all: a replay would bring in again what is taken out.
-        await cursor.execute(
-            """
-            DELETE FROM historical_sync_quarantinedrecord q USING historical_sync_historicalsyncjob job
-            WHERE job.id = q.job_id AND job.connection_id = %s
-            """,
-            [connection_id],
-        )
+        await cursor.execute("DELETE FROM historical_sync_quarantinedrecord WHERE connection_id = %s", [connection_id])
     while await _remove_records(pool, connection_id, tenant_id):
         pass
     await tidy(pool, tenant_id, read)

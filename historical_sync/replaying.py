@@ -18,6 +18,7 @@ from psycopg.types.json import Jsonb
 
 from historical_sync import pgarrays as pg
 from historical_sync.allowance import COUNT, month_of
+from historical_sync.coverage import KEPT
 from historical_sync.database import Connection, Pool, make_pool, pipelined_transaction, retried, tenant_transaction
 from historical_sync.extraction import RecordRow, record_rows, sound
 from historical_sync.leases import Lease
@@ -96,6 +97,15 @@ async def _chunks(pool: Pool, job: HistoricalSyncJob) -> list[_Chunk]:
     known = {stream.name: stream for stream in connection.provider.streams}
     namespace = gateway.namespace(connection.provider, connection.base_url, connection.external_account_id)
     async with tenant_transaction(pool, str(job.tenant_id)) as cursor:
+        # A row that an earlier import was to bring goes over to the one that met it again, be that beyond its own range.
+        await cursor.execute(
+            f"""
+            SELECT stream, min(start_date), max(end_date)
+            FROM historical_sync_historicalsyncjob job CROSS JOIN LATERAL unnest(streams) AS stream WHERE {KEPT} GROUP BY stream
+            """,  # noqa: S608 - a condition of this project's own
+            {"tenants": [job.tenant_id], "connections": [job.connection_id]},
+        )
+        asked = {stream: (since, until) for stream, since, until in await cursor.fetchall()}
         await cursor.execute(
             """
             SELECT id::text, stream, partition, partition_label, partition_facts, since, until FROM historical_sync_syncchunk chunk
@@ -110,8 +120,8 @@ async def _chunks(pool: Pool, job: HistoricalSyncJob) -> list[_Chunk]:
                 Lease(chunk_id, "", str(job.id), str(job.tenant_id), str(connection.id), stream, partition),
                 known[stream],
                 Context(namespace, Partition(partition, label, facts)),
-                min(since, job.start_date),
-                max(until, job.end_date),
+                min(since, asked.get(stream, (since, until))[0]),
+                max(until, asked.get(stream, (since, until))[1]),
             )
             for chunk_id, stream, partition, label, facts, since, until in await cursor.fetchall()
             if stream in known

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 from django.conf import settings
 from psycopg import AsyncCursor, errors
@@ -22,22 +21,14 @@ from psycopg.types.json import Jsonb
 from historical_sync.allowance import COUNT, USED_UP, month_of
 from historical_sync.database import Connection, Pool, pipelined_transaction
 from historical_sync.entities import write_entities
-from historical_sync.extraction import (
-    RecordRow,
-    Rejected,
-    any_document,
-    graph_rows,
-    record_rows,
-    sound,
-)
-from historical_sync.identity import content_hash
+from historical_sync.extraction import RecordRow, Rejected, graph_rows, record_rows, sound
 from historical_sync.leases import Lease, LeaseLost
 from historical_sync.memory import Memory
 from historical_sync.merging import merge, new_keys_lead, write_addresses
+from historical_sync.quarantine import quarantine, release
 from historical_sync.records import Seen, add_records, look_up, new_statements, revise_records, version
 from historical_sync.settling import settle
 from historical_sync.stale import mark, withdrawn
-from integrations.crypto import encrypt_document
 from integrations.errors import UNMAPPABLE
 from integrations.providers.base import JSON, Clock, Context, Extract, Record
 
@@ -79,7 +70,8 @@ class Pages:
 class Held:
     """The chunk as it was when its row was locked. seen: records of it that are stored or in quarantine.
 
-    generation: how often something was taken out of the tenant's graph.
+    generation: how often something was taken out of the tenant's graph. kept_aside: whether anything of the connection's stream is in
+    quarantine.
     """
 
     progress: float
@@ -88,6 +80,7 @@ class Held:
     quarantined: int
     forgiven: int
     generation: int
+    kept_aside: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +159,10 @@ async def _save(
             db, lease, rows, stored_before, extract, context, memory, held.generation, batch.before, read_at
         )
         rejected = batch.rejected + written.rejected
-        quarantined = await _quarantine(db, lease, rejected) if rejected else 0
+        if held.kept_aside:
+            bad = {row.external_id for row in rejected}
+            await release(db, lease, [row.external_id for row in rows.values() if row.external_id not in bad])
+        quarantined = await quarantine(db, lease, rejected) if rejected else 0
         too_many = _too_many(held, written.stored + written.unchanged, quarantined)
         job = await _advance(db, lease, batch, held, written, quarantined, phase, too_many, records_a_month)
         waiting = await settle(db.cursor(), lease.job_id) if batch.done and not too_many else None
@@ -274,10 +270,12 @@ async def _hold(db: Connection, lease: Lease, after: int) -> AsyncCursor[tuple[A
     return await db.execute(
         """
         SELECT progress, weight, records_processed + records_skipped + records_quarantined, records_quarantined, quarantine_forgiven,
-               COALESCE((SELECT number FROM historical_sync_graphgeneration WHERE tenant_id = %s), 0)
+               COALESCE((SELECT number FROM historical_sync_graphgeneration WHERE tenant_id = %s), 0),
+               EXISTS (SELECT FROM historical_sync_quarantinedrecord
+                       WHERE connection_id = %s AND stream = %s AND replayed_at IS NULL)
         FROM historical_sync_syncchunk WHERE id = %s AND lease = %s AND status = 'running' AND pages = %s FOR UPDATE
         """,
-        [lease.tenant_id, lease.chunk_id, lease.token, after],
+        [lease.tenant_id, lease.connection_id, lease.stream, lease.chunk_id, lease.token, after],
     )
 
 
@@ -296,33 +294,6 @@ def _too_many(held: Held, mapped: int, quarantined: int) -> str:
     if bad <= QUARANTINE_FLOOR or bad <= QUARANTINE_SHARE * seen:
         return ""
     return f"{bad:,} of {seen:,} records could not be mapped; they are in quarantine"
-
-
-async def _quarantine(db: Connection, lease: Lease, rejected: Sequence[Rejected]) -> int:
-    """Keeps what could not be mapped, once a job; returns how many are new."""
-    kept = 0
-    for row in rejected:
-        document = any_document(row.payload)
-        answer = await db.execute(
-            """
-            INSERT INTO historical_sync_quarantinedrecord
-                (id, tenant_id, job_id, chunk_id, stream, external_id, reason, fingerprint, sealed_payload, occurred_at)
-            VALUES (gen_random_uuid(), %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1
-            """,
-            [
-                lease.tenant_id,
-                lease.job_id,
-                lease.chunk_id,
-                lease.stream,
-                row.external_id[:512].replace("\0", "\ufffd"),
-                row.reason[:2000].replace("\0", "\ufffd"),
-                UUID(bytes=content_hash(document)),
-                encrypt_document(document),
-                row.occurred_at,
-            ],
-        )
-        kept += len(await answer.fetchall())
-    return kept
 
 
 async def _advance(

@@ -94,6 +94,7 @@ def one_of_everything(tenant: Any) -> SimpleNamespace:
         EntityAlias.objects.create(tenant=tenant, alias_id=uuid.uuid4(), entity_id=entity.id, proof=True)
         QuarantinedRecord.objects.create(
             tenant=tenant,
+            connection=connection,
             job=job,
             chunk=chunk,
             stream="issues",

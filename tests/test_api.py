@@ -17,10 +17,9 @@ from django.db import connections, transaction
 from django.test import Client
 from django.utils import timezone
 
-from atom.access import system_actor
 from atom.models import ApiKey, Tenant
 from atom.tenancy import across_tenants, tenant_scope
-from historical_sync import actions, allowance, states
+from historical_sync import allowance, states
 from historical_sync.models import HistoricalSyncJob, JobEvent
 from tests.conftest import wait_for
 from tests.graphs import had, make_connection, make_job

@@ -77,6 +77,7 @@ def parts(cast: SimpleNamespace, count: int) -> Any:
         JobEvent.objects.create(tenant=cast.acme, job=job, actor="Atom", kind="split", detail=str(i))
         QuarantinedRecord.objects.create(
             tenant=cast.acme,
+            connection=job.connection,
             job=job,
             chunk=chunk,
             stream="issues",

@@ -30,7 +30,7 @@ def kept_aside(cast: SimpleNamespace, *payloads: Any) -> HistoricalSyncJob:
         )  # fmt: skip
         for i, payload in enumerate(payloads):
             QuarantinedRecord.objects.create(
-                tenant=cast.acme, job=job, chunk=chunk, stream="issues", external_id=str(i), reason="odd",
+                tenant=cast.acme, connection=job.connection, job=job, chunk=chunk, stream="issues", external_id=str(i), reason="odd",
                 occurred_at=now - timedelta(days=1), fingerprint=uuid.uuid4(), sealed_payload=encrypt(payload),
             )  # fmt: skip
         return job

@@ -23,7 +23,7 @@ from atom.tenancy import across_tenants, tenant_scope
 from atom.tries import LINK
 from historical_sync import actions, schedules, webhooks
 from integrations import narrowing
-from tests.graphs import had, make_connection, make_job
+from tests.graphs import had, make_connection
 
 
 def member(cast: SimpleNamespace, who: str) -> Membership:

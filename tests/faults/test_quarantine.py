@@ -15,13 +15,14 @@ from django.core.management import call_command
 from atom.errors import Refused
 from historical_sync import actions
 from historical_sync.allowance import records_this_month
-from historical_sync.models import DataRemoval, HistoricalSyncJob, QuarantinedRecord, SyncRecord
+from historical_sync.models import DailyTotals, DataRemoval, HistoricalSyncJob, QuarantinedRecord, SyncRecord
 from historical_sync.replaying import replay
 from integrations.errors import RecordRejected
 from integrations.providers import PROVIDERS
 from integrations.providers.base import JSON, Context, Graph
 from tests.conftest import Worker
 from tests.faults import toy as toys
+from tests.faults.toy import END, START
 from tests.faults.toy_stage import ToyStage
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -63,8 +64,8 @@ def test_a_replay_after_a_fix_leaves_what_a_calm_import_leaves(toy: ToyStage, wo
     assert len(toy.server.calls) == asked, "the provider was not asked"
     assert not toy.damage("quarantine")
     assert toy.within(records_this_month, toy.tenant, datetime.now(UTC)) == 370
-    kept = toy.within(lambda: QuarantinedRecord.objects.filter(job_id=job.id))
-    assert all(row.replayed_at for row in kept)
+    rows = toy.within(lambda: QuarantinedRecord.objects.filter(job_id=job.id))
+    assert all(row.replayed_at for row in rows)
     assert toy.events(job, "replayed") == ["37 of 37 quarantined records were mapped"]
 
 
@@ -108,28 +109,102 @@ def test_two_replays_at_once_map_each_record_once(toy: ToyStage, worker: Worker,
     assert not toy.damage("quarantine")
 
 
+def kept(toy: ToyStage) -> list[QuarantinedRecord]:
+    found: list[QuarantinedRecord] = toy.within(
+        lambda: QuarantinedRecord.objects.filter(connection=toy.connection, replayed_at=None)
+    )
+    return found
+
+
+def titles(toy: ToyStage) -> set[str]:
+    rows = toy.within(lambda: SyncRecord.objects.filter(stream="events"))
+    return {row.payload["title"] for row in rows if some(row.payload)}
+
+
+def test_a_row_that_every_import_meets_is_kept_once_as_it_is_now(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
+    fix = unmapped(some)
+    first = toy.done(toy.job())
+    toy.done(toy.job(full=True))
+    for row in toy.server.world["events"]:
+        row["title"] = "as it is now"
+    last = toy.done(toy.job(full=True))
+    assert last.records_quarantined == 37
+    assert {row.job_id for row in kept(toy)} == {last.id}
+    assert len(kept(toy)) == 37
+    totals = toy.within(lambda: HistoricalSyncJob.objects.filter(connection=toy.connection))
+    assert sum(job.records_quarantined for job in totals) == 37
+    assert sum(chunk.records_quarantined for chunk in toy.chunks(first)) == 0
+    assert sum(row.quarantined for row in toy.within(lambda: DailyTotals.objects.filter(tenant=toy.tenant))) == 37
+    fix()
+    assert toy.within(actions.replay_quarantine, toy.actor, first).mapped == 0
+    assert toy.within(actions.replay_quarantine, toy.actor, last).mapped == 37
+    assert titles(toy) == {"as it is now"}
+    assert not kept(toy)
+
+
+def test_a_row_without_an_id_that_every_import_meets_is_kept_once(toy: ToyStage, worker: Worker) -> None:
+    toy.server.world["events"][70].pop("id")
+    toy.done(toy.job(streams=["events"]))
+    last = toy.done(toy.job(streams=["events"], full=True))
+    assert [row.job_id for row in kept(toy)] == [last.id]
+
+
+def test_a_row_that_comes_in_after_all_is_kept_no_more(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
+    fix = unmapped(some)
+    first = toy.done(toy.job())
+    fix()
+    later = toy.done(toy.job(full=True))
+    assert (later.records_processed, later.records_quarantined) == (37, 0)
+    assert not kept(toy)
+    assert toy.done(first).records_quarantined == 0
+    assert sum(chunk.records_quarantined for chunk in toy.chunks(first)) == 0
+
+
+def test_a_row_that_cannot_be_mapped_any_more_is_kept_again(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
+    fix = unmapped(some)
+    first = toy.done(toy.job())
+    fix()
+    toy.within(actions.replay_quarantine, toy.actor, first)
+    for row in toy.server.world["events"]:
+        row["title"] = "as it is now"
+    unmapped(some)
+    later = toy.done(toy.job(streams=["events"], full=True))
+    assert later.records_quarantined == 9
+    assert {row.job_id for row in kept(toy)} == {later.id}
+
+
+def test_a_row_that_went_over_to_an_import_of_another_range_is_replayed(
+    toy: ToyStage, worker: Worker, unmapped: Any
+) -> None:
+    """A page may bring rows of other times than the import asked for; an earlier one had asked for them."""
+    fix = unmapped(some)
+    toy.done(toy.job(streams=["events"]))
+    middle = START + (END - START) / 2
+    later = toy.done(toy.job(streams=["events"], start=middle, full=True))
+    early = [row for row in kept(toy) if row.occurred_at and row.occurred_at < middle]
+    assert early
+    chunk = toy.chunks(later)[0]
+    ids = [row.id for row in early]
+    toy.within(lambda: QuarantinedRecord.objects.filter(id__in=ids).update(job_id=later.id, chunk_id=chunk.id))
+    fix()
+    toy.within(actions.replay_quarantine, toy.actor, later)
+    stored = toy.within(lambda: SyncRecord.objects.filter(stream="events"))
+    assert {row.external_id for row in early} <= {row.external_id for row in stored}
+
+
 def test_a_replay_puts_nothing_over_what_came_later(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
     """Also where a row's time stays the same whatever becomes of it."""
     fix = unmapped(some)
     job = toy.done(toy.job(streams=["events"]))
+    old = kept(toy)
     for row in toy.server.world["events"]:
         row["title"] = "as it is now"
-    later = toy.done(toy.job(streams=["events"], full=True))
-    assert later.records_quarantined == 9
     fix()
-
-    def titles() -> set[str]:
-        rows = toy.within(lambda: SyncRecord.objects.filter(stream="events"))
-        return {row.payload["title"] for row in rows if some(row.payload)}
-
-    # What was kept by the earlier import comes in, for want of anything newer; it is older than what the later one kept.
+    toy.done(toy.job(streams=["events"], full=True))
+    assert titles(toy) == {"as it is now"}
+    toy.within(QuarantinedRecord.objects.bulk_create, old)
     assert toy.within(actions.replay_quarantine, toy.actor, job).mapped == 9
-    assert "as it is now" not in titles()
-    assert toy.within(actions.replay_quarantine, toy.actor, later).mapped == 9
-    assert titles() == {"as it is now"}
-    toy.within(lambda: QuarantinedRecord.objects.filter(job_id=job.id).update(replayed_at=None))
-    assert toy.within(actions.replay_quarantine, toy.actor, job).mapped == 9
-    assert titles() == {"as it is now"}
+    assert titles(toy) == {"as it is now"}
 
 
 def test_a_replay_brings_nothing_back_of_what_is_being_removed(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
@@ -202,6 +277,15 @@ def test_too_large_a_share_fails_the_chunk_even_on_its_last_page(toy: ToyStage, 
     job = toy.done(job)
     assert job.records_quarantined == 0
     assert not toy.damage("quarantine")
+
+
+def test_too_large_a_share_fails_the_next_import_of_the_same_as_well(
+    toy: ToyStage, worker: Worker, unmapped: Any
+) -> None:
+    unmapped(lambda row: row["id"].startswith("n3") and int(row["id"][1:]) % 3)
+    for _ in range(2):
+        job = toy.done(toy.job(streams=["events"]), "failed")
+        assert (job.failed_chunks, job.last_error_code) == (2, "too_many_quarantined"), "nobody has said that it may be"
 
 
 def test_a_retry_after_too_many_counts_only_what_is_new(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
