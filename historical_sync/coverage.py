@@ -119,6 +119,20 @@ def asked(connection: Connection) -> dict[str, tuple[datetime, datetime]]:
     return _hulls([connection]).get(connection.id, {})
 
 
+def brought(connections: Sequence[Connection]) -> dict[UUID, tuple[int, datetime | None]]:
+    """connection -> records that its imports brought, and when the last that completed did; of one tenant."""
+    return {
+        connection_id: (int(records), last)
+        for connection_id, records, last in _rows(
+            f"""
+            SELECT connection_id, sum(records_processed), max(completed_at) FILTER (WHERE status = 'completed')
+            FROM historical_sync_historicalsyncjob job WHERE {KEPT} GROUP BY connection_id
+            """,  # noqa: S608 - a condition of this module's own
+            connections,
+        )
+    }
+
+
 def widened(connection: Connection) -> None:
     """Of streams whose rows the connection's choice sorts out (`Stream.parts_of`), those of what was chosen now were left out so far:
     nothing of them counts as imported, and parts that were half read begin anew."""

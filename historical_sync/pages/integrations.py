@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
-from django.db.models import Exists, Max, OuterRef, Q, Subquery, Sum
+from django.db.models import OuterRef, Subquery
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -22,11 +22,11 @@ from atom.middleware import actor_of
 from atom.plans import PLANS
 from atom.views import tenant_required
 from atom.words import span
-from historical_sync import actions, states
+from historical_sync import actions, coverage, states
 from historical_sync.automation import QueuedStart
 from historical_sync.estimating import estimate
 from historical_sync.live import job_context
-from historical_sync.models import DataRemoval, HistoricalSyncJob, SyncSchedule
+from historical_sync.models import HistoricalSyncJob, SyncSchedule
 from historical_sync.moments import moment
 from historical_sync.queueing import waiting_of
 from historical_sync.schedules import schedules_of
@@ -97,20 +97,9 @@ def _cards(actor: Actor) -> list[Card]:
             provider, config is not None, config is not None and config.sandbox, gateway.needed_variables(provider)
         )
     jobs = actions.jobs_of(actor.tenant)
-    done = Q(status=states.COMPLETED)
-    # What was removed since is not here.
-    removed = DataRemoval.objects.filter(
-        Q(completed_at=None) | Q(completed_at__gt=OuterRef("created_at")), connection=OuterRef("connection")
-    )
-    sums = {
-        row["connection"]: row
-        for row in jobs.exclude(Exists(removed))
-        .order_by()
-        .values("connection")
-        .annotate(records=Sum("records_processed"), last=Max("completed_at", filter=done))
-    }
     newest = HistoricalSyncJob.objects.filter(connection=OuterRef("pk")).order_by("-created_at").values("pk")[:1]
     connections = list(connections_of(actor.tenant).live().annotate(newest_job=Subquery(newest)))
+    brought = coverage.brought(connections)
     wanted = [connection.newest_job for connection in connections]
     latest = {
         job.connection_id: job for job in jobs.with_names().filter(id__in=wanted) if job.status not in NOT_ON_CARDS
@@ -122,11 +111,11 @@ def _cards(actor: Actor) -> list[Card]:
         card = cards.get(connection.provider_slug)
         if card is None:
             continue
-        row = sums.get(connection.id, {})
+        records, last = brought.get(connection.id, (0, None))
         job = latest.get(connection.id)
         shown = job_context(job, actor.may(Right.OPERATE)) if job is not None else None
         health = health_of(connection, now)
-        account = Account(connection, health, row.get("records") or 0, row.get("last"), shown)
+        account = Account(connection, health, records, last, shown)
         account.schedule, account.queued = scheduled.get(connection.id), queued.get(connection.id)
         card.accounts.append(account)
     return list(cards.values())
