@@ -292,6 +292,7 @@ def _reopen(job: HistoricalSyncJob, who: str) -> None:
         waiting_until=None,
         last_error_code="",
         last_error_message="",
+        parts_forgotten=False,
         # The pause is no working time.
         pace_at=None,
         earlier_pace_at=None,

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from django.db import connection as database
 
+from atom.tenancy import across_tenants
 from historical_sync import planning, states
 from historical_sync.models import Coverage, SyncChunk
 from integrations.models import Connection
@@ -29,6 +30,35 @@ KEPT = """
 job.tenant_id = ANY(%(tenants)s) AND job.connection_id = ANY(%(connections)s) AND NOT EXISTS (
     SELECT FROM historical_sync_dataremoval gone
     WHERE gone.connection_id = job.connection_id AND COALESCE(gone.completed_at, 'infinity') > job.created_at)
+"""
+
+PARTS_KEPT = timedelta(days=30)  # of an import that ended; those that this module needs are kept for good
+JOBS_AT_ONCE = 100  # whose parts are forgotten in one transaction
+
+# What `_partitions`, `_failures` and `left_over` find is what it was: parts that failed or were never begun stay, and those of the newest
+# job that was at a partition, and of the newest incremental one.
+FORGET = """
+WITH old AS (
+    SELECT id, connection_id, created_at FROM historical_sync_historicalsyncjob
+    WHERE completed_at < %(before)s AND NOT parts_forgotten
+    ORDER BY completed_at LIMIT %(most)s FOR UPDATE SKIP LOCKED
+), marked AS (
+    UPDATE historical_sync_historicalsyncjob job SET parts_forgotten = true FROM old WHERE job.id = old.id
+), gone AS (
+    DELETE FROM historical_sync_syncchunk chunk USING old
+    WHERE chunk.job_id = old.id AND chunk.status IN ('completed', 'split')
+      AND NOT EXISTS (SELECT FROM historical_sync_quarantinedrecord q WHERE q.chunk_id = chunk.id AND q.replayed_at IS NULL)
+      AND (chunk.status = 'split' OR COALESCE((
+          SELECT true FROM historical_sync_historicalsyncjob newer JOIN historical_sync_syncchunk later ON later.job_id = newer.id
+          WHERE newer.connection_id = old.connection_id AND newer.created_at > old.created_at
+            AND newer.kind = 'incremental' AND newer.completed_at IS NOT NULL
+            AND later.stream = chunk.stream AND later.partition = chunk.partition AND later.status <> 'split'
+          ORDER BY newer.created_at LIMIT 1), false))
+    RETURNING chunk.id
+), replayed AS (
+    DELETE FROM historical_sync_quarantinedrecord q USING gone WHERE q.chunk_id = gone.id
+)
+SELECT count(*) FROM gone
 """
 
 
@@ -144,6 +174,14 @@ def widened(connection: Connection) -> None:
     ).update(cursor=None, position=None)
 
 
+def forget_parts(now: datetime) -> int:
+    """Removes parts of imports that ended long ago, of every tenant, as far as coverage does not need them; returns how many."""
+    with across_tenants("parts of old imports of every tenant are removed"), database.cursor() as cursor:
+        cursor.execute(FORGET, {"before": now - PARTS_KEPT, "most": JOBS_AT_ONCE})
+        row = cursor.fetchone()
+        return int(row[0]) if row else 0
+
+
 def left_over(connection: Connection) -> Mapping[tuple[str, str], Spans]:
     """(stream, partition) -> spans that incremental jobs were to bring and did not, whether they are here by now or not."""
     left: dict[tuple[str, str], Spans] = {}
@@ -240,15 +278,19 @@ def _partitions(connections: Sequence[Connection]) -> dict[UUID, dict[tuple[str,
     known: dict[UUID, dict[tuple[str, str], Known]] = {}
     for connection_id, stream, key, label, at, listed_at in _rows(
         f"""
-        SELECT DISTINCT ON (connection_id, stream, partition) connection_id, stream, partition, label, created_at,
-               max(created_at) FILTER (WHERE kind = 'incremental' AND partition <> '') OVER (PARTITION BY connection_id, stream)
+        SELECT connection_id, stream, partition,
+               (SELECT max(chunk.partition_label)
+                FROM historical_sync_historicalsyncjob job JOIN historical_sync_syncchunk chunk ON chunk.job_id = job.id
+                WHERE job.connection_id = part.connection_id AND job.created_at = part.tried_at
+                  AND chunk.stream = part.stream AND chunk.partition = part.partition AND chunk.status <> 'split'),
+               tried_at, max(listed_at) OVER (PARTITION BY connection_id, stream)
         FROM (
-            SELECT job.connection_id, chunk.stream, chunk.partition, max(chunk.partition_label) AS label, job.created_at, job.kind
+            SELECT job.connection_id, chunk.stream, chunk.partition, max(job.created_at) AS tried_at,
+                   max(job.created_at) FILTER (WHERE job.kind = 'incremental' AND chunk.partition <> '') AS listed_at
             FROM historical_sync_syncchunk chunk JOIN historical_sync_historicalsyncjob job ON job.id = chunk.job_id
             WHERE {KEPT} AND chunk.status <> 'split'
-            GROUP BY job.id, chunk.stream, chunk.partition
+            GROUP BY job.connection_id, chunk.stream, chunk.partition
         ) part
-        ORDER BY connection_id, stream, partition, created_at DESC
         """,  # noqa: S608 - a condition of this module's own
         connections,
     ):

@@ -96,6 +96,12 @@ class HistoricalSyncJob(models.Model):
         editable=False,
         help_text="How often planning failed, or the provider could not be reached at all, since the last progress.",
     )
+    parts_forgotten = models.BooleanField(
+        db_default=False,
+        default=False,
+        editable=False,
+        help_text="It ended long ago: of its parts those are left that later imports have not gone over.",
+    )
     watermark = models.DateTimeField(
         null=True,
         blank=True,
@@ -151,6 +157,11 @@ class HistoricalSyncJob(models.Model):
             models.Index(fields=["tenant", "-created_at"], name="job_newest"),
             models.Index(fields=["connection", "-created_at"], name="job_of_connection"),
             models.Index(fields=["status"], condition=Q(status__in=states.ACTIVE), name="job_active"),
+            models.Index(
+                fields=["completed_at"],
+                condition=Q(parts_forgotten=False, completed_at__isnull=False),
+                name="job_parts",
+            ),
             models.Index(fields=["tenant", "-completed_at"], condition=Q(status=states.FAILED), name="job_failed"),
         ]
         constraints = [

@@ -9,7 +9,7 @@ import pytest
 
 from atom.errors import Refused
 from historical_sync import actions, coverage
-from historical_sync.models import SyncRecord
+from historical_sync.models import QuarantinedRecord, SyncChunk, SyncRecord
 from integrations.providers.base import Window
 from tests.conftest import Worker, job_now, wait_for
 from tests.faults import toy as toys
@@ -245,3 +245,67 @@ def test_only_what_was_chosen_once_goes_on(toy: ToyStage, worker: Worker) -> Non
     toy.done(toy.job(streams=["events"], end=datetime.now(UTC)))
     job = toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
     assert job.streams == ["events"]
+
+
+# -- what is kept of it -------------------------------------------------------------------------------------------------------
+
+
+def test_coverage_stays_what_it_was_without_the_parts_of_old_imports(
+    toy: ToyStage, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a partition that is gone, of failures and of what nothing newer went over, all stays."""
+    monkeypatch.setattr(toys, "BOXES", (*toys.BOXES, "shed"))
+    toy.server.world["shed"] = [toys.row(6000 + i, START + timedelta(days=5 * i)) for i in range(10)]
+    toy.done(toy.job(end=datetime.now(UTC)))
+    monkeypatch.setattr(toys, "BOXES", toys.BOXES[:-1])
+    toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
+    toy.server.inject(toys.says(403, {"error": "scope"}), every=1, times=10_000, path="/rows/cellar")
+    failed = toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection), "failed")
+    toy.done(toy.job(start=START - timedelta(days=9), end=START, streams=["events"]))
+
+    def told() -> tuple[Any, ...]:
+        return (
+            toy.within(coverage.of_connection, toy.connection),
+            toy.within(coverage.left_over, toy.connection),
+            toy.within(coverage.asked, toy.connection),
+        )
+
+    def parts() -> set[Any]:
+        return {row.id for row in toy.within(lambda: SyncChunk.objects.filter(tenant=toy.tenant))}
+
+    before, then = told(), parts()
+    old = datetime.now(UTC) + coverage.PARTS_KEPT - timedelta(minutes=1)
+    assert coverage.forget_parts(old) == 0, "not yet"
+    forgotten = coverage.forget_parts(old + timedelta(minutes=2))
+    assert 0 < forgotten == len(then) - len(parts())
+    assert told() == before
+    assert coverage.forget_parts(old + timedelta(minutes=3)) == 0, "each import is looked through once"
+
+    # What failed can still be tried again, and is looked through once more when it has ended.
+    toy.server.faults.clear()
+    toy.within(actions.resume, toy.actor, failed)
+    toy.done(failed)
+    assert not any(part.missing for part in held(toy).values())
+    asked = len(toy.server.pages())
+    toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
+    before = told()
+    assert len(toy.server.pages()) - asked < 12, "nothing is read anew"
+    assert coverage.forget_parts(old + timedelta(minutes=4)) > 0
+    assert told() == before
+
+
+def test_parts_with_something_in_quarantine_are_kept_until_it_is_replayed(toy: ToyStage, worker: Worker) -> None:
+    toy.server.world["events"][3] |= {"broken": True}
+    first = toy.done(toy.job(streams=["events"], end=datetime.now(UTC)))
+    toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
+    later = datetime.now(UTC) + coverage.PARTS_KEPT + timedelta(minutes=1)
+    coverage.forget_parts(later)
+    [row] = toy.within(lambda: QuarantinedRecord.objects.filter(tenant=toy.tenant))
+    assert [chunk.id for chunk in toy.chunks(first)] == [row.chunk_id]
+    done = toy.within(actions.replay_quarantine, toy.actor, first)
+    assert (done.mapped, done.left) == (0, 1)
+    # Once it is replayed, neither it nor its part is needed.
+    toy.within(lambda: QuarantinedRecord.objects.filter(id=row.id).update(replayed_at=datetime.now(UTC)))
+    toy.within(lambda: type(first).objects.filter(id=first.id).update(parts_forgotten=False))
+    assert coverage.forget_parts(later) == 1
+    assert not toy.within(lambda: QuarantinedRecord.objects.filter(tenant=toy.tenant))
