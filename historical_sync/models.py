@@ -148,6 +148,13 @@ class HistoricalSyncJob(models.Model):
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     started_at = models.DateTimeField(null=True, blank=True)
     completed_at = models.DateTimeField(null=True, blank=True)
+    # Kept by a trigger on `status` (`migrations/*_idle.py`).
+    stopped_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="When it ran last; none while it runs, and before it did."
+    )
+    idle_seconds = models.FloatField(
+        db_default=0, default=0, editable=False, help_text="Between its first start and its end, without running."
+    )
 
     objects: ClassVar[models.Manager[HistoricalSyncJob]] = JobQuerySet.as_manager()
 

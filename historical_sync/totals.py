@@ -16,7 +16,8 @@ from integrations.models import Connection
 
 
 class DailyTotals(models.Model):
-    """The jobs of a connection that ended on a day (UTC). `seconds`: from their starts to their ends."""
+    """The jobs of a connection that ended on a day (UTC). `seconds`: from their starts to their ends, without those in which
+    they were paused, or had failed and were not yet tried again."""
 
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False)
     connection = models.ForeignKey(Connection, on_delete=models.CASCADE, related_name="+", db_index=False)

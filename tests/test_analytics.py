@@ -49,7 +49,7 @@ def counted() -> dict[Any, dict[str, float]]:
         row["records"] += job.records_processed
         row["unchanged"] += job.records_skipped
         row["quarantined"] += job.records_quarantined
-        row["seconds"] += (job.completed_at - (job.started_at or job.completed_at)).total_seconds()
+        row["seconds"] += (job.completed_at - (job.started_at or job.completed_at)).total_seconds() - job.idle_seconds
     return {key: {name: round(value, 3) for name, value in row.items()} for key, row in rows.items()}
 
 
@@ -108,6 +108,34 @@ def test_a_replay_moves_the_totals_of_a_job_that_ended_long_ago(live_cast: Simpl
         actions.replay_quarantine(system_actor(live_cast.acme, "test"), job)
         sums = DailyTotals.objects.aggregate(records=Sum("records"), quarantined=Sum("quarantined"))
     assert sums == {"records": 1, "quarantined": 1}
+    assert_equal()
+
+
+def test_a_job_that_is_paused_or_has_failed_does_not_work(cast: SimpleNamespace) -> None:
+    actor = system_actor(cast.acme, "test")
+    minute = timedelta(minutes=1)
+    with tenant_scope(cast.acme.id):
+        made = make_job(make_connection(cast.acme), status=states.RUNNING, started_at=timezone.now() - 10 * minute)
+        jobs = HistoricalSyncJob.objects.filter(id=made.id)
+        job = jobs.get
+
+        def stopped(for_minutes: int) -> None:
+            jobs.update(stopped_at=timezone.now() - for_minutes * minute)
+
+        actions.pause(actor, made)
+        assert job().status == states.PAUSED
+        stopped(4)
+        actions.resume(actor, made)
+        jobs.update(status=states.RUNNING)
+        assert 4 * 60 <= job().idle_seconds < 5 * 60
+        jobs.update(status=states.FAILED, completed_at=timezone.now())
+        stopped(3)
+        assert_equal()
+        actions.resume(actor, made)
+        actions.pause(actor, made)
+        actions.cancel(actor, made)
+        assert job().status == states.CANCELLED
+        assert 7 * 60 <= job().idle_seconds < 8 * 60
     assert_equal()
 
 
