@@ -160,6 +160,22 @@ def test_the_monitor_shows_waiting_as_waiting_with_its_time(cast: SimpleNamespac
     assert "GitHub had a problem; trying again at" in client.get(f"/jobs/{job.id}/live").content.decode()
 
 
+def test_an_import_whose_parts_are_not_kept_says_so(cast: SimpleNamespace, signed_in: Any) -> None:
+    now = timezone.now()
+    with tenant_scope(cast.acme.id):
+        job = make_job(
+            make_connection(cast.acme), status=states.COMPLETED, completed_at=now, planned=True, parts_forgotten=True
+        )
+    client = signed_in(cast.alice)
+    assert "later ones went over all of its parts" in client.get(f"/jobs/{job.id}").content.decode()
+    with tenant_scope(cast.acme.id):
+        SyncChunk.objects.create(
+            tenant=cast.acme, job=job, ordinal=0, stream="issues", since=job.start_date, until=job.end_date,
+            status=states.CHUNK_COMPLETED, completed_at=now,
+        )  # fmt: skip
+    assert "Parts that later ones went over are not shown" in client.get(f"/jobs/{job.id}").content.decode()
+
+
 @pytest.mark.parametrize("counted", ["nothing", "records_processed", "records_skipped"])
 def test_what_was_cancelled_says_what_is_kept(cast: SimpleNamespace, signed_in: Any, counted: str) -> None:
     came_in = {} if counted == "nothing" else {counted: 5}
