@@ -16,7 +16,7 @@ from uuid import UUID
 from psycopg import AsyncCursor
 
 from historical_sync.database import Connection
-from historical_sync.extraction import Rejected, any_document
+from historical_sync.extraction import RecordRow, Rejected, any_document
 from historical_sync.identity import content_hash
 from historical_sync.leases import Lease
 from integrations.crypto import encrypt_document
@@ -82,15 +82,16 @@ def _of_id(external_id: str) -> UUID:
     return UUID(bytes=sha256(b"id " + external_id.encode()).digest()[:16])
 
 
-async def release(db: Connection, lease: Lease, external_ids: Sequence[str]) -> None:
-    """Forgets what was kept of records that are here now, in the caller's transaction."""
+async def release(db: Connection, lease: Lease, rows: Sequence[RecordRow]) -> None:
+    """Forgets what was kept of records that are here now, in the caller's transaction. What had no id may have one by now."""
+    named = [_of_id(row.external_id) for row in rows]
     answer = await db.execute(
         """
         DELETE FROM historical_sync_quarantinedrecord
         WHERE connection_id = %s AND stream = %s AND fingerprint = ANY(%s) AND replayed_at IS NULL
         RETURNING job_id, chunk_id
         """,
-        [lease.connection_id, lease.stream, [_of_id(external_id) for external_id in external_ids]],
+        [lease.connection_id, lease.stream, [*named, *[UUID(bytes=row.hash) for row in rows]]],
     )
     await _uncount(db, Counter([(job_id, chunk_id) for job_id, chunk_id in await answer.fetchall()]))
 

@@ -161,7 +161,7 @@ async def _save(
         rejected = batch.rejected + written.rejected
         if held.kept_aside:
             bad = {row.external_id for row in rejected}
-            await release(db, lease, [row.external_id for row in rows.values() if row.external_id not in bad])
+            await release(db, lease, [row for row in rows.values() if row.external_id not in bad])
         quarantined = await quarantine(db, lease, rejected) if rejected else 0
         too_many = _too_many(held, written.stored + written.unchanged, quarantined)
         job = await _advance(db, lease, batch, held, written, quarantined, phase, too_many, records_a_month)

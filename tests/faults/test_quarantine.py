@@ -19,7 +19,7 @@ from historical_sync.models import DailyTotals, DataRemoval, HistoricalSyncJob, 
 from historical_sync.replaying import replay
 from integrations.errors import RecordRejected
 from integrations.providers import PROVIDERS
-from integrations.providers.base import JSON, Context, Graph
+from integrations.providers.base import JSON, Context, Graph, Record
 from tests.conftest import Worker
 from tests.faults import toy as toys
 from tests.faults.toy import END, START
@@ -147,6 +147,26 @@ def test_a_row_without_an_id_that_every_import_meets_is_kept_once(toy: ToyStage,
     toy.done(toy.job(streams=["events"]))
     last = toy.done(toy.job(streams=["events"], full=True))
     assert [row.job_id for row in kept(toy)] == [last.id]
+
+
+def test_a_row_whose_id_can_be_read_by_now_is_kept_no_more(
+    toy: ToyStage, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(found: JSON) -> Record:
+        if not found["id"]:
+            raise ValueError("no id")
+        return real(found)
+
+    real = toys.to_record
+    monkeypatch.setattr(toys, "to_record", unreadable)
+    row = toy.server.world["events"][70]
+    row["id"] = ""
+    toy.done(toy.job(streams=["events"]))
+    assert [one.external_id for one in kept(toy)] == [""]
+    monkeypatch.setattr(toys, "to_record", lambda found: real(found)._replace(external_id=found["id"] or "n777"))
+    later = toy.done(toy.job(streams=["events"], full=True))
+    assert later.records_processed == 1
+    assert not kept(toy)
 
 
 def test_a_row_that_comes_in_after_all_is_kept_no_more(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
