@@ -3,20 +3,24 @@
 An attempt is claimed in a transaction, made outside of any, and recorded in another. A worker that dies in between leaves a claim
 that runs out: the attempt is made again with the same id, by which a receiver knows it. So nothing is lost; twice comes only what
 had arrived when its worker died.
+
+Each receiver has a lane of its own (`Deliveries`): one that takes all the time it is given holds up what goes to itself, and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timedelta
 from smtplib import SMTPException
 from uuid import UUID
 
 from channels.db import DatabaseSyncToAsync
 from django.db import transaction
-from django.db.models import Case, F, Min, Value, When
+from django.db.models import Case, F, Min, QuerySet, Value, When
 from django.utils import timezone
 from standardwebhooks import Webhook
 
@@ -38,26 +42,65 @@ BACK_OFF = (
 CLAIMED = MINUTE  # longer than an attempt takes,
 MAIL_CLAIMED = 10 * MINUTE  # and than the mails before it take with a slow server
 DISABLE_AFTER = timedelta(days=5)  # without one delivery that got through
-AT_ONCE = 8
-MOST = 200  # of a tenant in one go; the rest is due at once
+AT_ONCE = 4  # to one receiver
+IN_ALL = 64  # of a worker
+MOST = 200  # to one receiver in one go; the rest is due at once
+SOON = MINUTE  # sooner than `upkeep.by_the_clock` looks again
 GONE = 410  # the receiver wants no more
 
 # Mail servers may be slow, and nothing else must wait for them.
 _MAIL = ThreadPoolExecutor(2, thread_name_prefix="mail")
 
 
-async def deliver_due(tenant_id: UUID | str, now: datetime | None = None) -> datetime | None:
-    """Makes the attempts of the tenant that are due at `now`; when the next one is."""
-    due: list[UUID] = await in_thread(_due)(tenant_id, now or timezone.now())
-    gate = asyncio.Semaphore(AT_ONCE)
+class Deliveries:
+    """A worker's deliveries: a lane for each receiver with something due, which stays until nothing is due there soon."""
 
-    async def one(delivery_id: UUID) -> None:
-        async with gate:
-            await attempt(tenant_id, delivery_id, now)
+    def __init__(self) -> None:
+        self._lanes: dict[tuple[str, UUID | None], tuple[asyncio.Task[None], asyncio.Event]] = {}
+        self._gate = asyncio.Semaphore(IN_ALL)
+        self._closing = False
 
-    await asyncio.gather(*map(one, due))
-    following: datetime | None = await in_thread(_next)(tenant_id)
-    return following
+    async def look(self, tenant_id: str) -> None:
+        """Has what is due of the tenant delivered; returns without waiting for that."""
+        for receiver in await in_thread(receivers)(tenant_id):
+            if (lane := self._lanes.get((tenant_id, receiver))) is not None:
+                lane[1].set()
+            elif not self._closing:
+                again = asyncio.Event()
+                task = asyncio.create_task(self._lane(tenant_id, receiver, again), name=f"deliver {receiver}")
+                self._lanes[tenant_id, receiver] = task, again
+
+    async def _lane(self, tenant_id: str, receiver: UUID | None, again: asyncio.Event) -> None:
+        try:
+            while not self._closing:
+                again.clear()
+                following = await deliver_due(tenant_id, receiver, attempt=self._attempt)
+                wait = SOON if following is None else following - timezone.now()
+                if wait < SOON:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(again.wait(), max(0.0, wait.total_seconds()))
+                elif not again.is_set():
+                    return
+        except Exception as error:  # the database is away, for one: what is due is found by the clock
+            log.warning("deliveries of tenant %s are left for later: %s", tenant_id, " ".join(str(error).split()))
+        finally:
+            del self._lanes[tenant_id, receiver]
+
+    async def _attempt(self, tenant_id: UUID | str, delivery_id: UUID, now: datetime | None) -> None:
+        async with self._gate:
+            if not self._closing:
+                await attempt(tenant_id, delivery_id, now)
+
+    async def close(self, seconds: float) -> None:
+        """Begins nothing more and gives what is on its way so long; what is cut off then is made again when its claim has run out."""
+        self._closing = True
+        for _, again in self._lanes.values():
+            again.set()
+        if tasks := [task for task, _ in self._lanes.values()]:
+            _, late = await asyncio.wait(tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
 
 async def attempt(tenant_id: UUID | str, delivery_id: UUID, now: datetime | None = None) -> None:
@@ -74,6 +117,31 @@ async def attempt(tenant_id: UUID | str, delivery_id: UUID, now: datetime | None
     except Exception:
         log.exception("delivery %s could not be made", delivery_id)
     await in_thread(_record)(claimed, code, problem, now or timezone.now())
+
+
+async def deliver_due(
+    tenant_id: UUID | str,
+    receiver: UUID | None,
+    now: datetime | None = None,
+    attempt: Callable[[UUID | str, UUID, datetime | None], Awaitable[None]] = attempt,
+) -> datetime | None:
+    """Makes the attempts to the receiver that are due at `now`; when its next one is. receiver: an endpoint; None: mails."""
+    due: Iterator[UUID] = iter(await in_thread(_due)(tenant_id, receiver, now or timezone.now()))
+
+    async def one_after_the_other() -> None:
+        for delivery_id in due:
+            await attempt(tenant_id, delivery_id, now)
+
+    await asyncio.gather(*(one_after_the_other() for _ in range(AT_ONCE)))
+    following: datetime | None = await in_thread(_next)(tenant_id, receiver)
+    return following
+
+
+def receivers(tenant_id: UUID | str) -> list[UUID | None]:
+    """To whom something of the tenant is on its way: its endpoints, and None for mails."""
+    with tenant_scope(tenant_id):
+        pending = Delivery.objects.filter(tenant_id=tenant_id, status=PENDING)
+        return list(pending.order_by().values_list("endpoint_id", flat=True).distinct())
 
 
 def resend(tenant_id: UUID | str, delivery_id: UUID, now: datetime) -> bool:
@@ -94,16 +162,19 @@ def tenants_with_something_due(now: datetime) -> set[UUID]:
         return {*new, *due.order_by().values_list("tenant_id", flat=True).distinct()}
 
 
-def _due(tenant_id: UUID | str, now: datetime) -> list[UUID]:
+def _due(tenant_id: UUID | str, receiver: UUID | None, now: datetime) -> list[UUID]:
     with tenant_scope(tenant_id):
-        due = Delivery.objects.filter(tenant_id=tenant_id, status=PENDING, next_attempt_at__lte=now)
+        due = _pending(tenant_id, receiver).filter(next_attempt_at__lte=now)
         return list(due.order_by("next_attempt_at").values_list("id", flat=True)[:MOST])
 
 
-def _next(tenant_id: UUID | str) -> datetime | None:
+def _next(tenant_id: UUID | str, receiver: UUID | None) -> datetime | None:
     with tenant_scope(tenant_id):
-        pending = Delivery.objects.filter(tenant_id=tenant_id, status=PENDING)
-        return pending.aggregate(next=Min("next_attempt_at"))["next"]
+        return _pending(tenant_id, receiver).aggregate(next=Min("next_attempt_at"))["next"]
+
+
+def _pending(tenant_id: UUID | str, receiver: UUID | None) -> QuerySet[Delivery]:
+    return Delivery.objects.filter(tenant_id=tenant_id, endpoint=receiver, status=PENDING)
 
 
 def _claim(tenant_id: UUID | str, delivery_id: UUID, now: datetime) -> Delivery | None:

@@ -30,6 +30,7 @@ from historical_sync.arrivals import Arrivals, InHand
 from historical_sync.budget import ConnectionBudget, bring_back
 from historical_sync.claims import Claim, Nothing, Room, ToPlan
 from historical_sync.database import AWAY, Pool
+from historical_sync.delivering import Deliveries
 from historical_sync.leases import Lease, LeaseLost
 from historical_sync.memory import Memory
 from historical_sync.meter import Meter
@@ -96,6 +97,7 @@ class Engine:
         self.pool = pool
         self.defer = defer
         self.memory = Memory()
+        self.deliveries = Deliveries()
         self.in_hand = InHand()
         # When a hundred pages come at once, a new job must not queue for a connection behind all of them.
         self.saving = asyncio.Semaphore(SAVES_AT_ONCE)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
@@ -40,7 +40,6 @@ REMOVE = "historical_sync.remove"
 TIDY = "historical_sync.tidy"
 TICK = "historical_sync.tick"
 ENDED = "historical_sync.ended"
-SOON = timedelta(minutes=1)  # sooner than the next tick
 app: App = django_app
 
 
@@ -64,16 +63,13 @@ async def tick(timestamp: int) -> None:
 
 @django_app.task(queue=UPKEEP, name=ENDED, pass_context=False)
 async def ended(tenant_id: str) -> None:
-    """Does what follows from the end, or pause, of a job of the tenant, and tells those who want to know."""
+    """Does what follows from the end, or pause, of a job of the tenant, and has those told who want to know."""
     from atom.threads import in_thread
-    from historical_sync.delivering import deliver_due
     from historical_sync.upkeep import after_an_end
     from historical_sync.worker import current
 
     await in_thread(after_an_end)(tenant_id)
-    following = await deliver_due(tenant_id)
-    if following is not None and following < datetime.now(UTC) + SOON:
-        await current().defer.ended(tenant_id, at=following)
+    await current().deliveries.look(tenant_id)
 
 
 def tell(tenant_id: UUID | str) -> None:
@@ -145,14 +141,10 @@ class Defer:
         with suppress(AlreadyEnqueued):
             await self._entry(TICK, queue=UPKEEP, queueing_lock=TICK).defer_async(timestamp=int(time.time()))
 
-    async def ended(self, tenant_id: str, at: datetime | None = None) -> None:
-        """What follows from the end of a job of the tenant. Several workers hear of one end: one entry is enough.
-
-        at: not before that time, besides one that may be due now.
-        """
-        lock = f"{ENDED} {tenant_id}" + (" later" if at is not None else "")
+    async def ended(self, tenant_id: str) -> None:
+        """What follows from the end of a job of the tenant. Several workers hear of one end: one entry is enough."""
         with suppress(AlreadyEnqueued):
-            entry = self._entry(ENDED, queue=UPKEEP, priority=1, queueing_lock=lock, schedule_at=at)
+            entry = self._entry(ENDED, queue=UPKEEP, priority=1, queueing_lock=f"{ENDED} {tenant_id}")
             await entry.defer_async(tenant_id=tenant_id)
 
     async def others_wait(self, queues: Sequence[str] = (QUEUE, STARTS)) -> bool:

@@ -115,6 +115,7 @@ async def _run(
             try:
                 await asyncio.wait({*loops, stopper}, return_when=asyncio.FIRST_COMPLETED)
                 engine.close()
+                told = asyncio.create_task(engine.deliveries.close(settings.SHUTDOWN_SECONDS))
                 for loop in loops:
                     if not loop.done():
                         loop.cancel()  # Procrastinate then waits for what runs
@@ -123,6 +124,7 @@ async def _run(
                     for loop in late:
                         loop.cancel()  # once for each of the waits that Procrastinate has one after the other
                     _, late = await asyncio.wait(late, timeout=RECONNECT_SECONDS)
+                await told
                 for loop in loops:
                     error = None if loop.cancelled() else loop.exception()
                     if isinstance(error, GONE):

@@ -76,13 +76,26 @@ class Receiver:
 
 
 @pytest.fixture
-def receiver(settings: Any) -> Iterator[Receiver]:
+def receivers(settings: Any) -> Iterator[Any]:
+    """Makes one."""
     settings.ALLOW_PRIVATE_HOSTS = True
-    made = Receiver()
-    yield made
-    made.server.shutdown()
-    made.thread.join(5)
-    made.server.server_close()
+    made: list[Receiver] = []
+
+    def make() -> Receiver:
+        made.append(Receiver())
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.may_answer.set()
+        one.server.shutdown()
+        one.thread.join(5)
+        one.server.server_close()
+
+
+@pytest.fixture
+def receiver(receivers: Any) -> Receiver:
+    return receivers()
 
 
 @pytest.fixture
@@ -111,7 +124,13 @@ def end(job: HistoricalSyncJob, status: str, **fields: Any) -> None:
 def tell(tenant: Any, now: Any = None) -> Any:
     """What a worker does when it hears of an end."""
     after_an_end(str(tenant.id))
-    return asyncio.run(delivering.deliver_due(tenant.id, now))
+    return deliver_due(tenant, now)
+
+
+def deliver_due(tenant: Any, now: Any = None) -> Any:
+    """The next attempt that follows, of all receivers."""
+    following = [asyncio.run(delivering.deliver_due(tenant.id, one, now)) for one in delivering.receivers(tenant.id)]
+    return min(filter(None, following), default=None)
 
 
 def deliveries(tenant: Any) -> list[Delivery]:
@@ -173,7 +192,7 @@ def test_what_fails_is_tried_again_with_the_same_id_ever_later_and_then_given_up
         following = tell(hooked.tenant, now)
         if following is not None:
             waits.append(following - now)
-            assert asyncio.run(delivering.deliver_due(hooked.tenant.id, following - timedelta(seconds=1))) == following
+            assert deliver_due(hooked.tenant, following - timedelta(seconds=1)) == following
             now = following
     assert waits == list(delivering.BACK_OFF)
     assert len(hooked.receiver.got) == 10
@@ -230,7 +249,7 @@ def test_an_endpoint_is_turned_off_after_days_without_a_success(hooked: SimpleNa
             Delivery.objects.all().delete()
         end(hooked.job, "completed")
         after_an_end(str(hooked.tenant.id))
-        asyncio.run(delivering.deliver_due(hooked.tenant.id, moment))
+        deliver_due(hooked.tenant, moment)
         with tenant_scope(hooked.tenant.id):
             return WebhookEndpoint.objects.get()
 
@@ -314,6 +333,45 @@ def test_a_worker_tells_of_an_import_that_it_finished(
     said = verified(hooked)
     assert (said["type"], said["data"]["id"]) == ("job.completed", str(job.id))
     assert said["data"] == job_json(job_now(job))
+
+
+def test_a_receiver_that_does_not_answer_holds_up_no_other(
+    hooked: SimpleNamespace, receivers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has more to get than a worker sends it at once; the other gets all of its own, and the retry, meanwhile."""
+    monkeypatch.setattr(outgoing, "SECONDS", 40.0)
+    slow, quick = hooked.receiver, receivers()
+    slow.may_answer.clear()
+    quick.answers = [503]
+    with tenant_scope(hooked.tenant.id):
+        webhooks.add(hooked.actor, quick.url, ["completed", "failed", "paused"])
+        jobs = [hooked.job] + [make_job(make_connection(hooked.tenant)) for _ in range(19)]
+    for job in jobs:
+        end(job, "completed")
+    worker = Worker()
+    try:
+        wait_for(lambda: len(quick.got) == len(jobs) + 1, 15)
+        wait_for(lambda: len(slow.got) == delivering.AT_ONCE)
+        waiting = [one for one in deliveries(hooked.tenant) if one.endpoint == hooked.endpoint]
+        assert (
+            sorted(one.attempts for one in waiting) == [0] * (len(jobs) - delivering.AT_ONCE) + [1] * delivering.AT_ONCE
+        )
+        slow.may_answer.set()
+        wait_for(lambda: len(slow.got) == len(jobs))
+    finally:
+        slow.may_answer.set()
+        worker.stop()
+
+
+def test_a_worker_that_stops_lets_what_it_tells_arrive(hooked: SimpleNamespace) -> None:
+    hooked.receiver.may_answer.clear()
+    end(hooked.job, "completed")
+    worker = Worker()
+    wait_for(lambda: hooked.receiver.got)
+    threading.Timer(0.5, hooked.receiver.may_answer.set).start()
+    worker.stop()
+    (delivery,) = deliveries(hooked.tenant)
+    assert (delivery.status, delivery.attempts) == ("delivered", 1)
 
 
 def test_what_ended_while_no_worker_lived_is_told_by_the_next(hooked: SimpleNamespace) -> None:
