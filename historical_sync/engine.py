@@ -21,7 +21,6 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
 
-import orjson
 from channels.db import database_sync_to_async
 
 from atom.tenancy import tenant_scope
@@ -41,6 +40,7 @@ from integrations import gateway
 from integrations.errors import CursorExpired, ProviderError
 from integrations.http import Api
 from integrations.providers.base import JSON, Context, Page, Stream, Window, WindowKind
+from integrations.providers.wire import place
 
 log = logging.getLogger(__name__)
 
@@ -359,10 +359,10 @@ class Engine:
         been: set[int] = set()
 
         async def fetch(cursor: JSON | None) -> Page:
-            been.add(_place(cursor))
+            been.add(place(cursor))
             with run.asks(lease.token, f"for {phase}"):
                 page = await stream.fetch(run.api, claim.partition, window, cursor)
-            if page.next_cursor is not None and _place(page.next_cursor) in been:
+            if page.next_cursor is not None and place(page.next_cursor) in been:
                 raise CursorExpired(f"{run.api.provider.name} sends the same pages again and again.")
             return page
 
@@ -482,10 +482,6 @@ class Engine:
         self.closing.set()
         for job_id in list(self.runs):
             self.asked_to_stop(job_id)
-
-
-def _place(cursor: JSON | None) -> int:
-    return hash(orjson.dumps(cursor, option=orjson.OPT_SORT_KEYS))
 
 
 def _remaining(stream: Stream, claim: Claim) -> Window | None:

@@ -29,7 +29,7 @@ from integrations.providers.base import (
 from integrations.providers.graph import facts, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in
 from integrations.providers.text import domain_key, email_key, mentioned_emails, one_line
-from integrations.providers.wire import MILLISECOND, Rows, epoch, listing, pages, reader, ticks, utc
+from integrations.providers.wire import MILLISECOND, Rows, all_rows, epoch, listing, pages, reader, ticks, utc
 
 OBJECTS, ASSOCIATIONS, OWNERS = "/crm/v3/objects", "/crm/v4/associations", "/crm/v3/owners"
 TOKEN = "/oauth/2026-03/token"
@@ -166,19 +166,23 @@ async def _found(name: str, api: Api, partition: Partition, window: Window, curs
 
 async def _associated(api: Api, name: str, target: str, ids: list[str]) -> dict[str, list[str]]:
     """Ids of the `target` objects that each of the objects is associated with; nothing when the connection may not read those."""
+
+    async def rows_at(cursor: JSON | None) -> Rows:
+        asked = cursor or {"inputs": [{"id": object_id} for object_id in ids]}
+        rows = (await api.request("POST", f"{ASSOCIATIONS}/{name}/{target}/batch/read", json=asked)).data["results"]
+        more = [
+            {"id": str(row["from"]["id"]), "after": row["paging"]["next"]["after"]}
+            for row in rows
+            if (row.get("paging") or {}).get("next")
+        ]
+        return rows, {"inputs": more} if more else None
+
     found: dict[str, list[str]] = {}
-    inputs: list[JSON] = [{"id": object_id} for object_id in ids]
-    while inputs:
-        try:
-            reply = await api.request("POST", f"{ASSOCIATIONS}/{name}/{target}/batch/read", json={"inputs": inputs})
-        except AccessDenied:
-            return {}
-        inputs = []
-        for result in reply.data["results"]:
-            object_id, paging = str(result["from"]["id"]), result.get("paging") or {}
-            found.setdefault(object_id, []).extend(str(to["toObjectId"]) for to in result["to"])
-            if paging.get("next"):
-                inputs.append({"id": object_id, "after": paging["next"]["after"]})
+    try:
+        for row in await all_rows(rows_at) if ids else ():
+            found.setdefault(str(row["from"]["id"]), []).extend(str(to["toObjectId"]) for to in row["to"])
+    except AccessDenied:
+        return {}
     return found
 
 

@@ -210,15 +210,16 @@ async def _fetch_parts(
 
 
 async def _all(api: Api, path: str, listed: str, first: list[JSON]) -> list[JSON]:
-    rows: list[JSON] = []
-    while True:
-        try:
-            data = (await api.get(path, {"startAt": len(rows), "maxResults": 100})).data
-        except AccessDenied:
-            return first  # the issue was deleted or moved away just now
-        rows += data[listed]
-        if not data[listed] or len(rows) >= data.get("total", 0):
-            return rows
+    async def rows_at(cursor: JSON | None) -> Rows:
+        start = cursor["at"] if cursor else 0
+        data = (await api.get(path, {"startAt": start, "maxResults": 100})).data
+        following = start + len(data[listed])
+        return data[listed], {"at": following} if start < following < data.get("total", 0) else None
+
+    try:
+        return await all_rows(rows_at)
+    except AccessDenied:
+        return first  # the issue was deleted or moved away just now
 
 
 # -- records to graph ---------------------------------------------------------------------------------------------------------

@@ -6,15 +6,20 @@ import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Any
 
-from integrations.errors import UNMAPPABLE, ProviderError
+import orjson
+
+from integrations.errors import UNMAPPABLE, CursorExpired, ProviderError, RequestRejected
 from integrations.http import Api, Reply
 from integrations.providers.base import JSON, Fetch, Page, Partition, Record, Window
 
 Rejected = tuple[str, Any, str]
 Rows = tuple[list[Any], JSON | None]  # of one page, and the cursor of the next; None at the end
 
+# Of a list that is read whole, before anything else is done: far more than anybody has, and what a worker has room for.
+MOST_ROWS, MOST_PAGES, MOST_SECONDS = 100_000, 2_000, 1800.0
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SECOND, MILLISECOND = timedelta(seconds=1), timedelta(milliseconds=1)
 _NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
@@ -145,13 +150,29 @@ def listing(rows_at: Callable[[Api, JSON | None], Awaitable[Rows]], read: Reader
 
 
 async def all_rows(rows_at: Callable[[JSON | None], Awaitable[Rows]]) -> list[Any]:
-    """All rows of a paged list, beginning with cursor None."""
+    """All rows of a paged list, beginning with cursor None. Raises CursorExpired and RequestRejected where it has no end."""
     found, cursor = await rows_at(None)
     found = list(found)
+    been: set[int] = set()
+    until = monotonic() + MOST_SECONDS
     while cursor is not None:
+        if (here := place(cursor)) in been:
+            raise CursorExpired(
+                "A list that is read whole comes back to its own beginning: the same pages again and again."
+            )
+        been.add(here)
+        if len(found) > MOST_ROWS or len(been) > MOST_PAGES or monotonic() > until:
+            raise RequestRejected(
+                f"A list that is read whole has no end: {len(found):,} rows on {len(been):,} pages, and more to come."
+            )
         rows, cursor = await rows_at(cursor)
         found += rows
     return found
+
+
+def place(cursor: JSON | None) -> int:
+    """What tells one place in a paged list from another."""
+    return hash(orjson.dumps(cursor, option=orjson.OPT_SORT_KEYS))
 
 
 # -- headers ------------------------------------------------------------------------------------------------------------------

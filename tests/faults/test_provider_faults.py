@@ -6,13 +6,22 @@ quarantine, coverage and every counter.
 
 from __future__ import annotations
 
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.conftest import Worker
+from atom.access import system_actor
+from atom.tenancy import tenant_scope
+from historical_sync.actions import start_sync
+from integrations.providers import wire
+from tests.conftest import Worker, until
 from tests.faults import toy as toys
 from tests.faults.toy_stage import ToyStage
+from tests.graphs import make_connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -87,3 +96,43 @@ def test_a_limit_in_planning_is_waited_out_however_often(toy: ToyStage, worker: 
     toy.server.inject(toys.throttled("none"), every=1, times=4, path="/boxes")
     toy.done(toy.job())
     assert not toy.damage()
+
+
+def test_a_server_whose_lists_have_no_end_fails_the_job_in_words(
+    live_cast: SimpleNamespace, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A self-hosted one, broken or ill-willed: each page of its repositories names another as the next."""
+    monkeypatch.setattr(wire, "MOST_PAGES", 30)
+
+    class Endless(BaseHTTPRequestHandler):
+        asked = 0
+
+        def do_GET(self) -> None:
+            Endless.asked += 1
+            body = json.dumps([{"id": Endless.asked, "full_name": f"acme/r{Endless.asked}"}]).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Link", f'<http://{self.headers["host"]}/user/repos?page={Endless.asked}>; rel="next"')
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
+    try:
+        with tenant_scope(live_cast.acme.id):
+            connection = make_connection(live_cast.acme)
+            connection.by_oauth, connection.private_host_allowed = False, True
+            connection.base_url = f"http://127.0.0.1:{server.server_address[1]}"
+            connection.save()
+            job = start_sync(system_actor(live_cast.acme, "a test"), connection)
+        failed = until(job, "failed")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert failed.last_error_code == "provider_rejected_request"
+    assert "has no end" in failed.last_error_message
+    assert Endless.asked == wire.MOST_PAGES + 1

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from integrations.errors import AccessDenied, CursorExpired, Throttled, Unavailable
+from integrations.errors import AccessDenied, CursorExpired, RequestRejected, Throttled, Unavailable
 from integrations.http import Reply
+from integrations.providers import wire
 from integrations.providers.base import JSON, Context, Entity, Graph, RateState, Relationship, Window
 from integrations.providers.graph import facts, organization
 from integrations.providers.replies import Means, body, error_in, inner, rate_headers, reset_of
@@ -85,6 +86,25 @@ async def test_a_list_is_read_to_its_end_through_empty_pages():
 
     assert await all_rows(rows_at) == [1, 2, 3]
     assert lists[0] == [1, 2], "what was handed out is left as it is"
+
+
+async def test_a_list_that_comes_back_to_where_it_was_is_an_error():
+    async def rows_at(cursor: JSON | None) -> tuple[list[Any], JSON | None]:
+        return [1], {"at": ((cursor or {"at": 0})["at"] + 1) % 5}
+
+    with pytest.raises(CursorExpired, match="again and again"):
+        await all_rows(rows_at)
+
+
+@pytest.mark.parametrize(("bound", "most"), [("MOST_PAGES", 20), ("MOST_ROWS", 40), ("MOST_SECONDS", 0.0)])
+async def test_a_list_without_an_end_is_an_error(monkeypatch: pytest.MonkeyPatch, bound: str, most: float):
+    monkeypatch.setattr(wire, bound, most)
+
+    async def rows_at(cursor: JSON | None) -> tuple[list[Any], JSON | None]:
+        return [1, 2], {"at": (cursor or {"at": 0})["at"] + 1}
+
+    with pytest.raises(RequestRejected, match="no end"):
+        await all_rows(rows_at)
 
 
 TABLE = {
