@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from atom import audit
 from atom.access import Actor
+from atom.db.giving_way import again_after_giving_way
 from atom.errors import InvalidInput, Refused
 from atom.models import Tenant
 from atom.plans import ACTIVE_JOBS, Plan, cheapest
@@ -55,6 +56,7 @@ def months_back(moment: datetime, months: int) -> datetime:
     return moment.replace(year=year, month=month + 1, day=min(moment.day, calendar.monthrange(year, month + 1)[1]))
 
 
+@again_after_giving_way
 def start_sync(
     actor: Actor,
     connection: Connection,
@@ -177,6 +179,7 @@ def check_range(
     return since, until, names
 
 
+@again_after_giving_way
 def pause(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
     """Asks for a pause: at once when no worker is at it, else at the next page boundary."""
     with transaction.atomic():
@@ -193,6 +196,7 @@ def pause(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
     return get_job(actor.tenant, job.id)
 
 
+@again_after_giving_way
 def cancel(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
     """Asks for the end of the job: at once when no worker is at it, else at the next page boundary. What came in is kept.
 
@@ -220,6 +224,7 @@ def cancel(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
     return get_job(actor.tenant, job.id)
 
 
+@again_after_giving_way
 def resume(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
     """Goes on with a paused job, or tries again what is missing of a failed one."""
     try:

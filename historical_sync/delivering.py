@@ -236,6 +236,9 @@ def _has_left(delivery: Delivery) -> bool:
 
 def _record(delivery: Delivery, code: int | None, problem: str, now: datetime) -> None:
     with tenant_scope(delivery.tenant_id), transaction.atomic():
+        # The endpoint's row before its delivery's, as whoever turns it off locks them.
+        if delivery.endpoint is not None and delivery.endpoint.enabled:
+            _judge(delivery.endpoint, code, problem, now)
         # Only of this attempt: one that was given up for lost may have been made by somebody else meanwhile.
         mine = Delivery.objects.filter(
             tenant_id=delivery.tenant_id, id=delivery.id, status=PENDING, attempts=delivery.attempts
@@ -250,8 +253,6 @@ def _record(delivery: Delivery, code: int | None, problem: str, now: datetime) -
             mine.update(status=FAILED, next_attempt_at=None, response_code=code, detail=problem)
         else:
             mine.update(next_attempt_at=now + wait, response_code=code, detail=problem)
-        if delivery.endpoint is not None and delivery.endpoint.enabled:
-            _judge(delivery.endpoint, code, problem, now)
 
 
 def _judge(endpoint: WebhookEndpoint, code: int | None, problem: str, now: datetime) -> None:

@@ -1,7 +1,8 @@
 """Ends what is due to end: the one place that pauses, cancels, completes or fails a job once no worker is at it.
 
 Called in the transaction that let go of a chunk or asked for a stop, after it locked the job's row: whoever comes second waits for
-that lock and then sees what the first one did, so the last chunk out always turns off the light.
+that lock and then sees what the first one did, so the last chunk out always turns off the light. It writes nothing on the connection,
+whose row is locked before its jobs' (`job_changes.lost_access`, a reconnect): that an import succeeded is noted by `upkeep`.
 """
 
 from __future__ import annotations
@@ -48,12 +49,7 @@ WITH chunks AS MATERIALIZED (
         revision = job.revision + 1
     FROM verdict, chunks
     WHERE job.id = %(job)s AND verdict.status IS NOT NULL AND job.status IN ('pending', 'running')
-    RETURNING job.id, job.tenant_id, job.connection_id, job.status, job.failed_chunks
-), succeeded AS (
-    UPDATE integrations_connection connection
-    SET last_success_at = clock_timestamp()
-    FROM settled
-    WHERE connection.tenant_id = settled.tenant_id AND connection.id = settled.connection_id AND settled.status = 'completed'
+    RETURNING job.id, job.tenant_id, job.status, job.failed_chunks
 ), noted AS (
     INSERT INTO historical_sync_jobevent (id, tenant_id, job_id, at, actor, kind, detail)
     SELECT gen_random_uuid(), tenant_id, id, clock_timestamp(), 'Atom', status,

@@ -9,7 +9,7 @@ import logging
 from datetime import datetime
 
 from django.contrib.sessions.models import Session
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.utils import timezone
 from psycopg_pool import PoolTimeout
 
@@ -76,6 +76,21 @@ def _forget_sessions(now: datetime) -> None:
     Session.objects.filter(expire_date__lt=now).delete()
 
 
+def _note_successes(tenant_id: str) -> None:
+    """When an import of each connection last completed."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE integrations_connection connection SET last_success_at = done.at
+            FROM (SELECT connection_id, max(completed_at) AS at FROM historical_sync_historicalsyncjob
+                  WHERE tenant_id = %(tenant)s AND status = 'completed' GROUP BY connection_id) done
+            WHERE connection.id = done.connection_id AND connection.tenant_id = %(tenant)s
+              AND (connection.last_success_at IS NULL OR connection.last_success_at < done.at)
+            """,
+            {"tenant": tenant_id},
+        )
+
+
 def _tidy_after(tenant_id: str) -> None:
     if StaleEntity.objects.filter(tenant_id=tenant_id).exists():
         tasks.tidy_soon(tenant_id)
@@ -85,6 +100,7 @@ def after_an_end(tenant_id: str) -> None:
     """What follows from the end, or pause, of a job of the tenant; telling of it is still to be done (`delivering`)."""
     with tenant_scope(tenant_id):
         for part in (
+            lambda: _note_successes(tenant_id),
             lambda: notices.spread(tenant_id, timezone.now()),
             lambda: queueing.start_waiting(tenant_id),
             lambda: _tidy_after(tenant_id),

@@ -79,7 +79,8 @@ def turn_off(actor: Actor, endpoint_id: UUID) -> None:
 @transaction.atomic
 def remove(actor: Actor, endpoint_id: UUID) -> None:
     """Removes the endpoint with its log. WebhookEndpoint.DoesNotExist for another tenant's as for none."""
-    endpoint = endpoints_of(actor.tenant).get(id=endpoint_id)
+    # Before its deliveries, as whoever records one does (`delivering`).
+    endpoint = endpoints_of(actor.tenant).select_for_update().get(id=endpoint_id)
     endpoint.delete()
     audit.record(actor.tenant.id, actor.label, "webhook.removed", _without_query(endpoint.url))
 

@@ -16,6 +16,7 @@ from django.db import DataError, transaction
 
 from atom import audit
 from atom.access import Actor
+from atom.db.giving_way import again_after_giving_way
 from atom.errors import InvalidInput, Refused
 from atom.models import Tenant
 from atom.plans import cheapest
@@ -153,25 +154,25 @@ def disconnect(actor: Actor, connection: Connection, *, delete_data: bool = Fals
         _revoke(connection)
     except (ProviderError, TimeoutError, OSError) as error:
         log.warning("could not revoke %s at the provider: %s", connection.id, error)
-    with transaction.atomic():
-        row = connections_of(actor.tenant).select_for_update().get(id=connection.id)
-        row.set_credentials("")
-        row.status = ConnectionStatus.DISCONNECTED
-        row.last_error = ""
-        row.save(update_fields=["sealed_credentials", "token_expires_at", "status", "last_error", "updated_at"])
-        if delete_data:
-            for hook in removing_hooks:
-                hook(actor, row)
-        audit.record(
-            row.tenant_id,
-            actor.label,
-            "connection.disconnected",
-            str(row),
-            "with what it brought" if delete_data else "",
-        )
+    _give_up(actor, connection, delete_data)
     # The provider may have taken its time: what a schedule or a program started meanwhile would wait for a reconnect.
     for hook in disconnecting_hooks:
         hook(actor, connection)
+
+
+@again_after_giving_way
+@transaction.atomic
+def _give_up(actor: Actor, connection: Connection, delete_data: bool) -> None:
+    row = connections_of(actor.tenant).select_for_update().get(id=connection.id)
+    row.set_credentials("")
+    row.status = ConnectionStatus.DISCONNECTED
+    row.last_error = ""
+    row.save(update_fields=["sealed_credentials", "token_expires_at", "status", "last_error", "updated_at"])
+    if delete_data:
+        for hook in removing_hooks:
+            hook(actor, row)
+    detail = "with what it brought" if delete_data else ""
+    audit.record(row.tenant_id, actor.label, "connection.disconnected", str(row), detail)
 
 
 def _checked_base_url(provider: Provider, base_url: str, private_host_allowed: bool) -> str:
@@ -227,6 +228,7 @@ def _identify(
         raise ProviderError(f"{provider.name} {NOT_ITS_OWN}") from None
 
 
+@again_after_giving_way
 def _store(
     actor: Actor,
     provider: Provider,

@@ -10,6 +10,7 @@ from django.db import transaction
 
 from atom import audit
 from atom.access import Actor
+from atom.db.giving_way import again_after_giving_way
 from atom.errors import InvalidInput, Refused
 from integrations import gateway
 from integrations.errors import UNMAPPABLE, ProviderError
@@ -73,13 +74,18 @@ def narrow(actor: Actor, connection: Connection, names: Sequence[str] | None) ->
     What was imported stays. Holds from the next import on. Raises InvalidInput (only) and Refused.
     """
     only = None if names is None else resolve(connection.provider, parts_of(connection), names)
-    with transaction.atomic():
-        row = Connection.objects.of(actor.tenant).select_for_update().get(id=connection.id)
-        former, row.only = row.only, only
-        row.save(update_fields=["only", "updated_at"])
-        widened(row, former)
-        detail = "everything" if only is None else f"{len(only)} {row.provider.partition_label.lower() or 'parts'}"
-        audit.record(row.tenant_id, actor.label, "connection.narrowed", str(row), detail)
+    return _choose(actor, connection, only)
+
+
+@again_after_giving_way
+@transaction.atomic
+def _choose(actor: Actor, connection: Connection, only: list[str] | None) -> Connection:
+    row = Connection.objects.of(actor.tenant).select_for_update().get(id=connection.id)
+    former, row.only = row.only, only
+    row.save(update_fields=["only", "updated_at"])
+    widened(row, former)
+    detail = "everything" if only is None else f"{len(only)} {row.provider.partition_label.lower() or 'parts'}"
+    audit.record(row.tenant_id, actor.label, "connection.narrowed", str(row), detail)
     return row
 
 
