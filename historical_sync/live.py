@@ -174,6 +174,8 @@ def _columns(model: type[Model], names: Iterable[str], alias: str) -> str:
 
 _CHANGED = f"""
     SELECT {_columns(HistoricalSyncJob, _JOB, "job")}, {_columns(Connection, _CONNECTION, "connection")},
+           CASE WHEN job.status = 'paused'
+                THEN (SELECT max(at) FROM historical_sync_jobevent WHERE job_id = job.id AND kind = 'paused') END,
            EXISTS (SELECT FROM procrastinate_workers WHERE last_heartbeat > now() - make_interval(secs => %s))
     FROM historical_sync_historicalsyncjob job JOIN integrations_connection connection ON connection.id = job.connection_id
     WHERE job.id = ANY(%s::uuid[])
@@ -187,8 +189,8 @@ _REVISIONS = """
 
 def _job(row: tuple[Any, ...]) -> HistoricalSyncJob:
     job = HistoricalSyncJob.from_db("default", _JOB, row[: len(_JOB)])
-    job.connection = Connection.from_db("default", _CONNECTION, row[len(_JOB) : -1])
-    job.worker_alive = row[-1]  # type: ignore[attr-defined] # as `JobQuerySet.with_names` has it
+    job.connection = Connection.from_db("default", _CONNECTION, row[len(_JOB) : -2])
+    job.paused_at, job.worker_alive = row[-2:]  # type: ignore[attr-defined] # as `JobQuerySet.with_names` has it
     return job
 
 

@@ -7,7 +7,7 @@ go through `actions.py` and the engine; nobody assigns `status` and saves.
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import ClassVar
 
 from django.conf import settings
@@ -54,12 +54,14 @@ class JobQuerySet(models.QuerySet):
         return self.filter(status__in=states.ACTIVE)
 
     def with_names(self) -> JobQuerySet:
-        """With the connection that every view of a job names, and `worker_alive`: whether anybody can work on it."""
+        """With the connection that every view of a job names, `worker_alive`: whether anybody can work on it, and `paused_at`."""
         heard_of = ProcrastinateWorker.objects.filter(
             last_heartbeat__gt=Now() - timedelta(seconds=settings.LEASE_SECONDS)
         )
         jobs = self.select_related("connection").defer(*[f"connection__{name}" for name in NOT_SHOWN])
-        return jobs.annotate(worker_alive=models.Exists(heard_of))
+        paused = JobEvent.objects.filter(job=models.OuterRef("pk"), kind=states.PAUSED).order_by("-at").values("at")[:1]
+        paused_at = models.Case(models.When(status=states.PAUSED, then=models.Subquery(paused)))
+        return jobs.annotate(worker_alive=models.Exists(heard_of), paused_at=paused_at)
 
 
 class HistoricalSyncJob(models.Model):
@@ -68,6 +70,8 @@ class HistoricalSyncJob(models.Model):
     `control` is a person's request; workers honour it at the next page boundary. `revision` grows with every change and
     numbers the socket's messages. `progress` is work done and `progress_total` work planned, in the planner's units.
     """
+
+    paused_at: datetime | None = None  # of a paused one that was read `with_names`
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="jobs", db_index=False)

@@ -162,6 +162,41 @@ def test_a_page_is_told_on_opening_what_was_paused_since_it_was_made(acme: Simpl
     assert re.findall(r'data-toast="([^"]+)-paused-', text) == [str(acme.job.id)]
 
 
+def test_a_pause_is_the_same_news_however_often_it_is_told_and_the_next_pause_is_not(acme: SimpleNamespace) -> None:
+    """A page drops the news that it has shown, by its name. The job's row may change while it is paused."""
+    made = timezone.now()
+    query = urlencode({"since": made.isoformat()})
+    client = Client()
+    client.force_login(acme.cast.alice)
+
+    def names(html: str) -> list[str]:
+        return re.findall(r'data-toast="([^"]+)"', html)
+
+    def note(at: Any) -> None:
+        with tenant_scope(acme.job.tenant_id):
+            JobEvent.objects.create(tenant_id=acme.job.tenant_id, job=acme.job, kind="paused", actor="Atom", at=at)
+
+    early = socket_to("ws/notifications", acme, acme.cast.alice)
+    anew = socket_to("ws/notifications", acme, acme.cast.alice, query=query)
+
+    async def at_once() -> Any:
+        async with opened(early):
+            await changed(acme.job, revision=2, status="paused", pause_reason="reauth_required")
+            return await early.receive_json_from(timeout=5)
+
+    async def when_it_opens_anew() -> Any:
+        async with opened(anew):
+            return await anew.receive_json_from(timeout=5)
+
+    note(made + timedelta(seconds=1))
+    first = names(asyncio.run(at_once())["html"])
+    change(acme.job, revision=5)
+    assert names(asyncio.run(when_it_opens_anew())["html"]) == first
+    assert names(client.get(f"/live?{query}").content.decode()) == first
+    note(made + timedelta(seconds=2))
+    assert names(client.get(f"/live?{query}").content.decode()) != first
+
+
 def test_what_ends_while_a_page_is_being_made_is_newer_than_the_page(
     acme: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
