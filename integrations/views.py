@@ -134,8 +134,10 @@ def connect_token(request: HttpRequest, slug: str) -> HttpResponse:
     provider = _provider(slug)
     if provider.token_help is None:
         raise Http404
+    config = gateway.configured(provider)
     context: dict[str, Any] = {
         "provider": provider,
+        "sandbox": config is not None and config.sandbox,
         "errors": {},
         "base_url": "",
         "label": "",

@@ -484,6 +484,24 @@ def test_the_form_without_scripts_is_a_page_and_with_htmx_a_fragment(alice: Clie
     assert alice.get("/integrations/myspace/token").status_code == 404
 
 
+def test_a_token_goes_past_the_sandbox_and_people_are_told(
+    alice: Client, sandbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are no tokens of the sandbox's own to paste: who has one wants the provider itself, here another server of ours."""
+    words = "a token is sent to GitHub itself and brings in real data"
+    assert words in alice.get("/integrations/github/token").content.decode()
+    monkeypatch.setenv("ATOM_PROVIDER_GITHUB_BASE_URL", f"{sandbox.root}/github")
+    alice.post("/integrations/github/token", {"token": sandbox_token()})
+    (row,) = stored()
+    assert not row.sandbox
+    assert gateway.api_root(row) == f"{sandbox.root}/github"
+    assert "real data</span>" in alice.get("/integrations").content.decode()
+    monkeypatch.setenv("ATOM_PROVIDER_GITHUB_CLIENT_ID", "id")
+    monkeypatch.setenv("ATOM_PROVIDER_GITHUB_CLIENT_SECRET", "secret")
+    assert words not in alice.get("/integrations/github/token").content.decode()
+    assert "real data</span>" not in alice.get("/integrations").content.decode()
+
+
 def test_the_form_asks_for_the_address_that_the_token_needs(alice: Client) -> None:
     jira, github = (alice.get(f"/integrations/{slug}/token").content.decode() for slug in ("jira", "github"))
     assert "Address of your site" in jira
