@@ -185,7 +185,9 @@ async def store_plan(
 
 
 @retried
-async def release(pool: Pool, lease: Lease, *, not_before: datetime | None = None, waiting: str = "") -> None:
+async def release(
+    pool: Pool, lease: Lease, *, not_before: datetime | None = None, code: str = "provider_throttled", waiting: str = ""
+) -> None:
     """Gives the chunk back unchanged: after a stop, a shutdown, or to wait until `not_before` (`waiting`: what for, in words)."""
     async with pipelined_transaction(pool, lease.tenant_id, "release") as db:
         cursor = db.cursor()
@@ -195,11 +197,11 @@ async def release(pool: Pool, lease: Lease, *, not_before: datetime | None = Non
             await cursor.execute(
                 """
                 UPDATE historical_sync_historicalsyncjob
-                SET waiting_until = GREATEST(waiting_until, %s), last_error_code = 'provider_throttled', last_error_message = %s,
+                SET waiting_until = GREATEST(waiting_until, %s), last_error_code = %s, last_error_message = %s,
                     pace_at = NULL, earlier_pace_at = NULL, revision = revision + 1
                 WHERE id = %s
                 """,
-                [not_before, waiting, lease.job_id],
+                [not_before, code, waiting, lease.job_id],
             )
         await settle(cursor, lease.job_id)
 

@@ -22,9 +22,10 @@ from enum import Enum
 from typing import Any
 
 from channels.db import database_sync_to_async
+from psycopg.errors import DiskFull
 
 from atom.tenancy import tenant_scope
-from historical_sync import broadcast, claims, job_changes, planning, targeting, tasks
+from historical_sync import broadcast, claims, job_changes, planning, states, targeting, tasks
 from historical_sync.arrivals import Arrivals, InHand
 from historical_sync.budget import ConnectionBudget, bring_back
 from historical_sync.claims import Claim, Nothing, Room, ToPlan
@@ -46,6 +47,8 @@ log = logging.getLogger(__name__)
 
 SAVES_AT_ONCE = 2  # one is worked out while the database writes the other
 KEPT_SECONDS = 20.0  # that a job's run waits for the job's next entry
+ROOM_AGAIN = timedelta(seconds=30)  # until another try to store what the database's disk had no room for
+NO_ROOM_WORDS = "The disk of Atom's database is full. What came in is safe; the rest follows when there is room."
 ASKING_AFTER = 1.0  # seconds without an answer after which watchers hear what is being asked
 
 
@@ -243,6 +246,14 @@ class Engine:
                 await self.defer(job_id, tenant_id, entries=max(0, min(run.room.job, len(chunks)) - 1))
             await broadcast.job_changed(job_id, tenant_id)
             return bool(chunks)
+        except DiskFull as error:
+            at = self._room_again(job_id, error)
+            await job_changes.planning_waits(
+                self.pool, job_id, tenant_id, at, states.NO_ROOM, NO_ROOM_WORDS, failed=False
+            )
+            await self.defer(job_id, tenant_id, at=at)
+            await broadcast.job_changed(job_id, tenant_id)
+            return False
         except AWAY:
             raise
         except Exception as error:
@@ -286,6 +297,12 @@ class Engine:
             await claims.release(
                 self.pool, lease
             )  # still ours where the database went back behind what it had confirmed
+        except DiskFull as error:
+            try:
+                more = await self._no_room(lease, error)
+            except AWAY:
+                self._cut_off(lease)
+                raise
         except AWAY:
             self._cut_off(lease)
             raise
@@ -301,6 +318,21 @@ class Engine:
             self.leases.pop(lease.token, None)
         await broadcast.job_changed(job_id, tenant_id)
         return more
+
+    async def _no_room(self, lease: Lease, error: DiskFull) -> bool:
+        """Nothing of the pages was stored. The chunk waits, as most of its row's room is there already, and asks the provider again
+        only then; what waits for room spends no retry."""
+        at = self._room_again(lease.job_id, error)
+        self.memory.forget(lease.tenant_id)
+        await claims.release(self.pool, lease, not_before=at, code=states.NO_ROOM, waiting=NO_ROOM_WORDS)
+        await self.defer(lease.job_id, lease.tenant_id, at=at)
+        return False
+
+    def _room_again(self, job_id: str, error: DiskFull) -> datetime:
+        log.error(
+            "the database has no room for job %s, trying again in a while: %s", job_id, " ".join(str(error).split())
+        )
+        return datetime.now(UTC) + ROOM_AGAIN
 
     def _cut_off(self, lease: Lease) -> None:
         """The database is away. What comes back may be a replica that had not heard of all that this worker knows to be stored."""

@@ -125,6 +125,8 @@ def _phase(job: JobNumbers, waiting: datetime | None) -> str:
         if nobody:
             return "Interrupted: no worker is running"
         if waiting is not None:
+            if job.last_error_code == states.NO_ROOM:
+                return f"Atom's database has no room left; trying again at {waiting:%H:%M:%S} UTC"
             if job.last_error_code == "provider_throttled":
                 return f"Waiting for the provider's limit until {waiting:%H:%M} UTC"
             return f"The provider had a problem; trying again at {waiting:%H:%M:%S} UTC"

@@ -50,6 +50,8 @@ CONTROLS: Final = (CONTROL_NONE, CONTROL_PAUSE, CONTROL_CANCEL)
 # provider_quota: for clients to know; so far a job waits for a provider's quota, however long, and does not pause.
 PAUSE_REASONS: Final = ("user", "reauth_required", "provider_quota", "plan")
 
+NO_ROOM: Final = "no_room"  # a job's last_error_code while it waits for room on the database's disk
+
 
 def sources(target: str) -> tuple[str, ...]:
     """The statuses from which `target` can be reached: what a conditional UPDATE names."""
