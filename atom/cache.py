@@ -16,7 +16,7 @@ class SharedRedisCache(RedisCache):
     """Django makes a cache object for each request of ASGI, and each would connect anew: a millisecond, and a socket left behind.
 
     While Redis is away each process has a cache of its own: pages and API go on, and tries to sign in are counted. (`/readyz` tells of
-    Redis.)
+    Redis.) So it is with what a full Redis has no room for: it answers that such a key is not there, and then the process's own counts.
     """
 
     _servers: list[str]
@@ -25,8 +25,8 @@ class SharedRedisCache(RedisCache):
     def _cache(self) -> Any:
         return _client(tuple(self._servers))
 
-    def get(self, *args: Any, **kwargs: Any) -> Any:
-        return self._own_if_away("get", *args, **kwargs)
+    def get(self, key: str, default: Any = None, version: int | None = None) -> Any:
+        return self._own_if_away("get", key, _own.get(key, default, version), version)
 
     def set(self, *args: Any, **kwargs: Any) -> None:
         self._own_if_away("set", *args, **kwargs)
@@ -35,10 +35,14 @@ class SharedRedisCache(RedisCache):
         return bool(self._own_if_away("add", *args, **kwargs))
 
     def incr(self, *args: Any, **kwargs: Any) -> int:
-        return int(self._own_if_away("incr", *args, **kwargs))
+        try:
+            return int(self._own_if_away("incr", *args, **kwargs))
+        except ValueError:
+            return int(_own.incr(*args, **kwargs))
 
     def delete(self, *args: Any, **kwargs: Any) -> bool:
-        return bool(self._own_if_away("delete", *args, **kwargs))
+        here = _own.delete(*args, **kwargs)
+        return bool(self._own_if_away("delete", *args, **kwargs)) or here
 
     def _own_if_away(self, name: str, *args: Any, **kwargs: Any) -> Any:
         try:
