@@ -73,7 +73,7 @@ def connect_with_token(
         raise InvalidInput("invalid", "This is not a token: it must be one word of letters, digits and signs.", "token")
     base_url = _checked_base_url(provider, base_url, private_host_allowed)
     answers = checked_answers(provider, facts or {})
-    _check_plan(actor.tenant, provider, None)
+    check_room(actor.tenant, provider)
     connection = Connection(
         tenant=actor.tenant,
         provider_slug=provider.slug,
@@ -253,7 +253,7 @@ def _store(
                 .filter(provider_slug=provider.slug, external_account_id=external_id)
                 .first()
             )
-            _check_plan(tenant, provider, row)
+            _check_plan(tenant, row)
             is_new = row is None
             if row is None:
                 row = Connection(
@@ -290,7 +290,16 @@ def _store(
     return row, is_new
 
 
-def _check_plan(tenant: Tenant, provider: Provider, existing: Connection | None) -> None:
+def check_room(tenant: Tenant, provider: Provider) -> None:
+    """Refuses what can only be one connection more than the plan includes, before anybody is sent to the provider to allow it.
+
+    Where the provider is connected already it may turn out to be the same account.
+    """
+    if not connections_of(tenant).live().filter(provider_slug=provider.slug).exists():
+        _check_plan(tenant, None)
+
+
+def _check_plan(tenant: Tenant, existing: Connection | None) -> None:
     """Refuses one connection more than the plan includes; a reconnect is none more."""
     limit = tenant.limits.connections
     if limit is None or (existing is not None and existing.status != ConnectionStatus.DISCONNECTED):

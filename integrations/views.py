@@ -22,6 +22,7 @@ from atom.middleware import actor_of
 from atom.views import refusal, tenant_required
 from integrations import gateway, oauth
 from integrations.connect import (
+    check_room,
     checked_answers,
     connect_with_token,
     connections_of,
@@ -55,8 +56,13 @@ def connect_start(request: HttpRequest, slug: str) -> HttpResponse:
         return refusal(
             request, f"{provider.name} is not configured", f"The operator of this deployment has to set {names}.", 409
         )
+    tenant = actor_of(request).tenant
+    try:
+        check_room(tenant, provider)
+    except Refused as error:
+        return refusal(request, "Not connected", error.detail, error.status_code)
     # Who connects again answered when they connected; who comes from the card to connect has not been asked yet.
-    mine = connections_of(actor_of(request).tenant).filter(provider_slug=slug)
+    mine = connections_of(tenant).filter(provider_slug=slug)
     given = next((row.facts for row in mine if str(row.id) == request.POST.get("connection")), request.POST)
     was_asked = any(question.name in given for question in provider.asks)
     try:

@@ -326,11 +326,27 @@ def test_connecting_stops_at_the_plans_number_but_reconnecting_does_not(
     charlie = signed_in(cast.charlie)
     connect(charlie)
     connect(charlie, account=1)
-    reply = connect(charlie, "salesforce")
+    # Before anybody is asked at the provider for what is then refused here.
+    reply = charlie.post("/integrations/salesforce/connect")
     assert reply.status_code == 403
     assert "Free plan includes 2 connections. The Solo plan includes more." in reply.content.decode()
     assert len(stored()) == 2
     assert connect(charlie).status_code == 302
+    # Whether it is one more is known only when the provider has said whose account it is.
+    assert connect(charlie, account=2).status_code == 403
+    assert len(stored()) == 2
+
+
+def test_a_new_token_for_what_is_connected_is_taken_at_the_plans_number(
+    cast: Any, signed_in: Any, own_host: str
+) -> None:
+    charlie = signed_in(cast.charlie)
+    form = {"token": sandbox_token(), "base_url": own_host}
+    assert charlie.post("/integrations/github/token", form).status_code == 302
+    connect(charlie, "salesforce")
+    assert len(stored()) == 2
+    assert charlie.post("/integrations/github/token", form | {"token": sandbox_token("another")}).status_code == 302
+    assert len(stored()) == 2
 
 
 def test_the_way_back_after_signing_in_stays_on_this_site(cast: Any) -> None:
