@@ -64,7 +64,7 @@ def test_a_cell_says_what_all_partitions_add_up_to() -> None:
     assert states_of[11] == "missing"
     assert states_of[13] == "unasked"
     assert next(cell.share for cell in row.cells if cell.since.day == 7) == 50
-    assert row.percentage == int(99 * 20 / 24)
+    assert row.percentage == int(100 * 20 / 24)
     assert row.partitions == 2
     assert not row.open
 
@@ -149,11 +149,26 @@ def test_the_page_says_what_is_missing_and_why(cast: SimpleNamespace, signed_in:
     client = signed_in(cast.bob)
     text = client.get("/coverage").content.decode()
     assert "Some of it failed" in text
-    assert "74 %" in text
+    assert "75 %" in text
     text = client.get(f"/coverage/{connection.id}?open=issues").content.decode()
     assert "GitHub does not allow it" in text
     assert "acme/1" in text
     assert "Repair gaps" in text
+
+
+def test_all_but_the_last_minutes_is_99_percent() -> None:
+    [row] = coverage_map([held(covered=(span(1, 30),), missing=(Window(END - timedelta(minutes=5), END),))], START, END)
+    assert row.percentage == 99
+
+
+def test_an_import_that_waits_for_somebody_is_not_under_way(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+        imported(connection)
+        make_job(connection, status=states.PAUSED, pause_reason="user")
+    text = signed_in(cast.bob).get("/coverage").content.decode()
+    assert "Import paused" in text
+    assert "under way" not in text
 
 
 def test_repair_imports_what_is_missing_and_nothing_else(cast: SimpleNamespace, signed_in: Any) -> None:

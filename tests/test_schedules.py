@@ -213,6 +213,10 @@ def test_the_page_sets_a_schedule_and_shows_what_became_of_it(cast: SimpleNamesp
     page = client.get("/schedules").content.decode()
     assert "Every hour" in page
     assert "Queued" in page
+    followed = client.get("/schedules", headers={"HX-Request": "true", "HX-Target": "schedules"}).content.decode()
+    assert followed.startswith('<div class="scroll" id="schedules" data-follows>')
+    assert "Queued" in followed
+    assert "<h1" not in followed
     with tenant_scope(cast.acme.id):
         Connection.objects.filter(id=connection.id).update(status="reauth_required")
     assert "Paused: needs reconnect" in client.get("/schedules").content.decode()

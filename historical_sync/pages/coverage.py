@@ -105,7 +105,9 @@ def of_connection(request: HttpRequest, connection_id: UUID) -> HttpResponse:
         "more_gaps": max(len(missing) - MOST_GAPS, 0),
         "partitioned": any(row.partitions > 1 for row in panel.rows),
     }
-    return render(request, "historical_sync/coverage_connection.html", context)
+    fragment = getattr(request, "htmx", False) and request.htmx.target == "coverage-connection"  # type: ignore[attr-defined]
+    name = "_coverage_connection" if fragment else "coverage_connection"
+    return render(request, f"historical_sync/{name}.html", context)
 
 
 @require_POST

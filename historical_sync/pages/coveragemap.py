@@ -152,7 +152,7 @@ def _row(key: str, label: str, parts: Sequence[Held], edges: Sequence[datetime])
         cells.append(Cell(round(x, 2), round(width, 2), round(100 * share, 1), state, since, until, words))
     total = sum(have) + sum(lack)
     percentage = (
-        100 if total and not any(part.missing for part in parts) else int(99 * sum(have) / total) if total else 0
+        0 if not total else 100 if not any(part.missing for part in parts) else min(99, int(100 * sum(have) / total))
     )
     return Row(
         key,

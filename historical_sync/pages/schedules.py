@@ -37,7 +37,8 @@ def schedules(request: HttpRequest) -> HttpResponse:
         "rows": [_row(actor, connection, known.get(connection.id), locked) for connection in connections],
         "locked": locked,
     }
-    return render(request, "historical_sync/schedules.html", context)
+    fragment = getattr(request, "htmx", False) and request.htmx.target == "schedules"  # type: ignore[attr-defined]
+    return render(request, "historical_sync/_schedules.html" if fragment else "historical_sync/schedules.html", context)
 
 
 @require_POST

@@ -5,6 +5,7 @@ import { openSocket } from "./client.js";
 
 const TOAST_SECONDS = 12;
 const REFRESH_EVERY = 1500; // ms between two askings for what the socket does not carry
+const FOLLOW_EVERY = 5000; // the same for what sums imports up
 const toasts = document.getElementById("toasts");
 const said = document.getElementById("said");
 const modal = document.getElementById("modal");
@@ -33,7 +34,10 @@ function apply(html) {
       toast(fresh);
       continue;
     }
-    if (fresh.dataset.revision && !isOlder(fresh, told.get(fresh.id))) told.set(fresh.id, fresh.cloneNode(true));
+    if (fresh.dataset.revision && !isOlder(fresh, told.get(fresh.id))) {
+      if (told.get(fresh.id)?.dataset.revision !== fresh.dataset.revision) followSoon();
+      told.set(fresh.id, fresh.cloneNode(true));
+    }
     const present = fresh.id && document.getElementById(fresh.id);
     if (present) {
       if (present.isEqualNode(fresh)) continue;
@@ -112,12 +116,13 @@ function morph(old, fresh) {
   while (old.childNodes.length > after.length) old.lastChild.remove();
 }
 
-async function fetchFragments(path) {
-  const reply = await fetch(path, { headers: { "HX-Request": "true", "HX-Current-URL": location.href }, credentials: "same-origin" });
+async function fetchFragments(path, more = {}, isWanted = () => true) {
+  const reply = await fetch(path, { headers: { "HX-Request": "true", "HX-Current-URL": location.href, ...more }, credentials: "same-origin" });
   const target = reply.headers.get("HX-Redirect");
+  const html = await reply.text();
   if (target) location.assign(target);
-  else if (reply.ok) apply(await reply.text());
-  else throw new Error(`${path}: ${reply.status}`);
+  else if (!reply.ok) throw new Error(`${path}: ${reply.status}`);
+  else if (isWanted()) apply(html);
 }
 
 // What is too much to send with every change (a job's map and timeline) is asked for after changes, now and then.
@@ -149,6 +154,32 @@ function refreshSoon(element, wait = REFRESH_EVERY) {
 document.addEventListener("toggle", (event) => {
   if (event.target.matches?.("details[data-stream][open]")) refreshSoon(document.querySelector("[data-refresh]"), 0);
 }, true);
+
+// What sums imports up (analytics, coverage, schedules) is asked for anew while one changes; a page that nobody sees, once it is seen.
+let followTimer = null;
+let followedAt = 0;
+let swaps = 0; // what somebody asked for meanwhile, by a search or a choice, is newer than what was asked for before
+
+function followSoon() {
+  const place = document.querySelector("[data-follows]");
+  if (!place || followTimer !== null) return;
+  followTimer = setTimeout(async () => {
+    followTimer = null;
+    if (document.hidden) {
+      document.addEventListener("visibilitychange", followSoon, { once: true });
+      return;
+    }
+    followedAt = Date.now();
+    const before = swaps;
+    const path = location.pathname + location.search;
+    try {
+      await fetchFragments(path, { "HX-Target": place.id }, () => swaps === before);
+    } catch {
+      // The next change asks again.
+    }
+    if (swaps !== before) followSoon();
+  }, Math.max(REFRESH_EVERY, followedAt + FOLLOW_EVERY - Date.now()));
+}
 
 // -- toasts ---------------------------------------------------------------------------------------------------------------
 
@@ -243,6 +274,7 @@ document.body.addEventListener("htmx:beforeSwap", (event) => {
   else if (event.detail.target === modal) house(document.body);
 });
 document.body.addEventListener("htmx:afterSwap", (event) => {
+  swaps += 1;
   localise(event.target);
   // A list that was asked for before the socket told of more is as old as when it was asked for.
   for (const fresh of told.values()) if (document.getElementById(fresh.id)) apply(fresh.outerHTML);

@@ -164,6 +164,31 @@ def test_nothing_jumps_while_an_import_runs(page: Page, site: Up, imports: Impor
     assert page.evaluate("window.shift") < 0.02
 
 
+def test_what_sums_imports_up_follows_them(
+    page: Page, another: Callable[..., Page], site: Up, imports: Imports
+) -> None:
+    site.sandbox(latency_ms=400)
+    job = imports.start()
+    connection = imports.job(job)["connection_id"]
+    calendar, analytics = another(), another()
+    page.goto("/coverage")
+    calendar.goto(f"/coverage/{connection}")
+    analytics.goto("/analytics")
+    panels = [shown.locator(f"#coverage-{connection}") for shown in (page, calendar)]
+    for panel in panels:
+        expect(panel).to_contain_text("Import under way")
+    ended = analytics.locator(".figures div", has_text="Imports ended").locator("dd").first
+    before = int(ended.inner_text())
+    stream = calendar.locator("details.map-stream").first
+    stream.locator("summary").click()
+    imports.client.post(f"/api/integrations/historical-sync/jobs/{job}/cancel")
+    imports.until(job, "cancelled")
+    for panel in panels:
+        expect(panel).not_to_contain_text("Import under way")
+    expect(ended).to_have_text(str(before + 1))
+    expect(stream).to_have_attribute("open", "")
+
+
 def test_parts_of_a_stream_unfold_and_stay_unfolded(page: Page, site: Up, imports: Imports) -> None:
     site.sandbox(latency_ms=300)
     job = imports.start()
