@@ -204,12 +204,17 @@ function toast(element) {
   // Shown anew, so that it lies above a dialog that was opened after it.
   if (toasts.matches(":popover-open") && modal.open) toasts.hidePopover();
   if (!toasts.matches(":popover-open")) toasts.showPopover();
-  const words = document.createElement("p");
-  words.textContent = element.querySelector("p").innerText;
-  said.append(words);
-  setTimeout(() => words.remove(), TOAST_SECONDS * 1000);
+  announce(element.querySelector("p").innerText);
   const later = () => setTimeout(() => (element.matches(":hover, :focus-within") ? later() : remove()), TOAST_SECONDS * 1000);
   later();
+}
+
+/** Says it to screen readers only. */
+function announce(words) {
+  const line = document.createElement("p");
+  line.textContent = words;
+  said.append(line);
+  setTimeout(() => line.remove(), TOAST_SECONDS * 1000);
 }
 
 function say(words) {
@@ -278,6 +283,8 @@ document.body.addEventListener("htmx:afterSwap", (event) => {
   localise(event.target);
   // A list that was asked for before the socket told of more is as old as when it was asked for.
   for (const fresh of told.values()) if (document.getElementById(fresh.id)) apply(fresh.outerHTML);
+  const found = document.getElementById(event.detail.target.id)?.dataset.said; // how much a search or a filter left
+  if (found) announce(found);
   if (event.detail.target !== modal) return;
   if (!modal.open) modal.showModal();
   house(modal);

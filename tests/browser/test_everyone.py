@@ -98,6 +98,8 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(
             picture(page, f"{name}-{size}-{scheme}")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} scrolls sideways"
             assert violations(page) == [], f"{name}, {size}, {scheme}"
+    page.set_viewport_size({"width": 320, "height": 640})  # 1280 pixels at four times the size
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320, f"{name} scrolls sideways"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -117,6 +119,8 @@ def test_axe_finds_nothing_in_what_opens_on_pages(page: Page, places: dict[str, 
     page.set_viewport_size({"width": 390, "height": 844})
     picture(page, f"prompt-phone-{scheme}")
     assert violations(page) == []
+    page.set_viewport_size({"width": 320, "height": 640})
+    assert page.evaluate("document.getElementById('modal').scrollWidth <= document.getElementById('modal').clientWidth")
     page.keyboard.press("Escape")
     page.goto(f"/jobs/{places['job']}")
     page.locator("details[data-stream=issues] summary").click()
@@ -229,6 +233,45 @@ def test_light_and_dark_follow_the_system_and_can_be_chosen(another: Callable[..
     page.get_by_role("button", name="System").click()
     expect(page.locator("html")).not_to_have_attribute("data-theme", "light")
     assert page.evaluate(background) == dark
+
+
+def test_a_long_name_in_one_word_scrolls_nothing_sideways(another: Callable[..., Page], site: Up) -> None:
+    site.manage(
+        "create_tenant", "Donaudampfschifffahrtselektrizitaetenhauptbetriebswerk", "--slug", "donau", "--plan", "team",
+        "--owner", "dora@donau.test", "--password-file", "-", input="steamers are slow",
+    )  # fmt: skip
+    page = another(storage_state=None, viewport={"width": 320, "height": 640})
+    page.goto("/sign-in")
+    page.get_by_label("E-mail").fill("dora@donau.test")
+    page.get_by_label("Password").fill("steamers are slow")
+    page.get_by_role("button", name="Sign in").click()
+    for path in ("/integrations", "/settings", "/settings/members", "/settings/audit", "/settings/notifications"):
+        page.goto(path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320, path
+
+
+def test_an_import_is_printed_in_ink_on_paper(page: Page, places: dict[str, str]) -> None:
+    page.emulate_media(media="print", color_scheme="dark")
+    page.goto(f"/jobs/{places['job']}")
+    expect(page.locator("#job-phase")).to_be_visible()
+    expect(page.get_by_role("navigation")).to_have_count(0)
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate("getComputedStyle(document.querySelector('h1')).color") == "rgb(22, 24, 29)"
+
+
+def test_how_much_a_search_or_a_filter_left_is_announced(page: Page, places: dict[str, str]) -> None:
+    said = page.locator("#said")
+    page.goto("/integrations")
+    page.get_by_label("Search integrations").fill("opportunities")
+    expect(said).to_contain_text("1 integration")
+    page.get_by_label("Search integrations").fill("zzz")
+    expect(said).to_contain_text("No integration matches")
+    page.goto("/jobs")
+    page.get_by_role("combobox", name="Status").select_option("completed")
+    expect(said).to_contain_text(re.compile(r"\d+ imports?"))
+    page.goto("/entities")
+    page.get_by_label("Search by name").fill("zzzzzz")
+    expect(said).to_contain_text("Nothing matches")
 
 
 def test_a_tool_can_be_found_by_what_it_holds(window: Page) -> None:
