@@ -23,6 +23,7 @@ from atom.db.giving_way import again_after_giving_way
 from atom.errors import InvalidInput, Refused
 from atom.models import Tenant
 from atom.plans import ACTIVE_JOBS, Plan, cheapest
+from atom.words import span
 from historical_sync import broadcast, coverage, states, tasks
 from historical_sync.allowance import records_this_month
 from historical_sync.automation import QueuedStart
@@ -405,7 +406,7 @@ def _check_plan(tenant: Tenant, since: datetime, now: datetime, *, scheduled: bo
         raise _plan_refusal("plan_feature", "Scheduled syncs are", plan, cheapest(lambda p: p.schedules))
     if plan.history is not None and since < now - plan.history - DEPTH_GRACE:
         way_on = cheapest(lambda p: p.history is None or since >= now - p.history - DEPTH_GRACE)
-        refusal = _plan_refusal("plan_history_depth", f"History older than {plan.history.days} days is", plan, way_on)
+        refusal = _plan_refusal("plan_history_depth", f"History older than {span(plan.history)} is", plan, way_on)
         refusal.attr = "start_date"
         raise refusal
     _check_records(tenant, now)

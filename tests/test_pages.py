@@ -176,6 +176,20 @@ def test_an_import_whose_parts_are_not_kept_says_so(cast: SimpleNamespace, signe
     assert "Parts that later ones went over are not shown" in client.get(f"/jobs/{job.id}").content.decode()
 
 
+@pytest.mark.parametrize(("status", "way_on"), [("running", "pause it instead"), ("paused", "leave it paused")])
+def test_the_question_before_a_cancel_knows_what_else_there_is(
+    cast: SimpleNamespace, signed_in: Any, status: str, way_on: str
+) -> None:
+    with tenant_scope(cast.acme.id):
+        job = make_job(
+            make_connection(cast.acme), status=status, records_processed=620,
+            pause_reason="user" if status == "paused" else "",
+        )  # fmt: skip
+    text = signed_in(cast.bob).get(f"/jobs/{job.id}/cancel").content.decode()
+    assert "What came in so far (620 records) is kept" in text
+    assert way_on in text
+
+
 @pytest.mark.parametrize("counted", ["nothing", "records_processed", "records_skipped"])
 def test_what_was_cancelled_says_what_is_kept(cast: SimpleNamespace, signed_in: Any, counted: str) -> None:
     came_in = {} if counted == "nothing" else {counted: 5}

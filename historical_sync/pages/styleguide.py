@@ -217,7 +217,7 @@ def _estimates() -> list[dict[str, Any]]:
         {"estimate": RangeEstimate(31_000, "about", 330, 190.0)},
         {"estimate": RangeEstimate(None, "unknown", None, None)},
         {"estimate": RangeEstimate(0, "exact", 0, 0.0, covered=True)},
-        {"problem": "History older than 92 days is not part of the Free plan. The Solo plan includes it."},
+        {"problem": "History older than 3 months is not part of the Free plan. The Solo plan includes it."},
     ]
 
 
