@@ -318,6 +318,12 @@ def test_a_card_without_client_credentials_offers_the_token_or_says_what_is_miss
     assert "CLIENT_ID" not in github
     assert "ATOM_PROVIDER_SALESFORCE_CLIENT_ID" in salesforce
     assert "<button" not in salesforce
+    assert "made-up data" not in page
+
+
+def test_the_cards_page_says_what_sandbox_means(alice: Client, sandbox: Any) -> None:
+    page = alice.get("/integrations").content.decode()
+    assert "What is marked sandbox answers in the tool's place, with made-up data." in page
 
 
 def test_connecting_stops_at_the_plans_number_but_reconnecting_does_not(
