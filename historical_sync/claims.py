@@ -6,6 +6,7 @@ the reaper takes it away when it has run out. Everything here is a short transac
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from psycopg.types.json import Jsonb
 
 from historical_sync.allowance import USED_UP, month_of
 from historical_sync.database import Pool, pipelined_transaction, retried, system_transaction, tenant_transaction
-from historical_sync.job_changes import job_note, pause, set_running, set_waiting
+from historical_sync.job_changes import forget_pace, job_note, pause, set_running, set_waiting
 from historical_sync.leases import Lease
 from historical_sync.planning import PlannedChunk
 from historical_sync.settling import settle
@@ -148,6 +149,8 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | 
                 await set_waiting(cursor, job_id, not_before)
             return Nothing(not_before)
         await set_running(cursor, job_id, status)
+        if running == 0:
+            await forget_pace(cursor, job_id)
         lease = Lease(chunk[0], token, job_id, tenant_id, connection_id, chunk[1], chunk[2])
         return Claim(
             lease,
@@ -293,28 +296,27 @@ async def split(pool: Pool, lease: Lease, at: datetime) -> bool:
 
 @retried
 async def replace(pool: Pool, lease: Lease, chunks: Sequence[PlannedChunk]) -> None:
-    """Replaces a chunk of a whole stream by those of its partitions, which could not be listed when the job was planned."""
+    """Replaces a chunk of a whole stream by those of its partitions, which could not be listed when the job was planned.
+
+    They share its weight: were the job to become more, its percentage would go back.
+    """
     async with tenant_transaction(pool, lease.tenant_id, "replace") as cursor:
         if not await _let_go(cursor, lease, "split"):
             return
-        await cursor.execute("SELECT ordinal FROM historical_sync_syncchunk WHERE id = %s", [lease.chunk_id])
+        await cursor.execute("SELECT ordinal, weight FROM historical_sync_syncchunk WHERE id = %s", [lease.chunk_id])
         row = await cursor.fetchone()
-        await _insert_chunks(cursor, lease.job_id, lease.tenant_id, chunks, row[0] if row else 0)
+        assert row is not None, "it was let go of"
+        ordinal, weight = row
+        whole = sum(chunk.weight for chunk in chunks)
+        parts = [dataclasses.replace(chunk, weight=weight * chunk.weight / whole) for chunk in chunks]
+        await _insert_chunks(cursor, lease.job_id, lease.tenant_id, parts, ordinal)
         await cursor.execute(
             """
             UPDATE historical_sync_historicalsyncjob
-            SET total_chunks = total_chunks + %(more)s,
-                progress_total = progress_total + %(weight)s
-                    - (SELECT weight FROM historical_sync_syncchunk WHERE id = %(chunk)s),
-                revision = revision + 1
+            SET total_chunks = total_chunks + %(more)s, progress_total = progress_total - %(gone)s, revision = revision + 1
             WHERE id = %(job)s
             """,
-            {
-                "more": len(chunks) - 1,
-                "weight": sum(c.weight for c in chunks),
-                "chunk": lease.chunk_id,
-                "job": lease.job_id,
-            },
+            {"more": len(chunks) - 1, "gone": 0.0 if chunks else weight, "job": lease.job_id},
         )
         await settle(cursor, lease.job_id)
 

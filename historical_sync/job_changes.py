@@ -12,6 +12,8 @@ from psycopg import AsyncCursor
 from historical_sync.database import Pool, retried, system_transaction, tenant_transaction
 from integrations.crypto import decrypt
 
+LONG_SINCE = 60  # seconds between two pages of a job that no worker has
+
 
 async def job_failures(pool: Pool, job_id: str, tenant_id: str) -> int:
     """How often the job could not be planned, or its provider not be reached at all, since its last progress."""
@@ -128,6 +130,17 @@ async def set_running(cursor: AsyncCursor[Any], job_id: str, status: str) -> Non
         WHERE id = %s AND status = 'pending'
         """,
         [job_id],
+    )
+
+
+async def forget_pace(cursor: AsyncCursor[Any], job_id: str) -> None:
+    """Nobody was at the job: a long time since its last page is no working time, and says nothing of the time left."""
+    await cursor.execute(
+        """
+        UPDATE historical_sync_historicalsyncjob SET pace_at = NULL, earlier_pace_at = NULL, revision = revision + 1
+        WHERE id = %s AND pace_at IS NOT NULL AND last_page_at < clock_timestamp() - make_interval(secs => %s)
+        """,
+        [job_id, LONG_SINCE],
     )
 
 

@@ -71,7 +71,8 @@ def describe(job: JobNumbers, now: datetime | None = None) -> JobProgress:
     waiting = (
         job.waiting_until if job.waiting_until and job.waiting_until > now and job.status in states.WORKABLE else None
     )
-    pace = _pace(job, now) if job.status == states.RUNNING and waiting is None else None
+    at_work = job.status == states.RUNNING and waiting is None and not _nobody_works(job)
+    pace = _pace(job, now) if at_work else None
     records_per_second = low = high = remaining = None
     if pace is not None:
         records_per_second, work_per_second = pace
@@ -92,6 +93,11 @@ def percentage(job: Work) -> int:
     if job.progress_total <= 0:
         return 0
     return max(0, min(99, int(100 * job.progress / job.progress_total)))
+
+
+def _nobody_works(job: JobNumbers) -> bool:
+    """As `JobQuerySet.with_names` read it; who did not ask is not told."""
+    return not getattr(job, "worker_alive", True)
 
 
 def _pace(job: JobNumbers, now: datetime) -> tuple[float, float] | None:
@@ -117,8 +123,7 @@ def _phase(job: JobNumbers, waiting: datetime | None) -> str:
         return "Cancelling"
     if job.control == states.CONTROL_PAUSE:
         return "Pausing"
-    # As `JobQuerySet.with_names` read it; who did not ask is not told.
-    nobody = not getattr(job, "worker_alive", True)
+    nobody = _nobody_works(job)
     if job.status == states.PENDING:
         return "Waiting: no worker is running" if nobody else "Waiting for a worker"
     if job.status == states.RUNNING:

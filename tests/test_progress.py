@@ -73,6 +73,16 @@ def test_a_job_that_waits_has_no_speed_and_no_end_but_a_time() -> None:
     assert over.waiting_until is None
 
 
+def test_a_job_that_nobody_works_on_has_no_speed_and_no_end() -> None:
+    pace = {"earlier_pace_at": NOW - timedelta(seconds=10), "earlier_pace_progress": 20, "earlier_pace_records": 500}
+    left = job(progress=40, records_processed=900, last_page_at=NOW, **pace)
+    left.worker_alive = False
+    seen = describe(left, NOW + timedelta(days=3))
+    assert (seen.records_per_second, seen.seconds_remaining, seen.seconds_low, seen.seconds_high) == (None,) * 4
+    left.worker_alive = True
+    assert describe(left, NOW).seconds_remaining == 30
+
+
 @pytest.mark.parametrize("status", states.STATUSES)
 @pytest.mark.parametrize("control", states.CONTROLS)
 def test_every_state_has_words_for_people(status: str, control: str) -> None:

@@ -36,9 +36,10 @@ from historical_sync.leases import LeaseLost
 from historical_sync.memory import Memory
 from historical_sync.models import Coverage, Entity, HistoricalSyncJob, Relationship, SyncChunk, SyncRecord
 from historical_sync.planning import PlannedChunk
+from historical_sync.progress import describe
 from historical_sync.storage import Pages, save_pages
 from integrations.models import Connection
-from integrations.providers.base import WHOLE, Context, Graph, Record, Window
+from integrations.providers.base import WHOLE, Context, Graph, Partition, Record, Window
 from integrations.providers.base import Entity as Thing
 from tests.graphs import make_connection, make_job
 
@@ -298,6 +299,51 @@ def test_a_worker_does_not_go_on_behind_a_gap(running: SimpleNamespace) -> None:
         running.do(claims.release(running.pool, claim.lease))
         again = running.do(claims.claim(running.pool, str(job.id), str(job.tenant_id), ROOM))
         assert (again.lease.chunk_id, again.pages) == (claim.lease.chunk_id, 1), "from where the database is"
+
+
+def test_parts_that_are_listed_late_take_nothing_from_the_percentage(running: SimpleNamespace) -> None:
+    with tenant_scope(running.tenant.id):
+        job = a_job(running.tenant, "running")
+        HistoricalSyncJob.objects.filter(id=job.id).update(progress=1, progress_total=2)
+        claim = running.do(claims.claim(running.pool, str(job.id), str(job.tenant_id), ROOM))
+        parts = [PlannedChunk("issues", Partition(key), claim.window, 900, 950.0) for key in ("a", "b", "c")]
+        running.do(claims.replace(running.pool, claim.lease, parts))
+        assert describe(actions.get_job(running.tenant, job.id)).percentage == 50
+        for _ in parts:
+            claim = running.do(claims.claim(running.pool, str(job.id), str(job.tenant_id), ROOM))
+            running.do(store(running.pool, claim, [], done=True))
+        job = actions.get_job(running.tenant, job.id)
+        assert (job.status, job.progress, job.completed_chunks) == ("completed", pytest.approx(job.progress_total), 4)
+
+
+def test_that_no_part_is_listed_is_no_step_back(running: SimpleNamespace) -> None:
+    with tenant_scope(running.tenant.id):
+        job = a_job(running.tenant, "running")
+        HistoricalSyncJob.objects.filter(id=job.id).update(progress=1, progress_total=2)
+        claim = running.do(claims.claim(running.pool, str(job.id), str(job.tenant_id), ROOM))
+        running.do(claims.replace(running.pool, claim.lease, []))
+        job = actions.get_job(running.tenant, job.id)
+        assert (job.status, job.progress, job.progress_total, job.total_chunks) == ("completed", 1, 1, 1)
+
+
+def test_the_time_when_nobody_worked_says_nothing_of_the_time_left(running: SimpleNamespace) -> None:
+    with tenant_scope(running.tenant.id):
+        job = a_job(running.tenant, "running")
+        long_ago = timezone.now() - timedelta(hours=3)
+        HistoricalSyncJob.objects.filter(id=job.id).update(
+            progress=1,
+            progress_total=2,
+            pace_at=long_ago,
+            pace_progress=0.9,
+            earlier_pace_at=long_ago,
+            last_page_at=long_ago,
+        )
+        claim = running.do(claims.claim(running.pool, str(job.id), str(job.tenant_id), ROOM))
+        assert describe(actions.get_job(running.tenant, job.id)).seconds_remaining is None
+        running.do(store(running.pool, claim, [record(WINDOWS[1], 1)]))
+        later = timezone.now() + timedelta(seconds=2)
+        seen = describe(actions.get_job(running.tenant, job.id), later).seconds_remaining
+        assert seen is None or seen < 60
 
 
 def heartbeat() -> None:
