@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from historical_sync.database import Pool, pipelined_transaction, retried, system_transaction, tenant_transaction
 from integrations.errors import Throttled
+from integrations.http import LONGEST_WAIT
 from integrations.providers.base import Provider, RateState
 
 if TYPE_CHECKING:
@@ -61,13 +62,12 @@ class ConnectionBudget:
                 if self.in_hand > 0 and time.monotonic() < self.held_until:
                     self.in_hand -= 1
                     return
-                taken, seconds_left, wait_until = await self._withdraw(self.put_down())
+                taken, seconds_left, wait_until, wait = await self._withdraw(self.put_down())
                 if taken > 0:
                     self.in_hand = taken - 1
                     self.window_ends = time.monotonic() + seconds_left
                     self.held_until = min(time.monotonic() + HELD, self.window_ends)
                     return
-            wait = (wait_until - datetime.now(UTC)).total_seconds()
             if wait > LONGEST_WAIT_HERE:
                 raise Throttled(f"{self.provider.name}'s rate limit is used up", retry_at=wait_until)
             await asyncio.sleep(max(wait, 0.01))
@@ -94,7 +94,8 @@ class ConnectionBudget:
         if news or (now - self.corrected_at).total_seconds() >= 1:
             self.seen, self.corrected_at = state, now
             if state.reset_at is not None:
-                state = replace(state, reset_at=reply.by_our_clock(state.reset_at))
+                reset_at = min(reply.by_our_clock(state.reset_at), now + LONGEST_WAIT)
+                state = replace(state, reset_at=reset_at)
             task = asyncio.get_running_loop().create_task(self._correct(state))
             self.correcting.add(task)
             task.add_done_callback(self._corrected)
@@ -113,8 +114,9 @@ class ConnectionBudget:
                 [until, self.connection_id],
             )
 
-    async def _withdraw(self, unused: int) -> tuple[int, float, datetime]:
-        """Brings back `unused` requests and takes some: (how many, seconds until their window ends, when to ask again if none)."""
+    async def _withdraw(self, unused: int) -> tuple[int, float, datetime, float]:
+        """Brings back `unused` requests and takes some: (how many, seconds until their window ends, when to ask again if none, and in
+        how many seconds by the database's clock: by this one's it may be over already)."""
         budget = self.provider.budget
         async with pipelined_transaction(self.pool, self.tenant_id, "withdraw") as db:
             answer = await db.execute(
@@ -140,7 +142,7 @@ class ConnectionBudget:
                 FROM granted WHERE connection.id = %(id)s
                 RETURNING granted.taken, extract(epoch FROM granted.resets_at - granted.at)::float,
                           GREATEST(CASE WHEN granted.remaining - granted.kept < 1 THEN granted.resets_at END,
-                                   granted.blocked_until, granted.at)
+                                   granted.blocked_until, granted.at), granted.at
                 """,
                 {
                     "requests": float(budget.requests),
@@ -154,9 +156,9 @@ class ConnectionBudget:
             )
             row = await answer.fetchone()
             if row is None:
-                return 1, HELD, datetime.now(UTC)  # the connection was deleted; its lease will be refused
-            taken, seconds_left, again_at = row
-            return taken, seconds_left, again_at
+                return 1, HELD, datetime.now(UTC), 0.0  # the connection was deleted; its lease will be refused
+            taken, seconds_left, again_at, at = row
+            return taken, seconds_left, again_at, (again_at - at).total_seconds()
 
     async def _correct(self, state: RateState) -> None:
         """What remains is never more than the provider says; a window that is over by now says nothing about the next.

@@ -23,6 +23,7 @@ from integrations.errors import (
     Throttled,
     WindowTooLarge,
 )
+from integrations.http import LONGEST_WAIT
 from integrations.providers.base import Stream, Window, WindowKind
 
 MAX_ATTEMPTS = 8  # failures since the last progress
@@ -71,6 +72,7 @@ def decide(
     match error:
         case Throttled():
             at = error.retry_at or now + (DAILY_QUOTA_DEFAULT if error.daily else THROTTLE_DEFAULT)
+            at = min(at, now + LONGEST_WAIT)
             return Decision(Action.WAIT, code, message, max(at, now + LEAST_WAIT) + LEAST_WAIT * jitter)
         case ReauthRequired():
             return Decision(Action.RECONNECT, code, message)
@@ -98,7 +100,7 @@ def decide(
         return Decision(Action.FAIL, code, message)
     at = now + back_off(attempts, jitter)
     if isinstance(error, RetryLater) and error.retry_at is not None:
-        at = max(at, error.retry_at)
+        at = max(at, min(error.retry_at, now + LONGEST_WAIT))
     return Decision(Action.RETRY, code, message, at)
 
 

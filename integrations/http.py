@@ -36,6 +36,7 @@ from integrations.transport import Answer, Client, PrivateAddress, Sender, is_pu
 TOTAL_TIMEOUT = 120.0
 MAX_BODY = 64 * 1024 * 1024  # bytes, decoded
 MAX_REDIRECTS = 3
+LONGEST_WAIT = timedelta(days=1)  # whatever a provider says must not park a job for a week
 CLOCKS_AGREE = timedelta(seconds=5)  # of two clocks that are as one
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _REDIRECTS = (301, 302, 307, 308)
@@ -104,8 +105,7 @@ def retry_after(
             moment = datetime.fromtimestamp(number, UTC) - clock_ahead
         else:
             moment = now + timedelta(seconds=number)
-    # Whatever a provider says must not park a job for a week.
-    return min(max(moment, now), now + timedelta(days=1))
+    return min(max(moment, now), now + LONGEST_WAIT)
 
 
 def _http_date(value: str) -> datetime:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import time_machine
 from django.utils import timezone
 
 from atom.tenancy import tenant_scope
@@ -16,6 +17,7 @@ from historical_sync.budget import ConnectionBudget, bring_back
 from historical_sync.database import make_pool
 from historical_sync.engine import Engine, JobRun
 from historical_sync.tasks import Room
+from integrations.errors import Throttled
 from integrations.http import Reply
 from integrations.models import Connection
 from tests.graphs import make_connection
@@ -63,6 +65,48 @@ def test_headers_correct_the_shared_budget(
         connection.refresh_from_db()
     assert connection.budget_left == then
     assert connection.budget_limit == limit
+
+
+def test_a_reset_in_another_age_bars_nobody_for_more_than_a_day(live_cast: SimpleNamespace) -> None:
+    with tenant_scope(live_cast.acme.id):
+        connection = make_connection(live_cast.acme)
+    headers = {"x-ratelimit-limit": "5000", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "9999999999"}
+
+    async def scene() -> None:
+        pool = make_pool(1)
+        await pool.open(wait=True)
+        budget = ConnectionBudget(pool, str(live_cast.acme.id), str(connection.id), connection.provider)
+        budget.after(Reply(200, headers, [], "", "https://api.github.com/x"))
+        await asyncio.gather(*budget.correcting)
+        await pool.close()
+
+    asyncio.run(scene())
+    with tenant_scope(live_cast.acme.id):
+        connection.refresh_from_db()
+    assert connection.budget_left == 0
+    assert connection.budget_resets_at < timezone.now() + timedelta(days=1, seconds=1)
+
+
+def test_a_worker_whose_clock_is_ahead_waits_by_the_databases(live_cast: SimpleNamespace) -> None:
+    """By its own the time would be over, and it would ask again a hundred times a second."""
+    with tenant_scope(live_cast.acme.id):
+        connection = make_connection(live_cast.acme)
+        until = timezone.now() + timedelta(minutes=5)
+        Connection.objects.filter(id=connection.id).update(blocked_until=until)
+
+    async def scene() -> None:
+        pool = make_pool(1)
+        await pool.open(wait=True)
+        budget = ConnectionBudget(pool, str(live_cast.acme.id), str(connection.id), connection.provider)
+        try:
+            with time_machine.travel(timezone.now() + timedelta(hours=1)), pytest.raises(Throttled) as waits:
+                async with asyncio.timeout(3):
+                    await budget.before()
+            assert waits.value.retry_at == until
+        finally:
+            await pool.close()
+
+    asyncio.run(scene())
 
 
 def with_a_whole_budget(live_cast: SimpleNamespace, ends: timedelta) -> Connection:

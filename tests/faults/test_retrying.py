@@ -52,6 +52,11 @@ def test_a_limit_that_is_over_still_waits_a_little() -> None:
     assert decided(Throttled("x", NOW - timedelta(hours=1))).at > NOW  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("error", [Throttled("x", NOW.replace(year=9999)), Unavailable("x", NOW.replace(year=2286))])
+def test_no_time_that_a_provider_names_parks_an_import_for_more_than_a_day(error: Exception) -> None:
+    assert decided(error).at < NOW + timedelta(days=1, seconds=1)  # type: ignore[operator]
+
+
 def test_what_is_unavailable_is_tried_again_until_the_retries_are_spent() -> None:
     actions = [decided(Unavailable("502"), attempts=attempts).action for attempts in range(MAX_ATTEMPTS)]
     assert actions == [Action.RETRY] * (MAX_ATTEMPTS - 1) + [Action.FAIL]
