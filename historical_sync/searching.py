@@ -60,7 +60,8 @@ class NameBacklog(models.Model):
 async def index_names(pool: Pool, *, older_than: float = 0.0) -> bool:
     """Indexes the oldest names of the backlog, those that have waited for so many seconds; False when there were none.
 
-    One worker at a time: of two, the one that read an older name could write it last.
+    One worker at a time: of two, the one that read an older name could write it last. And not while something is taken out of the
+    tenant's graph: its name, read just before, would be written just after, and stay.
     """
     async with system_transaction(pool, "names of all tenants") as cursor:
         await cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended('names', 0))")
@@ -69,11 +70,23 @@ async def index_names(pool: Pool, *, older_than: float = 0.0) -> bool:
             return False
         await cursor.execute(
             """
+            SELECT id, tenant_id::text FROM historical_sync_namebacklog
+            WHERE noted_at <= clock_timestamp() - make_interval(secs => %s) ORDER BY id LIMIT %s
+            """,
+            [older_than, STATEMENTS_AT_ONCE],
+        )
+        due = await cursor.fetchall()
+        if not due:
+            return False
+        for tenant_id in sorted({tenant_id for _, tenant_id in due}):
+            # As `storage.enter_graph`: this module is part of the models, and can't import it.
+            await cursor.execute(
+                "SELECT pg_advisory_xact_lock_shared(hashtextextended('graph ' || %s, 0))", [tenant_id]
+            )
+        await cursor.execute(
+            """
             WITH due AS (
-                DELETE FROM historical_sync_namebacklog WHERE id IN (
-                    SELECT id FROM historical_sync_namebacklog WHERE noted_at <= clock_timestamp() - make_interval(secs => %s)
-                    ORDER BY id LIMIT %s)
-                RETURNING entity_ids
+                DELETE FROM historical_sync_namebacklog WHERE id = ANY(%s) RETURNING entity_ids
             ), noted AS (
                 SELECT DISTINCT unnest(entity_ids) AS id FROM due
             ), written AS (
@@ -89,7 +102,6 @@ async def index_names(pool: Pool, *, older_than: float = 0.0) -> bool:
             )
             SELECT count(*) FROM due
             """,
-            [older_than, STATEMENTS_AT_ONCE],
+            [[number for number, _ in due]],
         )
-        row = await cursor.fetchone()
-        return bool(row and row[0])
+        return True

@@ -17,8 +17,8 @@ from django.utils import timezone
 
 from atom.models import ApiKey
 from atom.tenancy import tenant_scope
-from historical_sync import graph, worker
-from historical_sync.database import make_pool
+from historical_sync import graph, removing, worker
+from historical_sync.database import make_pool, tenant_transaction
 from historical_sync.models import Entity, SyncRecord
 from historical_sync.searching import EntityName, NameBacklog, index_names
 from tests.faults.stage import database_url
@@ -360,6 +360,34 @@ def test_names_wait_longer_the_less_time_a_worker_has(
     with tenant_scope(acme.id):
         assert NameBacklog.objects.filter(tenant=acme).count() == left
         assert EntityName.objects.filter(tenant=acme).count() == 30 - left
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_taken_out_while_names_are_indexed_leaves_no_name(live_cast: SimpleNamespace) -> None:
+    acme = live_cast.acme
+    gone, stays = add(acme, "Ada Gone"), add(acme, "Bo Stays")
+
+    async def run() -> None:
+        pool = make_pool(2)
+        await pool.open()
+        try:
+            async with tenant_transaction(pool, str(acme.id)) as cursor:
+                await removing._alone(cursor.connection, str(acme.id))
+                await cursor.execute("DELETE FROM historical_sync_entity WHERE id = %s", [gone.id])
+                indexing = asyncio.create_task(index_names(pool))
+                waiting = """
+                    SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                                   WHERE l.locktype = 'advisory' AND NOT l.granted AND d.datname = current_database())
+                """
+                while not indexing.done() and await (await cursor.execute(waiting)).fetchone() != (True,):
+                    await asyncio.sleep(0.01)
+            assert await indexing
+        finally:
+            await pool.close()
+
+    asyncio.run(run())
+    with tenant_scope(acme.id):
+        assert list(EntityName.objects.filter(tenant=acme).values_list("entity_id", flat=True)) == [stays.id]
 
 
 @pytest.mark.django_db(transaction=True)
