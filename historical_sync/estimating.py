@@ -14,6 +14,7 @@ from django.utils import timezone
 from atom.access import Actor
 from atom.errors import Refused
 from historical_sync import actions, planning
+from historical_sync.budget import HEADROOM
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.targeting import gather_targets
 from historical_sync.tasks import parallel_chunks
@@ -106,10 +107,21 @@ async def _of_one(job: HistoricalSyncJob | Refused) -> RangeEstimate | Refused:
     for target in missing:
         counted = target.estimate.records if target.estimate is not None else 0
         calls += max(1, math.ceil(counted / target.stream.page_size))
-    seconds = max(calls * SECONDS_A_CALL / parallel_chunks(job), records / RECORDS_A_SECOND)
+    seconds = seconds_for(job, calls, records)
     counts = [target.estimate for target in missing]
     partly = None in counts and all(count.exact for count in counts if count is not None)
     return RangeEstimate(records, quality, calls, seconds, partly=partly)
+
+
+def seconds_for(job: HistoricalSyncJob, calls: int, records: int) -> float:
+    """How long so many calls and records take: at an ordinary pace, and by the provider's limit once its first window is used up."""
+    budget = job.connection.provider.budget
+    allowed = (job.connection.budget_limit or budget.requests) * (1 - HEADROOM)
+    return max(
+        calls * SECONDS_A_CALL / parallel_chunks(job),
+        records / RECORDS_A_SECOND,
+        (calls / allowed - 1) * budget.seconds,
+    )
 
 
 def together(found: Sequence[RangeEstimate], at_once: int) -> RangeEstimate:

@@ -11,11 +11,11 @@ from django.db import connections as databases
 from django.utils import timezone
 
 from atom.access import Actor, system_actor
-from atom.models import Membership
+from atom.models import Membership, Tenant
 from atom.tenancy import tenant_scope
 from historical_sync import actions, queueing, states
 from historical_sync.automation import QueuedStart
-from historical_sync.estimating import RangeEstimate, together
+from historical_sync.estimating import RangeEstimate, seconds_for, together
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.upkeep import by_the_clock
 from integrations.models import Connection
@@ -172,6 +172,21 @@ def test_more_than_can_be_started_at_once_are_refused_not_cut_short(cast: Simple
     page = ask(signed_in(cast.bob), many).content.decode()
     assert "Choose at most 50 connections at once." in page
     assert active(cast.acme) == queued(cast.acme) == []
+
+
+@pytest.mark.parametrize(
+    ("provider", "limit", "calls", "seconds"),
+    [
+        ("github", None, 100, 100 * 0.6 / 16),  # within the limit of the first hour
+        ("github", None, 45_000, 9 * 3600),
+        ("github", 15_000, 45_000, 3600 * (45_000 / 13_500 - 1)),  # the provider has named a larger one
+        ("zendesk", None, 900, 99 * 60),
+    ],
+)
+def test_an_estimate_knows_the_providers_limit(provider: str, limit: float | None, calls: int, seconds: float) -> None:
+    connection = Connection(provider_slug=provider, budget_limit=limit)
+    job = HistoricalSyncJob(tenant=Tenant(plan="enterprise"), connection=connection)
+    assert seconds_for(job, calls, calls) == pytest.approx(seconds)
 
 
 def test_the_estimate_is_for_all_and_for_each(live_cast: SimpleNamespace, sandbox: Sandbox, signed_in: Any) -> None:
