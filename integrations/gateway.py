@@ -294,11 +294,14 @@ def _token_request(config: ProviderConfig, provider: Provider, grant_type: str, 
 
 
 async def partitions_of(connection: Connection, api: Api) -> list[Partition]:
-    """The partitions that the connection imports: the provider's, or those of them that it is narrowed to."""
+    """The partitions that the connection imports, each once: the provider's, or those of them that it is narrowed to.
+
+    A list that is paged by number shifts when something is added while it is read, and names one twice.
+    """
     if connection.provider.partitions is None:
         return []
-    found = await connection.provider.partitions(api)
-    return found if connection.only is None else [part for part in found if part.key in connection.only]
+    found = {part.key: part for part in await connection.provider.partitions(api)}
+    return [part for key, part in found.items() if connection.only is None or key in connection.only]
 
 
 def expiry(token: Mapping[str, Any]) -> datetime | None:

@@ -280,6 +280,20 @@ def test_nul_in_what_a_part_is_called_keeps_nothing_out(
     assert {chunk.partition_label for chunk in toy.chunks(job)} == {"", "the\ufffdattic", "the\ufffdcellar"}
 
 
+def test_a_part_that_is_listed_twice_is_read_once(
+    toy: ToyStage, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lists that are paged by number shift while they are read."""
+
+    async def boxes(api: Any) -> list[Partition]:
+        return [Partition(key, f"the {key}", {"shelf": key}) for key in (*toys.BOXES, *toys.BOXES)]
+
+    monkeypatch.setattr(toys, "_boxes", boxes)
+    monkeypatch.setitem(PROVIDERS, "toy", toys.provider(toy.server.root))
+    toy.done(toy.job())
+    assert not toy.damage()
+
+
 def test_an_answer_beyond_all_bounds_fails_its_part_with_words(toy: ToyStage, worker: Worker, monkeypatch: Any) -> None:
     from integrations import http
 
