@@ -9,10 +9,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import httpx2
 from psycopg.conninfo import make_conninfo
+
+from tests.forked import Forked
 
 PROJECT = Path(__file__).resolve().parent.parent
 # What the test run itself has set must not decide how the processes under test are set up.
@@ -136,15 +139,19 @@ class Up(Running):
 
 def manage(*arguments: str, input: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     """`manage.py` with `arguments`, to its end."""
-    return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
-        cwd=PROJECT,
-        env=environment(**variables),
-        input=input,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    with TemporaryFile("w+") as given, TemporaryFile("w+") as out, TemporaryFile("w+") as errors:
+        given.write(input)
+        given.seek(0)
+        process = Forked("manage.py", *arguments, env=environment(**variables), stdin=given, stdout=out, stderr=errors)
+        try:
+            code = process.wait(120)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        out.seek(0)
+        errors.seek(0)
+        return subprocess.CompletedProcess(arguments, code, out.read(), errors.read())
 
 
 def on_the_tests_database(**given: str) -> dict[str, str]:

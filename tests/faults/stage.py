@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -22,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from psycopg.conninfo import make_conninfo
+
+from tests.forked import Forked
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 LEASE_SECONDS = 2.0  # short, so that a dead worker is noticed soon
@@ -55,9 +55,9 @@ class WorkerProcess:
     ) -> None:
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process writes
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "REDIS_URL", "DATABASE_URL"))}
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "manage.py", "sync_worker", "--concurrency", str(concurrency)],
-            cwd=PROJECT,
+        arguments = "-W", "ignore", "manage.py", "sync_worker", "--concurrency", str(concurrency)
+        self.process = Forked(
+            *arguments,
             env={
                 **kept,
                 "DATABASE_URL": url,
@@ -66,6 +66,7 @@ class WorkerProcess:
                 "ATOM_FAULT_POINT": fault,
                 **environment,
             },
+            stdin=self.log,
             stdout=self.log,
             stderr=self.log,
         )
