@@ -280,7 +280,7 @@ def test_two_workers_at_once_end_in_the_same_graph(stage: SimpleNamespace) -> No
     check()
 
 
-@pytest.mark.parametrize("aliases", ([], ["crm:user:{}"]), ids=("handles", "proven aliases"))
+@pytest.mark.parametrize("aliases", [[], ["crm:user:{}"]], ids=("handles", "proven aliases"))
 @pytest.mark.django_db(transaction=True)
 def test_a_tenants_people_are_merged_without_a_look_at_anybody_elses(
     stage: SimpleNamespace, aliases: list[str]
