@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import psycopg
 from django.conf import settings
@@ -88,11 +88,13 @@ async def _run(
     global _engine
     lease = settings.LEASE_SECONDS
     pool = make_pool(POOL_SIZE)
-    await pool.open(wait=True, timeout=10)
+    # By the engine's parameters: what a frozen worker holds of the queue is let go of with the rest.
+    worker_app: App = django_app.with_connector(PsycopgConnector(kwargs=connect_arguments()))
     try:
-        # By the engine's parameters: what a frozen worker holds of the queue is let go of with the rest.
-        worker_app: App = django_app.with_connector(PsycopgConnector(kwargs=connect_arguments()))
-        async with worker_app.open_async():
+        async with contextlib.AsyncExitStack() as opened:
+            async with _until_told(stop):
+                await pool.open(wait=True, timeout=10)
+                await opened.enter_async_context(worker_app.open_async())
             defer = tasks.Defer(worker_app)
             engine = _engine = Engine(pool, defer, abandoned)
             if tasks.UPKEEP in queues:
@@ -145,6 +147,24 @@ async def _run(
     finally:
         _engine = None
         await pool.close()
+
+
+@contextlib.asynccontextmanager
+async def _until_told(stop: asyncio.Event) -> AsyncIterator[None]:
+    """What waits for a database that is away is broken off, as by a time-out, when the worker is to stop."""
+    async with asyncio.timeout(None) as patience:
+
+        def give_up(told: asyncio.Task[bool]) -> None:
+            with contextlib.suppress(RuntimeError):  # nothing waits any more
+                if not told.cancelled():
+                    patience.reschedule(0)
+
+        stopper = asyncio.create_task(stop.wait())
+        stopper.add_done_callback(give_up)
+        try:
+            yield
+        finally:
+            stopper.cancel()
 
 
 async def _take(worker_app: App, concurrency: int, queues: list[str], name: str) -> None:

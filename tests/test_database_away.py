@@ -86,15 +86,17 @@ def relay(transactional_db: None) -> Iterator[Relay]:
     made.listener.close()
 
 
-def test_a_worker_whose_database_is_away_stops_in_time(relay: Relay) -> None:
+@pytest.mark.parametrize("connections", [1, 2, 3, 6])
+def test_a_worker_whose_database_is_away_stops_in_time(relay: Relay, connections: int) -> None:
+    """Also where it went away while the worker was opening its connections, which waits longer."""
     worker = Running("manage.py", "sync_worker", ATOM_SHUTDOWN_SECONDS="1", **relay.variables)
     try:
         worker.says("Working on starts")
-        wait_for(lambda: len(relay.ends) > 4)
+        wait_for(lambda: len(relay.ends) >= 2 * connections, every=0.001)
         relay.cut()
         wait_for(lambda: worker.output.count("error connecting") > 2, 60)  # it asks ever less often
         worker.signal(signal.SIGTERM)
-        assert worker.ends(30) == 0
+        assert worker.ends(15) == 0
     finally:
         worker.stop()
 

@@ -149,8 +149,8 @@ def test_who_resumes_a_job_as_its_quarantine_is_replayed_gets_no_error(acme: Sim
         )  # fmt: skip
         chunk = chunk_of(job, "failed", records_quarantined=1)
         QuarantinedRecord.objects.create(
-            tenant=acme.tenant, job=job, chunk=chunk, stream="issues", reason="odd", fingerprint=uuid4(),
-            sealed_payload=encrypt("{}"),
+            tenant=acme.tenant, connection=acme.connection, job=job, chunk=chunk, stream="issues", reason="odd",
+            fingerprint=uuid4(), sealed_payload=encrypt("{}"),
         )  # fmt: skip
     between = held(replaying, "decrypt")
     replays = Aside(acme.tenant, actions.replay_quarantine, acme.actor, job)

@@ -280,7 +280,7 @@ def test_a_tool_can_be_found_by_what_it_holds(window: Page) -> None:
     expect(window.locator("#card-github")).to_be_hidden()
     expect(window.locator("#card-salesforce")).to_be_visible()
     window.get_by_label("Search integrations").fill("zzz")
-    expect(window.get_by_text("No integration matches")).to_be_visible()
+    expect(window.get_by_role("heading", name="No integration matches")).to_be_visible()
 
 
 @pytest.mark.parametrize("name", ["integrations", "jobs", "job", "explorer", "entity"])
