@@ -41,7 +41,7 @@ from integrations.models import Connection as Account
 from integrations.providers.base import Context, Entity, Graph, Partition, Provider
 
 RECORDS_AT_ONCE = 500
-STALE_AT_ONCE = 1000
+STALE_AT_ONCE = 500
 ENTITIES_AT_ONCE = 50  # of these, whose remaining records are mapped again
 WITNESSES_AT_ONCE = 200
 WAIT_SECONDS = 1.0  # for a page in hand of an import that was told to stop
