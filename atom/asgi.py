@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sys
 from typing import Any
 
 from atom.handler import sync_application
@@ -18,6 +20,8 @@ from atom.fanout import reachable  # noqa: E402
 from atom.garbage import tune_garbage_collection  # noqa: E402
 from atom.sockets import same_origin  # noqa: E402
 from historical_sync.routing import websocket_urlpatterns  # noqa: E402
+
+LAST_SECONDS = 5.0  # for what is told to end when the server stops
 
 
 def with_sandbox(site: Any) -> Any:
@@ -38,4 +42,21 @@ application = ProtocolTypeRouter(
         "websocket": reachable(same_origin(AuthMiddlewareStack(URLRouter(websocket_urlpatterns)))),
     }
 )
+
+
+async def end_tasks() -> None:
+    """Ends all that runs on the loop. A request's thread that waits for it would wait for ever once the loop is gone, and keep the process."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=LAST_SECONDS)
+
+
+if (
+    reactor := sys.modules.get("twisted.internet.reactor")
+) is not None:  # Daphne's; other servers end their loop's tasks themselves
+    from twisted.internet.defer import Deferred
+
+    reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromFuture(asyncio.ensure_future(end_tasks())))
 tune_garbage_collection()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +169,32 @@ def test_sigterm_in_the_middle_of_an_import_stops_cleanly_and_the_next_start_goe
         assert now()["failed_chunks"] == 0
     finally:
         running.stop()
+
+
+def test_a_page_that_waits_for_a_provider_keeps_nothing_from_stopping(up: Up) -> None:
+    """The loop that asks the provider ends; so must the thread that waits for it."""
+    done = up.manage(
+        "connect", "github", "--tenant", "acme", "--token", sandbox_token(), "--base-url", f"{up.address}/sandbox/github"
+    )  # fmt: skip
+    with httpx2.Client(base_url=up.address, headers={"Referer": up.address}) as person:
+        person.get("/sign-in")
+        form = {"email": "alice@acme.test", "password": "demo", "csrfmiddlewaretoken": person.cookies["csrftoken"]}
+        assert person.post("/sign-in", data=form).status_code == 302
+        up.sandbox(latency_ms=2000)
+        asked = threading.Thread(
+            target=_ask, args=(person, f"/connections/{done.stdout.strip()}/import/estimate?streams=issues")
+        )
+        asked.start()
+        wait_for(lambda: "/user/repos" in httpx2.get(f"{up.address}/sandbox/__log").text)
+        up.signal(signal.SIGTERM)
+        assert up.ends(20) == 0
+        asked.join()
+    assert "Traceback" not in up.output
+
+
+def _ask(person: httpx2.Client, path: str) -> None:
+    with suppress(httpx2.TransportError):
+        person.get(path, timeout=30)
 
 
 @pytest.mark.parametrize("serving", [True, False])

@@ -172,6 +172,7 @@ def test_the_whole_journey_by_keyboard_alone(another: Callable[..., Page], site:
     page.keyboard.type("demo")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Integrations")).to_be_visible()
+    page.wait_for_load_state()  # its scripts, which answer the space bar, come later than its words
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     page.keyboard.press("Enter")
