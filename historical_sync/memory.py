@@ -27,7 +27,7 @@ class Known(NamedTuple):
 class Memory:
     """What this worker knows to be stored already, so that it need not be sent again: mentioned entities and aliases of a tenant.
 
-    Forgetting is always safe. Remembering is safe because whoever removes such rows counts the generation up (`removing.py`).
+    Forgetting is always safe. Remembering is safe because whoever removes such rows counts the generation up (`tidying.py`).
     """
 
     LIMIT = 100_000

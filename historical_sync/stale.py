@@ -1,4 +1,4 @@
-"""What records said of entities and no longer say, and the marks that have those entities looked at anew (`removing.py`)."""
+"""What records said of entities and no longer say, and the marks that have those entities looked at anew (`tidying.py`)."""
 
 from __future__ import annotations
 

@@ -90,10 +90,10 @@ async def remove(connection_id: str, tenant_id: str) -> None:
 @django_app.task(queue=UPKEEP, name=TIDY, pass_context=False)
 async def tidy(tenant_id: str) -> None:
     """Takes out of the tenant's graph what updated records no longer say."""
-    from historical_sync import removing
+    from historical_sync import tidying
     from historical_sync.worker import current
 
-    await removing.tidy(current().pool, tenant_id)
+    await tidying.tidy(current().pool, tenant_id)
 
 
 def tidy_soon(tenant_id: UUID | str) -> None:

@@ -6,13 +6,14 @@ import asyncio
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
+from uuid import UUID
 
 import pytest
 from django.db import OperationalError
 from django.utils import timezone
 
 from atom.tenancy import tenant_scope
-from historical_sync import claims, reaping, removing, tasks, worker
+from historical_sync import claims, reaping, removing, tasks, tidying, worker
 from historical_sync.database import make_pool
 from historical_sync.engine import Engine
 from historical_sync.extraction import Ids
@@ -102,11 +103,11 @@ def test_looking_again_takes_one_connection_of_the_pool(running: SimpleNamespace
     with tenant_scope(tenant.id):
         account = make_connection(tenant)
         issue = Entity.objects.create(
-            id=removing.UUID(bytes=ids[key]), tenant=tenant, kind="issue", key=key, name="Stale", as_of=NOW
+            id=UUID(bytes=ids[key]), tenant=tenant, kind="issue", key=key, name="Stale", as_of=NOW
         )
         SyncRecord.objects.create(
-            id=removing.UUID(int=1), tenant=tenant, connection=account, job_id=removing.UUID(int=2), stream="issues",
-            partition="1", external_id="7", occurred_at=NOW, entity_id=issue.id, content_hash=removing.UUID(int=3),
+            id=UUID(int=1), tenant=tenant, connection=account, job_id=UUID(int=2), stream="issues",
+            partition="1", external_id="7", occurred_at=NOW, entity_id=issue.id, content_hash=UUID(int=3),
             payload={"id": 7, "number": 7, "title": "Fresh", "state": "open", "user": None, "updated_at": "2026-10-01T00:00:00Z"},
         )  # fmt: skip
         StaleEntity.objects.create(tenant=tenant, entity_id=issue.id)
@@ -116,7 +117,7 @@ def test_looking_again_takes_one_connection_of_the_pool(running: SimpleNamespace
         pool.timeout = 5
         await pool.open()
         try:
-            await removing.tidy(pool, str(tenant.id))
+            await tidying.tidy(pool, str(tenant.id))
         finally:
             await pool.close()
 

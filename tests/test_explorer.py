@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from atom.models import ApiKey
 from atom.tenancy import tenant_scope
-from historical_sync import graph, removing, worker
+from historical_sync import graph, tidying, worker
 from historical_sync.database import make_pool, tenant_transaction
 from historical_sync.models import Entity, SyncRecord
 from historical_sync.searching import EntityName, NameBacklog, index_names
@@ -372,7 +372,7 @@ def test_what_is_taken_out_while_names_are_indexed_leaves_no_name(live_cast: Sim
         await pool.open()
         try:
             async with tenant_transaction(pool, str(acme.id)) as cursor:
-                await removing._alone(cursor.connection, str(acme.id))
+                await tidying.alone(cursor.connection, str(acme.id))
                 await cursor.execute("DELETE FROM historical_sync_entity WHERE id = %s", [gone.id])
                 indexing = asyncio.create_task(index_names(pool))
                 waiting = """

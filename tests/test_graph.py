@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from atom.access import system_actor
 from atom.tenancy import tenant_scope
-from historical_sync import actions, graph, removing, tasks
+from historical_sync import actions, graph, tasks, tidying
 from historical_sync.database import Pool, make_pool, pipelined_transaction, retried
 from historical_sync.extraction import record_rows
 from historical_sync.leases import Lease
@@ -37,8 +37,9 @@ from historical_sync.models import (
     SyncRecord,
 )
 from historical_sync.records import look_up
-from historical_sync.removing import Witness, remove, tidy
+from historical_sync.removing import remove
 from historical_sync.storage import enter_graph, write_rows
+from historical_sync.tidying import Witness, tidy
 from historical_sync.upkeep import by_the_clock
 from integrations.providers.base import Clock, Context, Graph, Partition, Record
 from integrations.providers.base import Entity as Thing
@@ -57,7 +58,7 @@ TABLES = ("syncrecord", "entity", "entityalias", "address", "staleentity")
 def stage(live_cast: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """A tenant, an event loop and a pool, as a worker has them; two of anything are many for a removal."""
     for most in ("WITNESSES_AT_ONCE", "ENTITIES_AT_ONCE", "STALE_AT_ONCE"):
-        monkeypatch.setattr(removing, most, 2)
+        monkeypatch.setattr(tidying, most, 2)
     loop = asyncio.new_event_loop()
     pool = make_pool(4)
     loop.run_until_complete(pool.open())
