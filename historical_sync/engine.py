@@ -320,8 +320,8 @@ class Engine:
         return more
 
     async def _no_room(self, lease: Lease, error: DiskFull) -> bool:
-        """Nothing of the pages was stored. The chunk waits, as most of its row's room is there already, and asks the provider again
-        only then; what waits for room spends no retry."""
+        """Nothing of the pages was stored. The chunk is given back, for which its row has room, and the provider is asked for them again
+        when there may be room for them; that is no failed attempt."""
         at = self._room_again(lease.job_id, error)
         self.memory.forget(lease.tenant_id)
         await claims.release(self.pool, lease, not_before=at, code=states.NO_ROOM, waiting=NO_ROOM_WORDS)

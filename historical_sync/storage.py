@@ -226,12 +226,13 @@ async def write_rows(
         # Before any entity row is locked: whoever merges holds the tenant's merge lock first.
         await db.execute("SELECT pg_advisory_xact_lock(hashtextextended('merge ' || %s, 0))", [lease.tenant_id])
     told_of = sorted(graph.entities.values())
-    leads = new_keys_lead(graph)
+    led: dict[bytes, bytes] = {}
     if told_of:
+        leads = new_keys_lead(graph)
         entities, new_keys = await write_entities(db, lease.tenant_id, told_of, leads)
-        leads = {key: leads[key] for key in new_keys}
+        led = {key: leads[key] for key in new_keys}
     if graph.aliases:
-        entities.subtract(await merge(db, lease.tenant_id, graph.aliases, leads))
+        entities.subtract(await merge(db, lease.tenant_id, graph.aliases, led))
     if graph.addresses:
         await write_addresses(db, lease.tenant_id, graph.addresses)
     if revised:

@@ -25,6 +25,22 @@ from tests.graphs import make_connection
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
+def answered(tenant: Any, connection: Connection, headers: dict[str, str]) -> None:
+    """The provider answers so, and the connection is as it is after that."""
+
+    async def scene() -> None:
+        pool = make_pool(1)
+        await pool.open(wait=True)
+        budget = ConnectionBudget(pool, str(tenant.id), str(connection.id), connection.provider)
+        budget.after(Reply(200, headers, [], "", "https://api.github.com/x"))
+        await asyncio.gather(*budget.correcting)
+        await pool.close()
+
+    asyncio.run(scene())
+    with tenant_scope(tenant.id):
+        connection.refresh_from_db()
+
+
 @pytest.mark.parametrize(
     ("known", "left", "limit", "remaining", "then"),
     [
@@ -51,18 +67,7 @@ def test_headers_correct_the_shared_budget(
         "x-ratelimit-remaining": str(remaining),
         "x-ratelimit-reset": str(reset),
     }
-
-    async def scene() -> None:
-        pool = make_pool(1)
-        await pool.open(wait=True)
-        budget = ConnectionBudget(pool, str(live_cast.acme.id), str(connection.id), connection.provider)
-        budget.after(Reply(200, headers, [], "", "https://api.github.com/x"))
-        await asyncio.gather(*budget.correcting)
-        await pool.close()
-
-    asyncio.run(scene())
-    with tenant_scope(live_cast.acme.id):
-        connection.refresh_from_db()
+    answered(live_cast.acme, connection, headers)
     assert connection.budget_left == then
     assert connection.budget_limit == limit
 
@@ -71,18 +76,7 @@ def test_a_reset_in_another_age_bars_nobody_for_more_than_a_day(live_cast: Simpl
     with tenant_scope(live_cast.acme.id):
         connection = make_connection(live_cast.acme)
     headers = {"x-ratelimit-limit": "5000", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "9999999999"}
-
-    async def scene() -> None:
-        pool = make_pool(1)
-        await pool.open(wait=True)
-        budget = ConnectionBudget(pool, str(live_cast.acme.id), str(connection.id), connection.provider)
-        budget.after(Reply(200, headers, [], "", "https://api.github.com/x"))
-        await asyncio.gather(*budget.correcting)
-        await pool.close()
-
-    asyncio.run(scene())
-    with tenant_scope(live_cast.acme.id):
-        connection.refresh_from_db()
+    answered(live_cast.acme, connection, headers)
     assert connection.budget_left == 0
     assert connection.budget_resets_at < timezone.now() + timedelta(days=1, seconds=1)
 
