@@ -82,9 +82,13 @@ def _note_successes(tenant_id: str) -> None:
         cursor.execute(
             """
             UPDATE integrations_connection connection SET last_success_at = done.at
-            FROM (SELECT connection_id, max(completed_at) AS at FROM historical_sync_historicalsyncjob
-                  WHERE tenant_id = %(tenant)s AND status = 'completed' GROUP BY connection_id) done
-            WHERE connection.id = done.connection_id AND connection.tenant_id = %(tenant)s
+            FROM integrations_connection c
+            -- Of the newest few: a schedule leaves tens of thousands.
+            CROSS JOIN LATERAL (
+                SELECT max(newest.completed_at) FILTER (WHERE newest.status = 'completed') AS at
+                FROM (SELECT status, completed_at FROM historical_sync_historicalsyncjob
+                      WHERE connection_id = c.id AND tenant_id = c.tenant_id ORDER BY created_at DESC LIMIT 10) newest) done
+            WHERE connection.id = c.id AND c.tenant_id = %(tenant)s
               AND (connection.last_success_at IS NULL OR connection.last_success_at < done.at)
             """,
             {"tenant": tenant_id},
