@@ -125,7 +125,10 @@ def test_connect_import_watch_and_find_it_again(page: Page, fresh: Up) -> None:
     # What came in can be found, and leads on.
     page.get_by_role("navigation", name="Main").get_by_role("link", name="Explorer").click()
     page.get_by_label("Kind").select_option("issue")
-    page.locator("#entities-list").get_by_role("link").first.click()
+    rows = page.locator("#entities-list tbody tr")
+    expect(rows.filter(has_not=page.locator(".kind-cell").get_by_text("issue", exact=True))).to_have_count(0)
+    rows.first.get_by_role("link").click()
+    expect(page.get_by_role("link", name="Issues", exact=True)).to_be_visible()
     expect(page.get_by_role("heading", name="Links")).to_be_visible()
     expect(page.get_by_text("part of", exact=False).first).to_be_visible()
     picture(page, "entity")
