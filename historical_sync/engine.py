@@ -10,25 +10,19 @@ by the error's class (`integrations.errors`); nothing here knows a provider's na
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
-import time
-import weakref
-from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
 
-from channels.db import database_sync_to_async
 from psycopg.errors import DiskFull
 
 from atom.tenancy import tenant_scope
 from historical_sync import broadcast, claims, job_changes, planning, states, targeting, tasks
 from historical_sync.arrivals import Arrivals, InHand
-from historical_sync.budget import ConnectionBudget, bring_back
-from historical_sync.claims import Claim, Nothing, Room, ToPlan
+from historical_sync.claims import Claim, Nothing, ToPlan
 from historical_sync.database import AWAY, Pool
 from historical_sync.delivering import Deliveries
 from historical_sync.leases import Lease, LeaseLost
@@ -36,47 +30,18 @@ from historical_sync.memory import Memory
 from historical_sync.meter import Meter
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.retrying import Action, decide
+from historical_sync.runs import JobRun, JobRuns
 from historical_sync.storage import Pages, Saved, save_pages
-from integrations import gateway
 from integrations.errors import CursorExpired, ProviderError
-from integrations.http import Api
 from integrations.providers.base import JSON, Context, Page, Stream, Window, WindowKind
 from integrations.providers.wire import place
 
 log = logging.getLogger(__name__)
 
 SAVES_AT_ONCE = 2  # one is worked out while the database writes the other
-KEPT_SECONDS = 20.0  # that a job's run waits for the job's next entry
 ROOM_AGAIN = timedelta(seconds=30)  # until another try to store what the database's disk had no room for
 NO_ROOM_WORDS = "The disk of Atom's database is full. What came in is safe; the rest follows when there is room."
 ASKING_AFTER = 1.0  # seconds without an answer after which watchers hear what is being asked
-
-
-@dataclass(slots=True)
-class JobRun:
-    """A job as this worker works on it: shared by its chunks, so that they share the token, the budget and the stop.
-
-    Once stopped it is used no more: whoever resumes the job opens it anew.
-    asking: what each of its chunks waits for from the provider right now, in words, and since when.
-    """
-
-    job: HistoricalSyncJob
-    api: Api
-    budget: ConnectionBudget
-    room: Room
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
-    asking: dict[str, tuple[str, datetime]] = field(default_factory=dict)
-    users: int = 0
-    used_at: float = 0.0  # on the monotonic clock, when its last user left
-
-    @contextlib.contextmanager
-    def asks(self, who: str, words: str) -> Iterator[None]:
-        """While `who` waits for the provider's answer about `words`."""
-        self.asking[who] = (words, datetime.now(UTC))
-        try:
-            yield
-        finally:
-            self.asking.pop(who, None)
 
 
 class End(Enum):
@@ -104,10 +69,8 @@ class Engine:
         self.in_hand = InHand()
         # When a hundred pages come at once, a new job must not queue for a connection behind all of them.
         self.saving = asyncio.Semaphore(SAVES_AT_ONCE)
-        self.runs: dict[str, JobRun] = {}
-        self.ending: list[JobRun] = []  # no longer among `runs`, and perhaps still used
+        self.runs = JobRuns(pool, defer)
         self.abandoned = abandoned if abandoned is not None else []
-        self.opening: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self.leases: dict[str, tuple[Lease, asyncio.Event]] = {}
         self.closing = asyncio.Event()
 
@@ -134,10 +97,9 @@ class Engine:
 
     async def _work_once(self, job_id: str, tenant_id: str, beginning: bool) -> bool:
         """Works on one chunk, or plans. False: this entry has come to its end."""
-        run = await self._open(job_id, tenant_id)
-        if run is None:
-            return False
-        try:
+        async with self.runs.use(job_id, tenant_id, self._job_went_wrong) as run:
+            if run is None:
+                return False
             if self.closing.is_set():
                 return True
             claimed = await claims.claim(self.pool, job_id, tenant_id, run.room)
@@ -156,79 +118,6 @@ class Engine:
             if isinstance(claimed, ToPlan):
                 return True
             return await self._chunk(run, claimed, beginning and await self.defer.others_wait([tasks.STARTS]))
-        finally:
-            self._close(run)
-
-    async def _open(self, job_id: str, tenant_id: str) -> JobRun | None:
-        """The job's shared run; None when there is no work on it."""
-        # One job's slow token must not hold up the others.
-        lock = self.opening.setdefault(job_id, asyncio.Lock())
-        async with lock:
-            run = self.runs.get(job_id)
-            if run is None:
-                job = await database_sync_to_async(_load_job)(job_id, tenant_id)
-                if job is None:
-                    return None
-                if job.attempts and job.waiting_until is not None and job.waiting_until > datetime.now(UTC):
-                    # Another entry of the job has just failed to get through: one try counts for all of them.
-                    await self.defer(job_id, tenant_id, at=job.waiting_until)
-                    return None
-                budget = ConnectionBudget(
-                    self.pool, tenant_id, str(job.connection_id), job.connection.provider, job.kind
-                )
-                try:
-                    api = await gateway.open_api(job.connection, limiter=budget)
-                except Exception as error:
-                    if not isinstance(error, ProviderError):
-                        log.exception("unexpected failure while opening the way to %s's provider", job.connection_id)
-                    await self._not_opened(job, error)
-                    return None
-                run = self.runs[job_id] = JobRun(
-                    job, api, budget, tasks.room(job.tenant.limits, job.connection.provider)
-                )
-            run.users += 1
-            return run
-
-    async def _not_opened(self, job: HistoricalSyncJob, error: Exception) -> None:
-        """The way to the provider is barred: its sign-in service is away, the grant is gone, or the set-up is wrong."""
-        job_id, tenant_id = str(job.id), str(job.tenant_id)
-        attempts = await job_changes.job_failures(self.pool, job_id, tenant_id)
-        decision = decide(error, now=datetime.now(UTC), jitter=_jitter(), attempts=attempts)
-        if decision.action is Action.RECONNECT:
-            if await self._lost_access(job, job.connection.credentials["access_token"], str(error)):
-                await self.defer(job_id, tenant_id)
-        elif decision.action in (Action.WAIT, Action.RETRY) and decision.at is not None:
-            await job_changes.planning_waits(
-                self.pool, job_id, tenant_id, decision.at, decision.code, decision.message, failed=True
-            )
-            await self.defer(job_id, tenant_id, at=decision.at)
-        else:
-            await job_changes.fail_job(self.pool, job_id, tenant_id, decision.code, decision.message)
-        await broadcast.job_changed(job_id, tenant_id)
-
-    def _close(self, run: JobRun) -> None:
-        run.users -= 1
-        run.used_at = time.monotonic()
-
-    def _forget_unused(self) -> None:
-        """Where many jobs take turns, each comes back within moments; to open it anew costs several queries."""
-        before = time.monotonic() - KEPT_SECONDS
-        for job_id, run in list(self.runs.items()):
-            if run.users == 0 and run.used_at < before:
-                self._let_go(job_id)
-
-    def _let_go(self, job_id: str) -> JobRun | None:
-        """Whoever comes next opens the job anew."""
-        run = self.runs.pop(job_id, None)
-        if run is not None:
-            self.ending.append(run)
-        return run
-
-    async def bring_back_unused(self) -> None:
-        """What jobs that are over here took of their providers' budgets and did not use: others may."""
-        over = [run for run in self.ending if run.users == 0]
-        self.ending = [run for run in self.ending if run.users > 0]
-        await bring_back(self.pool, [run.budget for run in over])
 
     # -- planning -----------------------------------------------------------------------------------------------------------
 
@@ -257,19 +146,27 @@ class Engine:
         except AWAY:
             raise
         except Exception as error:
-            if not isinstance(error, ProviderError):
-                log.exception("unexpected failure while planning job %s", job_id)
-            attempts = await job_changes.job_failures(self.pool, job_id, tenant_id)
-            decision = decide(error, now=datetime.now(UTC), jitter=_jitter(), attempts=attempts)
-        code, message, again = decision.code, decision.message, False
+            return await self._job_went_wrong(job, error, run)
+
+    async def _job_went_wrong(self, job: HistoricalSyncJob, error: Exception, run: JobRun | None = None) -> bool:
+        """Has the job as a whole wait, fail or be reconnected, as the error's class says: planning it went wrong, or, without a run,
+        opening the way to its provider. True: go on at once, somebody has reconnected."""
+        job_id, tenant_id = str(job.id), str(job.tenant_id)
+        if not isinstance(error, ProviderError):
+            log.error("unexpected failure while %s job %s", "planning" if run else "opening", job_id, exc_info=error)
+        attempts = await job_changes.job_failures(self.pool, job_id, tenant_id)
+        decision = decide(error, now=datetime.now(UTC), jitter=_jitter(), attempts=attempts)
+        code, message, at, again = decision.code, decision.message, decision.at, False
         if decision.action is Action.RECONNECT:
-            again = await self._lost_access(run.job, run.api.token or "", message)
-        elif decision.action in (Action.WAIT, Action.RETRY) and decision.at is not None:
-            if decision.action is Action.WAIT:
-                await run.budget.block(decision.at)
-            failed = decision.action is Action.RETRY
-            await job_changes.planning_waits(self.pool, job_id, tenant_id, decision.at, code, message, failed=failed)
-            await self.defer(job_id, tenant_id, at=decision.at)
+            token = run.api.token or "" if run else job.connection.credentials["access_token"]
+            again = await self._lost_access(job, token, message)
+        elif decision.action in (Action.WAIT, Action.RETRY) and at is not None:
+            if run and decision.action is Action.WAIT:
+                await run.budget.block(at)
+            # A provider's limit spends no try; a sign-in service that always names one would be asked for ever.
+            failed = not run or decision.action is Action.RETRY
+            await job_changes.planning_waits(self.pool, job_id, tenant_id, at, code, message, failed=failed)
+            await self.defer(job_id, tenant_id, at=at)
         else:
             await job_changes.fail_job(self.pool, job_id, tenant_id, code, message)
         await broadcast.job_changed(job_id, tenant_id)
@@ -447,7 +344,7 @@ class Engine:
         token: the one that the provider did not take.
         """
         if not await job_changes.lost_access(self.pool, str(job.id), str(job.tenant_id), token, message):
-            self._let_go(str(job.id))  # whoever comes next opens the API anew, with the new token
+            self.runs.let_go(str(job.id))  # whoever comes next opens the API anew, with the new token
             return True
         self.asked_to_stop(str(job.id))
         await broadcast.job_changed(job.id, job.tenant_id)
@@ -483,14 +380,14 @@ class Engine:
 
     async def obey(self) -> None:
         """Stops the work on jobs that somebody asked to pause or cancel."""
-        self._forget_unused()
-        for job_id in await job_changes.requests_to_stop(self.pool, list(self.runs)):
+        self.runs.let_go_of_unused()
+        for job_id in await job_changes.requests_to_stop(self.pool, list(self.runs.current)):
             self.asked_to_stop(job_id)
-        await self.bring_back_unused()
+        await self.runs.bring_back_budgets()
 
     def asked_to_stop(self, job_id: str) -> None:
         """The same for one job, told by a notification."""
-        run = self._let_go(job_id)
+        run = self.runs.let_go(job_id)
         if run is None:
             return
         run.stop.set()
@@ -501,7 +398,7 @@ class Engine:
     async def say_what_is_asked(self) -> None:
         """Tells the watchers of slow jobs what the provider has been asked and has not answered yet."""
         slow = datetime.now(UTC) - timedelta(seconds=ASKING_AFTER)
-        for job_id, run in list(self.runs.items()):
+        for job_id, run in list(self.runs.current.items()):
             asked = sorted((since, words) for words, since in run.asking.values())
             # A request that is younger than that means that answers do come in.
             if asked and asked[-1][0] < slow:
@@ -512,7 +409,7 @@ class Engine:
     def close(self) -> None:
         """Lets go of every chunk at its next page boundary and takes no more."""
         self.closing.set()
-        for job_id in list(self.runs):
+        for job_id in list(self.runs.current):
             self.asked_to_stop(job_id)
 
 
@@ -530,8 +427,3 @@ def _remaining(stream: Stream, claim: Claim) -> Window | None:
 
 def _jitter() -> float:
     return random.random()  # noqa: S311
-
-
-def _load_job(job_id: str, tenant_id: str) -> HistoricalSyncJob | None:
-    jobs = HistoricalSyncJob.objects.filter(tenant_id=tenant_id, id=job_id, status__in=("pending", "running"))
-    return jobs.select_related("connection", "tenant").first()

@@ -141,7 +141,7 @@ async def _run(
                 await asyncio.gather(*beside, stopper, return_exceptions=True)
                 with contextlib.suppress(*AWAY, TimeoutError):
                     async with asyncio.timeout(LAST_SECONDS):
-                        await engine.bring_back_unused()
+                        await engine.runs.bring_back_budgets()
                 await broadcast.flush()
                 await gateway.close_clients()
     finally:

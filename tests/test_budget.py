@@ -15,7 +15,8 @@ from django.utils import timezone
 from atom.tenancy import tenant_scope
 from historical_sync.budget import ConnectionBudget, bring_back
 from historical_sync.database import make_pool
-from historical_sync.engine import Engine, JobRun
+from historical_sync.engine import Engine
+from historical_sync.runs import JobRun
 from historical_sync.tasks import Room
 from integrations.errors import Throttled
 from integrations.http import Reply
@@ -125,7 +126,7 @@ def test_what_a_job_took_and_did_not_use_is_there_for_the_next_once_it_ends(live
             budget = ConnectionBudget(pool, str(live_cast.acme.id), str(connection.id), connection.provider)
             await budget.before()
             await budget.before()
-            engine.runs[str(number)] = JobRun(cast(Any, None), cast(Any, None), budget, Room(1, 1))
+            engine.runs.current[str(number)] = JobRun(cast(Any, None), cast(Any, None), budget, Room(1, 1))
             await engine.obey()  # long since nobody uses it
         await pool.close()
 
