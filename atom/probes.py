@@ -1,4 +1,4 @@
-"""Who asks how this process is: load balancers and orchestrators."""
+"""Who asks how this process is: load balancers, orchestrators and Prometheus."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
+
+from historical_sync.metrics import metrics
 
 PATIENCE = 2.0  # seconds for an answer: those who probe have little of it
 
@@ -69,7 +71,7 @@ def _check_channel_layer() -> None:
     async_to_sync(send)()
 
 
-PROBES = {"/healthz": healthz, "/readyz": readyz}
+PROBES = {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics}
 
 
 class ProbeMiddleware:

@@ -116,6 +116,9 @@ CSRF_TRUSTED_ORIGINS: list[str] = env.list(
 # Where browsers and providers reach this deployment; OAuth redirects are built from it. Empty: the request's own host.
 PUBLIC_URL = env.str("ATOM_PUBLIC_URL", "", validate=_addresses).rstrip("/")
 
+# Who has it reads `/metrics`; empty: nobody.
+METRICS_TOKEN = env.str("ATOM_METRICS_TOKEN", "")
+
 # The provider stand-ins at /sandbox/; never in production.
 SANDBOX = env.bool("ATOM_SANDBOX", True) and not PRODUCTION
 ALLOW_PRIVATE_HOSTS = env.bool("ATOM_ALLOW_PRIVATE_HOSTS", False)
@@ -302,7 +305,7 @@ X_FRAME_OPTIONS = "DENY"
 if PRODUCTION:
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
     SECURE_SSL_REDIRECT = env.bool("ATOM_SSL_REDIRECT", True)
-    SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]
+    SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]
     SECURE_HSTS_SECONDS = env.int("ATOM_HSTS_SECONDS", 31_536_000)
     SECURE_HSTS_INCLUDE_SUBDOMAINS = env.bool("ATOM_HSTS_INCLUDE_SUBDOMAINS", True)
     SECURE_HSTS_PRELOAD = env.bool("ATOM_HSTS_PRELOAD", True)

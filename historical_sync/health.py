@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import psycopg
 from asgiref.sync import async_to_sync
@@ -148,21 +149,56 @@ def read() -> Facts:
     shared = bool(settings.REDIS_URL)
     if unapplied:
         return Facts(unapplied=unapplied, keys=keys, layer=layer, shared_layer=shared)
-    with across_tenants("an operator looks after the deployment"), connection.cursor() as cursor:
+    with across_tenants("an operator looks after the deployment"):
+        now = standing()
+        reconnect, unreadable = _connections()
+    return Facts(
+        keys=keys,
+        layer=layer,
+        shared_layer=shared,
+        workers=now.workers,
+        workable_jobs=now.workable_jobs,
+        overdue=now.overdue,
+        unheard=now.unheard,
+        queue_age=now.queue_age,
+        reconnect=reconnect,
+        unreadable=() if keys else unreadable,
+    )
+
+
+class Standing(NamedTuple):
+    """How the work stands. workers: loops at the queue that are alive. queued: due queue entries that nobody has taken. Ages in seconds,
+    None where there is nothing to be old; the rest as in `Facts`."""
+
+    workers: int
+    heartbeat_age: float | None
+    workable_jobs: int
+    overdue: int
+    unheard: int
+    queued: int
+    queue_age: float | None
+
+
+def standing() -> Standing:
+    """How the work of all tenants stands just now."""
+    with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT (SELECT count(*) FROM procrastinate_workers
-                    WHERE last_heartbeat > now() - make_interval(secs => %(dead_after)s)),
+            SELECT workers.alive, workers.age,
                    (SELECT count(*) FROM historical_sync_historicalsyncjob WHERE status IN ('pending', 'running')),
                    (SELECT count(*) FROM historical_sync_syncchunk
                     WHERE status = 'running' AND lease_until < now() - make_interval(secs => %(overdue)s)),
                    (SELECT count(*) FROM historical_sync_historicalsyncjob
                     WHERE control <> 'none' AND control_at < now() - make_interval(secs => %(unheard)s)),
-                   (SELECT extract(epoch FROM now() - min(COALESCE(q.scheduled_at, e.at)))::float
-                    FROM procrastinate_jobs q
-                    LEFT JOIN procrastinate_events e ON e.job_id = q.id AND e.type = 'deferred'
-                    WHERE q.queue_name = ANY(%(queues)s) AND q.status = 'todo'
-                      AND (q.scheduled_at IS NULL OR q.scheduled_at <= now()))
+                   queue.waiting, queue.age
+            FROM (SELECT count(*) FILTER (WHERE last_heartbeat > now() - make_interval(secs => %(dead_after)s)) AS alive,
+                         extract(epoch FROM now() - max(last_heartbeat))::float AS age
+                  FROM procrastinate_workers) workers,
+                 (SELECT count(*) AS waiting, extract(epoch FROM now() - min(COALESCE(q.scheduled_at, e.at)))::float AS age
+                  FROM procrastinate_jobs q
+                  LEFT JOIN procrastinate_events e ON e.job_id = q.id AND e.type = 'deferred'
+                  WHERE q.queue_name = ANY(%(queues)s) AND q.status = 'todo'
+                    AND (q.scheduled_at IS NULL OR q.scheduled_at <= now())) queue
             """,
             {
                 "dead_after": settings.LEASE_SECONDS,
@@ -171,20 +207,7 @@ def read() -> Facts:
                 "queues": [tasks.QUEUE, tasks.STARTS],
             },
         )
-        workers, jobs, overdue, unheard, age = cursor.fetchone()
-        reconnect, unreadable = _connections()
-    return Facts(
-        keys=keys,
-        layer=layer,
-        shared_layer=shared,
-        workers=workers,
-        workable_jobs=jobs,
-        overdue=overdue,
-        unheard=unheard,
-        queue_age=age,
-        reconnect=reconnect,
-        unreadable=() if keys else unreadable,
-    )
+        return Standing(*cursor.fetchone())
 
 
 def _has_roles() -> bool:

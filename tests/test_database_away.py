@@ -103,10 +103,12 @@ def test_a_worker_whose_database_is_away_stops_in_time(relay: Relay, connections
 
 def test_readiness_is_told_in_time_while_the_database_is_away_and_as_soon_as_it_is_back(relay: Relay) -> None:
     port = free_port()
-    web = Running("-m", "daphne", "-b", "127.0.0.1", "-p", str(port), "atom.asgi:application", **relay.variables)
+    variables = relay.variables | {"ATOM_METRICS_TOKEN": "t"}
+    web = Running("-m", "daphne", "-b", "127.0.0.1", "-p", str(port), "atom.asgi:application", **variables)
 
-    def ready() -> int:
-        return httpx2.get(f"http://127.0.0.1:{port}/readyz", timeout=30).status_code
+    def ready(path: str = "/readyz") -> int:
+        headers = {"Authorization": "Bearer t"}
+        return httpx2.get(f"http://127.0.0.1:{port}{path}", headers=headers, timeout=30).status_code
 
     try:
         wait_for(lambda: ready() == 200, 60)
@@ -115,8 +117,10 @@ def test_readiness_is_told_in_time_while_the_database_is_away_and_as_soon_as_it_
         began = time.monotonic()
         assert ready() == 503
         assert time.monotonic() - began < 5
+        assert ready("/metrics") == 503
         relay.mend()
         wait_for(lambda: ready() == 200, 15)
+        assert ready("/metrics") == 200
     finally:
         web.stop()
     # After hours, too: the pool's pauses grow no longer than this.
