@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httpx2
+import aiohttp
 import psycopg
 
 from bench import stage
@@ -124,7 +124,7 @@ def measure() -> dict[str, Any]:
     with (
         stage.redis_server() as redis_url,
         stage.mock_api(IMPORTED) as root,
-        stage.workers(1, nice=19, REDIS_URL=redis_url),
+        stage.workers(1, give_way=True, REDIS_URL=redis_url),
         stage.web(redis_url) as (address, process),
     ):
         job = stage.start(stage.connect(tenant, root, "running"))
@@ -151,17 +151,18 @@ def _records(job: Any) -> int:
 
 async def _ask(address: str, key: str, connection: str, job: str) -> dict[str, list[float]]:
     api = {"Authorization": f"Api-Key {key}"}
+    cookies = aiohttp.CookieJar(unsafe=True)  # of a host without a name, too
+    limit = aiohttp.ClientTimeout(30)
     async with (
-        httpx2.AsyncClient(base_url=address, timeout=30) as client,  # a person's browser, signed in
-        httpx2.AsyncClient(base_url=address, timeout=30, headers=api) as program,
+        aiohttp.ClientSession(address, timeout=limit, cookie_jar=cookies) as client,  # a person's browser, signed in
+        aiohttp.ClientSession(address, timeout=limit, headers=api) as program,
     ):
-        page = await client.get("/sign-in")
-        token = page.text.split('name="csrfmiddlewaretoken" value="')[1].split('"')[0]
-        reply = await client.post(
-            "/sign-in", data={"email": "bench@example.com", "password": PASSWORD, "csrfmiddlewaretoken": token}
-        )
-        assert reply.status_code == 302, reply.text
-        asked: list[tuple[str, str, httpx2.AsyncClient]] = [
+        page = await (await client.get("/sign-in")).text()
+        token = page.split('name="csrfmiddlewaretoken" value="')[1].split('"')[0]
+        form = {"email": "bench@example.com", "password": PASSWORD, "csrfmiddlewaretoken": token}
+        async with client.post("/sign-in", data=form, allow_redirects=False) as reply:
+            assert reply.status == 302, await reply.text()
+        asked: list[tuple[str, str, aiohttp.ClientSession]] = [
             (f"/api/integrations/{connection}/historical-sync/jobs", "GET jobs", program),
             (f"/api/integrations/historical-sync/jobs/{job}", "GET job", program),
             ("/integrations", "integrations page", client),
@@ -171,9 +172,10 @@ async def _ask(address: str, key: str, connection: str, job: str) -> dict[str, l
         ]
         waits: dict[str, list[float]] = {name: [] for _, name, _ in asked}
 
-        async def one(path: str, name: str, who: httpx2.AsyncClient, due: float) -> None:
-            reply = await who.get(path)
-            assert reply.status_code == 200, (path, reply.status_code)
+        async def one(path: str, name: str, who: aiohttp.ClientSession, due: float) -> None:
+            async with who.get(path, allow_redirects=False) as reply:
+                assert reply.status == 200, (path, reply.status)
+                await reply.read()
             waits[name].append((time.perf_counter() - due) * 1000)
 
         async def all_of(seconds: float) -> None:
