@@ -1,4 +1,4 @@
-"""Salesforce by SOQL: accounts, contacts, opportunities, cases, tasks; by REST, and by the Bulk API where there is very much."""
+"""Salesforce by SOQL: customers, leads, deals, cases and activities; by REST, and by the Bulk API where there is very much."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ from integrations.providers.base import (
 )
 from integrations.providers.graph import facts, organization, person
 from integrations.providers.replies import ErrorTable, Means, error_in, first
-from integrations.providers.text import mentioned_emails
-from integrations.providers.wire import page, reader, stamp
+from integrations.providers.text import domain_key, mentioned_emails
+from integrations.providers.wire import EPOCH, page, reader, stamp, utc
 
 ROOT = "/services/data/v67.0"
 BULK_FROM = 10_000  # rows of one window
@@ -56,21 +56,33 @@ _LOGIN_HOST = r"(?:login|test|[a-z0-9](?:[a-z0-9-]{0,78}[a-z0-9])?(?:\.[a-z]{1,2
 
 # What each stream selects. Parents' names and addresses come with the row, so that links need no second look.
 _FIELDS: dict[str, str] = {
-    "Account": "Id, Name, Website, Industry, Phone, ParentId, Parent.Name, OwnerId, Owner.Name, Owner.Email, MasterRecordId",
-    "Contact": "Id, Name, Email, Phone, Title, AccountId, Account.Name, Account.Website, OwnerId, Owner.Name, Owner.Email, "
-    "MasterRecordId",
+    "User": "Id, Name, Email, Title, Department, IsActive, UserType",
+    "Account": "Id, Name, Website, Industry, Phone, ParentId, Parent.Name, OwnerId, Owner.Name, MasterRecordId, IsDeleted, "
+    "IsPersonAccount, PersonContactId, PersonEmail",
+    "Contact": "Id, Name, Email, Phone, Title, AccountId, Account.Name, Account.Website, Account.IsPersonAccount, OwnerId, Owner.Name, "
+    "MasterRecordId, IsDeleted",
+    "Lead": "Id, Name, Company, Email, Phone, Title, Website, Status, LeadSource, OwnerId, Owner.Name, ConvertedAccountId, "
+    "ConvertedContactId, ConvertedOpportunityId, MasterRecordId, IsDeleted",
     "Opportunity": "Id, Name, Amount, StageName, CloseDate, IsWon, IsClosed, Description, AccountId, Account.Name, Account.Website, "
-    "OwnerId, Owner.Name, Owner.Email",
+    "OwnerId, Owner.Name, IsDeleted",
+    "OpportunityContactRole": "Id, OpportunityId, Opportunity.Name, ContactId, Contact.Name, Role, IsPrimary, IsDeleted",
     "Case": "Id, CaseNumber, Subject, Description, Status, Priority, IsClosed, AccountId, Account.Name, Account.Website, "
-    "ContactId, Contact.Name, Contact.Email, OwnerId, Owner.Name, Owner.Email",
-    "Task": "Id, Subject, Description, Status, Priority, ActivityDate, WhoId, Who.Name, Who.Email, WhatId, What.Name, "
-    "OwnerId, Owner.Name, Owner.Email",
+    "ContactId, Contact.Name, Contact.Email, OwnerId, Owner.Name, IsDeleted",
+    "Task": "Id, Subject, Description, Status, Priority, ActivityDate, WhoId, Who.Name, WhatId, What.Name, OwnerId, Owner.Name, IsDeleted",
+    "Event": "Id, Subject, Description, Location, StartDateTime, EndDateTime, IsAllDayEvent, IsChild, WhoId, Who.Name, WhatId, What.Name, "
+    "OwnerId, Owner.Name, IsDeleted",
 }
+# Read whole, whenever they changed: rows of any age name their owners, and only a user's own row says who that is.
+_TIMELESS = frozenset({"User"})
+# What accounts have only where people can be accounts: the first that is missing tells of all.
+_PERSON_ACCOUNTS = {"IsPersonAccount", "PersonContactId", "PersonEmail"}
+# Users who are nobody: Salesforce's own processes and the visitors of a public site.
+_NOBODY = ("AutomatedProcess", "CloudIntegrationUser", "Guest")
 _MERGED_BEFORE = 2_000_000  # microseconds by which a merge's loser counts as older
-_COMMON = "CreatedDate, SystemModstamp, IsDeleted"
+_COMMON = "CreatedDate, SystemModstamp"
 # The first three characters of an id say what it is.
 _PREFIXES = {"001": "account", "003": "contact", "00Q": "lead", "005": "user", "006": "opportunity", "500": "case",
-             "00T": "task"}  # fmt: skip
+             "00T": "task", "00U": "event"}  # fmt: skip
 _KINDS = {"account": "organization", "contact": "person", "lead": "person", "user": "person", "opportunity": "deal",
           "case": "case"}  # fmt: skip
 
@@ -107,7 +119,8 @@ class _Hidden(AccessDenied):
         if not self.column:
             return [field for field in fields if not field.startswith(f"{self.entity}.")]
         if self.entity == table and self.column in fields:
-            return [field for field in fields if field != self.column]
+            gone = _PERSON_ACCOUNTS if self.column in _PERSON_ACCOUNTS else {self.column}
+            return [field for field in fields if field not in gone]
         return [field for field in fields if not field.endswith(f".{self.column}")]
 
 
@@ -161,23 +174,25 @@ def _api_root(api_url: str, facts: Mapping[str, Any]) -> str:
 # -- fetching -----------------------------------------------------------------------------------------------------------------
 
 
-def _condition(window: Window) -> str:
+def _where(table: str, window: Window) -> str:
     """To the millisecond that SystemModstamp has: the end rounded up, so that no row at an edge is in neither window."""
+    if table in _TIMELESS:
+        return ""
     until = stamp(window.until + timedelta(microseconds=-window.until.microsecond % 1000), "milliseconds")
-    return f"SystemModstamp >= {stamp(window.since, 'milliseconds')} AND SystemModstamp < {until}"
+    return f" WHERE SystemModstamp >= {stamp(window.since, 'milliseconds')} AND SystemModstamp < {until}"
 
 
 _CHANGED = reader("Id", "SystemModstamp")
 
 
-async def _first_page(table: str, api: Api, window: Window) -> tuple[Reply, str]:
-    """The window's first page, and the query that it answers, without what the user may not see: a profile that hides one field
-    of an object would cost all of its rows."""
+async def _first_page(table: str, where: str, order: str, api: Api) -> tuple[Reply, str]:
+    """The first page, and the query that it answers, without what the user may not see: a profile that hides one field of an object
+    would cost all of its rows."""
     fields = _FIELDS[table].split(", ")
     while True:
-        query = f"SELECT {', '.join(fields)}, {_COMMON} FROM {table} WHERE {_condition(window)}"
+        query = f"SELECT {', '.join(fields)}, {_COMMON} FROM {table}{where}"
         try:
-            return await api.get(f"{ROOT}/queryAll", {"q": f"{query} ORDER BY SystemModstamp ASC, Id ASC"}), query
+            return await api.get(f"{ROOT}/queryAll", {"q": f"{query} ORDER BY {order}"}), query
         except _Hidden as hidden:
             left = hidden.without(fields, table)
             if len(left) == len(fields) or "Id" not in left:
@@ -192,18 +207,20 @@ async def _fetch(table: str, api: Api, partition: Partition, window: Window, cur
             return Page([], {"rest": True})
         rows, locator = await bulk.rows(api, ROOT, cursor["job"], cursor["locator"])
         return page(rows, _CHANGED, {**cursor, "locator": locator} if locator else None)
+    is_timeless = table in _TIMELESS
     if cursor and "next" in cursor:
         reply = await api.get(cursor["next"])
     else:
-        reply, query = await _first_page(table, api, window)
+        order = "Id ASC" if is_timeless else "SystemModstamp ASC, Id ASC"
+        reply, query = await _first_page(table, _where(table, window), order, api)
         if int(reply.data["totalSize"]) >= BULK_FROM and not cursor and (job := await bulk.start(api, ROOT, query)):
             return Page([], {"job": job, "locator": ""})
     following = None if reply.data.get("done", True) else {"next": reply.data["nextRecordsUrl"]}
-    return page(reply.data["records"], _CHANGED, following, max)
+    return page(reply.data["records"], _CHANGED, following, None if is_timeless else max)
 
 
 async def _count(table: str, api: Api, partition: Partition, window: Window) -> Estimate | None:
-    query = f"SELECT COUNT() FROM {table} WHERE {_condition(window)}"
+    query = f"SELECT COUNT() FROM {table}{_where(table, window)}"
     return Estimate(int((await api.get(f"{ROOT}/queryAll", {"q": query})).data["totalSize"]), exact=True)
 
 
@@ -223,11 +240,11 @@ def _known(row: JSON, *fields: str) -> JSON:
 
 
 def _owner(row: JSON, ns: str) -> Entity | None:
-    """The owning user; queues own cases too, and are no persons."""
+    """The owning user; queues own cases and leads too, and are no persons."""
     owner_id, owner = row.get("OwnerId"), row.get("Owner") or {}
     if not owner_id or not owner_id.startswith("005"):
         return None
-    return person(_key(ns, owner_id), owner.get("Name") or "Salesforce user", owner.get("Email"))
+    return Entity("person", _key(ns, owner_id), owner.get("Name") or "Salesforce user")
 
 
 def _merged(said: Graph, row: JSON, ns: str) -> bool:
@@ -242,7 +259,7 @@ def _merged(said: Graph, row: JSON, ns: str) -> bool:
     return True
 
 
-# Which domain an account has and which address a contact, only their own records say: a row that mentions them is not touched when
+# Which domain an account has and which address a contact, lead or user, only their own records say: a row that mentions them is not touched when
 # that is put right, and would be proof of the wrong one for ever.
 
 
@@ -252,12 +269,9 @@ def _account_of(row: JSON, ns: str) -> Entity | None:
 
 
 def _contact_of(row: JSON, ns: str, field: str, parent: str) -> Entity | None:
-    """A contact; or a lead, of which there are no records of its own."""
+    """A contact or a lead."""
     contact_id, contact = row.get(field), row.get(parent) or {}
-    if not contact_id:
-        return None
-    address = None if contact_id.startswith("003") else contact.get("Email")
-    return person(_key(ns, contact_id), contact.get("Name") or "Contact", address)
+    return Entity("person", _key(ns, contact_id), contact.get("Name") or "Contact") if contact_id else None
 
 
 def _mentions(row: JSON, *fields: str) -> Iterator[str]:
@@ -265,10 +279,22 @@ def _mentions(row: JSON, *fields: str) -> Iterator[str]:
         yield from mentioned_emails(row.get(field))
 
 
+def _extract_user(row: JSON, context: Context) -> Graph:
+    own, known = _key(context.namespace, row["Id"]), facts(row, "Email", "Title", "Department", "IsActive")
+    if row.get("UserType") in _NOBODY:
+        return Graph(Entity("bot", own, row["Name"], known))
+    return Graph(person(own, row["Name"], row.get("Email"), known))
+
+
 def _extract_account(row: JSON, context: Context) -> Graph:
-    ns, parent = context.namespace, row.get("ParentId")
-    known = _known(row, "Website", "Industry", "Phone")
-    said = Graph(organization(_key(ns, row["Id"]), row["Name"], row.get("Website"), known))
+    ns, own, parent = context.namespace, _key(context.namespace, row["Id"]), row.get("ParentId")
+    if row.get("IsPersonAccount"):
+        known = _known(row, "Industry", "Phone") | facts({}, Email=row.get("PersonEmail"))
+        found = person(own, row["Name"], row.get("PersonEmail"), known)
+        contact = [_key(ns, one) for one in (row.get("PersonContactId"),) if one]
+        said = Graph(found._replace(aliases=(*found.aliases, *contact)))
+    else:
+        said = Graph(organization(own, row["Name"], row.get("Website"), _known(row, "Website", "Industry", "Phone")))
     if _merged(said, row, ns):
         return said
     if parent:
@@ -283,7 +309,33 @@ def _extract_contact(row: JSON, context: Context) -> Graph:
     said = Graph(person(_key(ns, row["Id"]), name, row.get("Email"), known))
     if _merged(said, row, ns):
         return said
-    said.to("works_at", _account_of(row, ns))
+    if row.get("AccountId") and (row.get("Account") or {}).get("IsPersonAccount"):
+        # The other half of a person account, which works at no account but is one.
+        own = said.entities[0]
+        said.entities[0] = own._replace(aliases=(*own.aliases, _key(ns, row["AccountId"])))
+    else:
+        said.to("works_at", _account_of(row, ns))
+    said.to("owned_by", _owner(row, ns))
+    return said
+
+
+def _extract_lead(row: JSON, context: Context) -> Graph:
+    ns = context.namespace
+    known = _known(row, "Company", "Email", "Phone", "Title", "Website", "Status", "LeadSource")
+    name = row.get("Name") or row.get("Email") or "Lead"
+    said = Graph(person(_key(ns, row["Id"]), name, row.get("Email"), known))
+    if _merged(said, row, ns):
+        return said
+    if contact := row.get("ConvertedContactId"):
+        # From then on the contact says which address is whose; both are dated alike, and it knows more.
+        said.own, said.later = _key(ns, row["Id"]), -_MERGED_BEFORE
+        said.entities[0] = Entity("person", said.own, name, known, (_key(ns, contact),))
+    if account := row.get("ConvertedAccountId"):
+        said.refer("works_at", [_key(ns, account)])
+    elif domain := domain_key(row.get("Website")):
+        said.to("works_at", Entity("organization", domain, row.get("Company") or domain.rpartition(":")[2]))
+    if deal := row.get("ConvertedOpportunityId"):
+        said.referred("with", [_key(ns, deal)])
     said.to("owned_by", _owner(row, ns))
     return said
 
@@ -294,6 +346,17 @@ def _extract_opportunity(row: JSON, context: Context) -> Graph:
     said.to("for_account", _account_of(row, ns))
     said.to("owned_by", _owner(row, ns))
     said.refer("mentions", _mentions(row, "Description"))
+    return said
+
+
+def _extract_role(row: JSON, context: Context) -> Graph:
+    """Who has a part in a deal: a statement of the deal's, which by itself knows nothing of it and so is dated before all else."""
+    ns = context.namespace
+    name = (row.get("Opportunity") or {}).get("Name") or "Opportunity"
+    said = Graph(Entity("deal", _key(ns, row["OpportunityId"]), name, {}))
+    said.later = (EPOCH - utc(row["SystemModstamp"])) // timedelta(microseconds=1)
+    if not row.get("IsDeleted"):
+        said.to("with", _contact_of(row, ns, "ContactId", "Contact"))
     return said
 
 
@@ -308,9 +371,21 @@ def _extract_case(row: JSON, context: Context) -> Graph:
 
 
 def _extract_task(row: JSON, context: Context) -> Graph:
-    ns, what = context.namespace, row.get("WhatId") or ""
     said = _own(row, context, "task", row.get("Subject") or "Task", "Status", "Priority", "ActivityDate")
-    said.to("assigned_to", _owner(row, ns))
+    said.to("assigned_to", _owner(row, context.namespace))
+    return _activity(said, row, context.namespace)
+
+
+def _extract_event(row: JSON, context: Context) -> Graph:
+    """An entry in somebody's calendar: each user who is invited has one of their own, which says that it is a child."""
+    shown = ("StartDateTime", "EndDateTime", "IsAllDayEvent", "IsChild", "Location")
+    said = _own(row, context, "event", row.get("Subject") or "Event", *shown)
+    said.by("attended", _owner(row, context.namespace))
+    return _activity(said, row, context.namespace)
+
+
+def _activity(said: Graph, row: JSON, ns: str) -> Graph:
+    what = row.get("WhatId") or ""
     said.to("with", _contact_of(row, ns, "WhoId", "Who"))
     if kind := _KINDS.get(_PREFIXES.get(what[:3], "")):
         said.to("about", Entity(kind, _key(ns, what), (row.get("What") or {}).get("Name") or kind.capitalize()))
@@ -344,16 +419,17 @@ def _token_reply(answer: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _stream(name: str, label: str, table: str, extract: Extract) -> Stream:
+    window = WindowKind.SNAPSHOT if table in _TIMELESS else WindowKind.EXACT
     fetch, count = partial(_fetch, table), partial(_count, table)
-    return Stream(name, label, WindowKind.EXACT, fetch, extract, count, needs=("api",), page_size=2000, record=_CHANGED)
+    return Stream(name, label, window, fetch, extract, count, needs=("api",), page_size=2000, record=_CHANGED)
 
 
 SALESFORCE = Provider(
     slug="salesforce",
     name="Salesforce",
     category="Sales",
-    summary="Customers and deals: accounts, contacts, opportunities, cases and what was done about them.",
-    brings=("Accounts", "Contacts", "Opportunities", "Cases", "Tasks"),
+    summary="Customers and deals: accounts, contacts, leads, opportunities, cases and what was done about them.",
+    brings=("Accounts", "Contacts", "Leads", "Opportunities and who has a part in them", "Cases", "Tasks", "Events", "Users"),
     api_url=LOGIN,
     auth_url=LOGIN,
     api_root=_api_root,
@@ -379,10 +455,14 @@ SALESFORCE = Provider(
     settle=timedelta(minutes=5),
     ids_by_account=True,  # a sandbox has its production's ids
     streams=(
+        _stream("users", "Users", "User", _extract_user),
         _stream("accounts", "Accounts", "Account", _extract_account),
         _stream("contacts", "Contacts", "Contact", _extract_contact),
+        _stream("leads", "Leads", "Lead", _extract_lead),
         _stream("opportunities", "Opportunities", "Opportunity", _extract_opportunity),
+        _stream("contact_roles", "Contact roles", "OpportunityContactRole", _extract_role),
         _stream("cases", "Cases", "Case", _extract_case),
         _stream("tasks", "Tasks", "Task", _extract_task),
+        _stream("events", "Events", "Event", _extract_event),
     ),
 )  # fmt: skip

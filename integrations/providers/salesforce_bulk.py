@@ -17,7 +17,7 @@ _WAITS = (0.2, 0.4, 0.8, 1.6)  # seconds between looks before the chunk is put b
 _LATER = timedelta(seconds=20)
 _BOOLEANS = {"true": True, "false": False}
 _NUMBERS = frozenset({"Amount"})
-_TIMES = ("Date", "Modstamp")
+_TIMES = ("Date", "DateTime", "Modstamp")
 
 
 async def start(api: Api, root: str, soql: str) -> str | None:
@@ -69,7 +69,7 @@ def _row(line: dict[str, str | Any]) -> JSON:
     for name, text in line.items():
         head, dot, tail = name.partition(".")
         if dot:
-            parents.setdefault(head, {})[tail] = text or None
+            parents.setdefault(head, {})[tail] = _value(tail, text)
         else:
             row[head] = _value(head, text)
     return row | {head: parent if any(parent.values()) else None for head, parent in parents.items()}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from integrations.sandbox import salesforce_bulk as bulk
-from integrations.sandbox.salesforce_rows import ACCOUNTS, TABLES, Organization
+from integrations.sandbox.salesforce_rows import ACCOUNTS, TABLES, UNMARKED, Organization
 from integrations.sandbox.soql import Query, SoqlError, parse
 from integrations.sandbox.stand_in import JSON, Grants, StandIn, Table
 from integrations.sandbox.wire import Request, Response, whole
@@ -22,11 +22,15 @@ DAILY_LIMIT = 100_000
 MOST_CURSORS = 200
 EXPIRED = Response(401, [{"message": "Session expired or invalid", "errorCode": "INVALID_SESSION_ID"}])
 STREAMS = {
+    "User": "users",
     "Account": "accounts",
     "Contact": "contacts",
+    "Lead": "leads",
     "Opportunity": "opportunities",
+    "OpportunityContactRole": "contact_roles",
     "Case": "cases",
     "Task": "tasks",
+    "Event": "events",
 }
 _PATH = re.compile(r"/services/data/v([0-9]{1,3})\.0/(query|queryAll)(?:/([^/]+))?/?")
 _LOCATOR = re.compile(r"([0-9A-Za-z]+)-([0-9]{1,9})")
@@ -82,11 +86,14 @@ class Salesforce(StandIn):
             organization.modified(name),
             lambda index: organization.id_of(name, index),
             lambda index: organization.row(name, index) | self._deletion(organization, name, index),
-            tombstones=True,
+            timeless=name == "User",
+            tombstones=name not in UNMARKED,
         )
 
     def _deletion(self, organization: Organization, table: str, index: int) -> JSON:
-        return {"IsDeleted": self.is_deleted(index) or organization.is_deleted(table, index)}
+        return {
+            "IsDeleted": (self.is_deleted(index) and table not in UNMARKED) or organization.is_deleted(table, index)
+        }
 
     # -- tokens -------------------------------------------------------------------------------------------------------------
 
@@ -205,6 +212,8 @@ class Salesforce(StandIn):
     def _selected(self, account: str, query: Query, everything: bool) -> Sequence[int]:
         """Places of the rows that the query asks for. everything: deleted rows too."""
         rows, table = self._matching(account, query), query.table.name
+        if table in UNMARKED:
+            rows = [index for index in rows if not self.is_deleted(index)]
         if not everything:
             organization = self.organizations[account]
             rows = [index for index in rows if not self._deletion(organization, table, index)["IsDeleted"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from integrations.sandbox.world import seconds_of
@@ -28,7 +28,7 @@ class Table:
 
     name: str
     columns: Sequence[str]
-    parents: dict[str, Sequence[str]]
+    parents: Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)

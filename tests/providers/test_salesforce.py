@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from integrations.errors import AccessDenied, ReauthRequired
 from integrations.http import Reply
-from integrations.providers.base import WHOLE, Context, Graph
+from integrations.providers.base import WHOLE, Context, Graph, Window
 from integrations.providers.salesforce import SALESFORCE, _Hidden
+from integrations.providers.wire import EPOCH, utc
 from integrations.sandbox.salesforce_rows import TABLES
 from tests.contract.stage import ALL, staged
 
@@ -21,6 +23,10 @@ OWNER = {"OwnerId": "005A", "Owner": {"Name": "Ana", "Email": "ana@seller.test"}
 
 def told(stream: str, **row: Any) -> Graph:
     return SALESFORCE.stream(stream).extract({"Id": "500A", **row}, Context(NS))
+
+
+def said(graph: Graph) -> set[tuple[str, str]]:
+    return set(zip(graph.kinds, graph.ends, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -46,9 +52,112 @@ def test_the_things_own_records_say_it():
     assert (contact.key, contact.aliases) == ("person:email:cy@acme.test", (f"{NS}:contact:003A",))
 
 
-def test_users_and_leads_which_have_none_are_known_by_their_address():
-    found = told("tasks", Id="00TA", WhoId="00QA", Who={"Name": "Li", "Email": "li@lead.test"}, **OWNER)
-    assert {e.key for e in found.entities[1:]} == {"person:email:ana@seller.test", "person:email:li@lead.test"}
+def test_owners_and_leads_that_are_mentioned_are_known_by_their_ids():
+    """What is said of a lead besides its name comes empty with an activity: only users have an address there."""
+    found = told("tasks", Id="00TA", WhoId="00QA", Who={"Name": "Li", "Email": None}, **OWNER)
+    assert {(e.key, e.name, e.aliases) for e in found.entities[1:]} == {
+        (f"{NS}:user:005A", "Ana", ()),
+        (f"{NS}:lead:00QA", "Li", ()),
+    }
+
+
+def test_a_user_is_a_person_by_the_own_record_unless_it_is_salesforce_itself_or_a_visitor():
+    ana = told("users", Id="005A", Name="Ana", Email="Ana@seller.test", IsActive=False, UserType="Standard").entities[0]
+    assert (ana.kind, ana.key, ana.aliases) == ("person", "person:email:ana@seller.test", (f"{NS}:user:005A",))
+    assert ana.properties == {"Email": "Ana@seller.test", "IsActive": False}
+    for what in ("AutomatedProcess", "CloudIntegrationUser", "Guest"):
+        nobody = told("users", Id="005B", Name="Site", Email="ana@seller.test", UserType=what).entities[0]
+        assert (nobody.kind, nobody.key, nobody.aliases) == ("bot", f"{NS}:user:005B", ())
+
+
+async def test_users_of_any_age_come_with_any_span():
+    """Whoever owns what changed in the span may not have changed for years."""
+    async with staged("salesforce") as stage:
+        users = SALESFORCE.stream("users")
+        recent = Window(ALL.until - timedelta(days=2), ALL.until)
+        found = await stage.read(users, recent)
+        assert len(found.ids) > 10
+        assert found.ids == stage.truth(users, ALL)
+        asked = await users.count(stage.api(), WHOLE, recent) if users.count else None
+        assert asked == (len(found.ids), True)
+
+
+def test_a_lead_is_a_person_who_works_where_the_web_site_leads():
+    lead = told(
+        "leads", Id="00QA", Name="Li", Company="Acme", Email="li@acme.test", Website="acme.test", Status="Open", **OWNER
+    )
+    assert (lead.entities[0].kind, lead.own) == ("person", "person:email:li@acme.test")
+    assert lead.entities[0].aliases == (f"{NS}:lead:00QA",)
+    assert said(lead) == {("works_at", "org:domain:acme.test"), ("owned_by", f"{NS}:user:005A")}
+    assert said(told("leads", Id="00QA", Name="Li", Company="Acme", Website=None)) == set()
+    assert told("leads", Id="00QA", Name="Li", IsDeleted=True).entities[0].properties == {"deleted": True}
+    loser = told("leads", Id="00QA", Name="Li", Email="li@acme.test", IsDeleted=True, MasterRecordId="00QB")
+    assert (loser.own, loser.entities[0].aliases) == (f"{NS}:lead:00QA", (f"{NS}:lead:00QB",))
+
+
+def test_a_lead_that_was_converted_is_the_contact_that_it_became():
+    became = {"ConvertedContactId": "003A", "ConvertedAccountId": "001A", "ConvertedOpportunityId": "006A"}
+    lead = told("leads", Id="00QA", Name="Li", Email="li@acme.test", Website="acme.test", Status="Qualified", **became)
+    own = lead.entities[0]
+    assert (lead.own, own.key, own.aliases) == (f"{NS}:lead:00QA", f"{NS}:lead:00QA", (f"{NS}:contact:003A",))
+    assert own.properties is not None
+    assert own.properties["Status"] == "Qualified"
+    assert lead.later < 0, "the contact's word counts"
+    assert said(lead) == {("works_at", f"{NS}:account:001A"), ("^with", f"{NS}:opportunity:006A")}
+
+
+def test_an_account_that_is_a_person_is_one_with_its_contact():
+    account = told(
+        "accounts", Id="001P", Name="Pat", PersonEmail="pat@home.test", IsPersonAccount=True, PersonContactId="003P"
+    ).entities[0]
+    half = told("contacts", Id="003P", Name="Pat", AccountId="001P", Account={"Name": "Pat", "IsPersonAccount": True})
+    assert (account.kind, account.key) == ("person", "person:email:pat@home.test")
+    assert set(account.aliases) == {f"{NS}:account:001P", f"{NS}:contact:003P"}
+    assert (account.properties or {})["Email"] == "pat@home.test"
+    assert (half.own, half.entities[0].aliases) == (f"{NS}:contact:003P", (f"{NS}:account:001P",))
+    assert said(half) == set(), "nobody works at oneself"
+    firm = told("accounts", Id="001A", Name="Acme", IsPersonAccount=False, PersonContactId=None, PersonEmail=None)
+    assert firm.entities[0].kind == "organization"
+
+
+async def test_an_org_whose_accounts_are_firms_only_says_so_once_a_window(monkeypatch: pytest.MonkeyPatch):
+    """There the fields do not exist."""
+    whole = TABLES["account"]
+    columns = tuple(column for column in whole.columns if "Person" not in column)
+    monkeypatch.setitem(TABLES, "account", dataclasses.replace(whole, columns=columns))
+    async with staged("salesforce") as stage:
+        accounts = SALESFORCE.stream("accounts")
+        before = len(stage.app.control.log)
+        read = await stage.read(accounts)
+        assert read.ids == stage.truth(accounts, ALL)
+        assert len(stage.app.control.log) - before == 2
+        assert {graph.entities[0].kind for graph in read.graphs(NS)} == {"organization"}
+
+
+def test_an_event_was_attended_by_its_owner_with_somebody_about_something():
+    event = told(
+        "events", Id="00UA", Subject="Demo", StartDateTime="2026-03-01T09:00:00.000+0000", Location="Köln", IsChild=True,
+        WhoId="003A", Who={"Name": "Cy", "Email": None}, WhatId="006A", What={"Name": "A deal"},
+        Description="Ask bo@acme.test", **OWNER,
+    )  # fmt: skip
+    assert (event.entities[0].kind, event.own) == ("event", f"{NS}:event:00UA")
+    assert (event.entities[0].properties or {})["StartDateTime"] == "2026-03-01T09:00:00.000+0000"
+    assert said(event) == {
+        ("^attended", f"{NS}:user:005A"),
+        ("with", f"{NS}:contact:003A"),
+        ("about", f"{NS}:opportunity:006A"),
+        ("mentions", "person:email:bo@acme.test"),
+    }
+
+
+def test_a_part_in_a_deal_is_the_deals_and_says_nothing_else_of_it():
+    part = {"OpportunityId": "006A", "Opportunity": {"Name": "A deal"}, "ContactId": "003A", "Role": "Evaluator"}
+    role = told("contact_roles", Id="00KA", SystemModstamp="2026-03-01T09:00:00.000+0000", **part)
+    assert (role.own, role.entities[0].kind, role.entities[0].properties) == (f"{NS}:opportunity:006A", "deal", {})
+    assert utc("2026-03-01T09:00:00.000+0000") + timedelta(microseconds=role.later) == EPOCH
+    assert said(role) == {("with", f"{NS}:contact:003A")}
+    gone = told("contact_roles", Id="00KA", SystemModstamp="2026-03-01T09:00:00.000+0000", IsDeleted=True, **part)
+    assert said(gone) == set()
 
 
 async def test_a_field_that_the_user_may_not_see_costs_only_itself(monkeypatch: pytest.MonkeyPatch):
