@@ -71,12 +71,16 @@ _UPDATED = reader("id", "updatedAt")
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
 
 
-def document(connection: str) -> str:
-    """The query for one page of a connection. Newest update first; archived rows would vanish if they were not asked for."""
+def document(connection: str, order: str = "updatedAt") -> str:
+    """The query for one page of a connection, newest first. Archived rows would vanish if they were not asked for.
+
+    order: of a window's rows by their update, as one that is updated meanwhile leaves the window; of all rows by their making, as
+    one that is updated meanwhile would go where has been read already.
+    """
     disabled = ", includeDisabled: true" if connection == "users" else ""
     return (
         f"query Page($first: Int!, $after: String, $filter: {_FILTERS[connection]}) {{ {connection}(first: $first, after: $after, "
-        f"filter: $filter, orderBy: updatedAt, includeArchived: true{disabled}) {{ nodes {{ {FIELDS[connection]} }} "
+        f"filter: $filter, orderBy: {order}, includeArchived: true{disabled}) {{ nodes {{ {FIELDS[connection]} }} "
         "pageInfo { hasNextPage endCursor } } }"
     )
 
@@ -145,7 +149,7 @@ async def _page(
 ) -> Rows:
     variables: JSON = {"first": PAGE_SIZES.get(connection, 100), "after": cursor["after"] if cursor else None}
     variables |= {} if snapshot else {"filter": _span(window)}
-    asked = {"query": document(connection), "variables": variables}
+    asked = {"query": document(connection, "createdAt" if snapshot else "updatedAt"), "variables": variables}
     found = (await api.request("POST", "/graphql", json=asked)).data["data"][connection]
     info = found["pageInfo"]
     return found["nodes"], {"after": info["endCursor"]} if info["hasNextPage"] and info["endCursor"] else None

@@ -15,8 +15,8 @@ from integrations.errors import (
     Throttled,
     Unavailable,
 )
-from integrations.http import Reply
-from integrations.providers.base import Context, Window
+from integrations.http import Api, Reply
+from integrations.providers.base import WHOLE, Context, Window
 from integrations.providers.linear import LINEAR
 from tests.contract.stage import ALL, Stage
 
@@ -187,3 +187,30 @@ async def test_a_dead_cursor_is_said_to_be_one():
             await LINEAR.stream("issues").fetch(
                 stage.api(), (await stage.partitions(LINEAR.stream("issues")))[0], ALL, {"after": "gone"}
             )
+
+
+async def test_somebody_who_changes_while_people_are_listed_is_not_missed(monkeypatch: pytest.MonkeyPatch):
+    """By their update they would go to the top of the list, where it has been read already."""
+    people = [
+        {"id": f"u{at}", "createdAt": f"2026-01-01T00:{at:02}", "updatedAt": f"2026-01-01T00:{at:02}"}
+        for at in range(5)
+    ]
+
+    async def request(self: Any, method: str, path: str, *, json: Any) -> Reply:
+        order = "createdAt" if "orderBy: createdAt" in json["query"] else "updatedAt"
+        rows = sorted(people, key=lambda row: row[order], reverse=True)
+        ids = [row["id"] for row in rows]
+        begin = ids.index(json["variables"]["after"]) + 1 if json["variables"]["after"] else 0
+        shown = rows[begin : begin + 2]
+        info = {"hasNextPage": begin + 2 < len(rows), "endCursor": shown[-1]["id"]}
+        people[0] = {**people[0], "updatedAt": "2026-01-02T00:00"}
+        return Reply(200, {}, {"data": {"users": {"nodes": shown, "pageInfo": info}}}, "", "")
+
+    monkeypatch.setattr(Api, "request", request)
+    users, cursor, found = LINEAR.stream("users"), None, set()
+    while True:
+        page = await users.fetch(Api(LINEAR, "", None), WHOLE, ALL, cursor)  # type: ignore[arg-type]
+        found |= {record.external_id for record in page.records}
+        if (cursor := page.next_cursor) is None:
+            break
+    assert found == {row["id"] for row in people}
