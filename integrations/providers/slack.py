@@ -18,6 +18,7 @@ from integrations.errors import (
     RequestRejected,
     Throttled,
     Unavailable,
+    WindowTooLarge,
 )
 from integrations.http import Api, Reply
 from integrations.providers.base import (
@@ -46,6 +47,8 @@ from integrations.providers.replies import ErrorTable, Means, body, error_in
 from integrations.providers.text import MOST_MENTIONS, mentioned_emails
 from integrations.providers.wire import EPOCH, SECOND, Rows, all_rows, listing, page, pages, reader
 
+# Of files that are listed by number; seen: what is asked for behind it is answered by the first page. In no document of Slack's.
+MOST_PAGES = 100
 LOOK_BACK = timedelta(days=30)  # before a window's beginning, for threads that go on within it
 _TICK = timedelta(microseconds=1)  # a ts has six decimals
 # What a token may list: conversation type -> the scope it takes. Direct messages come only to tokens that were made for them.
@@ -223,9 +226,16 @@ async def _list_files(api: Api, window: Window, page: int, count: int) -> JSON:
 
 
 async def _files(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
+    """The first page says how many there are, and then they are read from the last to the first: a file that is deleted meanwhile moves
+    those behind it forward, by numbers onto a page that is still to come."""
     number = cursor["page"] if cursor else 1
     data = await _list_files(api, window, number, 100)
-    return data["files"], {"page": number + 1} if number < int(data["paging"]["pages"]) else None
+    if cursor is not None:
+        return data["files"], {"page": number - 1} if number > 1 else None
+    count = int(data["paging"]["pages"])
+    if count > MOST_PAGES:
+        raise WindowTooLarge("Slack does not list that many files at once.")
+    return data["files"], {"page": count} if count > 1 else None
 
 
 async def _count_files(api: Api, partition: Partition, window: Window) -> Estimate | None:

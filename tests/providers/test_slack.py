@@ -14,10 +14,10 @@ from historical_sync.meter import Meter
 from integrations.errors import AccessDenied, CursorExpired, ReauthRequired, RequestRejected, Throttled, Unavailable
 from integrations.http import Api, Reply
 from integrations.providers import slack
-from integrations.providers.base import Context, Page, Partition, Record, Window
+from integrations.providers.base import WHOLE, Context, Page, Partition, Record, Window
 from integrations.providers.slack import SLACK
 from integrations.providers.wire import EPOCH
-from tests.contract.stage import Stage
+from tests.contract.stage import ALL, Stage
 from tests.senders import answering
 
 NS = "slack@T1"
@@ -189,6 +189,33 @@ async def test_a_thread_that_is_gone_meanwhile_ends_nothing():
         cursor = {"history": None, "threads": ["1.000001", "2.000002"]}
         page = await SLACK.stream("replies").fetch(stage.api(), partition, window, cursor)
         assert (list(page.records), page.next_cursor) == ([], {"history": None, "threads": ["2.000002"]})
+
+
+async def test_files_that_are_deleted_while_the_others_are_read_hide_none():
+    """Pages of files have numbers only: what comes after a deleted one moves forward."""
+    stage, files = Stage("slack"), SLACK.stream("files")
+    async with stage.client:
+        await stage.use("T0SBNORTH")
+        await stage.control(page_size=3)
+        page = await files.fetch(stage.api(), WHOLE, ALL, None)
+        rows = {record.external_id for record in page.records}
+        while page.next_cursor:
+            await stage.control(delete_every=4)
+            page = await files.fetch(stage.api(), WHOLE, ALL, page.next_cursor)
+            rows |= {record.external_id for record in page.records}
+        assert rows >= stage.truth(files, ALL)
+        assert len(stage.truth(files, ALL)) > 6, "no pages are left"
+
+
+async def test_more_files_than_slack_lists_by_number_are_asked_for_in_parts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(slack, "MOST_PAGES", 2)
+    stage, files = Stage("slack"), SLACK.stream("files")
+    async with stage.client:
+        await stage.use("T0SBNORTH")
+        await stage.control(page_size=3)
+        found = await stage.read(files)
+        assert found.splits
+        assert found.ids == stage.truth(files, ALL)
 
 
 def test_a_narrowed_connection_brings_the_files_of_its_channels_only():
