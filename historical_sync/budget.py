@@ -28,25 +28,40 @@ SHARE = 50  # of the limit that a worker takes at once
 FIRST = 5  # requests that a worker takes at once until headers have named the limit
 HELD = 1.0  # seconds that a worker keeps them
 HEADROOM = 0.1  # of the limit that a historical import leaves to incremental syncs
+BURST = 0.1  # of a minute's limit that may be asked at once; the rest comes evenly, so that no minute at all has more than the limit
 LONGEST_WAIT_HERE = 2.0  # seconds; a longer wait gives the chunk back
 ANOTHER_WINDOW = 60.0  # seconds between the ends of two windows that can't be the same
 AFTER_RESET = timedelta(seconds=0.5)  # the provider's clock may be a little behind ours
 
 
+def pace(a_minute: int | None) -> tuple[int, float | None]:
+    """Under a limit by the minute: how many requests may be asked at once, and the seconds between those that follow."""
+    # What was taken may be asked a little later, and so come into the minute after.
+    return (int(a_minute * BURST), (60 + HELD) / (a_minute * (1 - BURST))) if a_minute else (0, None)
+
+
 class ConnectionBudget:
     """The gate's limiter for one connection in this process. Raises Throttled when the wait would be long.
 
-    kind: of the job that asks; a historical import stops where the head-room of the others begins.
+    kind: of the job that asks; a historical import stops where the head-room of the others begins. a_minute: how many requests any
+    minute may have, if that is limited besides.
     """
 
     def __init__(
-        self, pool: Pool, tenant_id: str, connection_id: str, provider: Provider, kind: str = "historical"
+        self,
+        pool: Pool,
+        tenant_id: str,
+        connection_id: str,
+        provider: Provider,
+        kind: str = "historical",
+        a_minute: int | None = None,
     ) -> None:
         self.pool = pool
         self.tenant_id = tenant_id
         self.connection_id = connection_id
         self.provider = provider
         self.headroom = HEADROOM if kind == "historical" else 0.0
+        self.burst, self.apart = pace(a_minute)
         self.in_hand = 0
         self.held_until = 0.0  # on the monotonic clock
         self.window_ends = 0.0  # on the monotonic clock, of the window that they were taken from
@@ -68,9 +83,10 @@ class ConnectionBudget:
                     self.window_ends = time.monotonic() + seconds_left
                     self.held_until = min(time.monotonic() + HELD, self.window_ends)
                     return
-            if wait > LONGEST_WAIT_HERE:
-                raise Throttled(f"{self.provider.name}'s rate limit is used up", retry_at=wait_until)
-            await asyncio.sleep(max(wait, 0.01))
+                if wait > LONGEST_WAIT_HERE:
+                    raise Throttled(f"{self.provider.name}'s rate limit is used up", retry_at=wait_until)
+                # One waits and asks again for all who stand behind it.
+                await asyncio.sleep(max(wait, 0.01))
 
     def put_down(self) -> int:
         """Requests that were taken and not used, for the caller to bring back; none of a window that is over."""
@@ -122,27 +138,31 @@ class ConnectionBudget:
             answer = await db.execute(
                 """
                 WITH held AS (
-                    SELECT budget_left, budget_resets_at, blocked_until, budget_limit, clock_timestamp() AS at,
+                    SELECT budget_left, budget_resets_at, blocked_until, paced_until, budget_limit, clock_timestamp() AS at,
                            COALESCE(budget_limit, %(requests)s) AS size
                     FROM integrations_connection WHERE id = %(id)s FOR UPDATE
                 ), opened AS (
                     SELECT size, at, blocked_until, budget_limit, floor(size * %(headroom)s) AS kept,
+                           GREATEST(paced_until - make_interval(secs => %(unused)s * %(apart)s::float), at) AS paced,
                            CASE WHEN budget_resets_at > at THEN LEAST(budget_left + %(unused)s, size) ELSE size END AS remaining,
                            CASE WHEN budget_resets_at > at THEN budget_resets_at
                                 ELSE at + make_interval(secs => %(seconds)s) END AS resets_at
                     FROM held
                 ), granted AS (
+                    -- What a limit by the minute leaves is null where there is none.
                     SELECT *, CASE WHEN blocked_until > at THEN 0
                                    ELSE GREATEST(0, LEAST(floor(remaining - kept), GREATEST(1, floor(size / %(share)s)),
+                                                          floor(%(burst)s - extract(epoch FROM paced - at)::float / %(apart)s::float),
                                                           CASE WHEN budget_limit IS NULL THEN %(first)s END)) END::int AS taken
                     FROM opened
                 )
                 UPDATE integrations_connection connection
-                SET budget_left = granted.remaining - granted.taken, budget_resets_at = granted.resets_at
+                SET budget_left = granted.remaining - granted.taken, budget_resets_at = granted.resets_at,
+                    paced_until = granted.paced + make_interval(secs => granted.taken * %(apart)s::float)
                 FROM granted WHERE connection.id = %(id)s
                 RETURNING granted.taken, extract(epoch FROM granted.resets_at - granted.at)::float,
-                          GREATEST(CASE WHEN granted.remaining - granted.kept < 1 THEN granted.resets_at END,
-                                   granted.blocked_until, granted.at), granted.at
+                          GREATEST(CASE WHEN granted.remaining - granted.kept < 1 THEN granted.resets_at END, granted.blocked_until,
+                                   granted.paced - make_interval(secs => (%(burst)s - 1) * %(apart)s::float), granted.at), granted.at
                 """,
                 {
                     "requests": float(budget.requests),
@@ -152,6 +172,8 @@ class ConnectionBudget:
                     "first": FIRST,
                     "headroom": self.headroom,
                     "unused": unused,
+                    "apart": self.apart,
+                    "burst": float(self.burst),
                 },
             )
             row = await answer.fetchone()

@@ -14,7 +14,7 @@ from django.utils import timezone
 from atom.access import Actor
 from atom.errors import Refused
 from historical_sync import actions, planning
-from historical_sync.budget import HEADROOM
+from historical_sync.budget import HEADROOM, pace
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.targeting import gather_targets
 from historical_sync.tasks import parallel_chunks
@@ -114,13 +114,16 @@ async def _of_one(job: HistoricalSyncJob | Refused) -> RangeEstimate | Refused:
 
 
 def seconds_for(job: HistoricalSyncJob, calls: int, records: int) -> float:
-    """How long so many calls and records take: at an ordinary pace, and by the provider's limit once its first window is used up."""
+    """How long so many calls and records take: at an ordinary pace, and by the provider's limits: once its first window is used up, and in
+    any minute."""
     budget = job.connection.provider.budget
+    burst, apart = pace(gateway.limit_a_minute(job.connection))
     allowed = (job.connection.budget_limit or budget.requests) * (1 - HEADROOM)
     return max(
         calls * SECONDS_A_CALL / parallel_chunks(job),
         records / RECORDS_A_SECOND,
         (calls / allowed - 1) * budget.seconds,
+        (calls - burst) * (apart or 0.0),
     )
 
 

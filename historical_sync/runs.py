@@ -96,7 +96,8 @@ class JobRuns:
             await self.defer(job_id, tenant_id, at=job.waiting_until)
             return None
         provider = job.connection.provider
-        budget = ConnectionBudget(self.pool, tenant_id, str(job.connection_id), provider, job.kind)
+        a_minute = gateway.limit_a_minute(job.connection)
+        budget = ConnectionBudget(self.pool, tenant_id, str(job.connection_id), provider, job.kind, a_minute)
         try:
             api = await gateway.open_api(job.connection, limiter=budget)
         except Exception as error:

@@ -20,7 +20,7 @@ class ConnectionAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     fields = (
         "id", "tenant", "provider_name", "account_label", "external_account_id", "status", "last_error", "last_success_at",
         "by_oauth", "sandbox", "scopes", "base_url", "private_host_allowed", "token_expires_at", "prompted_at",
-        "budget_left", "budget_limit", "budget_resets_at", "blocked_until", "created_by", "created_at", "updated_at",
+        "budget_left", "budget_limit", "budget_resets_at", "blocked_until", "paced_until", "created_by", "created_at", "updated_at",
     )  # fmt: skip
     readonly_fields = fields
 

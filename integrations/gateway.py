@@ -122,6 +122,13 @@ def api_root(connection: Connection) -> str:
     return provider.api_root(_api_url(provider), connection.facts)
 
 
+def limit_a_minute(connection: Connection) -> int | None:
+    """The provider's limit on any minute, where the connection's requests go to the vendor's own servers."""
+    provider = connection.provider
+    own = not (connection.base_url or connection.sandbox) and _api_url(provider) == provider.api_url
+    return provider.budget.a_minute if own else None
+
+
 def namespace(provider: Provider, base_url: str, account: str = "") -> str:
     """Prefix of the account's keys in the graph: ids of a self-hosted server are its own, those of some providers an account's.
 

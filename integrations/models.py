@@ -81,6 +81,8 @@ class Connection(models.Model):
     budget_limit = models.FloatField(null=True, blank=True, editable=False)
     budget_resets_at = models.DateTimeField(null=True, blank=True, editable=False)
     blocked_until = models.DateTimeField(null=True, blank=True, editable=False)
+    # Of a limit by the minute: when all that was taken until now would have been asked, had it been asked evenly.
+    paced_until = models.DateTimeField(null=True, blank=True, editable=False)
     created_by = models.ForeignKey(User, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(auto_now=True)

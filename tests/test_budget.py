@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from historical_sync.engine import Engine
 from historical_sync.runs import JobRun
 from historical_sync.tasks import Room
 from integrations.errors import Throttled
+from integrations.gateway import limit_a_minute
 from integrations.http import Reply
 from integrations.models import Connection
 from tests.graphs import make_connection
@@ -134,6 +135,78 @@ def test_what_a_job_took_and_did_not_use_is_there_for_the_next_once_it_ends(live
     with tenant_scope(live_cast.acme.id):
         connection.refresh_from_db()
     assert connection.budget_left == 4600
+
+
+def test_a_limit_by_the_minute_is_shared_and_asked_evenly_after_a_tenth_of_it(live_cast: SimpleNamespace) -> None:
+    """Of the hour's limit all could be asked at once, which the vendor takes for abuse."""
+    connection = with_a_whole_budget(live_cast, timedelta(minutes=50))
+
+    async def until_it_waits(budget: ConnectionBudget) -> tuple[int, datetime | None]:
+        asked = 0
+        while True:
+            try:
+                await budget.before()
+            except Throttled as wait:
+                return asked, wait.retry_at
+            asked += 1
+
+    async def scene() -> list[tuple[int, datetime | None]]:
+        pool = make_pool(2)
+        await pool.open(wait=True)
+        who = str(live_cast.acme.id), str(connection.id), connection.provider
+        workers = [ConnectionBudget(pool, *who, a_minute=20) for _ in range(2)]
+        found = [await until_it_waits(budget) for budget in workers]
+        await pool.close()
+        return found
+
+    before = timezone.now()
+    found = asyncio.run(scene())
+    with tenant_scope(live_cast.acme.id):
+        connection.refresh_from_db()
+    assert connection.paced_until is not None
+    # Two at once, and then eighteen in a minute and the second for which a worker keeps what it took.
+    apart = timedelta(seconds=61) / 18
+    assert connection.paced_until - 2 * apart > before
+    assert found == [(2, connection.paced_until - apart), (0, connection.paced_until - apart)]
+    assert connection.budget_left == 4998
+
+
+def test_what_a_worker_did_not_ask_of_a_minute_it_may_ask_later(
+    live_cast: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = with_a_whole_budget(live_cast, timedelta(minutes=50))
+    monkeypatch.setattr("historical_sync.budget.HELD", 0.0)
+
+    async def scene() -> None:
+        pool = make_pool(2)
+        await pool.open(wait=True)
+        budget = ConnectionBudget(pool, str(live_cast.acme.id), str(connection.id), connection.provider, a_minute=20)
+        for _ in range(2):
+            await budget.before()  # which takes two, and brings one back
+        await pool.close()
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("changes", "url", "limit"),
+    [
+        ({}, "", 900),
+        ({"base_url": "https://git.acme.test"}, "", None),
+        ({"sandbox": True}, "", None),
+        ({}, "https://git.acme.test", None),
+    ],
+)
+def test_githubs_limit_by_the_minute_is_that_of_its_own_servers(
+    live_cast: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], url: str, limit: int | None
+) -> None:
+    """An enterprise's server has no limits unless its administrator sets some."""
+    monkeypatch.setenv("ATOM_PROVIDER_GITHUB_BASE_URL", url)
+    with tenant_scope(live_cast.acme.id):
+        connection = make_connection(live_cast.acme)
+    for name, value in changes.items():
+        setattr(connection, name, value)
+    assert limit_a_minute(connection) == limit
 
 
 def test_what_was_taken_of_a_window_that_is_over_is_not_brought_back(live_cast: SimpleNamespace) -> None:

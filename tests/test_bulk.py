@@ -178,6 +178,7 @@ def test_more_than_can_be_started_at_once_are_refused_not_cut_short(cast: Simple
     ("provider", "limit", "calls", "seconds"),
     [
         ("github", None, 100, 100 * 0.6 / 16),  # within the limit of the first hour
+        ("github", None, 4_500, (4_500 - 90) * 61 / 810),  # 900 a minute, of which a tenth may be asked at once
         ("github", None, 45_000, 9 * 3600),
         ("github", 15_000, 45_000, 3600 * (45_000 / 13_500 - 1)),  # the provider has named a larger one
         ("zendesk", None, 900, 99 * 60),

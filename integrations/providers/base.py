@@ -333,11 +333,15 @@ class Revocation:
 
 @dataclass(frozen=True, slots=True)
 class RateBudget:
-    """What a connection may ask of the provider: `requests` in `seconds`, at most `concurrency` at once."""
+    """What a connection may ask of the provider: `requests` in `seconds`, at most `concurrency` at once.
+
+    a_minute: a second limit, on any minute, that no header tells of; it is the vendor's own servers', not of self-hosted ones.
+    """
 
     requests: int
     seconds: float
     concurrency: int
+    a_minute: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -407,7 +407,8 @@ GITHUB = Provider(
     partition_label="Repositories",
     classify=_classify,
     rate_state=_rate_state,
-    budget=RateBudget(requests=5000, seconds=3600, concurrency=16),
+    # Reading costs one of 900 points a minute; a server of one's own has no limits unless its administrator sets some.
+    budget=RateBudget(requests=5000, seconds=3600, concurrency=16, a_minute=900),
     oauth=OAuth("/login/oauth/authorize", "/login/oauth/access_token", _SCOPES, revoke=_revoke),
     token_help="A personal access token with the scopes repo, read:org, read:user and user:email "
     "(or a fine-grained one with read access to contents, issues, metadata and pull requests).",
