@@ -1,12 +1,13 @@
-"""Notion's API: people, data sources and their rows, pages and comments.
+"""Notion's API: people, data sources and their rows, pages, what is written on them, and comments.
 
 Times are kept to the minute. Rows of a data source can be asked for by time; pages and comments are found by walking the search,
-newest edit first. One query lists at most 10,000 results and says so: rows go on by time of creation, the search from its other end.
+newest edit first; what is written comes by a request for each page, and more where it is long or nested. One query lists at most 10,000 results and says so: rows go on by time of creation, the search from its other end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -45,11 +46,14 @@ from integrations.providers.base import (
 from integrations.providers.graph import facts, headline, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in, inner
 from integrations.providers.text import email_key, mentioned_emails
-from integrations.providers.wire import Rows, all_rows, listing, page, pages, reader
+from integrations.providers.wire import EPOCH, Rows, all_rows, listing, page, pages, reader, utc
 
 VERSION = "2025-09-03"
 PAGE = 100
 PAGES_A_FETCH = 10  # whose comments one fetch asks for, each with a request of its own
+LISTS_A_FETCH = 10  # of blocks that one fetch asks for
+DEEPEST = 30  # levels of blocks within blocks
+_PAGES_THEMSELVES = ("child_page", "child_database")  # blocks that stand for what has content of its own
 _MINUTE = timedelta(minutes=1)
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
@@ -215,6 +219,55 @@ async def _comments(api: Api, partition: Partition, window: Window, cursor: JSON
     return rows, {"search": search, "pages": left, "start": start} if left or search is not None else None
 
 
+async def _content(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
+    """What is written on pages and rows that were edited in the window, of which each edit of their content is one. A row here is a list
+    of blocks, as one request brings it: those of a page, or those within a block.
+
+    cursor: {"search": cursor, None at its end, "pages": [{..., "lists": [[block, number, start, depth], ...]}, ...] still to read}.
+    """
+    state = deepcopy(cursor) if cursor else {"search": {}, "pages": []}
+    left = state["pages"]
+    if not left:
+        upwards = bool(state["search"].get("upwards"))
+        found, state["search"] = await _search(api, state["search"] or None, "page")
+        for record in page(found, _EDITED, None).records:
+            if record.occurred_at in window:
+                own = {"page": record.external_id, "last_edited_time": record.payload["last_edited_time"]}
+                left.append({**own, "title": _title(record.payload)[:120], "lists": [[record.external_id, 0, None, 0]]})
+            elif record.occurred_at < window.since and not upwards:
+                state["search"] = None
+    rows: list[Any] = []
+    for _ in range(LISTS_A_FETCH):
+        if not left:
+            break
+        lists = left[0]["lists"]
+        block, number, start, depth = lists.pop()
+        asked = {"page_size": PAGE, **({"start_cursor": start} if start else {})}
+        try:
+            data = (await api.get(f"/v1/blocks/{block}/children", asked)).data
+        except Gone:
+            data = None
+        if data is not None:
+            if data["has_more"]:
+                lists.append([block, number + 1, data["next_cursor"], depth])
+            # What lies within comes before what follows, so that there are never more than some pages' blocks to remember.
+            lists += [[inner, 0, None, depth + 1] for inner in _nested(data["results"]) if depth < DEEPEST]
+            known = {name: value for name, value in left[0].items() if name != "lists"}
+            rows.append({"id": f"{block}:{number}", **known, "blocks": data["results"]})
+        if not lists:
+            left.pop(0)
+    return rows, state if left or state["search"] is not None else None
+
+
+def _nested(blocks: list[Any]) -> list[str]:
+    """Ids of those that have others within."""
+    return [
+        block["id"]
+        for block in blocks
+        if isinstance(block, dict) and block.get("has_children") and block.get("type") not in _PAGES_THEMSELVES
+    ]
+
+
 # -- records to graph ---------------------------------------------------------------------------------------------------------
 
 
@@ -282,12 +335,16 @@ def _shown(value: JSON) -> Any:
     return held if kind in ("number", "checkbox", "url", "email", "phone_number") else None
 
 
+def _title(row: JSON) -> str:
+    values = (row.get("properties") or {}).values()
+    return next((_plain(value.get("title")) for value in values if value.get("type") == "title"), "") or "Untitled"
+
+
 def _extract_page(row: JSON, context: Context) -> Graph:
     values = row.get("properties") or {}
-    title = next((_plain(value.get("title")) for value in values.values() if value.get("type") == "title"), "")
     shown = {name: found for name, value in values.items() if (found := _shown(value)) is not None}
     known = facts(row, "url", deleted=row.get("in_trash"), properties=shown or None)
-    said = Graph(Entity("document", context.key("page", row["id"]), title or "Untitled", known))
+    said = Graph(Entity("document", context.key("page", row["id"]), _title(row), known))
     said.to("part_of", _parent(row, context))
     said.by("authored", _person(row.get("created_by"), context))
     for name, value in values.items():
@@ -301,6 +358,26 @@ def _extract_page(row: JSON, context: Context) -> Graph:
             said.to("with", Entity("person", address, address.rpartition(":")[2]))
         elif kind == "relation":
             said.to("about", *(_page(other["id"], name or "Page", context) for other in held or ()))
+    return said
+
+
+def _texts(block: JSON) -> Iterator[list[JSON]]:
+    """The rich texts of a block: its own, its caption, the cells of a table's row."""
+    held = block.get(block.get("type") or "")
+    if isinstance(held, dict):
+        yield from (held.get(name) or [] for name in ("rich_text", "caption"))
+        yield from held.get("cells") or ()
+
+
+def _extract_content(row: JSON, context: Context) -> Graph:
+    """What is mentioned on a page. All else of it its own record says, and so this one is dated before that."""
+    said = Graph(_page(row["page"], row["title"], context)._replace(properties={}))
+    said.later = (EPOCH - utc(row["last_edited_time"])) // timedelta(microseconds=1)
+    for block in row["blocks"]:
+        for rich in _texts(block):
+            said.to("mentions", *_mentioned(rich, context))
+        linked = inner(block, "link_to_page").get("page_id") if block.get("type") == "link_to_page" else None
+        said.refer("mentions", context.keys("page", linked))
     return said
 
 
@@ -350,7 +427,7 @@ NOTION = Provider(
     name="Notion",
     category="Knowledge",
     summary="What the company has written down: pages, data sources and their rows, and the comments on them.",
-    brings=("Pages", "Data sources", "Rows", "Comments", "People"),
+    brings=("Pages and what is written on them", "Data sources", "Rows", "Comments", "People"),
     api_url="https://api.notion.com",
     auth_url="https://api.notion.com",
     headers={"Notion-Version": VERSION},
@@ -378,6 +455,10 @@ NOTION = Provider(
             "rows", "Rows", WindowKind.EXACT, pages(_rows, _EDITED), _extract_page, partitioned=True, record=_EDITED,
         ),
         Stream("pages", "Pages", WindowKind.SCAN, _fetch_pages, _extract_page, ascending=False, record=_EDITED),
+        Stream(
+            "content", "Page content", WindowKind.SCAN, pages(_content, _EDITED), _extract_content, ascending=False,
+            record=_EDITED,
+        ),
         Stream(
             "comments", "Comments", WindowKind.SCAN, pages(_comments, _EDITED), _extract_comment, ascending=False,
             record=_EDITED,

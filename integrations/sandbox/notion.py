@@ -1,9 +1,9 @@
-"""Notion's API: search, data sources by filter, comments, people, and OAuth by Basic authentication and JSON."""
+"""Notion's API: search, data sources by filter, comments, blocks, people, and OAuth by Basic authentication and JSON."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from integrations.sandbox.notion_rows import KINDS, WORKSPACES, Workspace
@@ -51,6 +51,7 @@ class Notion(StandIn):
             Route("GET", re.compile(rf"/v1/data_sources/{_ID}"), self._data_source, "data_sources"),
             Route("GET", re.compile(rf"/v1/pages/{_ID}"), self._one_page),
             Route("GET", re.compile(r"/v1/comments"), self._comments, "comments"),
+            Route("GET", re.compile(rf"/v1/blocks/{_ID}/children"), self._children, "content"),
         ]
 
     def set_world(self, world: World) -> None:
@@ -59,6 +60,13 @@ class Notion(StandIn):
 
     def table(self, account: str, stream: str) -> Table:
         workspace = self.workspaces[account]
+        if stream == "content":
+            written = workspace.written()
+            return Table(
+                workspace.times(stream),
+                lambda place: f"{workspace.id_of(*written[place][1:])}:0",
+                lambda place: {"blocks": workspace.blocks(*written[place][1:])},
+            )
         return Table(
             workspace.times(stream),
             lambda place: workspace.id_of(stream, place),
@@ -72,8 +80,10 @@ class Notion(StandIn):
         return {**row, "in_trash": True} if stream in TRASHED and self.is_deleted(place) else row
 
     def truth_ids(self, account: str, stream: str, since: float | None, until: float | None) -> list[str]:
-        found = super().truth_ids(account, stream, since, until)
         workspace = self.workspaces[account]
+        if stream == "content":
+            return self._lists(workspace, self.table(account, stream).within(since, until))
+        found = super().truth_ids(account, stream, since, until)
         if stream == "rows":  # which are only reached through their data source
             return [own for own in found if not self.is_deleted(workspace.source_of(int(own[-10:], 16)))]
         if stream != "comments":
@@ -81,6 +91,18 @@ class Notion(StandIn):
         # What lies in the trash is not found, and its comments with it.
         places = {workspace.id_of(stream, at): workspace.target_of(at)[1] for at in range(len(workspace.times(stream)))}
         return [own for own in found if not self.is_deleted(places[own])]
+
+    def _lists(self, workspace: Workspace, places: Iterable[int]) -> list[str]:
+        """Of what was written last there: its lists of blocks, as they are paged."""
+        found, written, size = [], workspace.written(), self.page_size(None, 100, 100)
+        for _, stream, place in (written[at] for at in places):
+            if self.is_deleted(place):
+                continue
+            own, blocks = workspace.id_of(stream, place), workspace.blocks(stream, place)
+            nested = [block["id"] for block in blocks if block["has_children"] and block["type"] != "child_page"]
+            found += [f"{own}:{number}" for number in range(max(1, -(-len(blocks) // size)))]
+            found += [f"{block}:{number}" for block in nested for number in range(-(-2 // size))]
+        return found
 
     # -- tokens -------------------------------------------------------------------------------------------------------------
 
@@ -220,16 +242,42 @@ class Notion(StandIn):
         pairs = [("comments", place) for place in places if workspace.target_of(place) == (stream, target)]
         return self._page(request.query, account, pairs, "comment")
 
+    def _children(self, request: Request, account: str, given: str) -> Response:
+        workspace = self.workspaces[account]
+        holder = workspace.holder(given)
+        if holder is None or self.is_deleted(holder[1]):
+            return _lost(given)
+        blocks = workspace.blocks(*holder)
+        return self._cut(request.query, blocks, lambda block: str(block["id"]), lambda block: block, "block")
+
     def _page(self, asked: Any, account: str, pairs: list[tuple[str, int]], kind: str, most: int = 0) -> Response:
         """pairs: (stream, place) of all results. most: how many of them can be listed at all; 0 is all."""
+        workspace = self.workspaces[account]
+        return self._cut(
+            asked,
+            pairs,
+            lambda pair: workspace.id_of(*pair),
+            lambda pair: self.table(account, pair[0]).row(pair[1]),
+            kind,
+            most,
+        )
+
+    def _cut(
+        self,
+        asked: Any,
+        found: list[Any],
+        id_of: Callable[[Any], str],
+        row: Callable[[Any], JSON],
+        kind: str,
+        most: int = 0,
+    ) -> Response:
         given = asked.get("page_size")
         if given is not None and not (str(given).isdigit() and 1 <= int(given) <= 100):
             raise _Wrong("page_size should be a number from 1 to 100.")
-        workspace = self.workspaces[account]
-        listed = pairs[:most] if most else pairs
+        listed = found[:most] if most else found
         start = 0
         if cursor := asked.get("start_cursor"):
-            ids = [workspace.id_of(stream, place) for stream, place in listed]
+            ids = [id_of(one) for one in listed]
             if cursor not in ids:
                 raise _Wrong(f"The start_cursor provided is invalid: {str(cursor)[:40]}")
             start = ids.index(cursor)
@@ -237,14 +285,14 @@ class Notion(StandIn):
         more = end < len(listed)
         body: JSON = {
             "object": "list",
-            "results": [self.table(account, stream).row(place) for stream, place in listed[start:end]],
-            "next_cursor": workspace.id_of(*listed[end]) if more else None,
+            "results": [row(one) for one in listed[start:end]],
+            "next_cursor": id_of(listed[end]) if more else None,
             "has_more": more,
             "type": kind,
             kind: {},
             "request_id": REQUEST_ID,
         }
-        if not more and len(pairs) > len(listed):
+        if not more and len(found) > len(listed):
             body["request_status"] = {"type": "incomplete", "incomplete_reason": "query_result_limit_reached"}
         return Response(200, body)
 

@@ -14,7 +14,7 @@ WORKSPACES = {
     "5b000000-0000-4000-8000-000000000002": "Contoso",
     "5b000000-0000-4000-8000-000000000003": "Brand New",
 }
-KINDS = {"users": 1, "data_sources": 2, "rows": 3, "pages": 4, "comments": 5}
+KINDS = {"users": 1, "data_sources": 2, "rows": 3, "pages": 4, "comments": 5, "content": 8}
 SHARES = {"rows": 0.4, "pages": 0.15, "comments": 0.25}
 SOURCES = ("Roadmap", "Candidates", "Réunions", "Vendors", "仕様書")
 TITLES = ("Launch plan", "Sécurité", "Onboarding", "Offsite notes", "Почему так", "How we price")
@@ -51,6 +51,9 @@ class Workspace:
     def times(self, stream: str) -> list[int]:
         """When each object was last edited, ascending Unix seconds, on the minute."""
         if stream not in self._times:
+            if stream == "content":
+                self._times[stream] = [edited for edited, _, _ in self.written()]
+                return self._times[stream]
             counts = {"users": 18, "data_sources": len(SOURCES)}
             count = counts.get(stream) or max(2, round(self.world.records * SHARES.get(stream, 0)))
             found = [] if self.empty else self.world.times(count, self.account, stream)
@@ -110,6 +113,66 @@ class Workspace:
         """(stream, place) of the page that a comment is on."""
         stream = "pages" if comment % 3 else "rows"
         return stream, int(self._chance("target", comment) * len(self.times(stream)))
+
+    # -- what is written ----------------------------------------------------------------------------------------------------
+
+    def written(self) -> list[tuple[int, str, int]]:
+        """(last edit, stream, place) of what has content, by last edit."""
+        return sorted(
+            (at, stream, place) for stream in ("rows", "pages") for place, at in enumerate(self.times(stream))
+        )
+
+    def _block_id(self, stream: str, place: int, at: int, within: int = 0) -> str:
+        """at: of the blocks of a page. within: of the blocks within that one, from 1 on."""
+        return f"08b{at:05x}-{within:04x}-4000-8{KINDS[stream]:03x}-{self.number:02x}{place:010x}"
+
+    def holder(self, given: str) -> tuple[str, int, int | None] | None:
+        """(stream, place, which block of its page) of a page or block; None if there is none."""
+        for stream in ("rows", "pages"):
+            if (place := self.place_of(stream, given)) is not None:
+                return stream, place, None
+            for at in (1,) if given.startswith("08b00001-0000-") else ():
+                place = int(given[-10:], 16)
+                if place < len(self.times(stream)) and given == self._block_id(stream, place, at):
+                    return stream, place, at
+        return None
+
+    def blocks(self, stream: str, place: int, block: int | None = None) -> list[JSON]:
+        """What is written on a page, or within one of its blocks."""
+        if block is not None:
+            return [self._block(stream, place, block, within) for within in (1, 2)]
+        count = 0 if place % 7 == 6 else 1 + int(self._chance("blocks", stream, place) * 3)
+        found = [self._block(stream, place, at) for at in range(count)]
+        children = [
+            child for child in (2 * place, 2 * place + 1) if child % 4 == 3 and child < len(self.times("pages"))
+        ]
+        for child in children if stream == "pages" else ():
+            known = {"object": "block", "id": self.id_of("pages", child), "has_children": True, "type": "child_page"}
+            found.append({**known, "child_page": {"title": "Launch plan"}, "in_trash": False})
+        return found
+
+    def _block(self, stream: str, place: int, at: int, within: int = 0) -> JSON:
+        kind = "paragraph" if within else ("paragraph", "toggle", "to_do", "image")[at]
+        nests = kind == "toggle" and place % 5 == 0
+        held: JSON = {"rich_text": self._said("block", stream, place, at, within), "color": "default"}
+        if kind == "image":
+            held = {"type": "external", "external": {"url": "https://pictures.test/a.png"}, "caption": []}
+        parent = (
+            {"type": "block_id", "block_id": self._block_id(stream, place, at)}
+            if within
+            else {"type": "page_id", "page_id": self.id_of(stream, place)}
+        )
+        return {
+            "object": "block",
+            "id": self._block_id(stream, place, at, within),
+            "parent": parent,
+            "created_time": _stamp(self.created(stream, place)),
+            "last_edited_time": _stamp(self.times(stream)[place]),
+            "has_children": nests and not within,
+            "in_trash": False,
+            "type": kind,
+            kind: {**held, "checked": False} if kind == "to_do" else held,
+        }
 
     # -- objects ------------------------------------------------------------------------------------------------------------
 

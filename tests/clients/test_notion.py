@@ -54,6 +54,21 @@ def test_it_pages_through_people_and_the_search(client: Client, sandbox: Any):
     assert client.search(filter={"in_trash": True})["results"] == []
 
 
+def test_it_reads_what_is_written_and_what_lies_within(client: Client):
+    pages = found(client, "page")
+    blocks = [
+        block
+        for page in pages
+        for block in collect_paginated_api(client.blocks.children.list, block_id=page["id"], page_size=2)
+    ]
+    assert len({block["id"] for block in blocks}) == len(blocks) > len(pages)
+    assert {"paragraph", "toggle", "child_page"} <= {block["type"] for block in blocks}
+    toggle = next(block for block in blocks if block["type"] == "toggle" and block["has_children"])
+    within = client.blocks.children.list(block_id=toggle["id"])["results"]
+    assert {block["parent"]["block_id"] for block in within} == {toggle["id"]}
+    assert {block["id"] for block in blocks if block["type"] == "child_page"} <= {page["id"] for page in pages}
+
+
 def test_the_rows_of_all_data_sources_are_those_of_the_search(client: Client, sandbox: Any):
     rows: list[Any] = []
     for source in found(client, "data_source"):

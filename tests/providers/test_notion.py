@@ -19,6 +19,7 @@ from integrations.errors import (
 from integrations.http import Reply
 from integrations.providers.base import WHOLE, Context, Partition, Window
 from integrations.providers.notion import NOTION
+from integrations.providers.wire import EPOCH, utc
 from integrations.sandbox import notion as sandbox
 from tests.contract.stage import ALL, Stage
 
@@ -176,6 +177,62 @@ async def test_a_page_that_is_gone_since_the_search_has_no_comments():
         gone = {"search": None, "pages": ["04b00000-0000-4000-8000-01ffffffffff"], "start": None}
         page = await NOTION.stream("comments").fetch(stage.api(), WHOLE, ALL, gone)
     assert (list(page.records), page.next_cursor) == ([], None)
+
+
+async def test_what_is_written_is_asked_for_where_something_was_edited_only():
+    """A page and what lies within its blocks are lists of their own; a page below it is another page."""
+    stage, content = Stage("notion"), NOTION.stream("content")
+    async with stage.client:
+        await stage.use(stage.account)
+        window = Window(ALL.until - timedelta(days=60), ALL.until)
+        before = len(stage.app.control.log)
+        found = await stage.read(content, window)
+        asked = [entry["path"] for entry in list(stage.app.control.log)[before:] if "/blocks/" in entry["path"]]
+        assert len(asked) == len(set(asked)) == len(found.ids)
+        whole = await stage.read(content)
+    assert 0 < len(found.ids) < len(whole.ids)
+    blocks = [block for record, _ in whole.rows.values() for block in record.payload["blocks"]]
+    assert {block["parent"]["type"] for block in blocks if "parent" in block} == {"page_id", "block_id"}
+    assert any(block["type"] == "child_page" for block in blocks)
+
+
+async def test_a_page_that_is_gone_since_the_search_holds_up_no_other():
+    stage, content = Stage("notion"), NOTION.stream("content")
+    async with stage.client:
+        await stage.use(stage.account)
+        page = await content.fetch(stage.api(), WHOLE, ALL, None)
+        assert page.next_cursor is not None
+        cursor, there = {"search": None, "pages": page.next_cursor["pages"][:2]}, page.next_cursor["pages"][1]["page"]
+        cursor["pages"][0] = {**cursor["pages"][0], "lists": [["04b00000-0000-4000-8000-01ffffffffff", 0, None, 0]]}
+        found = await content.fetch(stage.api(), WHOLE, ALL, cursor)
+        assert {record.payload["page"] for record in found.records} == {there}
+        assert found.next_cursor is None
+
+
+def test_what_is_written_mentions_and_says_nothing_else_of_its_page():
+    def rich(content: str, **more: Any) -> dict[str, Any]:
+        return {"type": "text", "plain_text": content, **more}
+
+    blocks = [
+        {"type": "paragraph", "paragraph": {"rich_text": [rich("Ask ana@acme.test.")]}},
+        {"type": "heading_2", "heading_2": {"rich_text": [rich("@Bo", mention={"user": {"id": "u2", "name": "Bo"}})]}},
+        {"type": "table_row", "table_row": {"cells": [[], [rich("Plan", mention={"page": {"id": "p2"}})]]}},
+        {"type": "image", "image": {"caption": [rich("by cy@acme.test")], "external": {"url": "https://x.test/a.png"}}},
+        {"type": "link_to_page", "link_to_page": {"type": "page_id", "page_id": "p3"}},
+        {"type": "divider", "divider": {}},
+        {"type": "unsupported", "unsupported": None},
+    ]
+    edited = "2026-03-01T09:30:00.000Z"
+    found = graph("content", id="p1:0", page="p1", title="Launch", last_edited_time=edited, blocks=blocks)
+    own = found.entities[0]
+    assert (own.key, own.name, own.properties) == ("notion:page:p1", "Launch", {})
+    assert utc(edited) + timedelta(microseconds=found.later) == EPOCH, "the page's own record counts"
+    assert said(found) == {
+        ("mentions", "notion:page:p1", key)
+        for key in (
+            "person:email:ana@acme.test", "notion:user:u2", "notion:page:p2", "person:email:cy@acme.test", "notion:page:p3",
+        )
+    }  # fmt: skip
 
 
 def test_a_row_tells_its_title_its_place_and_who_is_on_it():
