@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from integrations.providers.base import JSON, Entity
+from datetime import datetime, timedelta
+
+from integrations.providers.base import JSON, Entity, Graph
 from integrations.providers.text import domain_key, email_key
+from integrations.providers.wire import EPOCH
 
 
 def person(
@@ -24,6 +27,16 @@ def organization(own_key: str, name: object, websites: object, properties: JSON 
     key, *aliases = dict.fromkeys([*filter(None, map(domain_key, several)), own_key])
     called = str(name or "").strip() or key.rpartition(":")[2]
     return Entity("organization", key, called, properties, tuple(aliases))
+
+
+def besides(own: Entity, at: datetime) -> Graph:
+    """What a record says of a thing that has a record of its own, which knows it by itself: so this one is dated before that.
+
+    at: the record's time.
+    """
+    said = Graph(own._replace(properties={}))
+    said.later = (EPOCH - at) // timedelta(microseconds=1)
+    return said
 
 
 def facts(row: JSON, *names: str, deleted: object = False, **more: object) -> JSON:

@@ -38,10 +38,10 @@ from integrations.providers.base import (
     Window,
     WindowKind,
 )
-from integrations.providers.graph import facts, headline, person
+from integrations.providers.graph import besides, facts, headline, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in, inner, rate_headers
 from integrations.providers.text import MOST_MENTIONS, mentioned_emails
-from integrations.providers.wire import Rows, pages, reader, stamp
+from integrations.providers.wire import Rows, pages, reader, stamp, utc
 
 _PERSON = "{ id name displayName email }"
 # What each connection selects of a row. A query may cost 10,000 points, so pages of rows with lists of their own stay small.
@@ -58,10 +58,14 @@ FIELDS = {
     f"issue {{ id identifier title }} user {_PERSON} parent {{ id }}",
     "attachments": "id title subtitle url sourceType createdAt updatedAt archivedAt "
     f"issue {{ id identifier title }} creator {_PERSON}",
+    "issueRelations": "id type createdAt updatedAt archivedAt issue { id identifier title } relatedIssue { id identifier title }",
 }
-PAGE_SIZES = {"projects": 50, "issues": 100}
-_FILTERS = {"teams": "TeamFilter", "users": "UserFilter", "projects": "ProjectFilter", "cycles": "CycleFilter",
-            "issues": "IssueFilter", "comments": "CommentFilter", "attachments": "AttachmentFilter"}  # fmt: skip
+PAGE_SIZES = {"projects": 50, "issues": 100, "issueRelations": 250}
+# Those that are read by time; the others are read whole.
+_FILTERS = {"projects": "ProjectFilter", "cycles": "CycleFilter", "issues": "IssueFilter", "comments": "CommentFilter",
+            "attachments": "AttachmentFilter"}  # fmt: skip
+# What an issue is to a related one; that two are alike is Linear's own guess.
+_RELATIONS = {"blocks": "blocks", "duplicate": "duplicates", "related": "relates_to"}
 WHO = "query { organization { id urlKey name } viewer { id name email } }"
 _IDENTIFIER = re.compile(r"(?<![\w/-])([A-Z][A-Z0-9]{0,6}-[1-9][0-9]{0,6})(?![\w-])")
 _NAME = re.compile(r"(?<![\w/.@+-])@([a-z0-9](?:[a-z0-9._-]{0,38}[a-z0-9])?)(?![\w@]*@)")
@@ -71,17 +75,19 @@ _UPDATED = reader("id", "updatedAt")
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
 
 
-def document(connection: str, order: str = "updatedAt") -> str:
+def document(connection: str) -> str:
     """The query for one page of a connection, newest first. Archived rows would vanish if they were not asked for.
 
-    order: of a window's rows by their update, as one that is updated meanwhile leaves the window; of all rows by their making, as
-    one that is updated meanwhile would go where has been read already.
+    A window's rows come by their update, as one that is updated meanwhile leaves the window; all rows by their making, as one that
+    is updated meanwhile would go where has been read already.
     """
+    declared, asked, order = "", "", "createdAt"
+    if connection in _FILTERS:
+        declared, asked, order = f", $filter: {_FILTERS[connection]}", ", filter: $filter", "updatedAt"
     disabled = ", includeDisabled: true" if connection == "users" else ""
     return (
-        f"query Page($first: Int!, $after: String, $filter: {_FILTERS[connection]}) {{ {connection}(first: $first, after: $after, "
-        f"filter: $filter, orderBy: {order}, includeArchived: true{disabled}) {{ nodes {{ {FIELDS[connection]} }} "
-        "pageInfo { hasNextPage endCursor } } }"
+        f"query Page($first: Int!, $after: String{declared}) {{ {connection}(first: $first, after: $after{asked}, orderBy: {order}, "
+        f"includeArchived: true{disabled}) {{ nodes {{ {FIELDS[connection]} }} pageInfo {{ hasNextPage endCursor }} }} }}"
     )
 
 
@@ -144,12 +150,10 @@ def _span(window: Window) -> JSON:
     return {"updatedAt": {"gte": stamp(window.since, "milliseconds"), "lt": stamp(until, "milliseconds")}}
 
 
-async def _page(
-    connection: str, snapshot: bool, api: Api, partition: Partition, window: Window, cursor: JSON | None
-) -> Rows:
+async def _page(connection: str, api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
     variables: JSON = {"first": PAGE_SIZES.get(connection, 100), "after": cursor["after"] if cursor else None}
-    variables |= {} if snapshot else {"filter": _span(window)}
-    asked = {"query": document(connection, "createdAt" if snapshot else "updatedAt"), "variables": variables}
+    variables |= {"filter": _span(window)} if connection in _FILTERS else {}
+    asked = {"query": document(connection), "variables": variables}
     found = (await api.request("POST", "/graphql", json=asked)).data["data"][connection]
     info = found["pageInfo"]
     return found["nodes"], {"after": info["endCursor"]} if info["hasNextPage"] and info["endCursor"] else None
@@ -249,6 +253,17 @@ def _extract_issue(row: JSON, context: Context) -> Graph:
     return said
 
 
+def _extract_relation(row: JSON, context: Context) -> Graph:
+    """What an issue is to another: a statement of the issue's."""
+    own, kind = _part("issue", row.get("issue"), context), _RELATIONS.get(row["type"])
+    if own is None:
+        raise RecordRejected("it does not say which issue it is of")
+    said = besides(own, utc(row["updatedAt"]))
+    if kind and not row.get("archivedAt"):
+        said.to(kind, _part("issue", row.get("relatedIssue"), context))
+    return said
+
+
 def _extract_comment(row: JSON, context: Context) -> Graph:
     name, known = headline(row.get("body"), "(empty comment)"), _facts(row, "url", "editedAt")
     said = Graph(Entity("message", context.key("comment", row["id"]), name, known))
@@ -289,9 +304,13 @@ def _auth_header(token: str) -> dict[str, str]:
     return {"Authorization": token if token.startswith("lin_api_") else f"Bearer {token}"}
 
 
-def _stream(name: str, label: str, extract: Extract, *, snapshot: bool = False) -> Stream:
-    kind, size = WindowKind.SNAPSHOT if snapshot else WindowKind.EXACT, PAGE_SIZES.get(name, 100)
-    fetch = pages(partial(_page, name, snapshot), _UPDATED, None if snapshot else min)
+def _stream(name: str, label: str, extract: Extract, connection: str = "") -> Stream:
+    connection = connection or name
+    timed, size = connection in _FILTERS, PAGE_SIZES.get(connection, 100)
+    kind, fetch = (
+        WindowKind.EXACT if timed else WindowKind.SNAPSHOT,
+        pages(partial(_page, connection), _UPDATED, min if timed else None),
+    )
     return Stream(name, label, kind, fetch, extract, ascending=False, needs=("read",), page_size=size, record=_UPDATED)
 
 
@@ -307,7 +326,7 @@ LINEAR = Provider(
     name="Linear",
     category="Engineering",
     summary="What is being built, by whom and when: issues, projects, cycles and the talk around them.",
-    brings=("Issues", "Comments", "Projects", "Cycles", "Teams", "People", "Attachments"),
+    brings=("Issues and their relations", "Comments", "Projects", "Cycles", "Teams", "People", "Attachments"),
     api_url="https://api.linear.app",
     auth_url="https://linear.app",
     identify=_identify,
@@ -325,11 +344,12 @@ LINEAR = Provider(
     "It sees the teams that its owner sees.",
     settle=timedelta(minutes=1),
     streams=(
-        _stream("teams", "Teams", _extract_team, snapshot=True),
-        _stream("users", "People", _extract_user, snapshot=True),
+        _stream("teams", "Teams", _extract_team),
+        _stream("users", "People", _extract_user),
         _stream("projects", "Projects", _extract_project),
         _stream("cycles", "Cycles", _extract_cycle),
         _stream("issues", "Issues", _extract_issue),
+        _stream("relations", "Relations of issues", _extract_relation, "issueRelations"),
         _stream("comments", "Comments", _extract_comment),
         _stream("attachments", "Attachments", _extract_attachment),
     ),

@@ -43,10 +43,10 @@ from integrations.providers.base import (
     Window,
     WindowKind,
 )
-from integrations.providers.graph import facts, headline, person
+from integrations.providers.graph import besides, facts, headline, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in, inner
 from integrations.providers.text import email_key, mentioned_emails
-from integrations.providers.wire import EPOCH, Rows, all_rows, listing, page, pages, reader, utc
+from integrations.providers.wire import Rows, all_rows, listing, page, pages, reader, utc
 
 VERSION = "2025-09-03"
 PAGE = 100
@@ -370,9 +370,8 @@ def _texts(block: JSON) -> Iterator[list[JSON]]:
 
 
 def _extract_content(row: JSON, context: Context) -> Graph:
-    """What is mentioned on a page. All else of it its own record says, and so this one is dated before that."""
-    said = Graph(_page(row["page"], row["title"], context)._replace(properties={}))
-    said.later = (EPOCH - utc(row["last_edited_time"])) // timedelta(microseconds=1)
+    """What is mentioned on a page."""
+    said = besides(_page(row["page"], row["title"], context), utc(row["last_edited_time"]))
     for block in row["blocks"]:
         for rich in _texts(block):
             said.to("mentions", *_mentioned(rich, context))

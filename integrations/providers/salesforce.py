@@ -42,10 +42,10 @@ from integrations.providers.base import (
     Window,
     WindowKind,
 )
-from integrations.providers.graph import facts, organization, person
+from integrations.providers.graph import besides, facts, organization, person
 from integrations.providers.replies import ErrorTable, Means, error_in, first
 from integrations.providers.text import domain_key, mentioned_emails
-from integrations.providers.wire import EPOCH, page, reader, stamp, utc
+from integrations.providers.wire import page, reader, stamp, utc
 
 ROOT = "/services/data/v67.0"
 BULK_FROM = 10_000  # rows of one window
@@ -350,11 +350,10 @@ def _extract_opportunity(row: JSON, context: Context) -> Graph:
 
 
 def _extract_role(row: JSON, context: Context) -> Graph:
-    """Who has a part in a deal: a statement of the deal's, which by itself knows nothing of it and so is dated before all else."""
+    """Who has a part in a deal: a statement of the deal's."""
     ns = context.namespace
     name = (row.get("Opportunity") or {}).get("Name") or "Opportunity"
-    said = Graph(Entity("deal", _key(ns, row["OpportunityId"]), name, {}))
-    said.later = (EPOCH - utc(row["SystemModstamp"])) // timedelta(microseconds=1)
+    said = besides(Entity("deal", _key(ns, row["OpportunityId"]), name), utc(row["SystemModstamp"]))
     if not row.get("IsDeleted"):
         said.to("with", _contact_of(row, ns, "ContactId", "Contact"))
     return said

@@ -13,6 +13,8 @@ from integrations.sandbox.wire import Request, Response
 from integrations.sandbox.world import World, seconds_of
 
 STREAMS = tuple(name for name in KINDS if name != "labels")
+NAMED = {"issueRelations": "relations"}  # connections whose streams are called otherwise
+UNFILTERED = ("relations",)
 ARGUMENTS = {"first", "last", "after", "before", "filter", "orderBy", "includeArchived"}
 MOST = 250
 COSTLIEST, POINTS_AN_HOUR = 10_000, 250_000
@@ -53,7 +55,7 @@ class Linear(StandIn):
             [moment / 1000 for moment in workspace.times(stream)],
             lambda place: workspace.id_of(stream, place),
             lambda place: self._row(workspace, stream, place),
-            timeless=stream in ("teams", "users"),
+            timeless=stream in ("teams", "users", "relations"),
             tombstones=stream in TRASHED,
         )
 
@@ -121,7 +123,7 @@ class Linear(StandIn):
             return _error(400, "INPUT_ERROR", words, "invalid input")
         data: JSON = {}
         for field in chosen:
-            if field.name in STREAMS and self.denies(field.name):
+            if (stream := NAMED.get(field.name, field.name)) in STREAMS and self.denies(stream):
                 return self.forbidden(request, field.name)
             try:
                 value = self._value(account, field)
@@ -148,10 +150,11 @@ class Linear(StandIn):
         return self._connection(account, workspace, field)
 
     def _connection(self, account: str, workspace: Workspace, field: Selection) -> JSON:
-        stream, given = field.name, field.arguments
+        stream, given = NAMED.get(field.name, field.name), field.arguments
         known = ARGUMENTS | ({"includeDisabled"} if stream == "users" else set())
+        known -= {"filter"} if stream in UNFILTERED else set()
         if wrong := sorted(set(given) - known):
-            raise GraphqlError(f'Unknown argument "{wrong[0]}" on field "Query.{stream}".')
+            raise GraphqlError(f'Unknown argument "{wrong[0]}" on field "Query.{field.name}".')
         first = given.get("first", 50)
         if type(first) is not int or not 1 <= first <= MOST:
             raise ValueError(f"first must be between 1 and {MOST}")

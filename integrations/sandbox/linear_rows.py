@@ -24,8 +24,18 @@ STATES = (
     ("Canceled", "canceled"),
 )
 LABELS = ("bug", "feature", "Überprüfen", "customer")
-SHARES = {"projects": 0.04, "cycles": 0.06, "issues": 0.4, "comments": 0.3, "attachments": 0.12}
-KINDS = {"teams": 1, "users": 2, "projects": 3, "cycles": 4, "issues": 5, "comments": 6, "attachments": 7, "labels": 8}
+SHARES = {"projects": 0.04, "cycles": 0.06, "issues": 0.4, "comments": 0.3, "attachments": 0.12, "relations": 0.08}
+KINDS = {
+    "teams": 1,
+    "users": 2,
+    "projects": 3,
+    "cycles": 4,
+    "issues": 5,
+    "comments": 6,
+    "attachments": 7,
+    "labels": 8,
+    "relations": 9,
+}
 TITLES = (
     "Retry on 429",
     "Exports lose the last row",
@@ -51,7 +61,7 @@ SCHEMA: dict[str, dict[str, str]] = {
         "organization": "Organization",
         "viewer": "User",
         "rateLimitStatus": "RateLimitPayload",
-        **{name: f"{name}Connection" for name in ("teams", "users", "projects", "cycles", "issues", "comments", "attachments")},
+        **{name: f"{name}Connection" for name in ("teams", "users", "projects", "cycles", "issues", "comments", "attachments", "issueRelations")},
     },
     "Organization": {"id": "", "urlKey": "", "name": ""},
     "RateLimitPayload": {"identifier": "", "kind": "", "limits": "[RateLimitResultPayload]"},
@@ -77,11 +87,12 @@ SCHEMA: dict[str, dict[str, str]] = {
     "Attachment": {
         "id": "", "title": "", "subtitle": "", "url": "", "sourceType": "", "issue": "Issue", "creator": "User", **_TIMES,
     },
+    "IssueRelation": {"id": "", "type": "", "issue": "Issue", "relatedIssue": "Issue", **_TIMES},
     **{
         f"{name}Connection": {"nodes": f"[{kind}]", "pageInfo": "PageInfo"}
         for name, kind in (
             ("teams", "Team"), ("users", "User"), ("projects", "Project"), ("cycles", "Cycle"), ("issues", "Issue"),
-            ("comments", "Comment"), ("attachments", "Attachment"), ("labels", "IssueLabel"),
+            ("comments", "Comment"), ("attachments", "Attachment"), ("labels", "IssueLabel"), ("issueRelations", "IssueRelation"),
         )
     },
 }  # fmt: skip
@@ -259,6 +270,15 @@ class Workspace:
 
     def _nested_issue(self, place: int) -> JSON:
         return {"id": self.id_of("issues", place), **self._issue(place, nested=True)}
+
+    def _relations(self, place: int) -> JSON:
+        issue = self._pick("issues", "relation", place)
+        others = max(1, len(self.times("issues")) - 1)
+        return {
+            "type": ("blocks", "related", "duplicate", "similar")[place % 4],
+            "issue": self._nested_issue(issue),
+            "relatedIssue": self._nested_issue((issue + 1 + int(self._chance("to", place) * others)) % (others + 1)),
+        }
 
     def _comments(self, place: int) -> JSON:
         issue = self._pick("issues", "comment", place)

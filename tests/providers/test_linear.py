@@ -18,6 +18,7 @@ from integrations.errors import (
 from integrations.http import Api, Reply
 from integrations.providers.base import WHOLE, Context, Window
 from integrations.providers.linear import LINEAR
+from integrations.providers.wire import EPOCH, utc
 from tests.contract.stage import ALL, Stage
 
 CONTEXT = Context("linear")
@@ -149,6 +150,22 @@ def test_who_does_what_with_an_issue():
         ("labelled", "linear:issue:u1", "linear:label:l1"),
     }
     assert "Cycle 4" in {entity.name for entity in found.entities}
+
+
+@pytest.mark.parametrize(
+    ("kind", "statement"),
+    [("blocks", "blocks"), ("duplicate", "duplicates"), ("related", "relates_to"), ("similar", None)],
+)
+def test_a_relation_is_a_statement_of_the_issue_and_nothing_else(kind: str, statement: str | None):
+    ends = {"issue": {"id": "u1", "title": "Retry"}, "relatedIssue": {"id": "u2", "title": "Later"}}
+    updated = "2026-03-01T09:30:00.000Z"
+    found = graph("relations", id="r1", type=kind, updatedAt=updated, archivedAt=None, **ends)
+    own = found.entities[0]
+    assert (own.kind, own.key, own.name, own.properties) == ("issue", "linear:issue:u1", "Retry", {})
+    assert utc(updated) + timedelta(microseconds=found.later) == EPOCH, "the issue's own record counts"
+    assert said(found) == ({(statement, "linear:issue:u1", "linear:issue:u2")} if statement else set())
+    archived = graph("relations", id="r1", type=kind, updatedAt=updated, archivedAt=updated, **ends)
+    assert said(archived) == set()
 
 
 def test_a_row_in_the_bin_is_deleted_an_archived_one_is_not():
