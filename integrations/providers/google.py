@@ -30,7 +30,16 @@ from integrations.providers.base import (
     WindowKind,
 )
 from integrations.providers.graph import facts, headline
-from integrations.providers.mail import addressed, message_entity, message_ids, message_key, people, text_of, words
+from integrations.providers.mail import (
+    addressed,
+    files_of,
+    message_entity,
+    message_ids,
+    message_key,
+    people,
+    text_of,
+    words,
+)
 from integrations.providers.replies import ErrorTable, Means, body, error_in, inner
 from integrations.providers.text import mentioned_emails, plain
 from integrations.providers.wire import (
@@ -234,6 +243,9 @@ def _extract_message(row: JSON, context: Context) -> Graph:
     if row.get("threadId"):
         said.to("part_of", Entity("thread", context.key("thread", f"{owner['email']}:{row['threadId']}"), name))
     said.to("labelled", *(Entity("label", context.key("label", f"{owner['email']}:{one}"), one) for one in own))
+    within = said.own.partition(":message:")[2]
+    files = ((context.key("attachment", f"{within}:{part}"), called) for part, called in files_of(payload))
+    said.by("attached_to", *(Entity("document", key, called) for key, called in files))
     before = message_ids(first.get("in-reply-to") or first.get("references"))
     said.refer("replied_to", [message_key(ns, one) for one in before[-1:]])
     said.refer("mentions", mentioned_emails(f"{subject}\n{text_of(payload)}"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from email.utils import getaddresses
@@ -59,6 +59,16 @@ def people(named: Iterable[tuple[object, object]]) -> list[Entity]:
 def text_of(part: JSON) -> str:
     """What a MIME part, as Gmail gives it, says in text; as HTML only if there is nothing else."""
     return _first(part, "text/plain") or plain(_first(part, "text/html"))
+
+
+def files_of(part: JSON, left: int = _DEEPEST) -> Iterator[tuple[str, str]]:
+    """(part's id, file's name) of what is attached in a MIME part, as Gmail gives it; pictures within the text are not."""
+    named = {str(header.get("name")).lower(): str(header.get("value")) for header in part.get("headers") or ()}
+    called = str(part.get("filename") or "").strip()
+    if called and not named.get("content-disposition", "").strip().lower().startswith("inline"):
+        yield str(part.get("partId") or "0"), called
+    for inner in part.get("parts") or () if left else ():
+        yield from files_of(inner, left - 1)
 
 
 def _first(part: JSON, kind: str, left: int = _DEEPEST) -> str:

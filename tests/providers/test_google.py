@@ -206,6 +206,29 @@ async def test_without_offline_access_and_consent_there_is_no_refresh_token():
 # -- what rows say --------------------------------------------------------------------------------------------------------
 
 
+def test_files_of_a_message_are_attached_to_it_in_every_mailbox_and_pictures_of_its_text_are_none():
+    def part(number: str, name: str, how: str = "", parts: Any = ()) -> dict[str, Any]:
+        headers = [{"name": "Content-Disposition", "value": how}] if how else []
+        return {"partId": number, "filename": name, "headers": headers, "body": {"size": 1}, "parts": list(parts)}
+
+    parts = [
+        part("0", "", parts=[part("0.0", ""), part("0.1", "logo.png", 'Inline; filename="logo.png"')]),
+        part("1", "Entwürfe.pdf", "attachment"),
+        part("2", "brief.eml", parts=[part("2.0", "within.txt")]),
+    ]
+    headers = [{"name": "Message-ID", "value": "<m1@acme.test>"}]
+    for mailbox in ("ana@acme.test", "bo@acme.test"):
+        found = message({}, id=mailbox, payload={"headers": headers, "parts": parts}, mailbox={"email": mailbox})
+        names = {entity.key: entity.name for entity in found.entities if entity.kind == "document"}
+        assert names == {
+            "google:attachment:m1@acme.test:1": "Entwürfe.pdf",
+            "google:attachment:m1@acme.test:2": "brief.eml",
+            "google:attachment:m1@acme.test:2.0": "within.txt",
+        }
+        attached = {one for one in said(found) if one[0] == "attached_to"}
+        assert attached == {("attached_to", key, "google:message:m1@acme.test") for key in names}
+
+
 def test_a_message_names_who_wrote_it_to_whom_and_where_it_belongs():
     found = message(
         {

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from historical_sync.extraction import Ids, graph_rows, record_rows
+from historical_sync.identity import entity_id
 from integrations.errors import AccessDenied, ReauthRequired
 from integrations.http import Reply
 from integrations.providers.base import WHOLE, Context, Graph, Window
-from integrations.providers.salesforce import SALESFORCE, _Hidden
+from integrations.providers.salesforce import _CHANGED, SALESFORCE, _Hidden
 from integrations.providers.wire import EPOCH, utc
 from integrations.sandbox.salesforce_rows import TABLES
 from tests.contract.stage import ALL, staged
@@ -222,3 +224,21 @@ async def test_who_the_token_belongs_to_is_refused_in_words_of_its_own_once_it_h
         assert stage.refreshed == before + 1
         gone = Reply(403, {}, None, "Bad_OAuth_Token", "")
         assert isinstance(SALESFORCE.classify(gone), ReauthRequired)
+
+
+def test_a_part_in_a_deal_takes_nothing_from_the_deals_own_record_whichever_is_younger():
+    deal = {"Id": "006A", "Name": "A deal", "Amount": 5.0, "SystemModstamp": "2026-01-01T00:00:00.000+0000"}
+    part = {
+        "Id": "00KA",
+        "OpportunityId": "006A",
+        "ContactId": "003A",
+        "SystemModstamp": "2026-02-01T00:00:00.000+0000",
+    }
+    tenant, connection, told_of = b"t" * 16, b"c" * 16, {}
+    for stream in ("contact_roles", "opportunities"):
+        row = part if stream == "contact_roles" else deal
+        rows = record_rows([_CHANGED(row)], connection, stream).values()
+        found = graph_rows(rows, SALESFORCE.stream(stream).extract, Context(NS), Ids(tenant))
+        told_of[stream] = found.entities[entity_id(tenant, f"{NS}:opportunity:006A")]
+    assert (told_of["opportunities"].as_of or EPOCH) > (told_of["contact_roles"].as_of or EPOCH) == EPOCH
+    assert b"Amount" in told_of["opportunities"].properties
