@@ -49,7 +49,7 @@ API = "https://api.atlassian.com"
 _MINUTE = timedelta(minutes=1)
 _FIELDS = (
     "summary,description,status,issuetype,priority,project,assignee,reporter,creator,created,updated,resolutiondate,duedate,"
-    "labels,parent,issuelinks"
+    "labels,components,fixVersions,parent,issuelinks"
 )
 _KEY = re.compile(r"(?<![\w-])([A-Z][A-Z0-9_]{1,9}-[1-9]\d{0,6})(?![\w-])")
 # What looks like an issue's key and is none.
@@ -268,6 +268,11 @@ def _mentions(context: Context, site: str, *documents: Any) -> Iterator[str]:
         yield from mentioned_emails(text)
 
 
+def _part(kind: str, what: str, row: JSON, site: str, context: Context) -> Entity:
+    """A part of a project that issues name by its id."""
+    return Entity(kind, context.key(what, f"{site}:{row['id']}"), row.get("name") or what.capitalize())
+
+
 def _extract_issue(row: JSON, context: Context) -> Graph:
     site, fields, key = context.partition.facts["site"], row["fields"], row["key"]
     status, project, parent = (fields.get(name) or {} for name in ("status", "project", "parent"))
@@ -293,6 +298,10 @@ def _extract_issue(row: JSON, context: Context) -> Graph:
     said.by("authored", _person(fields.get("creator"), context))
     labels = fields.get("labels") or ()
     said.to("labelled", *(Entity("label", context.key("label", f"{site}:{label}"), label) for label in labels))
+    for component in fields.get("components") or ():
+        said.to("labelled", _part("label", "component", component, site, context))
+    for version in fields.get("fixVersions") or ():
+        said.to("in_milestone", _part("milestone", "version", version, site, context))
     for link in fields.get("issuelinks") or ():
         kind = re.sub(r"[^a-z]+", "_", (link.get("type") or {}).get("outward", "").lower()).strip("_") or "relates_to"
         for side, tell in (("outwardIssue", said.refer), ("inwardIssue", said.referred)):

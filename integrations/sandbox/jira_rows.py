@@ -226,6 +226,8 @@ class Holdings:
                 "resolutiondate": stamp(self.updated[place]) if category == "done" else None,
                 "duedate": "2027-01-31" if rng.random() < 0.2 else None,
                 "labels": [label for label in ("security", "größe-l") if rng.random() < 0.2],
+                "components": [{"id": "10300", "name": "Zürich office"}] if place % 5 == 0 else [],
+                "fixVersions": [{"id": f"1020{place % 3}", "name": f"2026.{place % 3 + 1}", "released": place % 3 == 0, "archived": False}] if place % 4 else [],
                 "issuelinks": links,
                 **({"parent": parent} if parent else {}),
             },

@@ -233,6 +233,23 @@ def test_links_between_issues_have_a_direction(link: Any, statement: tuple[str, 
     assert said(issue(issuelinks=[link])) == {(kind, f"jira:issue:s1:{source}", f"jira:issue:s1:{target}")}
 
 
+def test_an_issue_names_the_versions_and_components_that_it_is_for() -> None:
+    found = issue(
+        components=[{"id": "1", "name": "Login"}], fixVersions=[{"id": "2", "name": "2.0"}, {"id": "3", "name": "2.1"}]
+    )
+    own = "jira:issue:s1:10421"
+    assert said(found) == {
+        ("labelled", own, "jira:component:s1:1"),
+        ("in_milestone", own, "jira:version:s1:2"),
+        ("in_milestone", own, "jira:version:s1:3"),
+    }
+    assert {(entity.kind, entity.name) for entity in found.entities[1:]} == {
+        ("label", "Login"),
+        ("milestone", "2.0"),
+        ("milestone", "2.1"),
+    }
+
+
 def test_an_issue_is_part_of_its_project_and_its_parent() -> None:
     graph = issue(project={"id": "10", "key": "OPS", "name": "Operations"}, parent={"id": "7", "key": "OPS-1"})
     assert said(graph) == {
