@@ -1,7 +1,8 @@
 """Notion's API: people, data sources and their rows, pages, what is written on them, and comments.
 
-Times are kept to the minute. Rows of a data source can be asked for by time; pages and comments are found by walking the search,
-newest edit first; what is written comes by a request for each page, and more where it is long or nested. One query lists at most 10,000 results and says so: rows go on by time of creation, the search from its other end.
+Times are kept to the minute. Rows of a data source can be asked for by time; pages and comments are found by walking the
+search, newest edit first; what is written comes by a request for each page, and more where it is long or nested. One query
+lists at most 10,000 results and says so: rows go on by time of creation, the search from its other end.
 """
 
 from __future__ import annotations

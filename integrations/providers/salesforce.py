@@ -259,8 +259,8 @@ def _merged(said: Graph, row: JSON, ns: str) -> bool:
     return True
 
 
-# Which domain an account has and which address a contact, lead or user, only their own records say: a row that mentions them is not touched when
-# that is put right, and would be proof of the wrong one for ever.
+# Which domain an account has and which address a contact, lead or user, only their own records say: a row that mentions them
+# is not touched when that is put right, and would be proof of the wrong one for ever.
 
 
 def _account_of(row: JSON, ns: str) -> Entity | None:
