@@ -7,19 +7,27 @@ import os
 import sys
 from typing import Any
 
+from django.db import connections
+from environs import EnvError
+
 from atom.handler import sync_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "atom.settings")
-django_application = sync_application()
+try:
+    django_application = sync_application()
+    connections["default"].refuse_pooler()  # type: ignore[attr-defined]
+except EnvError as error:
+    sys.exit(f"atom: {error}")
 
-from channels.auth import AuthMiddlewareStack  # noqa: E402 - needs the apps to be loaded
-from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
-from django.conf import settings  # noqa: E402
+# These need the apps to be loaded.
+from channels.auth import AuthMiddlewareStack
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.conf import settings
 
-from atom.fanout import reachable  # noqa: E402
-from atom.garbage import tune_garbage_collection  # noqa: E402
-from atom.sockets import same_origin  # noqa: E402
-from historical_sync.routing import websocket_urlpatterns  # noqa: E402
+from atom.fanout import reachable
+from atom.garbage import tune_garbage_collection
+from atom.sockets import same_origin
+from historical_sync.routing import websocket_urlpatterns
 
 LAST_SECONDS = 5.0  # for what is told to end when the server stops
 

@@ -16,6 +16,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
+from environs import EnvError
 
 from atom.rls import IS_MEMBER
 from atom.tenancy import across_tenants
@@ -42,12 +43,13 @@ class Finding:
 class Facts:
     """The deployment as it is just now. Ages in seconds; None: there is nothing to be old.
 
-    unapplied: migrations. workers: alive. overdue: chunks whose worker is gone and which nobody took over. unheard: jobs whose
-    request to stop nobody honours. reconnect, unreadable: connections, in words. layer: why the channel layer does not answer,
-    "" if it does.
+    pooler: why no process starts where DATABASE_URL leads to one. unapplied: migrations. workers: alive. overdue: chunks whose worker
+    is gone and which nobody took over. unheard: jobs whose request to stop nobody honours. reconnect, unreadable: connections, in
+    words. layer: why the channel layer does not answer, "" if it does.
     """
 
     database: str = ""
+    pooler: str = ""
     unapplied: Sequence[str] = ()
     keys: str = ""
     layer: str = ""
@@ -70,6 +72,9 @@ def judge(facts: Facts) -> list[Finding]:
         found.append(
             Finding(f"The database does not answer: {facts.database}", "Start PostgreSQL, or correct DATABASE_URL.")
         )
+        return found
+    if facts.pooler:
+        found.append(Finding(facts.pooler, "Correct DATABASE_URL: no process starts on this one."))
         return found
     if facts.unapplied:
         names = _some(facts.unapplied)
@@ -139,10 +144,13 @@ def read() -> Facts:
     except ImproperlyConfigured as error:
         keys = str(error)
     try:
+        connection.refuse_pooler()  # type: ignore[attr-defined]
         if not _has_roles():
             return Facts(unapplied=["all of them"], keys=keys)
         connection.ensure_connection()
         unapplied = _unapplied()
+    except EnvError as error:
+        return Facts(pooler=str(error), keys=keys)
     except (DatabaseError, psycopg.Error, OSError) as error:
         return Facts(database=str(error).partition("\n")[0], keys=keys)
     layer = _layer()

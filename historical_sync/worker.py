@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import psycopg
 from django.conf import settings
-from django.db import DatabaseError
+from django.db import DatabaseError, connections
 from procrastinate import App, PsycopgConnector
 from procrastinate.contrib.django import app as django_app
 from procrastinate.exceptions import ConnectorException
@@ -93,6 +93,7 @@ async def _run(
     try:
         async with contextlib.AsyncExitStack() as opened:
             async with _until_told(stop):
+                await asyncio.to_thread(_refuse_pooler)
                 await pool.open(wait=True, timeout=10)
                 await opened.enter_async_context(worker_app.open_async())
             defer = tasks.Defer(worker_app)
@@ -147,6 +148,10 @@ async def _run(
     finally:
         _engine = None
         await pool.close()
+
+
+def _refuse_pooler() -> None:
+    connections["default"].refuse_pooler()  # type: ignore[attr-defined]
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import httpx2
 import pytest
@@ -50,8 +50,11 @@ class Relay:
                 continue
             there = self._connect()
             self.ends += [here, there]
-            for one, other in ((here, there), (there, here)):
-                threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+            threading.Thread(target=self._serve, args=(here, there), daemon=True).start()
+
+    def _serve(self, here: socket.socket, there: socket.socket) -> None:
+        threading.Thread(target=self._pass_on, args=(there, here), daemon=True).start()
+        self._pass_on(here, there)
 
     def _connect(self) -> socket.socket:
         host, port = str(self.server.get("host") or "/var/run/postgresql"), int(self.server.get("port") or 5432)
@@ -77,13 +80,15 @@ class Relay:
     def mend(self) -> None:
         self.up = True
 
+    def close(self) -> None:
+        self.cut()
+        self.listener.close()
+
 
 @pytest.fixture
 def relay(transactional_db: None) -> Iterator[Relay]:
-    made = Relay()
-    yield made
-    made.cut()
-    made.listener.close()
+    with closing(Relay()) as made:
+        yield made
 
 
 @pytest.mark.parametrize("connections", [1, 2, 3, 6])

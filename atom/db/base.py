@@ -1,4 +1,4 @@
-"""Django's PostgreSQL backend with four additions.
+"""Django's PostgreSQL backend with five additions.
 
 * Connections take the run-time role `atom_app`, which owns nothing and can't bypass row-level security.
   Commands that change the schema run `as_owner()`.
@@ -6,6 +6,7 @@
   pools or shares a connection need not care: the context decides, and with none set nothing is visible.
 * Without DATABASE_URL the embedded server is started by the first connection.
 * Servers before PostgreSQL 15 are refused by name: views there read with their owner's rights, past the policies.
+* Poolers are refused: behind one, tenants would find each other's settings (`atom.db.pooler`).
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import psycopg
 from django.db.backends.postgresql import base, features
 from psycopg.pq import Format
 
+from atom.db import pooler
 from atom.tenancy import APP_ROLE, Scope, current_scope
 
 # Seconds after which the server ends a transaction in which nothing happens: its process is frozen or gone, its locks are not.
 # Longer than any answer that is waited for in a transaction (a token endpoint's: `integrations.gateway`).
 FROZEN_AFTER = 60
+OURS = ("context", "cursor_factory", "prepare_threshold")  # of a connection's parameters: what the server is not told
 _owner = False
 
 
@@ -79,6 +82,16 @@ class DatabaseWrapper(base.DatabaseWrapper):
             limit = f"-c idle_in_transaction_session_timeout={FROZEN_AFTER * 1000}"
             params["options"] = f"{params.get('options', '')} -c role={APP_ROLE} {limit}".strip()
         return params
+
+    def refuse_pooler(self) -> None:
+        """Raises EnvError where the connections to come would be no sessions of their own. Of the embedded server's nobody doubts it."""
+        if not self.settings_dict.get("EMBEDDED"):
+            arguments = super().get_connection_params()  # without the role, which there need not be yet
+            pooler.refuse_pooler({name: arguments[name] for name in arguments if name not in OURS})
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        self.refuse_pooler()
+        return super().get_new_connection(conn_params)
 
     def init_connection_state(self) -> None:
         self._applied = None
