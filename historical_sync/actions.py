@@ -236,6 +236,10 @@ def resume(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
                 raise Refused("invalid_state", _not_from("resumed", job))
             _check_connection(job.connection)
             if job.status == states.FAILED:
+                if job.parts_forgotten and not job.chunks.exclude(status=states.CHUNK_COMPLETED).exists():
+                    raise Refused(
+                        "invalid_state", "This import ended long ago, and later ones went over what it lacks."
+                    )
                 if jobs_of(tenant).active().filter(connection=job.connection).exists():
                     raise Refused("job_already_active", f"{job.connection} is already being imported by another job.")
                 _check_room(tenant)

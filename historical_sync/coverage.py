@@ -35,8 +35,9 @@ job.tenant_id = ANY(%(tenants)s) AND job.connection_id = ANY(%(connections)s) AN
 PARTS_KEPT = timedelta(days=30)  # of an import that ended; those that this module needs are kept for good
 JOBS_AT_ONCE = 100  # whose parts are forgotten in one transaction
 
-# What `_partitions`, `_failures` and `left_over` find is what it was: parts that failed or were never begun stay, and those of the newest
-# job that was at a partition, and of the newest incremental one.
+# What `_partitions`, `_failures` and `left_over` find is what it was: parts that failed or were never begun stay as long as what they
+# lack is neither here nor lacking in incremental jobs that are not old yet, and those of the newest job that was at a partition, and of
+# the newest incremental one.
 FORGET = """
 WITH old AS (
     SELECT id, connection_id, created_at FROM historical_sync_historicalsyncjob
@@ -44,9 +45,23 @@ WITH old AS (
     ORDER BY completed_at LIMIT %(most)s FOR UPDATE SKIP LOCKED
 ), marked AS (
     UPDATE historical_sync_historicalsyncjob job SET parts_forgotten = true FROM old WHERE job.id = old.id
+), known AS (
+    SELECT connection_id, stream, partition, range_agg(spans) AS spans FROM (
+        SELECT connection_id, stream, partition, ranges AS spans FROM historical_sync_coverage
+        WHERE connection_id IN (SELECT connection_id FROM old)
+        UNION ALL
+        SELECT job.connection_id, chunk.stream, chunk.partition, tstzmultirange(tstzrange(chunk.since, chunk.until))
+        FROM historical_sync_historicalsyncjob job JOIN historical_sync_syncchunk chunk ON chunk.job_id = job.id
+        WHERE job.connection_id IN (SELECT connection_id FROM old) AND job.completed_at >= %(before)s
+          AND job.kind = 'incremental' AND job.status IN ('failed', 'cancelled') AND chunk.status IN ('pending', 'failed')
+    ) AS here_or_tried_again GROUP BY connection_id, stream, partition
 ), gone AS (
     DELETE FROM historical_sync_syncchunk chunk USING old
-    WHERE chunk.job_id = old.id AND chunk.status IN ('completed', 'split')
+    WHERE chunk.job_id = old.id
+      AND (chunk.status IN ('completed', 'split') OR (chunk.status IN ('pending', 'failed') AND EXISTS (
+          SELECT FROM known
+          WHERE known.connection_id = old.connection_id AND known.stream = chunk.stream AND known.partition = chunk.partition
+            AND known.spans @> tstzrange(chunk.since, chunk.until))))
       AND NOT EXISTS (SELECT FROM historical_sync_quarantinedrecord q WHERE q.chunk_id = chunk.id AND q.replayed_at IS NULL)
       AND (chunk.status = 'split' OR COALESCE((
           SELECT true FROM historical_sync_historicalsyncjob newer JOIN historical_sync_syncchunk later ON later.job_id = newer.id

@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from psycopg.types.range import Range
 
 from atom.errors import Refused
 from historical_sync import actions, coverage
-from historical_sync.models import QuarantinedRecord, SyncChunk, SyncRecord
+from historical_sync.models import Coverage, QuarantinedRecord, SyncChunk, SyncRecord
 from integrations.providers.base import Window
 from tests.conftest import Worker, job_now, wait_for
 from tests.faults import toy as toys
@@ -292,6 +293,38 @@ def test_coverage_stays_what_it_was_without_the_parts_of_old_imports(
     assert len(toy.server.pages()) - asked < 12, "nothing is read anew"
     assert coverage.forget_parts(old + timedelta(minutes=4)) > 0
     assert told() == before
+
+
+def test_of_parts_that_fail_again_and_again_the_newest_are_kept(toy: ToyStage, worker: Worker) -> None:
+    """As by a schedule that nobody looks after."""
+    toy.done(toy.job(end=datetime.now(UTC)))
+    toy.server.inject(toys.says(403, {"error": "scope"}), every=1, times=10_000, path="/rows/cellar")
+    jobs = [toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection), "failed") for _ in range(3)]
+
+    def told() -> tuple[Any, ...]:
+        return held(toy), toy.within(coverage.left_over, toy.connection)
+
+    def failed() -> list[int]:
+        return [len(toy.chunks(job, status="failed")) for job in jobs]
+
+    before = told()
+    assert failed() == [1, 1, 1]
+    coverage.forget_parts(jobs[-1].completed_at + coverage.PARTS_KEPT)
+    assert failed() == [0, 0, 1]
+    assert told() == before
+    with pytest.raises(Refused, match="later ones went over what it lacks"):
+        toy.within(actions.resume, toy.actor, jobs[0])
+
+    # Of what has come in after all none needs to be kept.
+    toy.server.faults.clear()
+    toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
+    later = datetime.now(UTC) + timedelta(days=1)  # by when the last minutes are settled
+    ledger = Coverage.objects.filter(connection=toy.connection, stream="things", partition="cellar")
+    toy.within(lambda: ledger.update(ranges=[Range(START, later)]))
+    before = told()
+    coverage.forget_parts(later + coverage.PARTS_KEPT)
+    assert failed() == [0, 0, 0]
+    assert told()[0] == before[0]
 
 
 def test_parts_with_something_in_quarantine_are_kept_until_it_is_replayed(toy: ToyStage, worker: Worker) -> None:
