@@ -29,6 +29,7 @@ from historical_sync.leases import Lease, LeaseLost
 from historical_sync.memory import Memory
 from historical_sync.meter import Meter
 from historical_sync.models import HistoricalSyncJob
+from historical_sync.quarantine import TOO_MANY
 from historical_sync.retrying import Action, decide
 from historical_sync.runs import JobRun, JobRuns
 from historical_sync.storage import Pages, Saved, save_pages
@@ -55,7 +56,7 @@ class End(Enum):
 class TooManyRejected(Exception):
     """More of a chunk's records went into quarantine than can be the records' fault."""
 
-    code = "too_many_quarantined"
+    code = TOO_MANY
 
 
 class Engine:

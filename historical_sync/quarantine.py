@@ -21,25 +21,29 @@ from historical_sync.identity import content_hash
 from historical_sync.leases import Lease
 from integrations.crypto import encrypt_document
 
+TOO_MANY = "too_many_quarantined"  # why a chunk failed
 
-async def quarantine(db: Connection, lease: Lease, rejected: Sequence[Rejected]) -> int:
-    """Keeps rows, in the caller's transaction, which holds the chunk; returns how many are new to the job."""
+
+async def quarantine(db: Connection, lease: Lease, rejected: Sequence[Rejected]) -> tuple[int, int]:
+    """Keeps rows, in the caller's transaction, which holds the chunk; returns how many are new to the job, and how many of these were in
+    quarantine before and let be: the import that had met them went on, as they were few or as somebody told it to."""
     answers = [await _keep(db, lease, row) for row in rejected]
-    new = 0
+    new = let_be = 0
     before: Counter[tuple[UUID, UUID]] = Counter()
     for answer in answers:
-        for fresh, job_id, chunk_id in await answer.fetchall():
+        for fresh, job_id, chunk_id, why_failed in await answer.fetchall():
             if not fresh and (job_id is None or str(job_id) == lease.job_id):
                 continue  # the job's own, refreshed
             new += 1
             if not fresh:
                 before[job_id, chunk_id] += 1
+                let_be += why_failed != TOO_MANY
     await _uncount(db, before)
-    return new
+    return new, let_be
 
 
 async def _keep(db: Connection, lease: Lease, row: Rejected) -> AsyncCursor[tuple[Any, ...]]:
-    """Asks whether the row is new, and otherwise for the job and the chunk that had it."""
+    """Asks whether the row is new, and otherwise for the job and the chunk that had it, and why that failed if it did."""
     document = any_document(row.payload)
     named = row.external_id[:512].replace("\0", "\ufffd")
     return await db.execute(
@@ -61,7 +65,8 @@ async def _keep(db: Connection, lease: Lease, row: Rejected) -> AsyncCursor[tupl
                 created_at = statement_timestamp()
             RETURNING xmax = 0 AS fresh
         )
-        SELECT kept.fresh, before.job_id, before.chunk_id FROM kept LEFT JOIN before ON true
+        SELECT kept.fresh, before.job_id, before.chunk_id, chunk.error_code
+        FROM kept LEFT JOIN before ON true LEFT JOIN historical_sync_syncchunk chunk ON chunk.id = before.chunk_id
         """,
         {
             "tenant": lease.tenant_id,

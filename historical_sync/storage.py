@@ -162,9 +162,9 @@ async def _save(
         if held.kept_aside:
             bad = {row.external_id for row in rejected}
             await release(db, lease, [row for row in rows.values() if row.external_id not in bad])
-        quarantined = await quarantine(db, lease, rejected) if rejected else 0
-        too_many = _too_many(held, written.stored + written.unchanged, quarantined)
-        job = await _advance(db, lease, batch, held, written, quarantined, phase, too_many, records_a_month)
+        quarantined, let_be = await quarantine(db, lease, rejected) if rejected else (0, 0)
+        too_many = _too_many(held, written.stored + written.unchanged, quarantined - let_be)
+        job = await _advance(db, lease, batch, held, written, quarantined, let_be, phase, too_many, records_a_month)
         waiting = await settle(db.cursor(), lease.job_id) if batch.done and not too_many else None
     # Asked for only now: the job's row is locked from the moment it was written, and every chunk of the job wants it next.
     row = await job.fetchone()
@@ -289,7 +289,7 @@ async def _held(cursor: AsyncCursor[Any]) -> Held:
 
 
 def _too_many(held: Held, mapped: int, quarantined: int) -> str:
-    """Why the chunk must fail, in words; "" when its records' shape is as expected."""
+    """Why the chunk must fail, in words; "" when its records' shape is as expected. quarantined: but for those that were let be."""
     bad = held.quarantined + quarantined - held.forgiven
     seen = held.seen + mapped + quarantined - held.forgiven
     if bad <= QUARANTINE_FLOOR or bad <= QUARANTINE_SHARE * seen:
@@ -304,6 +304,7 @@ async def _advance(
     held: Held,
     written: Written,
     quarantined: int,
+    let_be: int,
     phase: str,
     too_many: str,
     records_a_month: int | None,
@@ -330,6 +331,7 @@ async def _advance(
         "stored": stored,
         "unchanged": unchanged,
         "quarantined": quarantined,
+        "let_be": let_be,
         "entities": sum(entities.values()),
         "relationships": sum(relationships.values()),
         "entities_by_kind": Jsonb({k: n for k, n in entities.items() if n}),
@@ -353,7 +355,8 @@ async def _advance(
             pages = pages + %(pages)s, progress = %(progress)s,
             restarts = CASE WHEN %(new)s THEN 0 ELSE restarts END,
             records_processed = records_processed + %(stored)s, records_skipped = records_skipped + %(unchanged)s,
-            records_quarantined = records_quarantined + %(quarantined)s, attempts = 0, error_code = '', error_message = '',
+            records_quarantined = records_quarantined + %(quarantined)s, quarantine_forgiven = quarantine_forgiven + %(let_be)s,
+            attempts = 0, error_code = '', error_message = '',
             status = CASE WHEN %(done)s THEN 'completed' ELSE status END,
             lease = CASE WHEN %(done)s THEN NULL ELSE lease END,
             lease_until = CASE WHEN %(done)s THEN NULL ELSE clock_timestamp() + make_interval(secs => %(lease_seconds)s) END,

@@ -20,7 +20,7 @@ from historical_sync.replaying import replay
 from integrations.errors import RecordRejected
 from integrations.providers import PROVIDERS
 from integrations.providers.base import JSON, Context, Graph, Record
-from tests.conftest import Worker
+from tests.conftest import Worker, until
 from tests.faults import toy as toys
 from tests.faults.toy import END, START
 from tests.faults.toy_stage import ToyStage
@@ -317,6 +317,22 @@ def test_a_retry_after_too_many_counts_only_what_is_new(toy: ToyStage, worker: W
     toy.within(actions.resume, toy.actor, job)
     job = toy.done(job)
     assert job.records_quarantined > 20
+
+
+def test_rows_that_somebody_let_be_fail_no_later_import(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
+    """As of a stream that is read whole each time."""
+    unmapped(lambda row: row["id"].startswith("n3") and int(row["id"][1:]) % 3)
+    job = toy.done(toy.job(streams=["events"]), "failed")
+    while job.status == "failed":  # part by part, as each is read to its end
+        toy.within(actions.resume, toy.actor, job)
+        job = until(job, "completed", "failed")
+    kept_by_now = job.records_quarantined
+    assert kept_by_now > 20
+    again = toy.done(toy.job(streams=["events"], full=True))
+    assert again.records_quarantined == kept_by_now
+    # What is new is judged as ever.
+    toy.server.world["events"] += toys.spread(120, 3800)
+    assert toy.done(toy.job(streams=["events"], full=True), "failed").last_error_code == "too_many_quarantined"
 
 
 def test_the_command_replays_a_job(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
