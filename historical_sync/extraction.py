@@ -109,16 +109,19 @@ def record_rows(
 
 
 def sound(records: Iterable[Record], extract: Extract, context: Context) -> tuple[list[Record], list[Rejected]]:
-    """The records that can be stored, and those that can't, with the reason. Slow: for a batch that was refused as a whole."""
+    """The records that can be stored, and those that can't and of which no later one can, with the reason. Slow: for a batch that was
+    refused as a whole."""
     good: list[Record] = []
-    bad: list[Rejected] = []
-    for record in records:
+    bad: list[tuple[int, Rejected]] = []
+    last: dict[str, int] = {}  # of the good ones with the same id
+    for number, record in enumerate(records):
         reason = _unsound(record, extract, context)
         if reason:
-            bad.append(Rejected(str(record.external_id), record.payload, reason, record.occurred_at))
+            bad.append((number, Rejected(str(record.external_id), record.payload, reason, record.occurred_at)))
         else:
             good.append(record)
-    return good, bad
+            last[record.external_id] = number
+    return good, [row for number, row in bad if last.get(row.external_id, -1) < number]
 
 
 def _unsound(record: Record, extract: Extract, context: Context) -> str:

@@ -46,6 +46,9 @@ class Meter:
             elif self.only is not None and (parts_of := self.stream.parts_of) is not None:
                 records = [record for record in records if not self.only.isdisjoint(parts_of(record.payload))]
             batch.records.extend(records)
+            if batch.rejected:  # what a later page brings counts, as it does in another batch
+                good = {record.external_id for record in records}
+                batch.rejected = [row for row in batch.rejected if row.external_id not in good]
             batch.rejected.extend(Rejected(*row) for row in page.rejected)
             batch.cursor = page.next_cursor
             if page.position is not None:

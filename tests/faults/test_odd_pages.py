@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from historical_sync import actions, coverage
+from historical_sync.meter import Meter
 from historical_sync.models import QuarantinedRecord, SyncRecord
 from historical_sync.retrying import MAX_RESTARTS
 from integrations.providers import PROVIDERS
-from integrations.providers.base import Partition
+from integrations.providers.base import Page, Partition, Window
 from tests.conftest import Worker
 from tests.faults import toy as toys
-from tests.faults.toy import PAGE, Answer, Call, Server
+from tests.faults.toy import END, PAGE, START, Answer, Call, Server
 from tests.faults.toy_stage import ToyStage
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -224,6 +226,28 @@ def test_a_record_that_cannot_be_mapped_is_kept_with_its_reason(toy: ToyStage, w
     assert b"Row 30" not in b"".join(bytes(row.sealed_payload) for row in kept), "encrypted"
     held = {h.stream: h for h in toy.within(coverage.of_connection, toy.connection) if h.stream == "events"}
     assert not held["events"].missing, "what is in quarantine is here"
+
+
+def test_an_odd_version_of_a_row_before_a_good_one_is_not_kept(toy: ToyStage, worker: Worker) -> None:
+    events = toy.server.world["events"]
+    events.insert(2, {**events[2], "owner": None})
+    events[4] |= {"id": "x" * 600}  # for whose sake each of the page is looked at
+    job = toy.done(toy.job(streams=["events"]))
+    kept = toy.within(lambda: QuarantinedRecord.objects.filter(job_id=job.id))
+    assert [row.external_id for row in kept] == ["x" * 512]
+    assert stored(toy, "events")[events[2]["id"]]["owner"]
+
+
+def test_nor_is_a_row_that_cannot_be_read_where_a_later_page_brings_it() -> None:
+    window = Window(START, END)
+    claim: Any = SimpleNamespace(records_seen=0, pages=0, position=None, estimate=None, window=window)
+    odd = [("n1", {"id": "n1"}, "no time"), ("n2", {"id": "n2"}, "no time"), ("", {}, "no id")]
+    good = toys.to_record(toys.row(1, START))._replace(external_id="n1")
+    meter = Meter(toys.provider("http://127.0.0.1").stream("events"), claim, None)
+    batch = meter.batch([Page([], {"since": "x"}, None, odd), Page([good], None, None, [])], done=True)
+    assert [row.external_id for row in batch.rejected] == ["n2", ""]
+    batch = meter.batch([Page([good], {"since": "x"}), Page([], None, None, odd)], done=True)
+    assert [row.external_id for row in batch.rejected] == ["n1", "n2", ""]
 
 
 @pytest.mark.parametrize(
