@@ -227,11 +227,14 @@ async def retry_later(pool: Pool, lease: Lease, code: str, message: str, not_bef
 
 
 @retried
-async def fail(pool: Pool, lease: Lease, code: str, message: str) -> None:
-    """Gives the chunk up until somebody resumes the job; the other chunks go on."""
+async def fail(pool: Pool, lease: Lease, code: str, message: str, *, astray: bool = False) -> None:
+    """Gives the chunk up until somebody resumes the job; the other chunks go on. astray: its page cursor leads nowhere, and whoever
+    resumes it begins at its committed position."""
     async with tenant_transaction(pool, lease.tenant_id, "fail") as cursor:
         if not await _let_go(cursor, lease, "failed", code=code, message=message, failed=True):
             return
+        if astray:
+            await cursor.execute("UPDATE historical_sync_syncchunk SET cursor = NULL WHERE id = %s", [lease.chunk_id])
         await cursor.execute(
             """
             UPDATE historical_sync_historicalsyncjob

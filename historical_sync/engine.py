@@ -23,6 +23,7 @@ from atom.tenancy import tenant_scope
 from historical_sync import broadcast, claims, job_changes, planning, states, targeting, tasks
 from historical_sync.arrivals import Arrivals, InHand
 from historical_sync.claims import Claim, Nothing, ToPlan
+from historical_sync.course import Course
 from historical_sync.database import AWAY, Pool
 from historical_sync.delivering import Deliveries
 from historical_sync.leases import Lease, LeaseLost
@@ -33,9 +34,8 @@ from historical_sync.quarantine import TOO_MANY
 from historical_sync.retrying import Action, decide
 from historical_sync.runs import JobRun, JobRuns
 from historical_sync.storage import Pages, Saved, save_pages
-from integrations.errors import CursorExpired, ProviderError
+from integrations.errors import CursorExpired, Endless, ProviderError
 from integrations.providers.base import JSON, Context, Page, Stream, Window, WindowKind
-from integrations.providers.wire import place
 
 log = logging.getLogger(__name__)
 
@@ -269,7 +269,8 @@ class Engine:
         elif decision.action is Action.RESTART and at is not None:
             await claims.restart_window(self.pool, lease, code, message, at)
         elif decision.action is not Action.SPLIT or at is None or not await claims.split(self.pool, lease, at):
-            await claims.fail(self.pool, lease, code, message)
+            astray = isinstance(error, CursorExpired | Endless)
+            await claims.fail(self.pool, lease, code, message, astray=astray)
         return True
 
     async def _import(self, run: JobRun, claim: Claim, stop: asyncio.Event, one_page: bool) -> End:
@@ -286,14 +287,12 @@ class Engine:
         if window is None:
             saved = await self._save(run, lease, Pages(done=True, after=claim.pages), stream, context, phase)
             return End.DONE if saved.waiting else End.ALL_DONE
-        been: set[int] = set()
+        course = Course(stream, run.api.provider.name, claim.position)
 
         async def fetch(cursor: JSON | None) -> Page:
-            been.add(place(cursor))
             with run.asks(lease.token, f"for {phase}"):
                 page = await stream.fetch(run.api, claim.partition, window, cursor)
-            if page.next_cursor is not None and place(page.next_cursor) in been:
-                raise CursorExpired(f"{run.api.provider.name} sends the same pages again and again.")
+            course.check(cursor, page)
             return page
 
         async with Arrivals(fetch, claim.cursor, stop, self.in_hand, one=one_page) as arrivals:

@@ -15,6 +15,7 @@ from historical_sync import planning
 from integrations.errors import (
     AccessDenied,
     CursorExpired,
+    Endless,
     Misconfigured,
     ProviderError,
     ReauthRequired,
@@ -90,7 +91,7 @@ def decide(
         case AccessDenied():
             needs = f" It needs: {', '.join(stream.needs)}." if stream is not None and stream.needs else ""
             return Decision(Action.FAIL, code, sentence(message) + needs if needs else message)
-        case Misconfigured() | RequestRejected():
+        case Misconfigured() | RequestRejected() | Endless():
             return Decision(Action.FAIL, code, message)
         case ProviderError():
             pass

@@ -10,6 +10,7 @@ The class carries the decision; nobody looks at a message or a status code again
     ├── AccessDenied            this stream or partition may not be read: it fails in words, the others go on
     │   └── Gone                  what was listed a moment ago is not there any more: a fetch goes on without it
     ├── CursorExpired           the page cursor is dead: start again at the last committed position
+    ├── Endless                 page after page brings nothing new: fail the chunk
     ├── WindowTooLarge          the provider caps results: split the window in two
     ├── Misconfigured           the operator must act (client id or secret wrong, host not allowed)
     └── RequestRejected         the provider refuses the request as such: fail the chunk
@@ -84,6 +85,12 @@ class CursorExpired(ProviderError):
     """The provider no longer knows the page cursor."""
 
     code = "provider_cursor_expired"
+
+
+class Endless(ProviderError):
+    """The provider sends one page after another and nothing new in any of them."""
+
+    code = "provider_endless_pages"
 
 
 class WindowTooLarge(ProviderError):

@@ -80,7 +80,8 @@ class Page(NamedTuple):
     """What one request brought.
 
     next_cursor: JSON to pass to the next fetch, None at the end of the window. It must survive a restart of the process, and
-        no cursor comes twice in a window: that is taken for a provider that goes in circles.
+        no cursor comes twice in a window: that is taken for a provider that goes in circles. A thousand pages in a row that bring
+        nothing new and come no further are taken for one that sends them without end.
     position: how far in time every earlier row of the window has been read; where the window goes on if the cursor dies
         (ascending streams: restart with since=position; descending: until=position). None: unknown, restart the window.
     rejected: rows that could not be turned into a Record at all: (external_id or "", payload, reason).

@@ -98,6 +98,29 @@ def test_pages_that_go_in_circles_are_given_up_too_where_all_of_them_is_known(to
     assert len(toy.server.pages("labels")) - before < 10 * MAX_RESTARTS
 
 
+@pytest.mark.parametrize("rows", [True, False], ids=["the same rows", "no rows"])
+def test_pages_without_end_that_bring_nothing_new_fail_their_part_and_no_other(
+    toy: ToyStage, worker: Worker, monkeypatch: pytest.MonkeyPatch, rows: bool
+) -> None:
+    """Each with a cursor of its own."""
+
+    def ever_on(server: Server, call: Call) -> Answer:
+        found = server.proper(Call(call.path, {}, call.authorization, call.body))
+        return Answer(200, {"rows": found.body["rows"] if rows else [], "next": len(server.calls)})
+
+    monkeypatch.setattr("historical_sync.course.IDLE_PAGES", 40)
+    toy.server.inject(ever_on, every=1, times=10_000, path="/rows/labels")
+    job = toy.done(toy.job(), "failed")
+    assert (job.failed_chunks, job.total_chunks - job.completed_chunks) == (1, 1)
+    assert (job.last_error_code, len(toy.server.pages("labels"))) == ("provider_endless_pages", 41)
+    assert "Toy sends page after page without anything new: 40 in a row" in job.last_error_message
+
+    toy.server.faults.clear()
+    toy.within(actions.resume, toy.actor, job)
+    toy.done(job)
+    assert not toy.damage()
+
+
 def test_duplicate_ids_across_pages_are_one_record_each_in_its_newest_form(toy: ToyStage, worker: Worker) -> None:
     world = toy.server.world["events"]
     for i in range(0, 60, 7):
