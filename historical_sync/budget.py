@@ -16,7 +16,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from historical_sync.database import Pool, pipelined_transaction, retried, system_transaction, tenant_transaction
+from historical_sync.database import (
+    Pool,
+    from_now,
+    pipelined_transaction,
+    retried,
+    system_transaction,
+    tenant_transaction,
+)
 from integrations.errors import Throttled
 from integrations.http import LONGEST_WAIT
 from integrations.providers.base import Provider, RateState
@@ -77,14 +84,17 @@ class ConnectionBudget:
                 if self.in_hand > 0 and time.monotonic() < self.held_until:
                     self.in_hand -= 1
                     return
-                taken, seconds_left, wait_until, wait = await self._withdraw(self.put_down())
+                taken, seconds_left, wait = await self._withdraw(self.put_down())
                 if taken > 0:
                     self.in_hand = taken - 1
                     self.window_ends = time.monotonic() + seconds_left
                     self.held_until = min(time.monotonic() + HELD, self.window_ends)
                     return
                 if wait > LONGEST_WAIT_HERE:
-                    raise Throttled(f"{self.provider.name}'s rate limit is used up", retry_at=wait_until)
+                    raise Throttled(
+                        f"{self.provider.name}'s rate limit is used up",
+                        retry_at=datetime.now(UTC) + timedelta(seconds=wait),
+                    )
                 # One waits and asks again for all who stand behind it.
                 await asyncio.sleep(max(wait, 0.01))
 
@@ -126,13 +136,13 @@ class ConnectionBudget:
         self.in_hand = 0
         async with tenant_transaction(self.pool, self.tenant_id, "block") as cursor:
             await cursor.execute(
-                "UPDATE integrations_connection SET blocked_until = GREATEST(blocked_until, %s) WHERE id = %s",
-                [until, self.connection_id],
+                "UPDATE integrations_connection SET blocked_until = GREATEST(blocked_until, clock_timestamp() + %s::interval) WHERE id = %s",
+                [from_now(until), self.connection_id],
             )
 
-    async def _withdraw(self, unused: int) -> tuple[int, float, datetime, float]:
-        """Brings back `unused` requests and takes some: (how many, seconds until their window ends, when to ask again if none, and in
-        how many seconds by the database's clock: by this one's it may be over already)."""
+    async def _withdraw(self, unused: int) -> tuple[int, float, float]:
+        """Brings back `unused` requests and takes some: (how many, seconds until their window ends, and until another try if none). By
+        the database's clock: by this one's it may be over already."""
         budget = self.provider.budget
         async with pipelined_transaction(self.pool, self.tenant_id, "withdraw") as db:
             answer = await db.execute(
@@ -178,9 +188,9 @@ class ConnectionBudget:
             )
             row = await answer.fetchone()
             if row is None:
-                return 1, HELD, datetime.now(UTC), 0.0  # the connection was deleted; its lease will be refused
+                return 1, HELD, 0.0  # the connection was deleted; its lease will be refused
             taken, seconds_left, again_at, at = row
-            return taken, seconds_left, again_at, (again_at - at).total_seconds()
+            return taken, seconds_left, (again_at - at).total_seconds()
 
     async def _correct(self, state: RateState) -> None:
         """What remains is never more than the provider says; a window that is over by now says nothing about the next.
@@ -196,14 +206,14 @@ class ConnectionBudget:
                 UPDATE integrations_connection
                 SET budget_left = CASE
                         WHEN %(over)s THEN budget_left
-                        WHEN budget_resets_at < %(resets_at)s - make_interval(secs => %(another)s) THEN %(remaining)s
+                        WHEN budget_resets_at < clock_timestamp() + %(resets_in)s::interval - make_interval(secs => %(another)s) THEN %(remaining)s
                         WHEN %(limit)s::float IS NOT NULL AND %(limit)s IS DISTINCT FROM COALESCE(budget_limit, %(requests)s)
                             THEN LEAST(%(remaining)s, CASE WHEN %(limit)s < COALESCE(budget_limit, %(requests)s) THEN %(remaining)s
                                 ELSE budget_left + %(limit)s - COALESCE(budget_limit, %(requests)s) END)
                         ELSE LEAST(budget_left, %(remaining)s) END,
                     budget_limit = COALESCE(%(limit)s, budget_limit),
                     budget_resets_at = CASE WHEN %(over)s THEN budget_resets_at
-                                            ELSE COALESCE(%(resets_at)s, budget_resets_at) END
+                                            ELSE COALESCE(clock_timestamp() + %(resets_in)s::interval, budget_resets_at) END
                 WHERE id = %(id)s
                 """,
                 {
@@ -211,7 +221,7 @@ class ConnectionBudget:
                     "limit": None if state.limit is None else float(state.limit),
                     "requests": float(self.provider.budget.requests),
                     "remaining": float(state.remaining),
-                    "resets_at": state.reset_at and state.reset_at + AFTER_RESET,
+                    "resets_in": from_now(state.reset_at and state.reset_at + AFTER_RESET),
                     "another": ANOTHER_WINDOW,
                     "id": self.connection_id,
                 },

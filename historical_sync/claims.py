@@ -18,7 +18,14 @@ from psycopg import AsyncCursor
 from psycopg.types.json import Jsonb
 
 from historical_sync.allowance import USED_UP, month_of
-from historical_sync.database import Pool, pipelined_transaction, retried, system_transaction, tenant_transaction
+from historical_sync.database import (
+    Pool,
+    from_now,
+    pipelined_transaction,
+    retried,
+    system_transaction,
+    tenant_transaction,
+)
 from historical_sync.job_changes import forget_pace, job_note, pause, set_running, set_waiting
 from historical_sync.leases import Lease
 from historical_sync.planning import PlannedChunk
@@ -93,7 +100,7 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | 
         counted = await db.execute(
             """
             SELECT count(*) FILTER (WHERE status = 'running'), min(not_before) FILTER (WHERE status = 'pending'),
-                   count(*) FILTER (WHERE status = 'pending'),
+                   count(*) FILTER (WHERE status = 'pending'), clock_timestamp(),
                    (SELECT count(*) FROM historical_sync_syncchunk WHERE tenant_id = %(tenant)s AND status = 'running'),
                    (SELECT count(*) FROM historical_sync_historicalsyncjob
                     WHERE tenant_id = %(tenant)s AND status IN ('pending', 'running'))
@@ -117,7 +124,7 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | 
             return Nothing()
         row = await counted.fetchone()
         assert row is not None
-        running, not_before, pending, running_of_all, jobs = row
+        running, not_before, pending, now, running_of_all, jobs = row
         if pending == 0:
             await set_running(cursor, job_id, status)
             await settle(cursor, job_id)
@@ -126,7 +133,7 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | 
             return Nothing()
         if running_of_all >= room.tenant:
             # Another of the tenant's jobs is yet to give up what was its share before this one started.
-            return Nothing(datetime.now(UTC) + ROOM_AGAIN)
+            return Nothing(now + ROOM_AGAIN)
         token = str(uuid4())
         await cursor.execute(
             """
@@ -190,23 +197,29 @@ async def store_plan(
 @retried
 async def release(
     pool: Pool, lease: Lease, *, not_before: datetime | None = None, code: str = "provider_throttled", waiting: str = ""
-) -> None:
-    """Gives the chunk back unchanged: after a stop, a shutdown, or to wait until `not_before` (`waiting`: what for, in words)."""
+) -> datetime | None:
+    """Gives the chunk back unchanged: after a stop, a shutdown, or to wait until `not_before` (`waiting`: what for, in words), which is
+    returned as by the database's clock."""
     async with pipelined_transaction(pool, lease.tenant_id, "release") as db:
         cursor = db.cursor()
         if not await _let_go(cursor, lease, "pending", not_before=not_before):
-            return
+            return None
+        again_at: datetime | None = None
         if not_before is not None:
             await cursor.execute(
                 """
-                UPDATE historical_sync_historicalsyncjob
-                SET waiting_until = GREATEST(waiting_until, %s), last_error_code = %s, last_error_message = %s,
-                    pace_at = NULL, earlier_pace_at = NULL, revision = revision + 1
-                WHERE id = %s
+                UPDATE historical_sync_historicalsyncjob job
+                SET waiting_until = GREATEST(job.waiting_until, chunk.not_before), last_error_code = %s, last_error_message = %s,
+                    pace_at = NULL, earlier_pace_at = NULL, revision = job.revision + 1
+                FROM historical_sync_syncchunk chunk
+                WHERE job.id = %s AND chunk.id = %s RETURNING chunk.not_before
                 """,
-                [not_before, code, waiting, lease.job_id],
+                [code, waiting, lease.job_id, lease.chunk_id],
             )
+            row = await cursor.fetchone()
+            again_at = None if row is None else row[0]
         await settle(cursor, lease.job_id)
+        return again_at
 
 
 @retried
@@ -403,14 +416,14 @@ async def _let_go(
     await cursor.execute(
         """
         UPDATE historical_sync_syncchunk
-        SET status = %(status)s::text, lease = NULL, lease_until = NULL, not_before = %(not_before)s,
+        SET status = %(status)s::text, lease = NULL, lease_until = NULL, not_before = clock_timestamp() + %(wait)s::interval,
             attempts = attempts + %(failed)s::int, error_code = %(code)s, error_message = %(message)s,
             completed_at = CASE WHEN %(status)s::text IN ('failed', 'split') THEN clock_timestamp() END
         WHERE id = %(chunk)s AND lease = %(token)s AND status = 'running' RETURNING id
         """,
         {
             "status": status,
-            "not_before": not_before,
+            "wait": from_now(not_before),
             "failed": failed,
             "code": code,
             "message": message,

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -110,6 +111,11 @@ async def system_transaction(pool: Pool, reason: str) -> AsyncIterator[AsyncCurs
     async with pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
         await cursor.execute(f"SET LOCAL ROLE {SYSTEM_ROLE}")
         yield cursor
+
+
+def from_now(at: datetime | None) -> timedelta | None:
+    """The time until `at` by this machine's clock, for the database to add to its own: it compares by that, and the two may differ."""
+    return None if at is None else at - datetime.now(UTC)
 
 
 def retried(transaction: Callable[Arguments, Awaitable[Answer]]) -> Callable[Arguments, Awaitable[Answer]]:

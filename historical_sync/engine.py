@@ -138,10 +138,10 @@ class Engine:
             return bool(chunks)
         except DiskFull as error:
             at = self._room_again(job_id, error)
-            await job_changes.planning_waits(
+            again_at = await job_changes.planning_waits(
                 self.pool, job_id, tenant_id, at, states.NO_ROOM, NO_ROOM_WORDS, failed=False
             )
-            await self.defer(job_id, tenant_id, at=at)
+            await self.defer(job_id, tenant_id, at=again_at)
             await broadcast.job_changed(job_id, tenant_id)
             return False
         except AWAY:
@@ -166,8 +166,8 @@ class Engine:
                 await run.budget.block(at)
             # A provider's limit spends no try; a sign-in service that always names one would be asked for ever.
             failed = not run or decision.action is Action.RETRY
-            await job_changes.planning_waits(self.pool, job_id, tenant_id, at, code, message, failed=failed)
-            await self.defer(job_id, tenant_id, at=at)
+            again_at = await job_changes.planning_waits(self.pool, job_id, tenant_id, at, code, message, failed=failed)
+            await self.defer(job_id, tenant_id, at=again_at)
         else:
             await job_changes.fail_job(self.pool, job_id, tenant_id, code, message)
         await broadcast.job_changed(job_id, tenant_id)
@@ -222,8 +222,8 @@ class Engine:
         when there may be room for them; that is no failed attempt."""
         at = self._room_again(lease.job_id, error)
         self.memory.forget(lease.tenant_id)
-        await claims.release(self.pool, lease, not_before=at, code=states.NO_ROOM, waiting=NO_ROOM_WORDS)
-        await self.defer(lease.job_id, lease.tenant_id, at=at)
+        again_at = await claims.release(self.pool, lease, not_before=at, code=states.NO_ROOM, waiting=NO_ROOM_WORDS)
+        await self.defer(lease.job_id, lease.tenant_id, at=again_at)
         return False
 
     def _room_again(self, job_id: str, error: DiskFull) -> datetime:
@@ -261,8 +261,8 @@ class Engine:
             await claims.release(self.pool, lease)
         elif decision.action is Action.WAIT and at is not None:
             await run.budget.block(at)
-            await claims.release(self.pool, lease, not_before=at, waiting=message)
-            await self.defer(lease.job_id, lease.tenant_id, at=at)
+            again_at = await claims.release(self.pool, lease, not_before=at, waiting=message)
+            await self.defer(lease.job_id, lease.tenant_id, at=again_at)
             return False
         elif decision.action is Action.RETRY and at is not None:
             await claims.retry_later(self.pool, lease, code, message, at)

@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg import AsyncCursor
 
-from historical_sync.database import Pool, retried, system_transaction, tenant_transaction
+from historical_sync.database import Pool, from_now, retried, system_transaction, tenant_transaction
 from integrations.crypto import decrypt
 
 LONG_SINCE = 60  # seconds between two pages of a job that no worker has
@@ -80,18 +80,21 @@ async def fail_job(pool: Pool, job_id: str, tenant_id: str, code: str, message: 
 @retried
 async def planning_waits(
     pool: Pool, job_id: str, tenant_id: str, until: datetime, code: str, message: str, *, failed: bool
-) -> None:
-    """Planning is tried again at `until`. `failed`: that spends a retry."""
+) -> datetime | None:
+    """Planning is tried again at `until`, which is returned as by the database's clock; None: the job has ended. `failed`: that spends a
+    retry."""
     async with tenant_transaction(pool, tenant_id, "planning_waits") as cursor:
         await cursor.execute(
             """
             UPDATE historical_sync_historicalsyncjob
-            SET waiting_until = %s, last_error_code = %s, last_error_message = %s, attempts = attempts + %s,
-                revision = revision + 1
-            WHERE id = %s AND status IN ('pending', 'running')
+            SET waiting_until = clock_timestamp() + %s::interval, last_error_code = %s, last_error_message = %s,
+                attempts = attempts + %s, revision = revision + 1
+            WHERE id = %s AND status IN ('pending', 'running') RETURNING waiting_until
             """,
-            [until, code, message, int(failed), job_id],
+            [from_now(until), code, message, int(failed), job_id],
         )
+        row = await cursor.fetchone()
+        return row[0] if row else None
 
 
 async def requests_to_stop(pool: Pool, job_ids: Sequence[str]) -> set[str]:

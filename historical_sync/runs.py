@@ -13,8 +13,11 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from channels.db import database_sync_to_async
+from django.db.models import Q
+from django.db.models.functions import Now
 
 from historical_sync import tasks
 from historical_sync.budget import ConnectionBudget, bring_back
@@ -91,7 +94,7 @@ class JobRuns:
         job = await database_sync_to_async(_load)(job_id, tenant_id)
         if job is None:
             return None
-        if job.attempts and job.waiting_until is not None and job.waiting_until > datetime.now(UTC):
+        if job.has_to_wait:
             # Another entry of the job has just failed to get through: one try counts for all of them.
             await self.defer(job_id, tenant_id, at=job.waiting_until)
             return None
@@ -128,6 +131,8 @@ class JobRuns:
         await bring_back(self.pool, [run.budget for run in over])
 
 
-def _load(job_id: str, tenant_id: str) -> HistoricalSyncJob | None:
+def _load(job_id: str, tenant_id: str) -> Any:
+    """The job if there is work on it. has_to_wait: by the database's clock, as it has just failed to get through."""
     jobs = HistoricalSyncJob.objects.filter(tenant_id=tenant_id, id=job_id, status__in=("pending", "running"))
-    return jobs.select_related("connection", "tenant").first()
+    has_to_wait = Q(attempts__gt=0, waiting_until__gt=Now())
+    return jobs.annotate(has_to_wait=has_to_wait).select_related("connection", "tenant").first()

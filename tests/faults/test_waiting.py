@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import time_machine
+from django.db import connection
 
 from historical_sync import actions, retrying
 from historical_sync.models import HistoricalSyncJob
@@ -51,6 +53,49 @@ def test_a_back_off_that_all_that_is_left_waits_for_is_shown(
     assert now.records_processed == 340, "the other parts did not wait for the one"
     assert now.waiting_until > datetime.now(UTC)
     assert not toy.chunks(job, status="running")
+
+
+@pytest.mark.parametrize("minutes", [-20, 20])
+@pytest.mark.parametrize(
+    ("stream", "path", "fault"),
+    [
+        ("labels", "/rows/labels", toys.says(502)),
+        ("labels", "/rows/labels", toys.says(410)),
+        ("things", "/boxes", toys.says(502)),
+        ("labels", "/rows/labels", toys.says(403, {"error": "quota"}, Retry_After="120")),
+    ],
+    ids=["retry", "restart", "plan", "limit"],
+)
+def test_waits_are_by_the_databases_clock_whatever_the_workers_says(
+    toy: ToyStage, monkeypatch: pytest.MonkeyPatch, stream: str, path: str, fault: toys.Fault, minutes: int
+) -> None:
+    monkeypatch.setattr(retrying, "BACK_OFF", 120.0)
+    toy.server.inject(fault, every=1, times=1, path=path)
+
+    def seconds(what: str) -> float:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT extract(epoch FROM {what} - clock_timestamp())::float")
+            row = cursor.fetchone()
+        return float(row[0])
+
+    with time_machine.travel(datetime.now(UTC) + timedelta(minutes=minutes)):
+        running = Worker()
+        try:
+            job = soon(toy.job(streams=[stream]))
+            scheduled = (
+                "(SELECT max(scheduled_at) FROM procrastinate_jobs WHERE queue_name = 'history' AND status = 'todo')"
+            )
+            entries = wait_for(lambda: seconds(f"COALESCE({scheduled}, '-infinity')") > 0 and seconds(scheduled))
+        finally:
+            running.stop()
+    assert 30 < seconds(f"'{job.waiting_until.isoformat()}'::timestamptz") < 190
+    assert 30 < entries < 190
+    [part] = toy.chunks(job) or [None]
+    if part is not None:
+        assert part.not_before == job.waiting_until
+    if job.last_error_code == "provider_throttled":
+        blocked = toy.connection.blocked_until
+        assert abs(blocked - job.waiting_until) < timedelta(seconds=10)
 
 
 def test_what_a_job_got_over_is_no_error_of_its_end(
