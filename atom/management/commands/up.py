@@ -107,14 +107,13 @@ async def _keep_database() -> None:
     """The embedded server runs, whoever kills it; the pools of web and worker find their way back by themselves."""
     while True:
         await asyncio.sleep(LOOK_SECONDS)
-        if embedded.is_gone():
-            try:
+        try:
+            if embedded.is_gone():
                 await asyncio.to_thread(embedded.start_again)
-            except Exception as error:  # what it leaves behind may take a moment to end
-                print(f"The database's server can't be started yet: {error}", file=sys.stderr, flush=True)
-                await asyncio.sleep(AGAIN_SECONDS)
-            else:
                 print("The database's server was gone and has been started again.", file=sys.stderr, flush=True)
+        except Exception as error:  # what it leaves behind may take a moment to end
+            print(f"The database's server can't be started yet: {error}", file=sys.stderr, flush=True)
+            await asyncio.sleep(AGAIN_SECONDS)
 
 
 class Serving:
