@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx2
 import psycopg
@@ -32,7 +32,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 
-def missing(what: str) -> None:
+def missing(what: str) -> NoReturn:
     """Skips in a user's hands, fails in CI."""
     if CI:
         pytest.fail(f"CI needs {what}")

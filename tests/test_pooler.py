@@ -19,7 +19,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from atom.db.pooler import Answer, ask, in_between
-from tests.conftest import free_port, stop, wait_for
+from tests.conftest import free_port, missing, stop, wait_for
 from tests.processes import Running, manage
 from tests.test_database_away import Relay
 
@@ -121,7 +121,7 @@ def pgbouncer(home: Path, leads_to: str, mode: str, ignores: str) -> Iterator[st
     """The address of one that pools in `mode` before the address `leads_to`."""
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
-        pytest.skip("needs pgbouncer; the relay above does as it does")
+        missing("pgbouncer")
     user = pwd.getpwnam("postgres").pw_name if os.geteuid() == 0 else None  # it refuses to run as root
     port, server = free_port(), conninfo_to_dict(leads_to)
     settings = home / "pgbouncer.ini"
