@@ -50,6 +50,18 @@ def get_job(tenant: Tenant, job_id: UUID | str) -> HistoricalSyncJob:
     return jobs_of(tenant).with_names().get(id=job_id)
 
 
+def default_start(tenant: Tenant, until: datetime) -> datetime:
+    """Where an import up to `until` (UTC) begins that names no beginning: with the day three months before, or the earliest of the plan.
+
+    With the day, as a date does: of two imports that were started one after the other neither asks for moments that the other left out.
+    """
+    start = months_back(until, DEFAULT_MONTHS)
+    history = tenant.limits.history
+    if history is not None:
+        start = max(start, until - history)
+    return start.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
 def months_back(moment: datetime, months: int) -> datetime:
     """`months` calendar months before; the day is cut to the month's last."""
     index = moment.year * 12 + moment.month - 1 - months
@@ -70,7 +82,7 @@ def start_sync(
     kind: str = "historical",
     idempotency_key: str = "",
 ) -> HistoricalSyncJob:
-    """Starts an import of [start, end) (aware; default: the last three months).
+    """Starts an import of [start, end) (aware; default: `default_start` to now).
 
     The same `idempotency_key` gives the same job; `job.was_created` tells which it was.
     Raises InvalidInput (range, streams) and Refused with the contract's codes.
@@ -78,7 +90,7 @@ def start_sync(
     now = timezone.now()
     if idempotency_key and (earlier := job_of_key(actor.tenant, idempotency_key)):
         return earlier
-    since, until = _range(start, end, now)
+    since, until = _range(actor.tenant, start, end, now)
     names = _streams(connection, streams)
     with transaction.atomic():
         # One start at a time per tenant: the limits below are counted under this lock.
@@ -173,7 +185,7 @@ def check_range(
 ) -> tuple[datetime, datetime, list[str]]:
     """(since, until, streams) as `start_sync` would take them; raises what it would raise for them."""
     now = timezone.now()
-    since, until = _range(start, end, now)
+    since, until = _range(tenant, start, end, now)
     names = _streams(connection, streams)
     _check_connection(connection)
     _check_plan(tenant, since, now, scheduled=False)
@@ -347,11 +359,11 @@ def job_of_key(tenant: Tenant, key: str) -> HistoricalSyncJob | None:
     return job
 
 
-def _range(start: datetime | None, end: datetime | None, now: datetime) -> tuple[datetime, datetime]:
+def _range(tenant: Tenant, start: datetime | None, end: datetime | None, now: datetime) -> tuple[datetime, datetime]:
     until = end or now
     if until.year < 1980:
         raise InvalidInput("invalid", "The range must not end before 1980.", "end_date")
-    since = start or months_back(min(until, now), DEFAULT_MONTHS)
+    since = start or default_start(tenant, min(until, now).astimezone(UTC))
     if since >= now:
         raise InvalidInput("range_in_future", "The range must begin in the past.", "start_date")
     if until > now + timedelta(days=1):

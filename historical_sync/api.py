@@ -57,7 +57,10 @@ class StartSerializer(serializers.Serializer):
     """What to import; all of it optional."""
 
     connection_id = serializers.UUIDField(required=False, help_text="Needed when the provider has several connections.")
-    start_date = MomentField(required=False, help_text="ISO date or date-time; default three months back.")
+    start_date = MomentField(
+        required=False,
+        help_text="ISO date or date-time, UTC unless it says otherwise; default the day three months back.",
+    )
     end_date = MomentField(
         required=False, end=True, help_text="ISO date (whole day) or date-time, exclusive; default now."
     )

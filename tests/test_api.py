@@ -6,7 +6,8 @@ import json
 import threading
 import uuid
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,9 +18,10 @@ from django.db import connections, transaction
 from django.test import Client
 from django.utils import timezone
 
+from atom import plans
 from atom.models import ApiKey, Tenant
 from atom.tenancy import across_tenants, tenant_scope
-from historical_sync import allowance, states
+from historical_sync import actions, allowance, states
 from historical_sync.models import HistoricalSyncJob, JobEvent
 from tests.conftest import wait_for
 from tests.graphs import had, make_connection, make_job
@@ -105,7 +107,46 @@ def test_the_default_range_is_three_months_back_from_now(acme: SimpleNamespace) 
     job = acme.api.start("github").json()["job"]
     since, until = datetime.fromisoformat(job["start_date"]), datetime.fromisoformat(job["end_date"])
     assert abs((until - timezone.now()).total_seconds()) < 60
-    assert 89 <= (until - since).days <= 92
+    assert since == actions.months_back(until, 3).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def test_imports_without_a_date_begin_where_the_offer_does_and_where_each_other_did(
+    acme: SimpleNamespace, signed_in: Any
+) -> None:
+    from django.core.management import call_command
+
+    starts = []
+    with time_machine.travel(datetime(2026, 10, 1, 8, 30, tzinfo=UTC), tick=False) as clock:
+        offer = signed_in(acme.cast.bob).get(f"/connections/{acme.connection.id}/import").content.decode()
+        assert 'name="start" value="2026-07-01"' in offer
+        for hours in (0, 1, 14):
+            clock.shift(timedelta(hours=hours))
+            job = acme.api.start("github").json()["job"]
+            starts.append(job["start_date"])
+            acme.api.post(f"historical-sync/jobs/{job['id']}/cancel")
+        call_command("sync_history", str(acme.connection.id))
+        with tenant_scope(acme.tenant.id):
+            starts.append(f"{HistoricalSyncJob.objects.latest('created_at').start_date:%Y-%m-%dT%H:%M:%SZ}")
+    assert starts == ["2026-07-01T00:00:00Z"] * 4
+
+
+@pytest.mark.parametrize("days", [None, 7, 90, 92, 366])
+@pytest.mark.parametrize(
+    "at", ["2026-10-01T23:59:59.9+00:00", "2026-05-31T00:00:00+00:00", "2024-02-29T12:00:00+00:00"]
+)
+def test_no_plan_refuses_its_own_default(
+    acme: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, days: int | None, at: str
+) -> None:
+    history = timedelta(days=days) if days else None
+    monkeypatch.setitem(plans.PLANS, acme.tenant.plan, replace(plans.PLANS[acme.tenant.plan], history=history))
+    with time_machine.travel(datetime.fromisoformat(at), tick=False):
+        reply = acme.api.start("github")
+        assert reply.status_code == 202, reply.json()
+        job = reply.json()["job"]
+        since, until = datetime.fromisoformat(job["start_date"]), datetime.fromisoformat(job["end_date"])
+        assert since.time() == datetime.min.time()
+        if days:
+            assert timedelta() <= until - since < timedelta(days=days + 1)
 
 
 @pytest.mark.parametrize(

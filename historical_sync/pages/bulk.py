@@ -96,7 +96,7 @@ def _dialog(request: HttpRequest, actor: Actor, chosen: list[Connection], errors
         "chosen": chosen,
         "presets": presets,
         "locked": locked_words(actor, presets),
-        "start": given.get("start") or actions.months_back(now, actions.DEFAULT_MONTHS).date().isoformat(),
+        "start": given.get("start") or actions.default_start(actor.tenant, now).date().isoformat(),
         "end": given.get("end") or now.date().isoformat(),
         "today": now.date().isoformat(),
         "errors": errors,

@@ -160,7 +160,7 @@ def _prompt(
     request: HttpRequest, actor: Actor, connection: Connection, errors: dict[str, str], status: int = 200
 ) -> HttpResponse:
     now = timezone.now()
-    default = actions.months_back(now, actions.DEFAULT_MONTHS)
+    default = actions.default_start(actor.tenant, now)
     given = request.POST if request.method == "POST" else request.GET
     presets = presets_of(actor, now)
     chosen = given.getlist("streams")

@@ -43,7 +43,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("connection", metavar="CONNECTION", help="a connection's id")
-        parser.add_argument("--since", metavar="D", help="ISO date or date-time, UTC (default: three months back)")
+        parser.add_argument(
+            "--since", metavar="D", help="ISO date or date-time, UTC (default: the day three months back)"
+        )
         parser.add_argument("--until", metavar="D", help="ISO date or date-time, UTC (default: now)")
         parser.add_argument("--streams", metavar="a,b", help="what to bring (default: all)")
         parser.add_argument("--full", action="store_true", help="import again what is covered already")
