@@ -5,14 +5,18 @@ What the engine relies on is shown and not edited; what changes a job goes throu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
-from django.db.models import Count, QuerySet
+from django.db.models import Count, Model, QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 from rest_framework_api_key.models import APIKey as UnusedKey
 
 from atom import audit
@@ -20,6 +24,7 @@ from atom.models import ApiKey, Membership, Tenant, User
 
 admin.site.site_header = admin.site.site_title = "Atom"
 admin.site.index_title = "This deployment"
+OPERATOR = "The operator"  # in tenants' audit logs
 admin.site.unregister(UnusedKey)  # the library's own model; keys here belong to a tenant
 
 
@@ -34,6 +39,37 @@ class ReadOnly:
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+def leads_to(field: str) -> Callable[[Any], str | bool]:
+    """A column of a list that leads to what the row's `field` names."""
+
+    @admin.display(description=field, ordering=field)
+    def link(row: Any) -> str:
+        other: Model | None = getattr(row, field)
+        if other is None:
+            return "-"
+        address = reverse(f"admin:{other._meta.app_label}_{other._meta.model_name}_change", args=[other.pk])
+        return format_html('<a href="{}">{}</a>', address, other)
+
+    return link
+
+
+def rows_of(row: Model, field: str, **models: str) -> SafeString:
+    """Links to the lists of what belongs to the row by its `field`. models: app_model -> words."""
+    lists = [(reverse(f"admin:{name}_changelist"), field, row.pk, words) for name, words in models.items()]
+    return format_html_join(" · ", '<a href="{}?{}__id__exact={}">{}</a>', lists)
+
+
+def yes_or_no(title: str) -> type[admin.BooleanFieldListFilter]:
+    """A filter under a title of its own: a field's name makes "By by oauth"."""
+
+    class YesOrNo(admin.BooleanFieldListFilter):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.title = title
+
+    return YesOrNo
 
 
 class LowerEmail(forms.ModelForm):  # type: ignore[type-arg]
@@ -60,7 +96,7 @@ class UserAdmin(DjangoUserAdmin):  # type: ignore[type-arg]
     form, add_form = ChangedUser, NewUser
     ordering = ("email",)
     list_display = ("email", "name", "is_active", "is_staff", "date_joined")
-    list_filter = ("is_active", "is_staff", "is_superuser")
+    list_filter = (("is_active", yes_or_no("account in use")), ("is_staff", yes_or_no("staff")), "is_superuser")
     search_fields = ("email", "name")
     readonly_fields = ("last_login", "date_joined")
     fieldsets = (
@@ -83,12 +119,15 @@ class MembershipInline(admin.TabularInline):  # type: ignore[type-arg]
 
 @admin.register(Tenant)
 class TenantAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Tenants. A smaller plan stops new imports and lets running ones finish. Deleting one is not a click."""
+    """Tenants. A smaller plan stops new imports and lets running ones finish. Deleting one is not a click.
+
+    What is changed here is in the tenant's own audit log.
+    """
 
     list_display = ("name", "slug", "plan", "people", "created_at")
     list_filter = ("plan",)
     search_fields = ("name", "slug")
-    fields = ("name", "slug", "plan", "created_at")
+    fields = ("name", "slug", "plan", "created_at", "parts")
     inlines = (MembershipInline,)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Tenant]:
@@ -96,7 +135,10 @@ class TenantAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Tenant | None = None) -> tuple[str, ...]:
         # Scripts know a tenant by its slug.
-        return ("slug", "created_at") if obj else ("created_at",)
+        return ("slug", "created_at", "parts") if obj else ("created_at",)
+
+    def get_fields(self, request: HttpRequest, obj: Tenant | None = None) -> tuple[str, ...]:
+        return self.fields if obj else self.fields[:-1]
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -104,7 +146,29 @@ class TenantAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def save_model(self, request: HttpRequest, obj: Tenant, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
         if change and "plan" in form.changed_data:
-            audit.record(obj.id, "The operator", "workspace.plan", obj.limits.name)
+            audit.record(obj.id, OPERATOR, "workspace.plan", obj.limits.name)
+        if change and "name" in form.changed_data:
+            audit.record(obj.id, OPERATOR, "workspace.renamed", obj.name, f"was {form.initial['name']}")
+
+    def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
+        before = {one.instance.pk: one.initial.get("role") for one in formset.initial_forms}
+        super().save_formset(request, form, formset, change)
+        tenant_id = form.instance.id
+        for member in formset.new_objects:
+            audit.record(tenant_id, OPERATOR, "member.added", member.user.email, f"as {member.role}")
+        for member, _ in formset.changed_objects:
+            audit.record(
+                tenant_id, OPERATOR, "member.role", member.user.email, f"from {before[member.pk]} to {member.role}"
+            )
+        for member in formset.deleted_objects:
+            audit.record(tenant_id, OPERATOR, "member.removed", member.user.email, f"was {member.role}")
+
+    @admin.display(description="Belonging to it")
+    def parts(self, tenant: Tenant) -> SafeString:
+        return rows_of(
+            tenant, "tenant", integrations_connection="connections", historical_sync_historicalsyncjob="jobs",
+            historical_sync_jobevent="events", historical_sync_webhookendpoint="webhooks", atom_apikey="API keys",
+        )  # fmt: skip
 
     @admin.display(ordering="people")
     def people(self, tenant: Any) -> int:
@@ -115,7 +179,7 @@ class TenantAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Keys of programs. A new key is shown once, after it is made; afterwards only its prefix is known."""
 
-    list_display = ("prefix", "name", "tenant", "role", "created", "expiry_date", "revoked")
+    list_display = ("prefix", "name", leads_to("tenant"), "role", "created", "expiry_date", "revoked")
     list_filter = ("role", "revoked", "tenant")
     list_select_related = ("tenant",)
     search_fields = ("name", "prefix", "tenant__name", "tenant__slug")
@@ -127,8 +191,15 @@ class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         # What was revoked stays so.
         return self.fields if obj.revoked else ("tenant", "role", "prefix")
 
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False  # a key is revoked, and the list goes on telling that there was one
+
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         key = None if change else ApiKey.objects.assign_key(obj)
         super().save_model(request, obj, form, change)
+        if not change:
+            audit.record(obj.tenant_id, OPERATOR, "key.created", obj.name, f"as {obj.role}")
+        elif "revoked" in form.changed_data:
+            audit.record(obj.tenant_id, OPERATOR, "key.revoked", obj.name)
         if key is not None:
             self.message_user(request, f"The key, which can't be shown again: {key}", messages.WARNING)

@@ -275,6 +275,7 @@ TIME_ZONE = "UTC"
 USE_I18N = False
 USE_TZ = True
 USE_THOUSAND_SEPARATOR = False
+FORMAT_MODULE_PATH = "atom.formats"
 
 STATIC_URL = "/static/"
 STATIC_ROOT = Path(env.str("ATOM_STATIC_ROOT", str(BASE_DIR / "staticfiles"), validate=_some))

@@ -8,16 +8,17 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from procrastinate.contrib.django.admin import ProcrastinateJobAdmin
+from procrastinate.contrib.django.models import ProcrastinateJob
 
 from atom.access import Actor, system_actor
-from atom.admin import ReadOnly
+from atom.admin import ReadOnly, leads_to, rows_of
 from atom.errors import Refused
 from atom.tenancy import tenant_scope
-from atom.words import took
-from historical_sync import actions
+from atom.words import days, number, plural, took
+from historical_sync import actions, states
 from historical_sync.automation import Delivery, Notice, NotificationPreference, QueuedStart, WebhookEndpoint
 from historical_sync.models import (
     Coverage,
@@ -29,19 +30,15 @@ from historical_sync.models import (
 )
 from historical_sync.progress import describe
 
+admin.site.unregister(ProcrastinateJob)
+
 Action = Callable[[Actor, HistoricalSyncJob], HistoricalSyncJob]
-
-
-def _rows_of(job: HistoricalSyncJob, model: str, words: str) -> SafeString:
-    return format_html(
-        '<a href="{}?job__id__exact={}">{}</a>', reverse(f"admin:historical_sync_{model}_changelist"), job.id, words
-    )
 
 
 @admin.register(HistoricalSyncJob)
 class JobAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     actions = ("cancel", "resume")
-    list_display = ("connection", "tenant", "status", "phase", "percentage", "records_processed", "range", "took", "created_by_label", "created_at")  # fmt: skip
+    list_display = ("connection", leads_to("tenant"), "state", "records", "range", "created_at", "took", "who")  # fmt: skip
     list_filter = ("status", "control", "pause_reason", "kind", "trigger", "connection__provider_slug", "tenant")
     list_select_related = ("connection", "tenant")
     search_fields = ("=id", "connection__account_label", "tenant__name", "tenant__slug", "created_by_label", "last_error_message")  # fmt: skip
@@ -49,7 +46,7 @@ class JobAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     list_per_page = 50
     fieldsets = (
         (None, {"fields": ("id", "tenant", "connection", "status", "control", "pause_reason", "phase", "percentage", "waiting_until", "parts")}),
-        ("Asked for", {"fields": ("kind", "trigger", "streams", "start_date", "end_date", "full", "idempotency_key", "created_by", "created_by_label")}),
+        ("Asked for", {"fields": ("kind", "trigger", "streams", "start_date", "end_date", "full", "idempotency_key", "created_by", "who")}),
         ("Done", {"fields": ("total_chunks", "completed_chunks", "failed_chunks", "total_records_estimate", "estimate_quality", "records_processed", "records_skipped", "records_quarantined", "entities_extracted", "relationships_extracted", "entities_by_kind", "relationships_by_kind")}),
         ("Times", {"fields": ("created_at", "started_at", "completed_at", "took", "retry_count", "revision")}),
         ("What went wrong", {"fields": ("last_error_code", "last_error_message")}),
@@ -70,22 +67,37 @@ class JobAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     def percentage(self, job: HistoricalSyncJob) -> str:
         return f"{describe(job).percentage} %"
 
+    @admin.display(ordering="status")
+    def state(self, job: HistoricalSyncJob) -> str:
+        seen = describe(job)
+        return seen.phase if job.status == states.COMPLETED else f"{seen.phase} · {seen.percentage} %"
+
+    @admin.display(ordering="records_processed")
+    def records(self, job: HistoricalSyncJob) -> str:
+        return number(job.records_processed)
+
     @admin.display(ordering="start_date")
-    def range(self, job: HistoricalSyncJob) -> str:
-        return f"{job.start_date:%d %b %Y} to {job.end_date:%d %b %Y}"
+    def range(self, job: HistoricalSyncJob) -> SafeString:
+        return format_html('<span class="nowrap">{}</span>', days(job.start_date, job.end_date))
+
+    @admin.display(description="Who", ordering="created_by_label")
+    def who(self, job: HistoricalSyncJob) -> str:
+        return job.created_by_label
 
     @admin.display(description="Took")
-    def took(self, job: HistoricalSyncJob) -> str:
-        return took(job)
+    def took(self, job: HistoricalSyncJob) -> SafeString:
+        return format_html('<span class="nowrap">{}</span>', took(job))
 
     @admin.display(description="Belonging to it")
     def parts(self, job: HistoricalSyncJob) -> SafeString:
-        links = (("syncchunk", "chunks"), ("jobevent", "events"), ("quarantinedrecord", "quarantine"))
-        return format_html("{} · {} · {}", *[_rows_of(job, model, words) for model, words in links])
+        return rows_of(
+            job, "job", historical_sync_syncchunk="chunks", historical_sync_jobevent="events",
+            historical_sync_quarantinedrecord="quarantine", historical_sync_notice="notices",
+        )  # fmt: skip
 
     @admin.action(description="Cancel the selected jobs", permissions=["operate"])
     def cancel(self, request: HttpRequest, jobs: QuerySet[HistoricalSyncJob]) -> None:
-        self._act(request, jobs, actions.cancel, "cancelled")
+        self._act(request, jobs, actions.cancel, "cancelled; workers let go at their next page")
 
     @admin.action(description="Resume the selected jobs", permissions=["operate"])
     def resume(self, request: HttpRequest, jobs: QuerySet[HistoricalSyncJob]) -> None:
@@ -102,12 +114,12 @@ class JobAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
                 except Refused as error:
                     self.message_user(request, f"{job}: {error.detail}", messages.WARNING)
         if count:
-            self.message_user(request, f"{count} jobs {done}; workers let go at their next page.", messages.SUCCESS)
+            self.message_user(request, f"{plural(count, 'job,jobs')} {done}.", messages.SUCCESS)
 
 
 @admin.register(SyncChunk)
 class ChunkAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
-    list_display = ("stream", "partition_label", "job", "status", "share", "records_processed", "records_skipped", "attempts", "since", "until", "error_message")  # fmt: skip
+    list_display = ("stream", "partition_label", leads_to("job"), "status", "share", "records_processed", "records_skipped", "attempts", "since", "until", "error_message")  # fmt: skip
     list_filter = ("status", "stream", "job__connection__provider_slug")
     list_select_related = ("job__connection",)
     search_fields = ("=id", "=job__id", "stream", "partition_label", "error_code", "error_message")
@@ -125,7 +137,7 @@ class ChunkAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
 class QuarantineAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     """Why a record could not be mapped. What it holds stays sealed."""
 
-    list_display = ("stream", "external_id", "reason", "job", "created_at", "replayed_at")
+    list_display = ("stream", "external_id", "reason", leads_to("job"), "created_at", "replayed_at")
     list_filter = ("stream", "job__connection__provider_slug", "tenant")
     list_select_related = ("job__connection",)
     search_fields = ("=id", "=job__id", "external_id", "reason")
@@ -136,7 +148,7 @@ class QuarantineAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(JobEvent)
 class EventAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
-    list_display = ("at", "actor", "kind", "detail", "job")
+    list_display = ("at", "actor", "kind", "detail", leads_to("job"))
     list_filter = ("kind", "tenant")
     list_select_related = ("job__connection",)
     search_fields = ("=job__id", "actor", "detail")
@@ -173,7 +185,7 @@ class ScheduleAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(QueuedStart)
 class QueuedStartAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
-    list_display = ("connection", "tenant", "reason", "refused", "created_by_label", "created_at")
+    list_display = ("connection", leads_to("tenant"), "reason", "refused", "created_by_label", "created_at")
     list_filter = ("refused", "tenant")
     list_select_related = ("connection", "tenant")
     search_fields = ("=id", "connection__account_label", "reason")
@@ -181,7 +193,7 @@ class QueuedStartAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(Notice)
 class NoticeAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
-    list_display = ("at", "event", "job", "tenant", "spread_at")
+    list_display = ("at", "event", leads_to("job"), leads_to("tenant"), "spread_at")
     list_filter = ("event", "tenant")
     list_select_related = ("job__connection", "tenant")
     search_fields = ("=id", "=job__id")
@@ -190,7 +202,7 @@ class NoticeAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(Delivery)
 class DeliveryAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
-    list_display = ("notice", "endpoint", "membership", "status", "attempts", "response_code", "detail", "next_attempt_at", "created_at")  # fmt: skip
+    list_display = ("notice", leads_to("endpoint"), "membership", "status", "attempts", "response_code", "detail", "next_attempt_at", "created_at")  # fmt: skip
     list_filter = ("status", "tenant")
     list_select_related = ("notice", "endpoint", "membership__user", "membership__tenant")
     search_fields = ("=id", "=notice__job__id", "endpoint__url")
@@ -201,7 +213,7 @@ class DeliveryAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
 class EndpointAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     """Where tenants are told. Their secrets stay sealed."""
 
-    list_display = ("url", "tenant", "events", "enabled", "failing_since", "disabled_reason", "created_at")
+    list_display = ("url", leads_to("tenant"), "events", "enabled", "failing_since", "disabled_reason", "created_at")
     list_filter = ("enabled", "tenant")
     list_select_related = ("tenant",)
     search_fields = ("=id", "url")
@@ -214,3 +226,12 @@ class PreferenceAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     list_filter = ("tenant",)
     list_select_related = ("membership__user", "membership__tenant")
     search_fields = ("membership__user__email",)
+
+
+@admin.register(ProcrastinateJob)
+class QueueAdmin(ProcrastinateJobAdmin):
+    """The queue. The library's actions are left out: who may look could take an import's entries away; and so are filters that
+    list every lock that there is."""
+
+    actions = []
+    list_filter = ["status", "queue_name", "task_name"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from django.test import Client
 from django.utils import timezone
 from psycopg.types.range import Range
 
-from atom.models import ApiKey, Membership, Tenant, User
+from atom.models import ApiKey, AuditEvent, Membership, Tenant, User
 from atom.tenancy import across_tenants, tenant_scope
 from atom.tries import SIGN_IN
 from historical_sync.models import Coverage, HistoricalSyncJob, JobEvent, QuarantinedRecord, SyncChunk
@@ -101,9 +102,9 @@ def test_jobs_of_any_tenant_are_cancelled_and_resumed_by_their_actions(staff: Cl
         ended = make_job(make_connection(cast.acme), status="completed", completed_at=timezone.now())
         failed = make_job(make_connection(cast.acme), status="failed", completed_at=timezone.now())
     said = act(staff, "cancel", *jobs, ended)
-    assert "2 jobs cancelled" in said
+    assert "2 jobs cancelled; workers let go at their next page." in said
     assert "This import is completed" in said
-    assert "1 jobs resumed" in act(staff, "resume", failed)
+    assert "1 job resumed." in act(staff, "resume", failed)
     with across_tenants("a test looks"):
         found = {job.id: job.status for job in HistoricalSyncJob.objects.all()}
         who = set(JobEvent.objects.values_list("actor", "kind"))
@@ -153,6 +154,40 @@ def test_jobs_are_filtered_and_found(staff: Client, cast: SimpleNamespace) -> No
         assert staff.get(link).status_code == 200
 
 
+def test_lists_lead_to_what_their_rows_belong_to_and_rows_to_what_belongs_to_them(staff: Client, rows: Any) -> None:
+    with across_tenants("a test looks"):
+        connection = Connection.objects.select_related("tenant").first()
+        job = HistoricalSyncJob.objects.filter(connection=connection).first()
+    assert connection is not None
+    assert job is not None
+    listed = staff.get(path(SyncChunk)).content.decode()
+    assert f'href="{path(HistoricalSyncJob, job.pk, "change")}"' in listed
+    for row, field in ((connection, "connection"), (connection.tenant, "tenant")):
+        lists = re.findall(rf'href="([^"]+\?{field}__id__exact={row.pk})"', staff.get(path(type(row), row.pk, "change")).content.decode())  # fmt: skip
+        assert f"{path(HistoricalSyncJob)}?{field}__id__exact={row.pk}" in lists
+        assert len(lists) >= 5
+        assert {staff.get(address).status_code for address in lists} == {200}
+
+
+def test_no_filter_is_titled_twice(staff: Client, rows: Any) -> None:
+    for model in admin.site._registry:
+        titles = re.findall(r"<summary[^>]*>\s*([^<]+?)\s*</summary>", staff.get(path(model)).content.decode())
+        assert not [title for title in titles if re.match(r"By (by|is) ", title)], model
+
+
+def test_who_may_look_at_the_queue_can_take_nothing_away(cast: SimpleNamespace, staff: Client) -> None:
+    from procrastinate.contrib.django.models import ProcrastinateJob
+
+    from historical_sync import tasks
+
+    with tenant_scope(cast.acme.id):
+        tasks.enqueue(make_job(make_connection(cast.acme)), 1)
+    entry = ProcrastinateJob.objects.get()
+    for action in ("retry", "cancel", "abort"):
+        staff.post(path(ProcrastinateJob), {"action": action, "_selected_action": [entry.pk]})
+    assert [(one.pk, one.status, one.abort_requested) for one in ProcrastinateJob.objects.all()] == [(entry.pk, "todo", False)]  # fmt: skip
+
+
 def test_a_tenants_plan_and_people_are_changed_here(staff: Client, cast: SimpleNamespace) -> None:
     with tenant_scope(cast.globex.id):
         owner = Membership.objects.get(tenant=cast.globex)
@@ -170,6 +205,17 @@ def test_a_tenants_plan_and_people_are_changed_here(staff: Client, cast: SimpleN
             ("charlie@globex.test", "admin"),
             ("bob@acme.test", "viewer"),
         }
+        told = set(AuditEvent.objects.filter(actor="The operator").values_list("action", "subject", "detail"))
+    assert told == {
+        ("workspace.plan", "Team", ""),
+        ("member.role", "charlie@globex.test", "from owner to admin"),
+        ("member.added", "bob@acme.test", "as viewer"),
+    }
+    form |= {"memberships-TOTAL_FORMS": 1, "memberships-0-DELETE": "on", "name": "Globex 2"}
+    assert staff.post(path(Tenant, cast.globex.id, "change"), form).status_code == 302
+    with tenant_scope(cast.globex.id):
+        later = set(AuditEvent.objects.values_list("action", "subject", "detail")) - told
+    assert later == {("member.removed", "charlie@globex.test", "was admin"), ("workspace.renamed", "Globex 2", "was Globex")}  # fmt: skip
     assert staff.post(path(Tenant, cast.globex.id, "delete"), {"post": "yes"}).status_code == 403
 
 
@@ -180,14 +226,19 @@ def test_a_key_is_shown_once(staff: Client, cast: SimpleNamespace) -> None:
     said = staff.post(path(ApiKey, "add"), form, follow=True).content.decode()
     with tenant_scope(cast.acme.id):
         key = ApiKey.objects.get(name="report")
-    import re
-
     found = re.search(rf"{re.escape(key.prefix)}\.[\w-]+", said)
     assert found is not None
     actor = actor_for_key(found[0])
     assert actor is not None
     assert (actor.tenant, actor.role) == (cast.acme, "viewer")
     assert found[0] not in staff.get(path(ApiKey, key.pk, "change")).content.decode()
+    form = {"name": "report", "revoked": "on", "expiry_date_0": "", "expiry_date_1": ""}
+    assert staff.post(path(ApiKey, key.pk, "change"), form).status_code == 302
+    assert staff.post(path(ApiKey, key.pk, "delete"), {"post": "yes"}).status_code == 403
+    assert actor_for_key(found[0]) is None
+    with tenant_scope(cast.acme.id):
+        told = list(AuditEvent.objects.order_by("at").values_list("actor", "action", "subject", "detail"))
+    assert told == [("The operator", "key.created", "report", "as viewer"), ("The operator", "key.revoked", "report", "")]  # fmt: skip
 
 
 def test_what_was_read_whole_is_listed_with_the_rest(staff: Client, rows: Any) -> None:
