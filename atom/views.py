@@ -30,9 +30,14 @@ APPEARANCES = {"": "System", "light": "Light", "dark": "Dark"}
 
 
 def tenant_required(right: Right = Right.VIEW) -> Callable[[View], View]:
-    """Only for members of a tenant whose role has `right`: others are sent to sign in, or told that they may not (403)."""
+    """Only for members of a tenant whose role has `right`: others are sent to sign in, or told that they may not (403).
+
+    No browser keeps the answer: a page that Back showed again would tell once more what had ended since it was made, and tell it to
+    whoever is at the browser after its reader signed out.
+    """
 
     def decorate(view: View) -> View:
+        @never_cache
         @wraps(view)
         def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
             actor = getattr(request, "actor", None)

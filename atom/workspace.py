@@ -15,7 +15,6 @@ from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone
-from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from atom import accounts, audit, members, tries
@@ -39,7 +38,6 @@ ROLE_WORDS = {
 usage: Callable[[Actor], tuple[int, int]] = lambda actor: (0, 0)  # noqa: E731
 
 
-@never_cache
 @require_http_methods(["GET", "POST"])
 @tenant_required(Right.MANAGE)
 def general(request: HttpRequest) -> HttpResponse:
@@ -69,7 +67,6 @@ def general(request: HttpRequest) -> HttpResponse:
     return render(request, "workspace/general.html", context, status=400 if errors else 200)
 
 
-@never_cache
 @require_http_methods(["GET", "POST"])
 @tenant_required(Right.MANAGE)
 def people(request: HttpRequest) -> HttpResponse:
@@ -123,7 +120,6 @@ def member(request: HttpRequest, membership_id: UUID) -> HttpResponse:
     return redirect("home" if mine else "settings-members")
 
 
-@never_cache
 @require_http_methods(["GET", "POST"])
 @tenant_required(Right.MANAGE)
 def keys(request: HttpRequest) -> HttpResponse:

@@ -12,7 +12,6 @@ from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
@@ -95,7 +94,6 @@ def _questions(provider: Provider, given: Mapping[str, str]) -> list[dict[str, A
     ]
 
 
-@never_cache
 @require_GET
 @tenant_required(Right.CONNECT)
 def connect_callback(request: HttpRequest, slug: str) -> HttpResponse:
@@ -132,7 +130,6 @@ def connect_callback(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 @sensitive_post_parameters("token")
-@never_cache
 @require_http_methods(["GET", "POST"])
 @tenant_required(Right.CONNECT)
 def connect_token(request: HttpRequest, slug: str) -> HttpResponse:
@@ -179,7 +176,6 @@ def _token_template(request: HttpRequest) -> str:
     return "integrations/_token.html" if getattr(request, "htmx", False) else "integrations/token.html"
 
 
-@never_cache
 @require_http_methods(["GET", "POST"])
 @tenant_required(Right.CONNECT)
 def choose_parts(request: HttpRequest, connection_id: UUID) -> HttpResponse:

@@ -29,6 +29,11 @@ END = datetime(2026, 10, 1, tzinfo=UTC)
 LABELS = {"repositories": "Repositories", "issues": "Issues"}
 
 
+@pytest.mark.parametrize("page", ["integrations", "jobs", "schedules", "coverage", "entities", "analytics"])
+def test_no_browser_keeps_a_page(cast: SimpleNamespace, signed_in: Any, page: str) -> None:
+    assert "no-store" in signed_in(cast.bob).get(f"/{page}")["Cache-Control"]
+
+
 @pytest.mark.parametrize(
     ("page", "back"),
     [

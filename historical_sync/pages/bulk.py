@@ -10,7 +10,6 @@ from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
-from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from atom.access import Actor, Right
@@ -29,7 +28,6 @@ from integrations.models import Connection
 MOST = 50  # connections at once
 
 
-@never_cache
 @require_http_methods(["GET", "POST"])
 @tenant_required(Right.OPERATE)
 def sync_selected(request: HttpRequest) -> HttpResponse:
@@ -108,7 +106,6 @@ def _dialog(request: HttpRequest, actor: Actor, chosen: list[Connection], errors
     return render(request, template, context, status=400 if errors and not htmx else 200)
 
 
-@never_cache
 @require_GET
 @tenant_required(Right.OPERATE)
 def estimate_selected(request: HttpRequest) -> HttpResponse:
@@ -137,7 +134,6 @@ def estimate_selected(request: HttpRequest) -> HttpResponse:
     return render(request, "historical_sync/_bulk_estimate.html", context)
 
 
-@never_cache
 @require_GET
 @tenant_required()
 def queued(request: HttpRequest, queued_id: UUID) -> HttpResponse:

@@ -11,7 +11,6 @@ from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
-from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 
 from atom.access import Right
@@ -40,7 +39,6 @@ def running(request: HttpRequest) -> dict[str, Any]:
     return {"navigation": NAVIGATION, "running_jobs": SimpleLazyObject(lambda: running_jobs(actor.tenant.id))}
 
 
-@never_cache
 @require_GET
 @tenant_required()
 def live(request: HttpRequest) -> HttpResponse:

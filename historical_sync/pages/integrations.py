@@ -13,7 +13,6 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
-from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
 from atom.access import Actor, Right
@@ -131,7 +130,6 @@ def _to_prompt(actor: Actor, given: str) -> Connection | None:
     return connection if fresh and actor.may(Right.OPERATE) else None
 
 
-@never_cache
 @require_http_methods(["GET", "POST"])
 @tenant_required(Right.OPERATE)
 def import_history(request: HttpRequest, connection_id: UUID) -> HttpResponse:
@@ -230,7 +228,6 @@ def choice_of(request: HttpRequest) -> tuple[datetime | None, datetime | None, l
     return found["start"], end, given.getlist("streams")
 
 
-@never_cache
 @require_GET
 @tenant_required(Right.OPERATE)
 def import_estimate(request: HttpRequest, connection_id: UUID) -> HttpResponse:

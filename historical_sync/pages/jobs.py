@@ -13,7 +13,6 @@ from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from atom.access import Actor, Right
@@ -75,7 +74,6 @@ def _one_of(request: HttpRequest, name: str, choices: Sequence[str]) -> str:
     return value if value in choices else ""
 
 
-@never_cache
 @require_GET
 @tenant_required()
 def job(request: HttpRequest, job_id: UUID) -> HttpResponse:
@@ -86,7 +84,6 @@ def job(request: HttpRequest, job_id: UUID) -> HttpResponse:
     return render(request, "historical_sync/job.html", context)
 
 
-@never_cache
 @require_GET
 @tenant_required()
 def job_live(request: HttpRequest, job_id: UUID) -> HttpResponse:
@@ -95,7 +92,6 @@ def job_live(request: HttpRequest, job_id: UUID) -> HttpResponse:
     return render(request, "historical_sync/_job_live.html", job_context(_job(actor, job_id), actor.may(Right.OPERATE)))
 
 
-@never_cache
 @require_GET
 @tenant_required()
 def job_detail(request: HttpRequest, job_id: UUID) -> HttpResponse:

@@ -9,7 +9,6 @@ from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
-from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
 from atom.access import Right
@@ -35,7 +34,6 @@ CHOICES = (
 )
 
 
-@never_cache
 @require_http_methods(["GET", "POST"])
 @tenant_required()
 def notifications(request: HttpRequest) -> HttpResponse:
@@ -55,7 +53,6 @@ def notifications(request: HttpRequest) -> HttpResponse:
     return render(request, "historical_sync/notifications.html", context)
 
 
-@never_cache
 @require_http_methods(["GET", "POST"])
 @tenant_required(Right.MANAGE)
 def webhooks(request: HttpRequest) -> HttpResponse:
@@ -72,7 +69,6 @@ def webhooks(request: HttpRequest) -> HttpResponse:
     return _webhooks(request, secret=secret, secret_of=endpoint.url)
 
 
-@never_cache
 @require_POST
 @tenant_required(Right.MANAGE)
 def webhook(request: HttpRequest, endpoint_id: UUID) -> HttpResponse:

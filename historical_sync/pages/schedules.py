@@ -8,7 +8,6 @@ from uuid import UUID
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
 from atom.access import Actor, Right
@@ -24,7 +23,6 @@ DEFAULT = "1d"
 _CHOICE = {interval: choice for choice, (_, interval) in INTERVALS.items()}
 
 
-@never_cache
 @require_GET
 @tenant_required()
 def schedules(request: HttpRequest) -> HttpResponse:

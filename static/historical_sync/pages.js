@@ -9,7 +9,8 @@ const FOLLOW_EVERY = 5000; // the same for what sums imports up
 const toasts = document.getElementById("toasts");
 const said = document.getElementById("said");
 const modal = document.getElementById("modal");
-const shown = new Set();
+const shown = new Set(JSON.parse(sessionStorage.getItem("toasts") ?? "[]")); // in this tab, on whichever page
+const REMEMBERED = 50;
 const CALM = 1500; // ms that words stay which could change several times a second
 const LONG_AGO = 50 * 60 * 1000; // ms; what the server tells of anew when a socket opens goes back an hour
 const changedAt = new WeakMap();
@@ -188,6 +189,7 @@ function toast(element) {
   if (key !== "refused") {
     if (shown.has(key)) return;
     shown.add(key);
+    sessionStorage.setItem("toasts", JSON.stringify([...shown].slice(-REMEMBERED)));
   }
   const close = document.createElement("button");
   close.type = "button";

@@ -50,6 +50,33 @@ def test_polling_takes_over_when_the_socket_goes_and_hands_back_when_it_returns(
     expect(page.locator("#toasts").get_by_text("GitHub import completed.")).to_have_count(1)
 
 
+def test_what_a_tab_was_told_is_not_told_again_by_back_nor_by_a_page_that_was_made_before_it_happened(
+    page: Page, site: Up, imports: Imports
+) -> None:
+    site.sandbox(latency_ms=300)
+    page.goto("/schedules")
+    page.goto("/integrations")
+    job = imports.start()
+    before = page.request.get(f"/jobs/{job}").text()
+    assert 'data-status="completed"' not in before
+    site.sandbox(reset=True)
+    toast = page.locator("#toasts").get_by_text("GitHub import completed.")
+    expect(toast).to_have_count(1, timeout=60_000)
+
+    page.route(re.compile(f"/jobs/{job}$"), lambda route: route.fulfill(body=before, content_type="text/html"))
+    with page.expect_response(re.compile(r"/live\?since")) as told:  # such a page of Playwright's has no sockets
+        page.goto(f"/jobs/{job}")
+    assert "GitHub import completed." in told.value.text()
+    page.wait_for_timeout(300)
+    assert toast.count() == 0
+    page.unroute_all()  # with routes there is no cache
+    for _ in range(2):
+        page.go_back()
+        expect(page.locator("body")).to_have_attribute("data-link", "socket")
+        page.wait_for_timeout(500)  # what the server tells when a socket opens
+        assert toast.count() == 0
+
+
 def test_an_answer_that_the_socket_has_overtaken_leaves_the_indicator_as_it_is(
     page: Page, site: Up, imports: Imports
 ) -> None:
