@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex
-from django.db import models
+from django.db import connection, models
 from django.db.models.functions import Now
 
 from atom.models import Tenant
@@ -19,6 +19,10 @@ from historical_sync.database import Pool, system_transaction
 STATEMENTS_AT_ONCE = 20
 PATIENCE_SECONDS = 60.0  # that names wait for a worker that imports,
 BUSY_PATIENCE_SECONDS = 300.0  # and for one that has no time to spare
+
+# Of the backlog search looks through the newest statements, and of these the newest names (`sql.FIND_ENTITIES`).
+STATEMENTS_SEARCHED = 200
+NAMES_SEARCHED = 5000
 
 
 class EntityName(models.Model):
@@ -55,6 +59,21 @@ class NameBacklog(models.Model):
 
     def __str__(self) -> str:
         return f"{len(self.entity_ids)} names"
+
+
+def is_behind(tenant: Tenant) -> bool:
+    """Whether more names of the tenant's wait for the index than search looks through."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT count(*) > %s OR COALESCE(sum(names), 0) > %s FROM (
+                SELECT cardinality(entity_ids) AS names FROM historical_sync_namebacklog
+                WHERE tenant_id = %s ORDER BY id DESC LIMIT %s) newest
+            """,
+            [STATEMENTS_SEARCHED, NAMES_SEARCHED, tenant.id, STATEMENTS_SEARCHED + 1],
+        )
+        row = cursor.fetchone()
+        return bool(row and row[0])
 
 
 async def index_names(pool: Pool, *, older_than: float = 0.0) -> bool:

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_GET
 from atom.access import Right
 from atom.middleware import actor_of
 from atom.views import tenant_required
-from historical_sync import graph
+from historical_sync import graph, searching
 from historical_sync.models import DataRemoval, Entity, SyncRecord
 from integrations.connect import connections_of
 
@@ -46,9 +46,11 @@ def entities(request: HttpRequest) -> HttpResponse:
         "source": source,
         "removals": DataRemoval.objects.filter(tenant=actor.tenant, completed_at=None).select_related("connection"),
         "total": sum(kinds.values()),
+        "behind": bool(query) and searching.is_behind(actor.tenant),
     }
-    fragment = getattr(request, "htmx", False) and request.htmx.target == "entities-list"  # type: ignore[attr-defined]
-    return render(request, "historical_sync/_entities.html" if fragment else "historical_sync/entities.html", context)
+    target = str(request.htmx.target) if getattr(request, "htmx", False) else ""  # type: ignore[attr-defined]
+    name = {"entities-list": "_entities", "explorer": "_explorer"}.get(target, "entities")
+    return render(request, f"historical_sync/{name}.html", context)
 
 
 @require_GET

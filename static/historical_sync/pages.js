@@ -156,7 +156,8 @@ document.addEventListener("toggle", (event) => {
   if (event.target.matches?.("details[data-stream][open]")) refreshSoon(document.querySelector("[data-refresh]"), 0);
 }, true);
 
-// What sums imports up (analytics, coverage, schedules) is asked for anew while one changes; a page that nobody sees, once it is seen.
+// What sums imports up (analytics, coverage, schedules), or has nothing to show yet (the explorer), is asked for anew while one changes;
+// a page that nobody sees, once it is seen.
 let followTimer = null;
 let followedAt = 0;
 let swaps = 0; // what somebody asked for meanwhile, by a search or a choice, is newer than what was asked for before
@@ -174,7 +175,7 @@ function followSoon() {
     const before = swaps;
     const path = location.pathname + location.search;
     try {
-      await fetchFragments(path, { "HX-Target": place.id }, () => swaps === before);
+      await fetchFragments(path, { "HX-Target": place.dataset.follows || place.id }, () => swaps === before);
     } catch {
       // The next change asks again.
     }

@@ -26,10 +26,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(mark)
 
 
-def sign_in(page: Page, address: str, email: str) -> None:
+def sign_in(page: Page, address: str, email: str, password: str = "demo") -> None:
     page.goto(f"{address}/sign-in")
     page.get_by_label("E-mail").fill(email)
-    page.get_by_label("Password").fill("demo")
+    page.get_by_label("Password").fill(password)
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", name="Integrations")).to_be_visible()
 

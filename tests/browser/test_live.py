@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import APIResponse, Page, Route, WebSocketRoute, expect
 
-from tests.browser.conftest import Imports, picture, status
+from tests.browser.conftest import Imports, picture, sign_in, status
 from tests.conftest import wait_for
 from tests.processes import Up
 
@@ -214,6 +215,30 @@ def test_what_sums_imports_up_follows_them(
         expect(panel).not_to_contain_text("Import under way")
     expect(ended).to_have_text(str(before + 1))
     expect(stream).to_have_attribute("open", "")
+
+
+def test_who_waits_at_an_empty_explorer_sees_the_first_import_come_in(
+    another: Callable[..., Page], site: Up, tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text("as new as a nova")
+    site.manage(
+        "create_tenant", "Nova", "--slug", "nova", "--plan", "free", "--owner", "nora@nova.test",
+        "--password-file", str(tmp_path / "password"),
+    )  # fmt: skip
+    page = another(storage_state=None)
+    sign_in(page, site.address, "nora@nova.test", "as new as a nova")
+    explorer = page.context.new_page()
+    explorer.goto("/entities")
+    expect(explorer.get_by_role("link", name="Connect a tool")).to_be_visible()
+    explorer.evaluate("window.same = true")
+    page.locator("#card-github").get_by_role("button", name="Connect", exact=True).click()
+    page.get_by_role("button", name="Allow").click()
+    page.get_by_role("button", name="Start Historical Sync").click()
+    status(page, "completed")
+    expect(explorer.locator("#entities-list tbody tr").first).to_be_visible()
+    expect(explorer.locator(".title .num")).not_to_have_text("0")
+    expect(explorer.locator("select[name=kind]")).to_contain_text("Commit")
+    assert explorer.evaluate("window.same")
 
 
 def test_parts_of_a_stream_unfold_and_stay_unfolded(page: Page, site: Up, imports: Imports) -> None:
