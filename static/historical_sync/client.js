@@ -148,6 +148,13 @@ export function openSocket(path, { onMessage, poll, onConnection }) {
     retryTimer = setTimeout(connect, retry * (0.75 + Math.random() / 2));
     retry = Math.min(retry * 2, LAST_RETRY);
   }
+  // The socket itself may take minutes to notice.
+  function offline() {
+    if (!live) return;
+    socket.onclose = socket.onmessage = null;
+    socket.close();
+    down();
+  }
   function again() {
     if (document.visibilityState === "visible" && !live && retryTimer !== null) {
       clearTimeout(retryTimer);
@@ -159,6 +166,7 @@ export function openSocket(path, { onMessage, poll, onConnection }) {
 
   document.addEventListener("visibilitychange", again);
   addEventListener("online", again);
+  addEventListener("offline", offline);
   connect();
   return () => {
     closed = true;
@@ -166,6 +174,7 @@ export function openSocket(path, { onMessage, poll, onConnection }) {
     clearTimeout(pollTimer);
     document.removeEventListener("visibilitychange", again);
     removeEventListener("online", again);
+    removeEventListener("offline", offline);
     socket?.close();
   };
 }

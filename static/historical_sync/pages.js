@@ -11,6 +11,7 @@ const said = document.getElementById("said");
 const modal = document.getElementById("modal");
 const shown = new Set(JSON.parse(sessionStorage.getItem("toasts") ?? "[]")); // in this tab, on whichever page
 const REMEMBERED = 50;
+const BUSY_AT_MOST = 20_000; // ms that a form waits for its answer, as htmx does
 const CALM = 1500; // ms that words stay which could change several times a second
 const LONG_AGO = 50 * 60 * 1000; // ms; what the server tells of anew when a socket opens goes back an hour
 const changedAt = new WeakMap();
@@ -339,6 +340,24 @@ document.addEventListener("change", (event) => {
   for (const chip of event.target.form.querySelectorAll("[data-since]:not(:disabled)")) {
     chip.setAttribute("aria-pressed", String(chip.dataset.since === start.value && end.value === end.max));
   }
+});
+
+// -- forms ----------------------------------------------------------------------------------------------------------------
+
+// What was sent is not sent again while its answer, or the page that it leads to, is on its way: a second click would start a second import.
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (form.method !== "post") return;
+  if (form.ariaBusy) {
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    return;
+  }
+  form.ariaBusy = "true";
+  setTimeout(() => (form.ariaBusy = null), BUSY_AT_MOST); // the browser was told to stop, or what came was a file
+}, true);
+document.body.addEventListener("htmx:afterRequest", (event) => {
+  if (!event.detail.xhr?.getResponseHeader("HX-Redirect")) event.detail.elt.ariaBusy = null;
 });
 
 // -- htmx -----------------------------------------------------------------------------------------------------------------

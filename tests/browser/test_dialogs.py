@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import Imports, status
+from tests.conftest import wait_for
 from tests.processes import Up
 
 
@@ -24,6 +27,27 @@ def test_what_is_selected_can_be_started_from_where_it_was_selected(page: Page) 
     expect(start).to_be_in_viewport()
     start.click()
     expect(page.get_by_role("dialog").get_by_role("heading", name="Bring in 1 history")).to_be_visible()
+
+
+def test_what_was_sent_is_not_sent_again_while_its_answer_is_on_its_way(page: Page, imports: Imports) -> None:
+    sent: list[Route] = []
+    page.route(
+        re.compile("/import$"),
+        lambda route: sent.append(route) if route.request.method == "POST" else route.continue_(),
+    )
+    page.goto("/integrations")
+    page.locator("#card-github").get_by_role("button", name="Sync History").click()
+    start = page.get_by_role("button", name="Start Historical Sync")
+    for _ in range(3):
+        start.press("Enter")
+    expect(page.locator("#modal form")).to_have_attribute("aria-busy", "true")
+    sent[0].abort()  # the network failed: it can be sent again
+    expect(page.locator("#toasts")).to_contain_text("Atom can't be reached.")
+    start.click()
+    wait_for(lambda: page.wait_for_timeout(50) or len(sent) == 2, 10)
+    sent[1].continue_()
+    expect(page.locator("#job-live")).to_be_visible()
+    assert len(sent) == 2
 
 
 def test_a_toast_above_a_dialog_can_be_dismissed_and_the_dialog_stays(page: Page, site: Up, imports: Imports) -> None:

@@ -78,6 +78,22 @@ def test_what_a_tab_was_told_is_not_told_again_by_back_nor_by_a_page_that_was_ma
         assert toast.count() == 0
 
 
+def test_a_browser_that_goes_offline_says_so_at_once_and_comes_back_by_itself(page: Page, imports: Imports) -> None:
+    down = False
+    page.route_web_socket(re.compile("/ws/"), lambda socket: socket.close() if down else socket.connect_to_server())
+    page.goto("/integrations")
+    expect(page.locator("body")).to_have_attribute("data-link", "socket")
+    down = True  # going offline cuts no socket that is open: nobody says that it is dead
+    page.context.set_offline(True)
+    expect(page.locator("#link-state")).to_be_visible()
+    down = False
+    page.context.set_offline(False)
+    expect(page.locator("#link-state")).to_be_hidden()
+    job = imports.start()
+    expect(page.locator("#toasts").get_by_text("GitHub import completed.")).to_be_visible(timeout=60_000)
+    imports.until(job, "completed")
+
+
 def test_an_answer_that_the_socket_has_overtaken_leaves_the_indicator_as_it_is(
     page: Page, site: Up, imports: Imports
 ) -> None:
