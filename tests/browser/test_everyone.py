@@ -120,6 +120,9 @@ def test_axe_finds_nothing_in_what_opens_on_pages(page: Page, places: dict[str, 
     picture(page, f"prompt-phone-{scheme}")
     assert violations(page) == []
     page.set_viewport_size({"width": 320, "height": 640})
+    page.locator("#modal header p").evaluate(
+        "label => label.textContent = 'ana.ivanova@northwind.test (northwind, northwind-labs)'"
+    )
     assert page.evaluate("document.getElementById('modal').scrollWidth <= document.getElementById('modal').clientWidth")
     page.keyboard.press("Escape")
     page.goto(f"/jobs/{places['job']}")
