@@ -99,11 +99,11 @@ def test_a_changed_import_takes_its_place_among_the_others(page: Page, site: Up,
     row = page.locator(f"#job-{job}")
     expect(row).to_contain_text("Paused")
     expect(page.locator("body")).to_have_attribute("data-link", "socket")
-    page.evaluate("id => document.getElementById(id).remove()", f"job-{job}")
     if place != "newest":
         page.evaluate(
             "document.querySelectorAll('#jobs-body tr').forEach(row => { row.dataset.at = '9' + row.dataset.at })"
         )
+    page.evaluate("id => document.getElementById(id).remove()", f"job-{job}")
     imports.client.post(f"/api/integrations/historical-sync/jobs/{job}/cancel")
     expect(page.locator("#toasts")).to_contain_text("import cancelled")
     if place == "newest":
