@@ -32,7 +32,7 @@ from integrations.providers.base import (
 )
 from integrations.sandbox import make_app
 from integrations.sandbox.stand_in import StandIn
-from tests.senders import ByHttpx
+from tests.senders import Into
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 ALL = Window(NOW - timedelta(days=500), NOW + timedelta(days=1))
@@ -74,7 +74,7 @@ class Stage:
         return Api(
             self.provider,
             f"{ROOT}/{self.provider.slug}",
-            ByHttpx(self.client),
+            Into(self.app),
             self.token,
             self._refresh if self.refresh_token else None,
             facts=self.facts,

@@ -20,7 +20,7 @@ from integrations.providers import PROVIDERS
 from integrations.providers.base import ONE_PAGE, Revocation, Stream, Window, WindowKind
 from integrations.sandbox.app import STAND_INS
 from tests.contract.stage import ALL, ROOT, Stage
-from tests.senders import ByHttpx
+from tests.senders import Into
 
 SLUGS = list(PROVIDERS)
 CASES = [(slug, stream.name) for slug, provider in PROVIDERS.items() for stream in provider.streams]
@@ -112,7 +112,7 @@ async def test_the_trip_to_the_consent_page_ends_with_a_token(slug: str, stage: 
     if (scopes := granted_scopes(token)) is not None:
         assert set(scopes) >= set(oauth.scopes) - {"offline_access"}
     facts = {**stage.facts, **(oauth.token_facts(token) if oauth.token_facts else {})}
-    api = Api(provider, root, ByHttpx(stage.client), token["access_token"], facts=facts)
+    api = Api(provider, root, Into(stage.app), token["access_token"], facts=facts)
     assert (await provider.identify(api)).external_id
     with pytest.raises(ReauthRequired):
         await exchange(code)  # which has served
@@ -128,7 +128,7 @@ async def test_a_grant_that_is_given_up_is_gone_at_the_vendor(slug: str, stage: 
         assert not stage.stand_in.grants.revoke, "the vendor could revoke"
         return
     root = f"{ROOT}/{slug}"
-    bare, sign_in = (Api(provider, root, ByHttpx(stage.client), facts=stage.facts) for _ in range(2))
+    bare, sign_in = (Api(provider, root, Into(stage.app), facts=stage.facts) for _ in range(2))
     await oauth.revoke(
         Revocation(bare, sign_in, root, root, f"sandbox-{slug}", "sandbox-secret", stage.token, stage.refresh_token)
     )

@@ -16,7 +16,7 @@ from integrations.providers.base import Context, Graph, Partition, Window
 from integrations.providers.jira import JIRA
 from integrations.sandbox.jira_rows import SITES
 from tests.contract.stage import ALL, ROOT, Import, staged
-from tests.senders import ByHttpx, answering
+from tests.senders import Into, answering
 
 ACME = Partition(
     "s1:10", "Operations (OPS)", {"site": "s1", "url": "https://acme.atlassian.net", "base": "/b", "project": "10"}
@@ -112,7 +112,7 @@ async def test_all_sites_of_a_grant_are_reached_and_those_of_confluence_left_out
 
 async def test_an_api_token_reaches_its_own_site() -> None:
     async with staged("jira") as stage:
-        api = Api(JIRA, f"{ROOT}/jira", ByHttpx(stage.client), "ana@northwind.test:ATATT3x", namespace="jira")
+        api = Api(JIRA, f"{ROOT}/jira", Into(stage.app), "ana@northwind.test:ATATT3x", namespace="jira")
         assert (await JIRA.identify(api)).external_id == stage.account
         found = Import(JIRA.stream("issues"), ALL)
         for part in await JIRA.partitions(api):  # type: ignore[misc]
