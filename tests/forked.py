@@ -1,7 +1,7 @@
 """Processes of the project without the second of CPU in which Python imports a thousand modules of other packages.
 
 They are forked from a process that has imported these and nothing of the project. From there on it is `python manage.py ...` from its first
-line: arguments, environment and settings, files, signals and exit are its own. `tests.processes.Running` starts Python itself.
+line: arguments, environment and settings, files, signals and exit are its own. `tests.test_journey` starts Python itself.
 """
 
 from __future__ import annotations

@@ -29,27 +29,31 @@ def environment(**given: str) -> dict[str, str]:
 
 
 class Running:
-    """A process whose output is collected as it comes. `output`: standard output and error, as a terminal shows them."""
+    """A process whose output is collected as it comes. `output`: standard output and error, as a terminal shows them.
 
-    def __init__(self, *arguments: str, **variables: str) -> None:
+    `manage.py` is forked (see `tests.forked`) unless `anew`; for all else Python itself is started.
+    """
+
+    def __init__(self, *arguments: str, anew: bool = False, **variables: str) -> None:
         self.lines: list[str] = []
         self._new: queue.Queue[str | None] = queue.Queue()
-        self.process = subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=PROJECT,
-            env=environment(**variables),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        ours, theirs = os.pipe()
+        self._said = os.fdopen(ours)
+        with os.fdopen(theirs, "w") as said, Path(os.devnull).open() as nothing:
+            files: dict[str, Any] = {"stdin": nothing, "stdout": said, "stderr": said}
+            self.process: Forked | subprocess.Popen[bytes]
+            if arguments[0] == "manage.py" and not anew:
+                self.process = Forked(*arguments, env=environment(**variables), **files)
+            else:
+                self.process = subprocess.Popen(
+                    [sys.executable, *arguments], cwd=PROJECT, env=environment(**variables), **files
+                )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout:
-            for line in self.process.stdout:
+        with self._said:
+            for line in self._said:
                 self._new.put(line.rstrip("\n"))
         self._new.put(None)
 
@@ -111,8 +115,8 @@ class Running:
 class Up(Running):
     """`manage.py up` on the given ATOM_HOME, serving. `address`: "http://127.0.0.1:PORT"."""
 
-    def __init__(self, home: Path, port: int, *arguments: str, **variables: str) -> None:
-        super().__init__("manage.py", "up", *arguments, ATOM_HOME=str(home), PORT=str(port), **variables)
+    def __init__(self, home: Path, port: int, *arguments: str, anew: bool = False) -> None:
+        super().__init__("manage.py", "up", *arguments, anew=anew, ATOM_HOME=str(home), PORT=str(port))
         self.home = home
         try:
             self.address = self.says("Atom runs at", 120).rsplit(" ", 1)[-1]

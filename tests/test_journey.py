@@ -20,7 +20,7 @@ PICTURES = PROJECT / "test-artifacts"
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """One command in an empty folder."""
-    up = Up(tmp_path_factory.mktemp("atom"), free_port())
+    up = Up(tmp_path_factory.mktemp("atom"), free_port(), anew=True)
     up.sandbox(latency_ms=150)  # of a provider as they are, so that there is progress to see
     yield up
     up.stop()
