@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
 import html
 import os
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import httpx2
 import psycopg
@@ -335,6 +336,50 @@ def worker(transactional_db: None) -> Iterator[Worker]:
     running = Worker()
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def _one_at_a_time(
+    tmp_path_factory: pytest.TempPathFactory, worker_id: str, django_db_modify_db_settings: None
+) -> Iterator[IO[str]]:
+    """A file that the run's workers share, locked until the test database is made. In it: the database to copy, once there is one."""
+    from django.db import connection
+
+    own = tmp_path_factory.getbasetemp()
+    with (own if worker_id == "master" else own.parent).joinpath("migrated").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        connection.settings_dict["TEST"]["TEMPLATE"] = file.read() or None
+        yield file
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(
+    _one_at_a_time: IO[str], django_db_setup: None, worker_id: str, django_db_blocker: Any
+) -> Iterator[None]:
+    """All migrations once a run, which take 4 s of CPU: the first worker copies what it made, and the others copy the copy."""
+    from django.db import connection
+
+    from tests.faults.stage import database_url
+
+    made = f"{connection.settings_dict['NAME']}_migrated"
+    first = worker_id != "master" and not connection.settings_dict["TEST"]["TEMPLATE"]
+    if first:
+        with django_db_blocker.unblock():
+            connection.close()
+            connection.close_pool()
+            with psycopg.connect(database_url(), dbname="postgres", autocommit=True) as owner:
+                owner.execute(f'DROP DATABASE IF EXISTS "{made}"')
+                owner.execute(f'CREATE DATABASE "{made}" TEMPLATE "{connection.settings_dict["NAME"]}"')
+        _one_at_a_time.write(made)
+        _one_at_a_time.flush()
+    fcntl.flock(_one_at_a_time, fcntl.LOCK_UN)
+    yield
+    if first:
+        fcntl.flock(_one_at_a_time, fcntl.LOCK_EX)
+        _one_at_a_time.truncate(0)
+        with psycopg.connect(database_url(), dbname="postgres", autocommit=True) as owner:
+            owner.execute(f'DROP DATABASE "{made}"')
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -28,9 +30,9 @@ pytestmark = [pytest.mark.processes, pytest.mark.redis, pytest.mark.xdist_group(
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[Deployment]:
+def deployment(tmp_path_factory: pytest.TempPathFactory, redis_url: str, migrated: Migrated) -> Iterator[Deployment]:
     """daphne and two `sync_worker` on DATABASE_URL and REDIS_URL with production settings."""
-    made = Deployment(redis_url, tmp_path_factory.mktemp("static"))
+    made = Deployment(redis_url, migrated, tmp_path_factory.mktemp("static"))
     yield made
     made.stop()
 
@@ -63,13 +65,7 @@ BEHIND_TLS = {"X-Forwarded-Proto": "https"}
 
 
 class Deployment:
-    def __init__(self, redis_url: str, static: Path) -> None:
-        # A database of its own on the tests' server.
-        parameters = connections["default"].get_connection_params()
-        self.server = {name: parameters[name] for name in ("host", "port", "user", "password") if parameters.get(name)}
-        self.name = f"atom_deployment_{os.getpid()}"
-        self._sql(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)", f"CREATE DATABASE {self.name}")
-        query = urlencode({**self.server, "dbname": self.name})
+    def __init__(self, redis_url: str, migrated: Migrated, static: Path) -> None:
         self.variables = {
             "ATOM_ENV": "production",
             "ATOM_SECRET_KEY": "a secret key for the tests " * 3,
@@ -78,12 +74,11 @@ class Deployment:
             "ATOM_PUBLIC_URL": "https://atom.example",
             "ATOM_TRUST_FORWARDED_PROTO": "true",
             "ATOM_STATIC_ROOT": str(static),
-            "DATABASE_URL": f"postgresql:///?{query}",
+            **migrated.database,
             "REDIS_URL": redis_url,
-            "ATOM_REDIS_PREFIX": self.name,
+            "ATOM_REDIS_PREFIX": f"atom_deployment_{os.getpid()}",
         }
         self.running: list[Running] = []
-        self.manage("migrate", "--verbosity", "0")
         make_static_files(static)
         self.manage("create_tenant", "Acme", "--slug", "acme", "--plan", "team", "--owner", "alice@acme.test")
         self.key = self.manage("create_api_key", "--tenant", "acme", "--role", "member", "--name", "test")
@@ -95,11 +90,6 @@ class Deployment:
         self.api = httpx2.Client(
             base_url=f"http://{self.address}", headers={**BEHIND_TLS, "Authorization": f"Api-Key {self.key}"}
         )
-
-    def _sql(self, *statements: str) -> None:
-        with psycopg.connect(**self.server, dbname="postgres", autocommit=True) as owner:
-            for statement in statements:
-                owner.execute(statement)
 
     def _start(self, *arguments: str) -> Running:
         running = Running(*arguments, **self.variables)
@@ -150,27 +140,46 @@ class Deployment:
         self.api.close()
         for running in self.running:
             running.stop()
-        self._sql(f"DROP DATABASE {self.name} WITH (FORCE)")
 
 
-@pytest.fixture
-def empty_database() -> Iterator[dict[str, str]]:
-    """DATABASE_URL of a database in which there is nothing."""
+@contextmanager
+def database(name: str) -> Iterator[dict[str, str]]:
+    """DATABASE_URL of a database of its own on the tests' server, in which there is nothing."""
     parameters = connections["default"].get_connection_params()
     server = {name: parameters[name] for name in ("host", "port", "user", "password") if parameters.get(name)}
-    name = f"atom_empty_{os.getpid()}"
+    name = f"atom_{name}_{os.getpid()}"
     with psycopg.connect(**server, dbname="postgres", autocommit=True) as owner:
+        owner.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         owner.execute(f"CREATE DATABASE {name}")
         yield {"DATABASE_URL": f"postgresql:///?{urlencode({**server, 'dbname': name})}"}
         owner.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def test_machines_that_start_together_migrate_one_after_the_other(empty_database: dict[str, str]) -> None:
-    started = [Running("manage.py", "migrate", **empty_database) for _ in range(3)]
-    codes = [running.ends(120) for running in started]
-    outputs = [running.output for running in started]
-    assert codes == [0, 0, 0], outputs
-    assert sum("No migrations to apply." in output for output in outputs) == 2
+@pytest.fixture
+def empty_database() -> Iterator[dict[str, str]]:
+    with database("empty") as made:
+        yield made
+
+
+@dataclass
+class Migrated:
+    """The deployment's database, which three machines at once have migrated; how that went on each of them."""
+
+    database: dict[str, str]
+    codes: list[int]
+    outputs: list[str]
+
+
+@pytest.fixture(scope="module")
+def migrated() -> Iterator[Migrated]:
+    with database("deployment") as made:
+        started = [Running("manage.py", "migrate", **made) for _ in range(3)]
+        yield Migrated(made, [running.ends(120) for running in started], [running.output for running in started])
+
+
+def test_machines_that_start_together_migrate_one_after_the_other(migrated: Migrated) -> None:
+    assert migrated.codes == [0, 0, 0], migrated.outputs
+    assert sum("No migrations to apply." in output for output in migrated.outputs) == 2
 
 
 def test_a_worker_that_finds_no_tables_says_so(empty_database: dict[str, str]) -> None:
