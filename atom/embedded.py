@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -76,8 +77,12 @@ def _alone() -> Iterator[None]:
 
 
 def _runtime_folder() -> Path:
-    """A folder of this user alone, with a path short enough for a socket's address."""
-    folder = Path(tempfile.gettempdir()) / f"atom-{os.getuid()}"
+    """A folder of this user alone, with a path short enough for a socket's address; root has one for each ATOM_HOME."""
+    name = f"atom-{os.getuid()}"
+    if os.getuid() == 0:
+        # While its server starts it is open to the server's user: who starts another must not close it.
+        name += f"-{hashlib.sha256(bytes(settings.ATOM_HOME)).hexdigest()[:8]}"
+    folder = Path(tempfile.gettempdir()) / name
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid() or folder.is_symlink():
         raise RuntimeError(f"{folder} belongs to somebody else: set XDG_RUNTIME_DIR to a folder of your own")

@@ -88,6 +88,18 @@ def test_the_folder_of_sockets_is_its_users_own_again(tmp_path: Path, monkeypatc
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
+def test_who_starts_a_server_closes_no_folder_of_sockets_from_which_another_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    """Root's server runs as somebody else, for whom it is open meanwhile; another user's needs no opening."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = embedded._runtime_folder()
+    folder.chmod(0o755)
+    settings.ATOM_HOME = tmp_path / "other"
+    embedded._runtime_folder()
+    assert folder.stat().st_mode & 0o777 == (0o755 if os.getuid() == 0 else 0o700)
+
+
 def test_a_home_of_an_earlier_version_gets_the_settings_of_this_one(home: Path) -> None:
     def asked(statement: str) -> str:
         code = f"{CONNECTS}    with connection.cursor() as cursor:\n        cursor.execute({statement!r})\n"
