@@ -342,14 +342,17 @@ def worker(transactional_db: None) -> Iterator[Worker]:
 def _one_at_a_time(
     tmp_path_factory: pytest.TempPathFactory, worker_id: str, django_db_modify_db_settings: None
 ) -> Iterator[IO[str]]:
-    """A file that the run's workers share, locked until the test database is made. In it: the database to copy, once there is one."""
+    """A file that the run's workers share, locked until the test database is made. In it: the database to copy, once there is one.
+
+    Or ATOM_TEST_DATABASE names one (`tests.test_oldest_postgres`).
+    """
     from django.db import connection
 
     own = tmp_path_factory.getbasetemp()
     with (own if worker_id == "master" else own.parent).joinpath("migrated").open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        connection.settings_dict["TEST"]["TEMPLATE"] = file.read() or None
+        connection.settings_dict["TEST"]["TEMPLATE"] = file.read() or os.environ.get("ATOM_TEST_DATABASE")
         yield file
 
 

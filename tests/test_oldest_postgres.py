@@ -39,6 +39,16 @@ def server() -> Iterator[str]:
         yield address
 
 
+@pytest.fixture(scope="module")
+def migrated(server: str) -> str:
+    """A database for tests, as an operator's `migrate` leaves it; its name."""
+    ended = manage("migrate", "--verbosity", "0", DATABASE_URL=server)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    with psycopg.connect(server.replace("/atom", "/postgres"), autocommit=True) as operator:
+        operator.execute("CREATE DATABASE migrated TEMPLATE atom")
+    return "migrated"
+
+
 @contextmanager
 def running(programs: Path) -> Iterator[str]:
     """A server of its own with a database "atom" whose owner may make roles and databases and is no superuser; its address."""
@@ -77,13 +87,12 @@ def _answers(address: str) -> bool:
     return True
 
 
-def test_it_is_set_up_and_imports_from_the_command_line(server: str, sandbox: Any) -> None:
+def test_it_is_set_up_and_imports_from_the_command_line(server: str, migrated: str, sandbox: Any) -> None:
     def do(*arguments: str) -> str:
         ended = manage(*arguments, DATABASE_URL=server)
         assert ended.returncode == 0, ended.stdout + ended.stderr
         return ended.stdout.strip()
 
-    do("migrate", "--verbosity", "0")
     do("create_tenant", "Acme", "--slug", "acme", "--plan", "team", "--owner", "alice@acme.test")
     connection = do(
         "connect", "github", "--tenant", "acme", "--token", sandbox_token(), "--base-url", f"{sandbox.root}/github"
@@ -96,10 +105,11 @@ def test_it_is_set_up_and_imports_from_the_command_line(server: str, sandbox: An
     assert found == (sum(sandbox.truth("github", since="2026-01-01T00:00:00Z").values()),)
 
 
-def test_searches_the_graph_and_the_policies_hold(server: str) -> None:
+def test_searches_the_graph_and_the_policies_hold(server: str, migrated: str) -> None:
+    address = server.replace("operator@", "postgres@")  # tests empty tables past their triggers
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_explorer.py", "tests/test_tenancy.py"],
-        cwd=PROJECT, env=environment(DATABASE_URL=server.replace("operator@", "postgres@")),  # tests empty tables past their triggers
+        cwd=PROJECT, env=environment(DATABASE_URL=address, ATOM_TEST_DATABASE=migrated),
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout
