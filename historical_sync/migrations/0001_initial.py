@@ -79,6 +79,21 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['-created_at'],
+                'indexes': [
+                    models.Index(fields=['tenant', '-created_at'], name='job_newest'),
+                    models.Index(fields=['connection', '-created_at'], name='job_of_connection'),
+                    models.Index(condition=models.Q(('status__in', ('pending', 'running', 'paused'))), fields=['status'], name='job_active'),
+                ],
+                'constraints': [
+                    models.UniqueConstraint(condition=models.Q(('status__in', ('pending', 'running', 'paused'))), fields=('connection',), name='job_one_active'),
+                    models.UniqueConstraint(condition=models.Q(('idempotency_key', ''), _negated=True), fields=('tenant', 'idempotency_key'), name='job_idempotency_key'),
+                    models.CheckConstraint(condition=models.Q(('status__in', ('pending', 'running', 'paused', 'completed', 'failed', 'cancelled'))), name='job_status'),
+                    models.CheckConstraint(condition=models.Q(('control__in', ('none', 'pause', 'cancel'))), name='job_control'),
+                    models.CheckConstraint(condition=models.Q(('start_date__lt', models.F('end_date'))), name='job_range'),
+                    models.CheckConstraint(condition=models.Q(models.Q(('pause_reason__in', ('user', 'reauth_required', 'provider_quota', 'plan')), ('status', 'paused')), models.Q(models.Q(('status', 'paused'), _negated=True), ('pause_reason', '')), _connector='OR'), name='job_pause_reason'),
+                    models.CheckConstraint(condition=models.Q(models.Q(('completed_at__isnull', False), ('status__in', ('completed', 'cancelled', 'failed'))), models.Q(models.Q(('status__in', ('completed', 'cancelled', 'failed')), _negated=True), ('completed_at__isnull', True)), _connector='OR'), name='job_completed_at'),
+                    models.CheckConstraint(condition=models.Q(('control', 'none'), ('status__in', ('pending', 'running')), _connector='OR'), name='job_control_open'),
+                ],
             },
         ),
         migrations.CreateModel(
@@ -94,6 +109,9 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['at'],
+                'indexes': [
+                    models.Index(fields=['job', 'at'], name='event_of_job'),
+                ],
             },
         ),
         migrations.CreateModel(
@@ -106,6 +124,12 @@ class Migration(migrations.Migration):
                 ('target_id', models.UUIDField()),
                 ('tenant', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='atom.tenant')),
             ],
+            options={
+                'indexes': [
+                    models.Index(fields=['source_id'], name='relationship_source'),
+                    models.Index(fields=['target_id'], name='relationship_target'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='SyncChunk',
@@ -141,6 +165,16 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['job', 'ordinal'],
+                'indexes': [
+                    models.Index(fields=['job', 'status', 'ordinal'], name='chunk_next'),
+                    models.Index(condition=models.Q(('status', 'running')), fields=['lease_until'], name='chunk_leases'),
+                ],
+                'constraints': [
+                    models.UniqueConstraint(fields=('job', 'stream', 'partition', 'since', 'until'), name='chunk_once'),
+                    models.CheckConstraint(condition=models.Q(('status__in', ('pending', 'running', 'completed', 'failed', 'split'))), name='chunk_status'),
+                    models.CheckConstraint(condition=models.Q(('since__lt', models.F('until'))), name='chunk_window'),
+                    models.CheckConstraint(condition=models.Q(models.Q(('lease__isnull', False), ('status', 'running')), models.Q(models.Q(('status', 'running'), _negated=True), ('lease__isnull', True)), _connector='OR'), name='chunk_lease'),
+                ],
             },
         ),
         migrations.CreateModel(
@@ -160,6 +194,9 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['-created_at'],
+                'constraints': [
+                    models.UniqueConstraint(fields=('job', 'stream', 'fingerprint'), name='quarantine_once'),
+                ],
             },
         ),
         migrations.CreateModel(
@@ -178,6 +215,11 @@ class Migration(migrations.Migration):
                 ('connection', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='records', to='integrations.connection')),
                 ('tenant', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='atom.tenant')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('connection', 'stream', 'external_id'), name='record_once'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='SyncSchedule',
@@ -189,6 +231,11 @@ class Migration(migrations.Migration):
                 ('connection', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='schedule', to='integrations.connection')),
                 ('tenant', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='atom.tenant')),
             ],
+            options={
+                'constraints': [
+                    models.CheckConstraint(condition=models.Q(('interval__gt', datetime.timedelta(seconds=840))), name='schedule_interval'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='Coverage',
@@ -223,98 +270,6 @@ class Migration(migrations.Migration):
                 'indexes': [models.Index(condition=models.Q(('merged_into__isnull', False)), fields=['merged_into'], name='entity_merged')],
                 'constraints': [models.UniqueConstraint(fields=('tenant', 'kind', 'key'), name='entity_once')],
             },
-        ),
-        migrations.AddIndex(
-            model_name='historicalsyncjob',
-            index=models.Index(fields=['tenant', '-created_at'], name='job_newest'),
-        ),
-        migrations.AddIndex(
-            model_name='historicalsyncjob',
-            index=models.Index(fields=['connection', '-created_at'], name='job_of_connection'),
-        ),
-        migrations.AddIndex(
-            model_name='historicalsyncjob',
-            index=models.Index(condition=models.Q(('status__in', ('pending', 'running', 'paused'))), fields=['status'], name='job_active'),
-        ),
-        migrations.AddConstraint(
-            model_name='historicalsyncjob',
-            constraint=models.UniqueConstraint(condition=models.Q(('status__in', ('pending', 'running', 'paused'))), fields=('connection',), name='job_one_active'),
-        ),
-        migrations.AddConstraint(
-            model_name='historicalsyncjob',
-            constraint=models.UniqueConstraint(condition=models.Q(('idempotency_key', ''), _negated=True), fields=('tenant', 'idempotency_key'), name='job_idempotency_key'),
-        ),
-        migrations.AddConstraint(
-            model_name='historicalsyncjob',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ('pending', 'running', 'paused', 'completed', 'failed', 'cancelled'))), name='job_status'),
-        ),
-        migrations.AddConstraint(
-            model_name='historicalsyncjob',
-            constraint=models.CheckConstraint(condition=models.Q(('control__in', ('none', 'pause', 'cancel'))), name='job_control'),
-        ),
-        migrations.AddConstraint(
-            model_name='historicalsyncjob',
-            constraint=models.CheckConstraint(condition=models.Q(('start_date__lt', models.F('end_date'))), name='job_range'),
-        ),
-        migrations.AddConstraint(
-            model_name='historicalsyncjob',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('pause_reason__in', ('user', 'reauth_required', 'provider_quota', 'plan')), ('status', 'paused')), models.Q(models.Q(('status', 'paused'), _negated=True), ('pause_reason', '')), _connector='OR'), name='job_pause_reason'),
-        ),
-        migrations.AddConstraint(
-            model_name='historicalsyncjob',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('completed_at__isnull', False), ('status__in', ('completed', 'cancelled', 'failed'))), models.Q(models.Q(('status__in', ('completed', 'cancelled', 'failed')), _negated=True), ('completed_at__isnull', True)), _connector='OR'), name='job_completed_at'),
-        ),
-        migrations.AddConstraint(
-            model_name='historicalsyncjob',
-            constraint=models.CheckConstraint(condition=models.Q(('control', 'none'), ('status__in', ('pending', 'running')), _connector='OR'), name='job_control_open'),
-        ),
-        migrations.AddIndex(
-            model_name='jobevent',
-            index=models.Index(fields=['job', 'at'], name='event_of_job'),
-        ),
-        migrations.AddIndex(
-            model_name='relationship',
-            index=models.Index(fields=['source_id'], name='relationship_source'),
-        ),
-        migrations.AddIndex(
-            model_name='relationship',
-            index=models.Index(fields=['target_id'], name='relationship_target'),
-        ),
-        migrations.AddIndex(
-            model_name='syncchunk',
-            index=models.Index(fields=['job', 'status', 'ordinal'], name='chunk_next'),
-        ),
-        migrations.AddIndex(
-            model_name='syncchunk',
-            index=models.Index(condition=models.Q(('status', 'running')), fields=['lease_until'], name='chunk_leases'),
-        ),
-        migrations.AddConstraint(
-            model_name='syncchunk',
-            constraint=models.UniqueConstraint(fields=('job', 'stream', 'partition', 'since', 'until'), name='chunk_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='syncchunk',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ('pending', 'running', 'completed', 'failed', 'split'))), name='chunk_status'),
-        ),
-        migrations.AddConstraint(
-            model_name='syncchunk',
-            constraint=models.CheckConstraint(condition=models.Q(('since__lt', models.F('until'))), name='chunk_window'),
-        ),
-        migrations.AddConstraint(
-            model_name='syncchunk',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('lease__isnull', False), ('status', 'running')), models.Q(models.Q(('status', 'running'), _negated=True), ('lease__isnull', True)), _connector='OR'), name='chunk_lease'),
-        ),
-        migrations.AddConstraint(
-            model_name='quarantinedrecord',
-            constraint=models.UniqueConstraint(fields=('job', 'stream', 'fingerprint'), name='quarantine_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='syncrecord',
-            constraint=models.UniqueConstraint(fields=('connection', 'stream', 'external_id'), name='record_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='syncschedule',
-            constraint=models.CheckConstraint(condition=models.Q(('interval__gt', datetime.timedelta(seconds=840))), name='schedule_interval'),
         ),
         migrations.RunSQL(ADD_COUNTS, DROP_ADD_COUNTS),
         protect('historical_sync_historicalsyncjob'),

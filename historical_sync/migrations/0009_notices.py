@@ -64,6 +64,15 @@ class Migration(migrations.Migration):
                 ('job', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='notices', to='historical_sync.historicalsyncjob')),
                 ('tenant', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='atom.tenant')),
             ],
+            options={
+                'indexes': [
+                    models.Index(condition=models.Q(('spread_at', None)), fields=['tenant'], name='notice_new'),
+                    models.Index(fields=['at'], name='notice_at'),
+                ],
+                'constraints': [
+                    models.UniqueConstraint(fields=('job', 'revision'), name='notice_once'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='NotificationPreference',
@@ -113,43 +122,17 @@ class Migration(migrations.Migration):
             options={
                 'verbose_name_plural': 'deliveries',
                 'ordering': ['-created_at'],
+                'indexes': [
+                    models.Index(condition=models.Q(('status', 'pending')), fields=['tenant', 'next_attempt_at'], name='delivery_due'),
+                    models.Index(fields=['tenant', '-created_at'], name='delivery_newest'),
+                ],
+                'constraints': [
+                    models.UniqueConstraint(fields=('notice', 'endpoint'), name='delivery_once_endpoint'),
+                    models.UniqueConstraint(fields=('notice', 'membership'), name='delivery_once_member'),
+                    models.CheckConstraint(condition=models.Q(models.Q(('endpoint', None), ('membership__isnull', False)), models.Q(('endpoint__isnull', False), ('membership', None)), _connector='OR'), name='delivery_to_one'),
+                    models.CheckConstraint(condition=models.Q(models.Q(('next_attempt_at__isnull', False), ('status', 'pending')), models.Q(models.Q(('status', 'pending'), _negated=True), ('next_attempt_at', None)), _connector='OR'), name='delivery_due_or_done'),
+                ],
             },
-        ),
-        migrations.AddIndex(
-            model_name='notice',
-            index=models.Index(condition=models.Q(('spread_at', None)), fields=['tenant'], name='notice_new'),
-        ),
-        migrations.AddIndex(
-            model_name='notice',
-            index=models.Index(fields=['at'], name='notice_at'),
-        ),
-        migrations.AddConstraint(
-            model_name='notice',
-            constraint=models.UniqueConstraint(fields=('job', 'revision'), name='notice_once'),
-        ),
-        migrations.AddIndex(
-            model_name='delivery',
-            index=models.Index(condition=models.Q(('status', 'pending')), fields=['tenant', 'next_attempt_at'], name='delivery_due'),
-        ),
-        migrations.AddIndex(
-            model_name='delivery',
-            index=models.Index(fields=['tenant', '-created_at'], name='delivery_newest'),
-        ),
-        migrations.AddConstraint(
-            model_name='delivery',
-            constraint=models.UniqueConstraint(fields=('notice', 'endpoint'), name='delivery_once_endpoint'),
-        ),
-        migrations.AddConstraint(
-            model_name='delivery',
-            constraint=models.UniqueConstraint(fields=('notice', 'membership'), name='delivery_once_member'),
-        ),
-        migrations.AddConstraint(
-            model_name='delivery',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('endpoint', None), ('membership__isnull', False)), models.Q(('endpoint__isnull', False), ('membership', None)), _connector='OR'), name='delivery_to_one'),
-        ),
-        migrations.AddConstraint(
-            model_name='delivery',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('next_attempt_at__isnull', False), ('status', 'pending')), models.Q(models.Q(('status', 'pending'), _negated=True), ('next_attempt_at', None)), _connector='OR'), name='delivery_due_or_done'),
         ),
         protect("historical_sync_notice"),
         protect("historical_sync_notificationpreference"),
