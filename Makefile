@@ -9,7 +9,7 @@ run: .venv/run
 	@exec $(BIN)/python manage.py up
 
 test: .venv/dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadgroup $(ARGS)
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .
