@@ -13,6 +13,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 import httpx2
+import psycopg
 from psycopg.conninfo import make_conninfo
 
 from tests.forked import Forked
@@ -165,3 +166,12 @@ def on_the_tests_database(**given: str) -> dict[str, str]:
     found = connection.settings_dict
     parts = {"host": found["HOST"], "port": found["PORT"], "user": found["USER"], "password": found["PASSWORD"]}
     return {"DATABASE_URL": make_conninfo("", dbname=found["NAME"], **{k: v for k, v in parts.items() if v}), **given}
+
+
+def database_answers(address: str) -> bool:
+    """Whether a server, or what stands before it, takes connections by now."""
+    try:
+        psycopg.connect(address).close()
+    except psycopg.OperationalError:
+        return False
+    return True

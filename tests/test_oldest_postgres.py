@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 from tests.conftest import free_port, missing, sandbox_token, wait_for
-from tests.processes import PROJECT, environment, manage
+from tests.processes import PROJECT, database_answers, environment, manage
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("oldest-postgres")]
 SUPPORTED = 15
@@ -68,7 +68,7 @@ def running(programs: Path) -> Iterator[str]:
     )  # fmt: skip
     superuser = f"postgresql://postgres@127.0.0.1:{port}/postgres"
     try:
-        wait_for(lambda: _answers(superuser))
+        wait_for(lambda: database_answers(superuser))
         with psycopg.connect(superuser, autocommit=True) as connection:
             connection.execute("CREATE ROLE operator LOGIN NOSUPERUSER CREATEROLE CREATEDB")
             connection.execute("CREATE DATABASE atom OWNER operator")
@@ -77,14 +77,6 @@ def running(programs: Path) -> Iterator[str]:
         process.terminate()
         process.wait(30)
         shutil.rmtree(home)
-
-
-def _answers(address: str) -> bool:
-    try:
-        psycopg.connect(address).close()
-    except psycopg.OperationalError:
-        return False
-    return True
 
 
 def test_it_is_set_up_and_imports_from_the_command_line(server: str, migrated: str, sandbox: Any) -> None:

@@ -14,13 +14,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from atom.db.pooler import Answer, ask, in_between
 from tests.conftest import free_port, missing, stop, wait_for
-from tests.processes import Running, manage
+from tests.processes import Running, database_answers, manage
 from tests.test_database_away import Relay
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("database away")]
@@ -133,18 +132,10 @@ def pgbouncer(home: Path, leads_to: str, mode: str, ignores: str) -> Iterator[st
         process = subprocess.Popen([program, "/dev/stdin"], user=user, stdin=given, stderr=subprocess.DEVNULL)
     address = make_conninfo("", host="127.0.0.1", port=str(port), dbname="atom", user=str(server["user"]))
     try:
-        wait_for(lambda: _answers(address))
+        wait_for(lambda: database_answers(address))
         yield address
     finally:
         stop(process)
-
-
-def _answers(address: str) -> bool:
-    try:
-        psycopg.connect(address).close()
-    except psycopg.OperationalError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
