@@ -88,15 +88,15 @@ class _Database(Collector):
             GaugeMetricFamily("atom_connections", "Connections by provider and status", labels=["provider", "status"]),
             "SELECT provider, status, count(*) FROM integrations_connection GROUP BY provider, status",
         )
-        for name, words, counted in (
+        for name, words, query in (
             ("quarantined_records", "Records that could not be understood and are kept aside",
-             "count(*) FROM historical_sync_quarantinedrecord WHERE replayed_at IS NULL"),
+             "SELECT count(*) FROM historical_sync_quarantinedrecord WHERE replayed_at IS NULL"),
             ("names_waiting", "Entities whose names are not in the search index yet",
-             "COALESCE(sum(cardinality(entity_ids)), 0) FROM historical_sync_namebacklog"),
+             "SELECT COALESCE(sum(cardinality(entity_ids)), 0) FROM historical_sync_namebacklog"),
             ("deliveries_waiting", "Mails and webhooks that are to be delivered, or tried again",
-             "count(*) FROM historical_sync_delivery WHERE status = 'pending'"),
+             "SELECT count(*) FROM historical_sync_delivery WHERE status = 'pending'"),
         ):  # fmt: skip
-            yield _gauge(name, words, float(_rows(f"SELECT {counted}")[0][0]))
+            yield _gauge(name, words, float(_rows(query)[0][0]))
 
 
 def _gauge(name: str, words: str, value: float) -> GaugeMetricFamily:

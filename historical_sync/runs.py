@@ -28,6 +28,8 @@ from integrations import gateway
 from integrations.http import Api
 
 KEPT_SECONDS = 20.0  # that a job stays open for its next entry
+# Does what follows when the way to a job's provider can't be opened. True: it can by now.
+Barred = Callable[[HistoricalSyncJob, Exception], Awaitable[bool]]
 
 
 @dataclass(slots=True)
@@ -68,13 +70,8 @@ class JobRuns:
         self.opening: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     @contextlib.asynccontextmanager
-    async def use(
-        self, job_id: str, tenant_id: str, barred: Callable[[HistoricalSyncJob, Exception], Awaitable[bool]]
-    ) -> AsyncIterator[JobRun | None]:
-        """The job's run, opened if it was not; None when there is no work on it now.
-
-        barred: does what follows when the way to the provider can't be opened. True: it can by now.
-        """
+    async def use(self, job_id: str, tenant_id: str, barred: Barred) -> AsyncIterator[JobRun | None]:
+        """The job's run, opened if it was not; None when there is no work on it now."""
         # One job's slow token must not hold up the others.
         lock = self.opening.setdefault(job_id, asyncio.Lock())
         async with lock:
@@ -88,9 +85,7 @@ class JobRuns:
                 run.users -= 1
                 run.used_at = time.monotonic()
 
-    async def _open(
-        self, job_id: str, tenant_id: str, barred: Callable[[HistoricalSyncJob, Exception], Awaitable[bool]]
-    ) -> JobRun | None:
+    async def _open(self, job_id: str, tenant_id: str, barred: Barred) -> JobRun | None:
         job = await database_sync_to_async(_load)(job_id, tenant_id)
         if job is None:
             return None

@@ -22,7 +22,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 
 from atom import embedded
-from tests.conftest import free_port, sandbox_token, wait_for
+from tests.conftest import free_port, missing, sandbox_token, wait_for
 from tests.processes import Running, Up, manage
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("up")]
@@ -190,7 +190,7 @@ def test_sigterm_in_the_middle_of_an_import_stops_cleanly_and_the_next_start_goe
 def never_reaping() -> Iterator[None]:
     """Orphans become this process's, which never asks how they ended, as where `up` is a container's first process."""
     if sys.platform != "linux":
-        pytest.skip("needs Linux")
+        missing("Linux")
     subreaper, libc = 36, ctypes.CDLL(None)
     assert libc.prctl(subreaper, 1) == 0
     yield
