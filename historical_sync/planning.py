@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from integrations.providers.base import Estimate, Partition, Stream, Window, WindowKind
 
 TARGET_RECORDS = 5_000  # a chunk: some seconds of work, and a cell on the job's map
+LEAST_RECORDS = 1_000  # of a chunk that is there for the sake of an empty lane
 SMALL = 500  # records that are not worth more than one window
 MONTH = timedelta(days=30.5)
 MOST_WINDOWS = 400  # of one stream in one partition
@@ -57,8 +58,11 @@ def subtract(window: Window, covered: Iterable[tuple[datetime, datetime]]) -> tu
     return tuple(missing)
 
 
-def plan(targets: Sequence[Target]) -> list[PlannedChunk]:
-    """The chunks of a job in the order of work: what has no time first (it names what the rest refers to), then newest first."""
+def plan(targets: Sequence[Target], lanes: int = 1) -> list[PlannedChunk]:
+    """The chunks of a job in the order of work: what has no time first (it names what the rest refers to), then newest first.
+
+    lanes: how many of them may be worked on at once.
+    """
     partitions: dict[str, int] = {}
     for target in targets:
         partitions[target.stream.name] = partitions.get(target.stream.name, 0) + 1
@@ -66,7 +70,7 @@ def plan(targets: Sequence[Target]) -> list[PlannedChunk]:
     for order, target in enumerate(targets):
         if not target.missing:
             continue
-        for window, records in _windows(target, partitions[target.stream.name]):
+        for window, records in _windows(target, partitions[target.stream.name], lanes):
             weight = CHUNK_COST + (records if records is not None else UNCOUNTED_WEIGHT)
             rank = 0.0 if target.stream.window is WindowKind.SNAPSHOT else 1.0
             chunk = PlannedChunk(
@@ -77,7 +81,7 @@ def plan(targets: Sequence[Target]) -> list[PlannedChunk]:
     return [chunk for _, chunk in chunks]
 
 
-def _windows(target: Target, partitions: int) -> list[tuple[Window, float | None]]:
+def _windows(target: Target, partitions: int, lanes: int) -> list[tuple[Window, float | None]]:
     """The target's windows with the records that each may hold."""
     known = None if target.estimate is None else float(target.estimate.records)
     if target.stream.window in (WindowKind.SNAPSHOT, WindowKind.SCAN):
@@ -88,7 +92,7 @@ def _windows(target: Target, partitions: int) -> list[tuple[Window, float | None
     for gap in target.missing:
         seconds = (gap.until - gap.since).total_seconds()
         share = None if known is None else known * seconds / whole
-        count = _count(seconds, share, partitions)
+        count = _count(seconds, share, partitions, lanes)
         edges = [gap.since + timedelta(seconds=math.floor(seconds * i / count)) for i in range(count)] + [gap.until]
         if target.stream.window is WindowKind.DAY:
             edges[1:-1] = [max(_midnight(edge), gap.since) for edge in edges[1:-1]]
@@ -111,7 +115,7 @@ def _midnight(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def _count(seconds: float, records: float | None, partitions: int) -> int:
+def _count(seconds: float, records: float | None, partitions: int, lanes: int) -> int:
     """Into how many windows a gap is cut: at most one a second, as providers count in whole seconds."""
     months = max(1, math.ceil(seconds / MONTH.total_seconds() - 0.1))
     if records is None:
@@ -120,6 +124,10 @@ def _count(seconds: float, records: float | None, partitions: int) -> int:
         wanted = 1
     else:
         wanted = max(math.ceil(records / TARGET_RECORDS), min(months, 12))
+        # Whole rounds: the last chunks of windows that are alike would leave all other lanes empty.
+        rounds = math.ceil(wanted / lanes) * lanes
+        if records >= rounds * LEAST_RECORDS:
+            wanted = rounds
     return max(1, min(wanted, MOST_WINDOWS, int(seconds) or 1))
 
 

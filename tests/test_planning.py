@@ -87,6 +87,16 @@ def test_much_is_cut_into_parts_that_take_seconds_and_little_is_not_cut() -> Non
 
 def test_nothing_missing_is_nothing_to_do() -> None:
     assert plan([Target(ISSUES, WHOLE, ())]) == []
+
+
+@pytest.mark.parametrize(
+    ("records", "lanes", "chunks"), [(200_000, 16, 48), (100_000, 8, 24), (20_000, 16, 16), (12_000, 16, 12)]
+)
+def test_chunks_fill_their_lanes_to_the_end(records: int, lanes: int, chunks: int) -> None:
+    """As long as they are large enough: the last two of 18 equal ones would run beside 14 empty lanes."""
+    targets = [Target(ISSUES, WHOLE, (window(0, 365),), Estimate(records, exact=True))]
+    assert len(plan(targets, lanes)) == chunks
+    assert len(plan(targets)) <= chunks
     assert total([Target(ISSUES, WHOLE, ())]) == (0, "exact")
 
 
