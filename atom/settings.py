@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,8 @@ PROCRASTINATE_READONLY_MODELS = True
 LEASE_SECONDS = env.float("ATOM_LEASE_SECONDS", 30.0, validate=lambda v: _from_to(v, 1, 600))
 # Seconds that a worker has to let go of its work once it was told to stop.
 SHUTDOWN_SECONDS = env.float("ATOM_SHUTDOWN_SECONDS", 25.0, validate=lambda v: _from_to(v, 1, 3600))
+# Whether a worker with large batches has them mapped by a process of its own, on another core.
+MAPPING_PROCESS = env.bool("ATOM_MAPPING_PROCESS", (os.cpu_count() or 1) > 1)
 # Where the crash suite kills a worker (`historical_sync.faultpoints`).
 FAULT_POINT = env.str("ATOM_FAULT_POINT", "", validate=lambda v: _not_in_production(v))
 

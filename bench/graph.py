@@ -63,7 +63,8 @@ async def _measure(kind: str, count: int) -> list[Cost]:
 
     from historical_sync import claims, planning, removing, storage
     from historical_sync.database import make_pool
-    from historical_sync.memory import Memory
+    from historical_sync.extraction import record_rows
+    from historical_sync.mapping import Mapper
     from integrations import providers
     from integrations.providers.base import Context, Partition, Record, Window
 
@@ -71,7 +72,7 @@ async def _measure(kind: str, count: int) -> list[Cost]:
     job = await sync_to_async(_job)(slug, name)
     job_id, tenant_id = str(job.id), str(job.tenant_id)
     stream, partition = providers.get(slug).stream(name), Partition("77", "bench/r0")
-    now, memory, database = datetime.now(UTC), Memory(), stage.DatabaseClock()
+    now, mapper, database = datetime.now(UTC), Mapper(), stage.DatabaseClock()
     pool = make_pool(3)
     await pool.open()
     try:
@@ -91,8 +92,9 @@ async def _measure(kind: str, count: int) -> list[Cost]:
         async def save(batch: list[Record]) -> None:
             nonlocal pages
             for first in range(0, len(batch), BATCH):
-                some = storage.Pages(records=batch[first : first + BATCH], pages=1, after=pages, position=now)
-                await storage.save_pages(pool, claim.lease, some, stream.extract, Context(slug, partition), memory)
+                found, _ = record_rows(batch[first : first + BATCH], claim.lease.connection_bytes, name)
+                some = storage.Pages(rows=found, pages=1, after=pages, position=now)
+                await storage.save_pages(pool, claim.lease, some, stream.extract, Context(slug, partition), mapper)
                 pages += 1
 
         batch = [Record(str(row["id"]), now - timedelta(days=9), row) for row in rows(count)]
@@ -104,7 +106,7 @@ async def _measure(kind: str, count: int) -> list[Cost]:
         await costs_of("every one changed", count, save(later))
         await costs_of("none changed", count, save(later))
         over = storage.Pages(after=pages, done=True)
-        await storage.save_pages(pool, claim.lease, over, stream.extract, Context(slug, partition), memory)
+        await storage.save_pages(pool, claim.lease, over, stream.extract, Context(slug, partition), mapper)
         await costs_of("removed with its connection", count, removing.remove(pool, str(job.connection_id), tenant_id))
         return costs
     finally:

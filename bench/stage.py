@@ -96,6 +96,16 @@ def mock_api(records: int, latency_ms: float = 0, repositories: int = 1) -> Iter
         process.wait()
 
 
+def _peak_mib(process: psutil.Process) -> float:
+    try:
+        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return float(process.memory_info().rss) / 1024 / 1024
+
+
 class Process:
     """A process of the project, with its peak memory. In a session of its own: the kernel shares the processor out among sessions, as it
     does among services and containers, and only then among their processes."""
@@ -116,22 +126,21 @@ class Process:
         with contextlib.suppress(OSError):  # a kernel that shares out among processes only
             Path(f"/proc/{self.process.pid}/autogroup").write_text(str(GIVING_WAY))
 
+    def own(self) -> list[psutil.Process]:
+        """It, and the processes that it has started."""
+        first = psutil.Process(self.process.pid)
+        return [first, *first.children(recursive=True)]
+
     def peak_mib(self) -> float:
-        """The most memory that it has had resident so far."""
-        try:
-            for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-                if line.startswith("VmHWM"):
-                    return int(line.split()[1]) / 1024
-        except OSError:
-            pass
-        return psutil.Process(self.process.pid).memory_info().rss / 1024 / 1024
+        """The most memory that it and its own have had resident so far, each by itself."""
+        return sum(map(_peak_mib, self.own()))
 
     def rss_mib(self) -> float:
-        return float(psutil.Process(self.process.pid).memory_info().rss) / 1024 / 1024
+        return sum(float(process.memory_info().rss) for process in self.own()) / 1024 / 1024
 
     def cpu_seconds(self) -> float:
-        times = psutil.Process(self.process.pid).cpu_times()
-        return float(times.user + times.system)
+        times = [process.cpu_times() for process in self.own()]
+        return float(sum(time.user + time.system for time in times))
 
     def stop(self) -> None:
         self.process.terminate()

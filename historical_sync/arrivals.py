@@ -8,22 +8,27 @@ works on.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
 
-from integrations.providers.base import JSON, Page
+from historical_sync.extraction import RecordRow, Rejected
+from integrations.providers.base import JSON
 
 RECORDS_A_COMMIT = 500
-LOOK_SECONDS = 0.2  # between two looks at how busy this worker is
-BUSY_SHARE = 0.8
+BYTES_A_COMMIT = 4 * 1024 * 1024  # of JSON
 GATHER_SECONDS = 0.5  # from a busy worker's commit's first page; progress and requests to stop are seen once a commit
-RECORDS_IN_HAND = 3_000  # of all chunks of a worker: some 25 MB
+SAVES_AT_ONCE = 3  # one is worked out and one is mapped while the database writes another
+LOOK_SECONDS = 0.2  # between two looks at whether there is room
+RECORDS_IN_HAND = 10_000  # of all chunks of a worker, which so has whole commits from providers that take their time
+BYTES_IN_HAND = 16 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class InHand:
-    """A worker's memory for records that are fetched and not stored yet, and whose turn it is to fetch.
+    """A worker's memory for records that are fetched and not stored yet, and whose turn it is to fetch, and to store.
 
     Where providers are quicker than this worker, as many chunks fetch as have room for a whole commit, and the others wait for
     their turn, instead of all of them committing a little. While the worker has time left, all may fetch.
@@ -31,16 +36,16 @@ class InHand:
 
     limit: int = RECORDS_IN_HAND
     held: int = 0
+    held_bytes: int = 0
     storing: int = 0  # of `held`, records of batches that are given out
     gathering: int = 0  # chunks that have their turn
     freed: asyncio.Event = field(default_factory=asyncio.Event)
-    looked_at: float = 0.0
-    worked: float = 0.0  # seconds of this thread at `looked_at`
-    busy: bool = False
+    saving: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SAVES_AT_ONCE))
+    hopeful: set[Arrivals] = field(default_factory=set)  # chunks that gather while nobody could store what they have
 
     @property
     def full(self) -> bool:
-        return self.held >= self.limit
+        return self.held >= self.limit or self.held_bytes >= BYTES_IN_HAND
 
     def has_room_for_a_batch(self) -> bool:
         if self.storing + (self.gathering + 1) * RECORDS_A_COMMIT <= self.limit:
@@ -48,13 +53,33 @@ class InHand:
         return self.storing <= self.limit // 2 and not self.is_busy()
 
     def is_busy(self) -> bool:
-        """Whether this thread has worked nearly all of the last moment."""
-        now = time.monotonic()
-        if now - self.looked_at > LOOK_SECONDS:
-            worked = time.thread_time()
-            self.busy = worked - self.worked > BUSY_SHARE * (now - self.looked_at)
-            self.looked_at, self.worked = now, worked
-        return self.busy
+        """Whether what is given out now would have to wait for others to be stored."""
+        return self.saving.locked()
+
+    @asynccontextmanager
+    async def turn_to_store(self) -> AsyncIterator[None]:
+        """Held while a batch is stored. When a hundred pages come at once, a new job must not queue for a connection behind all of
+        them. Whoever has gathered most goes on when nobody waits."""
+        try:
+            async with self.saving:
+                yield
+        finally:
+            if self.hopeful and not self.saving.locked():
+                max(self.hopeful, key=lambda arrivals: arrivals.waiting).news.set()
+
+
+class Kept(NamedTuple):
+    """A page as it is kept until it is stored. next_cursor, position: as in `Page`."""
+
+    rows: list[RecordRow]
+    next_cursor: JSON | None
+    position: datetime | None = None
+    rejected: Sequence[Rejected] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of JSON."""
+        return sum([len(row.document) for row in self.rows])
 
 
 class Arrivals:
@@ -65,7 +90,7 @@ class Arrivals:
 
     def __init__(
         self,
-        fetch: Callable[[JSON | None], Awaitable[Page]],
+        fetch: Callable[[JSON | None], Awaitable[Kept]],
         cursor: JSON | None,
         stop: asyncio.Event,
         in_hand: InHand,
@@ -73,9 +98,9 @@ class Arrivals:
         one: bool = False,
     ) -> None:
         self.fetch, self.cursor, self.stop, self.in_hand, self.one = fetch, cursor, stop, in_hand, one
-        self.pages: list[Page] = []
-        self.waiting = 0  # records of `pages`
-        self.storing = 0  # records of the batch that `batch` gave out last
+        self.pages: list[Kept] = []
+        self.waiting = self.waiting_bytes = 0  # records of `pages`
+        self.storing = self.storing_bytes = 0  # records of the batch that `batch` gave out last
         self.gathering = False  # it has its turn
         self.asking = False  # a page is on its way
         self.began = False  # its first page was asked for
@@ -94,10 +119,11 @@ class Arrivals:
             task.cancel()
         await asyncio.gather(self.fetcher, self.stopper, return_exceptions=True)
         self.in_hand.held -= self.waiting
+        self.in_hand.held_bytes -= self.waiting_bytes
         self._stored()
         self._end_turn()
 
-    async def batch(self) -> tuple[list[Page], bool]:
+    async def batch(self) -> tuple[list[Kept], bool]:
         """The pages for the next commit, and whether the window ends with them. Lets go of the batch before.
 
         ([], False): told to stop, and nothing is at hand. Raises the fetcher's error once the pages before it are taken.
@@ -105,14 +131,10 @@ class Arrivals:
         self._stored()
         while not (self.pages or self._over):
             await self._hear(None)
-        until = asyncio.get_running_loop().time() + GATHER_SECONDS
-        while self.in_hand.is_busy() and not (self._over or self.waiting >= RECORDS_A_COMMIT or self.in_hand.full):
-            left = until - asyncio.get_running_loop().time()
-            if left <= 0:
-                break
-            await self._hear(left)
+        await self._gather()
         pages, self.pages = self.pages, []
         self.storing, self.waiting = self.waiting, 0
+        self.storing_bytes, self.waiting_bytes = self.waiting_bytes, 0
         self.in_hand.storing += self.storing
         if not self.asking:
             self._end_turn()
@@ -121,6 +143,24 @@ class Arrivals:
             return pages, bool(pages) and self._complete and pages[-1].next_cursor is None
         self.fetcher.result()
         return [], True
+
+    async def _gather(self) -> None:
+        """Waits for more, while it could not be stored yet anyway."""
+        until = asyncio.get_running_loop().time() + GATHER_SECONDS
+        self.in_hand.hopeful.add(self)
+        try:
+            while self.in_hand.is_busy() and not (self._over or self._enough or self.in_hand.full):
+                left = until - asyncio.get_running_loop().time()
+                if left <= 0:
+                    return
+                await self._hear(left)
+        finally:
+            self.in_hand.hopeful.discard(self)
+
+    @property
+    def _enough(self) -> bool:
+        """For a commit."""
+        return self.waiting >= RECORDS_A_COMMIT or self.waiting_bytes >= BYTES_A_COMMIT
 
     @property
     def _over(self) -> bool:
@@ -133,7 +173,7 @@ class Arrivals:
 
     async def _fetch(self) -> None:
         while True:
-            while self.waiting >= RECORDS_A_COMMIT:
+            while self._enough:
                 self.taken.clear()
                 await self.taken.wait()
             while not self._may_fetch():
@@ -143,8 +183,10 @@ class Arrivals:
             page = await self.fetch(self.cursor)
             self.asking = False
             self.pages.append(page)
-            self.waiting += len(page.records)
-            self.in_hand.held += len(page.records)
+            self.waiting += len(page.rows)
+            self.waiting_bytes += page.size
+            self.in_hand.held += len(page.rows)
+            self.in_hand.held_bytes += page.size
             self.news.set()
             self.cursor = page.next_cursor
             if self.cursor is None or self.one:
@@ -168,8 +210,9 @@ class Arrivals:
     def _stored(self) -> None:
         """The batch that was given out needs no room any more."""
         self.in_hand.held -= self.storing
+        self.in_hand.held_bytes -= self.storing_bytes
         self.in_hand.storing -= self.storing
-        self.storing = 0
+        self.storing = self.storing_bytes = 0
         self.in_hand.freed.set()
 
     async def _hear(self, seconds: float | None) -> None:

@@ -16,11 +16,13 @@ from typing import Any, ParamSpec, TypeVar
 from django.conf import settings
 from django.db import connections, utils
 from procrastinate.contrib.django.utils import connector_params
-from psycopg import AsyncConnection, AsyncCursor, InterfaceError, OperationalError, errors
+from psycopg import AsyncConnection, AsyncCursor, InterfaceError, OperationalError, adapters, errors
+from psycopg.adapt import Buffer, Dumper
+from psycopg.pq import Format
 from psycopg_pool import AsyncConnectionPool
 
 from atom.tenancy import SYSTEM_ROLE
-from historical_sync import faultpoints
+from historical_sync import faultpoints, pgarrays
 
 Connection = AsyncConnection[tuple[Any, ...]]
 Pool = AsyncConnectionPool[Connection]
@@ -39,6 +41,19 @@ AWAY = (
 ENGINE = "atom engine"  # what PostgreSQL calls the engine's connections
 TRUSTED_SECONDS = 1.0
 TRIES = 5  # of a transaction that PostgreSQL refused for reasons of concurrency
+
+
+class _ArrayDumper(Dumper):
+    """An array that is encoded already."""
+
+    format = Format.BINARY
+
+    def dump(self, obj: Buffer) -> Buffer:
+        return obj
+
+
+for _kind in pgarrays.BinaryArray.__subclasses__():
+    adapters.register_dumper(_kind, type(f"{_kind.__name__}Dumper", (_ArrayDumper,), {"oid": _kind.oid}))
 
 
 def connect_arguments() -> dict[str, Any]:

@@ -21,13 +21,13 @@ from psycopg.errors import DiskFull
 
 from atom.tenancy import tenant_scope
 from historical_sync import broadcast, claims, job_changes, planning, states, targeting, tasks
-from historical_sync.arrivals import Arrivals, InHand
+from historical_sync.arrivals import Arrivals, InHand, Kept
 from historical_sync.claims import Claim, Nothing, ToPlan
 from historical_sync.course import Course
 from historical_sync.database import AWAY, Pool
 from historical_sync.delivering import Deliveries
 from historical_sync.leases import Lease, LeaseLost
-from historical_sync.memory import Memory
+from historical_sync.mapping import Mapper
 from historical_sync.meter import Meter
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.quarantine import TOO_MANY
@@ -35,11 +35,10 @@ from historical_sync.retrying import Action, decide
 from historical_sync.runs import JobRun, JobRuns
 from historical_sync.storage import Pages, Saved, save_pages
 from integrations.errors import CursorExpired, Endless, ProviderError
-from integrations.providers.base import JSON, Context, Page, Stream, Window, WindowKind
+from integrations.providers.base import JSON, Context, Stream, Window, WindowKind
 
 log = logging.getLogger(__name__)
 
-SAVES_AT_ONCE = 2  # one is worked out while the database writes the other
 ROOM_AGAIN = timedelta(seconds=30)  # until another try to store what the database's disk had no room for
 NO_ROOM_WORDS = "The disk of Atom's database is full. What came in is safe; the rest follows when there is room."
 ASKING_AFTER = 1.0  # seconds without an answer after which watchers hear what is being asked
@@ -62,14 +61,14 @@ class TooManyRejected(Exception):
 class Engine:
     """One worker's engine. `abandoned`: leases to give back as soon as the database can be reached again."""
 
-    def __init__(self, pool: Pool, defer: tasks.Defer, abandoned: list[Lease] | None = None) -> None:
+    def __init__(
+        self, pool: Pool, defer: tasks.Defer, abandoned: list[Lease] | None = None, mapper: Mapper | None = None
+    ) -> None:
         self.pool = pool
         self.defer = defer
-        self.memory = Memory()
+        self.mapper = mapper or Mapper()
         self.deliveries = Deliveries()
         self.in_hand = InHand()
-        # When a hundred pages come at once, a new job must not queue for a connection behind all of them.
-        self.saving = asyncio.Semaphore(SAVES_AT_ONCE)
         self.runs = JobRuns(pool, defer)
         self.abandoned = abandoned if abandoned is not None else []
         self.leases: dict[str, tuple[Lease, asyncio.Event]] = {}
@@ -130,7 +129,7 @@ class Engine:
                 targets = await self._until_stopped(run, targeting.gather_targets(run.api, job))
             if targets is None:
                 return True  # the next claim settles the stop
-            chunks = planning.plan(targets)
+            chunks = planning.plan(targets, run.room.job)
             records, quality = planning.total(targets)
             if await claims.store_plan(self.pool, job_id, tenant_id, chunks, records, quality):
                 await self.defer(job_id, tenant_id, entries=max(0, min(run.room.job, len(chunks)) - 1))
@@ -191,7 +190,7 @@ class Engine:
                 await claims.release(self.pool, lease)
         except LeaseLost:
             log.info("lease on chunk %s lost", lease.chunk_id)
-            self.memory.forget(tenant_id)
+            self.mapper.forget(tenant_id)
             await claims.release(
                 self.pool, lease
             )  # still ours where the database went back behind what it had confirmed
@@ -221,7 +220,7 @@ class Engine:
         """Nothing of the pages was stored. The chunk is given back, for which its row has room, and the provider is asked for them again
         when there may be room for them; that is no failed attempt."""
         at = self._room_again(lease.job_id, error)
-        self.memory.forget(lease.tenant_id)
+        self.mapper.forget(lease.tenant_id)
         again_at = await claims.release(self.pool, lease, not_before=at, code=states.NO_ROOM, waiting=NO_ROOM_WORDS)
         await self.defer(lease.job_id, lease.tenant_id, at=again_at)
         return False
@@ -235,7 +234,7 @@ class Engine:
     def _cut_off(self, lease: Lease) -> None:
         """The database is away. What comes back may be a replica that had not heard of all that this worker knows to be stored."""
         self.abandoned.append(lease)
-        self.memory.forget_all()
+        self.mapper.forget_all()
 
     async def _went_wrong(self, run: JobRun, claim: Claim, error: Exception) -> bool:
         """Gives the chunk back or up, as the error's class says. True: the job may have more chunks for this entry."""
@@ -289,22 +288,28 @@ class Engine:
             return End.DONE if saved.waiting else End.ALL_DONE
         course = Course(stream, run.api.provider.name, claim.position)
 
-        async def fetch(cursor: JSON | None) -> Page:
+        async def fetch(cursor: JSON | None) -> Kept:
             with run.asks(lease.token, f"for {phase}"):
                 page = await stream.fetch(run.api, claim.partition, window, cursor)
             course.check(cursor, page)
-            return page
+            return meter.keep(page)
+
+        # In a frame of its own, which ends with it: this one would hold on to what was stored while it waits for the next.
+        async def save_next(arrivals: Arrivals) -> tuple[Saved, bool] | None:
+            pages, done = await arrivals.batch()
+            if not pages and not done:
+                return None
+            batch = meter.batch(pages, done)
+            # A save under way is finished, whatever happens to this task.
+            saving = asyncio.ensure_future(self._save(run, lease, batch, stream, context, phase))
+            return await asyncio.shield(saving), done
 
         async with Arrivals(fetch, claim.cursor, stop, self.in_hand, one=one_page) as arrivals:
             while True:
-                pages, done = await arrivals.batch()
-                if not pages and not done:
+                found = await save_next(arrivals)
+                if found is None:
                     return End.STOPPED
-                batch = meter.batch(pages, done)
-                # A save under way is finished, whatever happens to this task.
-                saved = await asyncio.shield(
-                    asyncio.ensure_future(self._save(run, lease, batch, stream, context, phase))
-                )
+                saved, done = found
                 await broadcast.job_changed(lease.job_id, lease.tenant_id)
                 if saved.too_many:
                     raise TooManyRejected(saved.too_many)
@@ -316,14 +321,14 @@ class Engine:
     async def _save(
         self, run: JobRun, lease: Lease, batch: Pages, stream: Stream, context: Context, phase: str
     ) -> Saved:
-        async with self.saving:
+        async with self.in_hand.turn_to_store():
             return await save_pages(
                 self.pool,
                 lease,
                 batch,
                 stream.extract,
                 context,
-                self.memory,
+                self.mapper,
                 phase=phase,
                 records_a_month=run.room.records_a_month,
             )
@@ -333,7 +338,7 @@ class Engine:
         targets = await self._until_stopped(run, targeting.listed_targets(run.api, run.job, stream, claim.window))
         if targets is None:
             return End.STOPPED
-        await claims.replace(self.pool, claim.lease, planning.plan(targets))
+        await claims.replace(self.pool, claim.lease, planning.plan(targets, run.room.job))
         return End.DONE
 
     # -- shared decisions ---------------------------------------------------------------------------------------------------

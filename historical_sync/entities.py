@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from historical_sync import pgarrays as pg
 from historical_sync.database import Connection
-from historical_sync.extraction import EntityRow
 from historical_sync.identity import NAME_RANK
+from historical_sync.pgarrays import BinaryArray
 
 
 async def write_entities(
-    db: Connection, tenant_id: str, rows: Sequence[EntityRow], leads: Mapping[bytes, bytes]
+    db: Connection, tenant_id: str, columns: Mapping[str, BinaryArray]
 ) -> tuple[Counter[str], list[bytes]]:
-    """Writes entities in the order of their ids (no deadlocks). Returns how many new ones stand for themselves, by kind, and the ids of
-    those new ones that are keys of another from the start. leads: of which, should they be new; its other ends stand for themselves, as
-    far as they are among `rows`.
+    """Writes entities, in the order of their ids (no deadlocks): columns as `mapping.entity_columns` makes them. Returns how many new ones
+    stand for themselves, by kind, and the ids of those new ones that are keys of another from the start.
 
     A mention never changes what records of the entity's own say, and of mentions the one that says most is kept
     (`identity.name_rank`). A record of the entity's own counts when it is newer; equal times are decided by the record's id. So
     any order of pages ends in the same graph.
     """
-    ids, kinds, keys, names, properties, times, records = zip(*rows, strict=True)
     answer = await db.execute(
         f"""
         WITH written AS (
@@ -47,17 +44,7 @@ async def write_entities(
         SELECT kind, count(*) FILTER (WHERE merged_into IS NULL), array_agg(id) FILTER (WHERE merged_into IS NOT NULL)
         FROM written WHERE fresh GROUP BY kind
         """,  # noqa: S608 - an expression of this project's own
-        {
-            "tenant": tenant_id,
-            "ids": pg.uuids(ids),
-            "kinds": pg.words(kinds),
-            "keys": pg.texts(keys),
-            "names": pg.texts(names),
-            "properties": pg.jsonbs(properties),
-            "times": pg.timestamps(times),
-            "records": pg.nullable_uuids(records),
-            "leads_to": pg.nullable_uuids([leads.get(key) for key in ids]),
-        },
+        {"tenant": tenant_id, **columns},
         binary=True,
     )
     found = await answer.fetchall()

@@ -5,54 +5,60 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple, cast
 
 import orjson
 
 from historical_sync.identity import content_hash, entity_id, name_rank, placeholder, record_id
+from historical_sync.pgarrays import instant
 from integrations.errors import UNMAPPABLE, RecordRejected
-from integrations.providers.base import Clock, Context, Entity, Extract, Graph, Record
+from integrations.providers.base import JSON, Clock, Context, Entity, Extract, Graph, Record
 from integrations.providers.links import linked
 
 LONGEST_EXTERNAL_ID = 512  # characters; the columns' sizes
 LONGEST_KEY = 600
 
 
+Mappable = tuple[bytes, bytes, int]  # a row's id, document and moment: all that its graph depends on
+
+
 class RecordRow(NamedTuple):
-    """A record ready to be stored. `id` and `hash`: 16 bytes."""
+    """A record ready to be stored, without its tree of objects. `id` and `hash`: 16 bytes. document: its JSON. moment: its time, as
+    `pgarrays.instant` counts."""
 
     id: bytes
     document: bytes
+    moment: int
     hash: bytes
-    record: Record
+    external_id: str
+    occurred_at: datetime
 
     @property
-    def external_id(self) -> str:
-        return self.record.external_id
-
-    @property
-    def occurred_at(self) -> datetime:
-        return self.record.occurred_at
+    def payload(self) -> JSON:
+        found: JSON = orjson.loads(self.document)
+        return found
 
 
 class EntityRow(NamedTuple):
-    """An entity ready to be stored. as_of, record: None when it was only mentioned."""
+    """An entity ready to be stored. as_of, an instant, and record: None when it was only mentioned."""
 
     id: bytes
     kind: str
     key: str
     name: str
     properties: bytes
-    as_of: datetime | None
+    as_of: int | None
     record: bytes | None
 
 
 # A named tuple's own constructor takes twice the time.
-_record_row = cast("Callable[[tuple[bytes, bytes, bytes, Record]], RecordRow]", partial(tuple.__new__, RecordRow))
+_record_row = cast(
+    "Callable[[tuple[bytes, bytes, int, bytes, str, datetime]], RecordRow]", partial(tuple.__new__, RecordRow)
+)
 _entity_row = cast(
-    "Callable[[tuple[bytes, str, str, str, bytes, datetime | None, bytes | None]], EntityRow]",
+    "Callable[[tuple[bytes, str, str, str, bytes, int | None, bytes | None]], EntityRow]",
     partial(tuple.__new__, EntityRow),
 )
 
@@ -81,7 +87,7 @@ class GraphRows:
 
     said: by record id. aliases: (alias id, id of the entity that has it) -> proof: with it both are one thing, without it the alias
     only leads there; the alias is among the entities. told: the mentions among the entities. addresses: id -> (key, id of the handle
-    of what it lies in).
+    of what it lies in). rejected: ids of records, and why.
     """
 
     entities: dict[bytes, EntityRow] = field(default_factory=dict)
@@ -89,47 +95,63 @@ class GraphRows:
     aliases: dict[tuple[bytes, bytes], bool] = field(default_factory=dict)
     addresses: dict[bytes, tuple[str, bytes]] = field(default_factory=dict)
     told: list[Entity] = field(default_factory=list)
-    rejected: list[tuple[RecordRow, str]] = field(default_factory=list)
+    rejected: list[tuple[bytes, str]] = field(default_factory=list)
 
 
-def record_rows(
-    records: Iterable[Record], connection: bytes, stream: str, clock: Clock = Clock.UPDATED
-) -> dict[bytes, RecordRow]:
-    """The records by id; of two with the same id the newer stays, the later one when both are as old, or a row's time says
-    nothing of its age."""
-    by_time = clock is not Clock.EVENT
-    rows: dict[bytes, RecordRow] = {}
-    for record in records:
-        external_id, occurred_at, payload = record
-        document = orjson.dumps(payload)
-        key = record_id(connection, stream, external_id)
-        if key not in rows or not by_time or rows[key].occurred_at <= occurred_at:
-            rows[key] = _record_row((key, document, content_hash(document), record))
-    return rows
-
-
-def sound(records: Iterable[Record], extract: Extract, context: Context) -> tuple[list[Record], list[Rejected]]:
-    """The records that can be stored, and those that can't and of which no later one can, with the reason. Slow: for a batch that was
-    refused as a whole."""
-    good: list[Record] = []
+def record_rows(records: Iterable[Record], connection: bytes, stream: str) -> tuple[list[RecordRow], list[Rejected]]:
+    """The records as rows, in order, and those that can't be rows and of which no later one is."""
+    rows: list[RecordRow] = []
     bad: list[tuple[int, Rejected]] = []
-    last: dict[str, int] = {}  # of the good ones with the same id
-    for number, record in enumerate(records):
-        reason = _unsound(record, extract, context)
+    for external_id, occurred_at, payload in records:
+        try:
+            # orjson's own keeps the buffer that it was written in, seven times the size of such a record.
+            document = memoryview(orjson.dumps(payload)).tobytes()
+            key, moment = record_id(connection, stream, external_id), instant(occurred_at)
+        except (*UNMAPPABLE, RecursionError) as error:
+            why = f"unexpected shape: {type(error).__name__}: {error}"
+            bad.append((len(rows), Rejected(str(external_id), payload, why, occurred_at)))
+            continue
+        rows.append(_record_row((key, document, moment, content_hash(document), external_id, occurred_at)))
+    return rows, _without_later_ones(bad, rows) if bad else []
+
+
+def _without_later_ones(bad: Iterable[tuple[int, Rejected]], good: Iterable[RecordRow]) -> list[Rejected]:
+    """Those of which no good row comes later. bad: with the number of good rows before each."""
+    last = {row.external_id: number for number, row in enumerate(good)}
+    return [row for number, row in bad if last.get(row.external_id, -1) < number]
+
+
+def newest(rows: Iterable[RecordRow], clock: Clock = Clock.UPDATED) -> dict[bytes, RecordRow]:
+    """The rows by id; of two with the same id the newer stays, the later one when both are as old, or a row's time says nothing of its
+    age."""
+    by_time = clock is not Clock.EVENT
+    found: dict[bytes, RecordRow] = {}
+    for row in rows:
+        key = row[0]
+        if key not in found or not by_time or found[key].moment <= row.moment:
+            found[key] = row
+    return found
+
+
+def sound(rows: Iterable[RecordRow], extract: Extract, context: Context) -> tuple[list[RecordRow], list[Rejected]]:
+    """The rows that can be stored, and those that can't and of which no later one can, with the reason. Slow: for a batch that was
+    refused as a whole."""
+    good: list[RecordRow] = []
+    bad: list[tuple[int, Rejected]] = []
+    for row in rows:
+        reason = _unsound(row, extract, context)
         if reason:
-            bad.append((number, Rejected(str(record.external_id), record.payload, reason, record.occurred_at)))
+            bad.append((len(good), Rejected(row.external_id, row.payload, reason, row.occurred_at)))
         else:
-            good.append(record)
-            last[record.external_id] = number
-    return good, [row for number, row in bad if last.get(row.external_id, -1) < number]
+            good.append(row)
+    return good, _without_later_ones(bad, good)
 
 
-def _unsound(record: Record, extract: Extract, context: Context) -> str:
-    if not record.external_id or len(record.external_id) > LONGEST_EXTERNAL_ID:
+def _unsound(row: RecordRow, extract: Extract, context: Context) -> str:
+    if not row.external_id or len(row.external_id) > LONGEST_EXTERNAL_ID:
         return f"its id is empty or longer than {LONGEST_EXTERNAL_ID} characters"
     try:
-        orjson.dumps(record.payload)
-        said = extract(record.payload, context)
+        said = extract(row.payload, context)
         for entity in said.entities:
             orjson.dumps(entity.properties)
     except RecordRejected as error:
@@ -176,7 +198,7 @@ _NOTHING: Mapping[bytes, tuple[str, str]] = {}
 
 
 def graph_rows(
-    rows: Iterable[RecordRow],
+    rows: Iterable[Mappable],
     extract: Extract,
     context: Context,
     ids: Ids,
@@ -184,30 +206,29 @@ def graph_rows(
     told: Container[Entity] = (),
     mentioned: Mapping[bytes, tuple[str, str]] = _NOTHING,
     merged: Container[tuple[bytes, bytes]] = (),
-    read_at: datetime | None = None,
+    read_at: int | None = None,
 ) -> GraphRows:
     """What `rows` say. A record that extract can't map is in `rejected`, and nothing of it elsewhere.
 
     told: mentions that need not be heard again. mentioned, merged: entities, as (kind, name), and aliases that need not be told
-    again. read_at: as of when the rows count, if not of their own times.
+    again. read_at: the instant as of which the rows count, if not of their own times.
     """
     graph = GraphRows()
     entities, aliases = graph.entities, graph.aliases
     slug = context.namespace.partition("@")[0]
-    for row in rows:
-        record, document, _, (_, _, payload) = row
+    for record, document, moment in rows:
         try:
-            said = extract(payload, context)
+            said = extract(orjson.loads(document), context)
             elsewhere = linked(document, slug)
             if elsewhere:
                 said.refer("mentions", elsewhere)
             ends = [ids[key] for key in said.ends]
             subject = ids[said.own]
         except RecordRejected as error:
-            graph.rejected.append((row, str(error)))
+            graph.rejected.append((record, str(error)))
             continue
         except UNMAPPABLE as error:
-            graph.rejected.append((row, f"unexpected shape: {type(error).__name__}: {error}"))
+            graph.rejected.append((record, f"unexpected shape: {type(error).__name__}: {error}"))
             continue
         graph.said[record] = _said(subject, said.kinds, ends)
         if elsewhere:
@@ -216,7 +237,7 @@ def graph_rows(
             kind, text, name, properties, named, handles = entity
             if properties is not None:
                 key = ids[text]
-                _keep_newest(entities, key, entity, row, read_at or time_of_word(row.occurred_at, said))
+                _keep_newest(entities, key, entity, record, moment + said.later if read_at is None else read_at)
             elif entity in told:
                 continue
             else:
@@ -238,9 +259,6 @@ def _said(subject: bytes, kinds: list[str], ends: list[bytes]) -> Said:
         once = dict.fromkeys(zip(kinds, ends, strict=True))
         kinds, ends = [kind for kind, _ in once], [end for _, end in once]
     return Said(subject, " ".join(kinds), ends)
-
-
-_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 def _mention(
@@ -269,12 +287,10 @@ def time_of_word(occurred_at: datetime, said: Graph) -> datetime:
     return occurred_at + timedelta(microseconds=said.later) if said.later else occurred_at
 
 
-def _keep_newest(
-    entities: dict[bytes, EntityRow], key: bytes, entity: Entity, row: RecordRow, moment: datetime
-) -> None:
+def _keep_newest(entities: dict[bytes, EntityRow], key: bytes, entity: Entity, record: bytes, moment: int) -> None:
     if key in entities:
         earlier = entities[key]
-        if (earlier.as_of or _NEVER, earlier.record or b"") > (moment, row.id):
+        if earlier.as_of is not None and (earlier.as_of, earlier.record or b"") > (moment, record):
             return
     kind, text, name, properties, _, _ = entity
-    entities[key] = _entity_row((key, kind, text, name, orjson.dumps(properties), moment, row.id))
+    entities[key] = _entity_row((key, kind, text, name, orjson.dumps(properties), moment, record))

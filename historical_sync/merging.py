@@ -9,26 +9,10 @@ from uuid import UUID
 
 from historical_sync import pgarrays as pg
 from historical_sync.database import Connection
-from historical_sync.extraction import GraphRows
 from historical_sync.identity import KEY_RANK, entity_id, key_rank
 from integrations.providers.links import located
 
 Node = TypeVar("Node", bytes, UUID)  # an entity's id
-
-
-def new_keys_lead(graph: GraphRows) -> dict[bytes, bytes]:
-    """Of which entities the batch's keys are others, for those that turn out to be new: written so they need not be written twice.
-
-    What is new is in no group yet, and of two keys that are one thing the lesser stands for both, or what that leads to.
-    """
-    entities, found = graph.entities, dict[bytes, bytes]()
-    for (alias, node), proof in graph.aliases.items():
-        if alias not in entities or alias in found:
-            continue
-        if not proof or (node in entities and key_rank(entities[node].key) < key_rank(entities[alias].key)):
-            found[alias] = node
-    # Not by way of a third one: where that leads is known once it is written.
-    return {alias: node for alias, node in found.items() if node not in found}
 
 
 async def merge(

@@ -12,10 +12,6 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import chain, repeat
 
-from psycopg import adapters
-from psycopg.adapt import Buffer, Dumper
-from psycopg.pq import Format
-
 _HEADER = struct.Struct("!iiIii")
 _LENGTH = struct.Struct("!i")
 _TIMESTAMP = struct.Struct("!iq")
@@ -27,7 +23,9 @@ _INT4, _TEXT, _JSON, _JSONB, _TIMESTAMPTZ, _UUID = 23, 25, 114, 3802, 1184, 2950
 
 
 class BinaryArray(bytes):
-    """The encoded array. Its subclasses say which type of array it is."""
+    """The encoded array. Its subclasses say which type of array it is (`database.py` tells psycopg). oid: of that type."""
+
+    oid: int
 
 
 class UuidArray(BinaryArray):
@@ -52,21 +50,6 @@ class JsonArray(BinaryArray):
 
 class JsonbArray(BinaryArray):
     oid = 3807
-
-
-def _dumper(kind: type[BinaryArray], array_oid: int) -> type[Dumper]:
-    class ArrayDumper(Dumper):
-        format = Format.BINARY
-        oid = array_oid
-
-        def dump(self, obj: Buffer) -> Buffer:
-            return obj
-
-    return ArrayDumper
-
-
-for _kind in (UuidArray, Int4Array, TextArray, TimestamptzArray, JsonArray, JsonbArray):
-    adapters.register_dumper(_kind, _dumper(_kind, _kind.oid))
 
 
 def _header(count: int, element: int, nulls: bool = False) -> bytes:
@@ -117,16 +100,24 @@ def words(values: Sequence[str]) -> TextArray:
 
 def timestamps(values: Sequence[datetime | None]) -> TimestamptzArray:
     """timestamptz[] of aware datetimes or None."""
+    return instants([None if value is None else instant(value) for value in values])
+
+
+def instant(value: datetime) -> int:
+    """An aware datetime as PostgreSQL counts: microseconds since 2000."""
+    delta = value - _EPOCH
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def instants(values: Sequence[int | None]) -> TimestamptzArray:
+    """timestamptz[] of microseconds since 2000, as `instant` counts them, or None."""
     if not values:
         return TimestamptzArray(struct.pack("!iiI", 0, 0, _TIMESTAMPTZ))
-    return TimestamptzArray(_header(len(values), _TIMESTAMPTZ, None in values) + b"".join(map(_timestamp, values)))
-
-
-def _timestamp(value: datetime | None) -> bytes:
-    if value is None:
-        return _NULL
-    delta = value - _EPOCH
-    return _TIMESTAMP.pack(8, (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds)
+    pack = _TIMESTAMP.pack
+    if None in values:
+        elements = [_NULL if value is None else pack(8, value) for value in values]
+        return TimestamptzArray(_header(len(values), _TIMESTAMPTZ, True) + b"".join(elements))
+    return TimestamptzArray(_header(len(values), _TIMESTAMPTZ) + b"".join(map(pack, repeat(8), values)))
 
 
 def jsons(values: Sequence[bytes]) -> JsonArray:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from itertools import accumulate, chain
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -13,7 +11,7 @@ from psycopg import AsyncCursor, errors
 
 from historical_sync import pgarrays as pg
 from historical_sync.database import Connection
-from historical_sync.extraction import GraphRows, RecordRow
+from historical_sync.extraction import RecordRow, Said
 from historical_sync.leases import Lease
 from historical_sync.stale import Version
 from integrations.providers.base import Clock
@@ -61,16 +59,21 @@ async def look_up(
             "by_time": clock is not Clock.EVENT,
             "ids": pg.uuids(list(rows)),
             "hashes": pg.uuids([row.hash for row in rows.values()]),
-            "times": pg.timestamps([row.occurred_at for row in rows.values()]),
+            "times": pg.instants([row.moment for row in rows.values()]),
         },
         binary=True,
     )
 
 
 async def add_records(
-    db: Connection, lease: Lease, rows: Sequence[RecordRow], graph: GraphRows, read_at: datetime | None = None
+    db: Connection,
+    lease: Lease,
+    rows: Sequence[RecordRow],
+    said: dict[str, pg.BinaryArray],
+    read_at: datetime | None = None,
 ) -> None:
-    """Writes records that are new. read_at: kept as the time they were stored at, if they count as of then.
+    """Writes records that are new. said: what they say, in columns as `mapping.said_columns` makes them. read_at: kept as the time they
+    were stored at, if they count as of then.
 
     Should another chunk store the same one at the same moment, the key refuses the second one's, and its transaction is made again.
     """
@@ -83,7 +86,8 @@ async def add_records(
         FROM unnest(%(ids)s, %(external_ids)s, %(times)s, %(entities)s, %(link_kinds)s, %(firsts)s, %(lasts)s, %(payloads)s, %(hashes)s)
             AS u(id, external_id, occurred_at, entity_id, link_kinds, first, last, payload, hash)
         """,
-        _columns(lease, rows, graph)
+        _columns(lease, rows)
+        | said
         | {
             "tenant": lease.tenant_id,
             "connection": lease.connection_id,
@@ -99,11 +103,11 @@ async def revise_records(
     db: Connection,
     lease: Lease,
     rows: Sequence[RecordRow],
-    graph: GraphRows,
+    said: dict[str, pg.BinaryArray],
     seen: Mapping[bytes, Seen],
     read_at: datetime | None = None,
 ) -> None:
-    """Writes records anew that were stored before. Raises SerializationFailure when one is not as it was when it was looked up."""
+    """The same for records that were stored before. Raises SerializationFailure when one is not as it was when it was looked up."""
     answer = await db.execute(
         """
         UPDATE historical_sync_syncrecord r
@@ -113,7 +117,8 @@ async def revise_records(
             AS u(id, occurred_at, entity_id, link_kinds, first, last, payload, hash, known)
         WHERE r.id = u.id AND r.content_hash = u.known RETURNING 1
         """,
-        _columns(lease, rows, graph)
+        _columns(lease, rows)
+        | said
         | {
             "partition": lease.partition,
             "read_at": read_at,
@@ -124,45 +129,29 @@ async def revise_records(
         raise errors.SerializationFailure("a record was written by another chunk meanwhile")
 
 
-def _columns(lease: Lease, rows: Sequence[RecordRow], graph: GraphRows) -> dict[str, Any]:
-    ids, documents, hashes, records = zip(*rows, strict=True)
-    subjects, kinds, ends = zip(*[graph.said[key] for key in ids], strict=True)
-    lasts = list(accumulate(map(len, ends)))
+def _columns(lease: Lease, rows: Sequence[RecordRow]) -> dict[str, Any]:
+    ids, documents, moments, hashes, *_ = zip(*rows, strict=True)
     return {
         "job": lease.job_id,
         "ids": pg.uuids(ids),
-        "times": pg.timestamps([record.occurred_at for record in records]),
-        "entities": pg.uuids(subjects),
-        "link_kinds": pg.words(kinds),
-        "link_ids": pg.uuids(list(chain.from_iterable(ends))),
-        "firsts": pg.integers([1, *[last + 1 for last in lasts[:-1]]]),
-        "lasts": pg.integers(lasts),
+        "times": pg.instants(moments),
         "payloads": pg.jsons(documents),
         "hashes": pg.uuids(hashes),
     }
 
 
-def version(row: RecordRow, before: Seen, graph: GraphRows) -> Version:
-    said = graph.said[row.id]
+def version(row: RecordRow, before: Seen, said: Said) -> Version:
+    """The update of a record that said something else `before`."""
     gone = before.ends() - {said.subject, *said.ends}
-    return Version(before.payload or "null", before.occurred_at or row.occurred_at, row.record, gone)
+    return Version(before.payload or "null", before.occurred_at or row.occurred_at, row, gone)
 
 
-def new_statements(
-    added: Sequence[RecordRow], revised: Sequence[RecordRow], graph: GraphRows, seen: Mapping[bytes, Seen]
-) -> Counter[str]:
-    """How many statements nobody had made before, by kind."""
-    counts: Counter[str] = Counter()
-    rows = Counter([graph.said[row.id].kinds for row in added])
-    for kinds, times in rows.items():
-        for kind in kinds.split():
-            counts[kind.removeprefix("^")] += times
-    for row in revised:
-        subject, kinds, ids = graph.said[row.id]
-        before = seen[row.id]
-        same_subject = before.subject is not None and before.subject.bytes == subject
-        known = before.statements() if same_subject else set()
-        counts.update(
-            kind.removeprefix("^") for kind, other in zip(kinds.split(), ids, strict=True) if (kind, other) not in known
-        )
-    return counts
+def new_statements(said: Said, before: Seen) -> list[str]:
+    """The kinds of the statements that an updated record had not made before."""
+    same_subject = before.subject is not None and before.subject.bytes == said.subject
+    known = before.statements() if same_subject else set()
+    return [
+        kind.removeprefix("^")
+        for kind, other in zip(said.kinds.split(), said.ends, strict=True)
+        if (kind, other) not in known
+    ]

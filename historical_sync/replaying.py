@@ -20,9 +20,9 @@ from historical_sync import pgarrays as pg
 from historical_sync.allowance import COUNT, month_of
 from historical_sync.coverage import KEPT
 from historical_sync.database import Connection, Pool, make_pool, pipelined_transaction, retried, tenant_transaction
-from historical_sync.extraction import RecordRow, record_rows, sound
+from historical_sync.extraction import RecordRow, newest, record_rows, sound
 from historical_sync.leases import Lease
-from historical_sync.memory import Memory
+from historical_sync.mapping import Mapper
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.records import look_up
 from historical_sync.storage import enter_graph, write_rows
@@ -174,16 +174,16 @@ async def _replay_some(
             records.append(record)
             made.setdefault(record.external_id, []).append(row_id)
             came[record.external_id] = created_at
-        good, bad = sound(records, chunk.stream.extract, chunk.context)
-        for rejected in bad:
+        made_of, no_rows = record_rows(records, lease.connection_bytes, lease.stream)
+        good, bad = sound(made_of, chunk.stream.extract, chunk.context)
+        for rejected in (*no_rows, *bad):
             why.update(dict.fromkeys(made.pop(rejected.external_id, ()), rejected.reason))
-        good = [record for record in good if record.external_id in made]
-        rows = record_rows(good, lease.connection_bytes, lease.stream, chunk.stream.clock)
+        rows = newest((row for row in good if row.external_id in made), chunk.stream.clock)
         rows = await _not_outdated(db, rows, came)
         before = await look_up(db, lease, rows, chunk.stream.clock)
         read_at = kept[0][4] if chunk.stream.as_read else None
         written = await write_rows(
-            db, lease, rows, before, chunk.stream.extract, chunk.context, Memory(), read_at=read_at
+            db, lease, rows, before, chunk.stream.extract, chunk.context, Mapper(), read_at=read_at
         )
         if read_at is None:
             await _date(db, rows, came)

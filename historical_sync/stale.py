@@ -12,9 +12,9 @@ import orjson
 
 from historical_sync import pgarrays as pg
 from historical_sync.database import Connection
-from historical_sync.extraction import Ids, time_of_word
+from historical_sync.extraction import Ids, RecordRow, time_of_word
 from integrations.errors import UNMAPPABLE
-from integrations.providers.base import Context, Extract, Graph, Record
+from integrations.providers.base import Context, Extract, Graph
 
 # Entity id -> the aliases that may have lost their witness; None: any of them.
 Doubts = dict[bytes, set[bytes] | None]
@@ -46,7 +46,7 @@ class Version(NamedTuple):
 
     before: str
     was_at: datetime
-    now: Record
+    now: RecordRow
     gone: set[bytes]
 
 

@@ -21,16 +21,17 @@ from psycopg.types.json import Jsonb
 from historical_sync.allowance import COUNT, USED_UP, month_of
 from historical_sync.database import Connection, Pool, pipelined_transaction
 from historical_sync.entities import write_entities
-from historical_sync.extraction import RecordRow, Rejected, graph_rows, record_rows, sound
+from historical_sync.extraction import RecordRow, Rejected, newest, sound
 from historical_sync.leases import Lease, LeaseLost
-from historical_sync.memory import Memory
-from historical_sync.merging import merge, new_keys_lead, write_addresses
+from historical_sync.mapping import Mapper, Where
+from historical_sync.merging import merge, write_addresses
+from historical_sync.pgarrays import instant
 from historical_sync.quarantine import quarantine, release
 from historical_sync.records import Seen, add_records, look_up, new_statements, revise_records, version
 from historical_sync.settling import settle
 from historical_sync.stale import mark, withdrawn
 from integrations.errors import UNMAPPABLE
-from integrations.providers.base import JSON, Clock, Context, Extract, Record
+from integrations.providers.base import JSON, Clock, Context, Extract
 
 PACE_SECONDS = 8  # between the two points that speed is measured by
 QUARANTINE_SHARE = 0.2  # of a chunk's records; more means that we, not the records, are wrong
@@ -50,7 +51,7 @@ class Pages:
     the stream's.
     """
 
-    records: list[Record] = field(default_factory=list)
+    rows: list[RecordRow] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     pages: int = 0
     after: int = 0
@@ -108,7 +109,7 @@ async def save_pages(
     batch: Pages,
     extract: Extract,
     context: Context,
-    memory: Memory,
+    mapper: Mapper,
     *,
     phase: str = "",
     records_a_month: int | None = None,
@@ -123,15 +124,16 @@ async def save_pages(
     checked = False
     for attempt in range(RETRIES):
         try:
-            rows = record_rows(batch.records, lease.connection_bytes, lease.stream, batch.clock)
-            return await _save(pool, lease, batch, rows, extract, context, memory, phase, records_a_month)
+            return await _save(
+                pool, lease, batch, newest(batch.rows, batch.clock), extract, context, mapper, phase, records_a_month
+            )
         except (*UNMAPPABLE, RecursionError, errors.DataError):
             # A record that can't be stored must not keep the others out.
             if checked:
                 raise
             checked = True
-            good, bad = sound(batch.records, extract, context)
-            batch = replace(batch, records=good, rejected=[*batch.rejected, *bad])
+            good, bad = sound(batch.rows, extract, context)
+            batch = replace(batch, rows=good, rejected=[*batch.rejected, *bad])
         except (errors.DeadlockDetected, errors.SerializationFailure, errors.UniqueViolation):
             if attempt == RETRIES - 1:
                 raise
@@ -146,7 +148,7 @@ async def _save(
     rows: dict[bytes, RecordRow],
     extract: Extract,
     context: Context,
-    memory: Memory,
+    mapper: Mapper,
     phase: str,
     records_a_month: int | None,
 ) -> Saved:
@@ -156,7 +158,7 @@ async def _save(
         held = await _held(chunk)
         read_at = datetime.now(UTC) - READ_BEFORE if batch.as_read else None
         written = await write_rows(
-            db, lease, rows, stored_before, extract, context, memory, held.generation, batch.before, read_at
+            db, lease, rows, stored_before, extract, context, mapper, held.generation, batch.before, read_at
         )
         rejected = batch.rejected + written.rejected
         if held.kept_aside:
@@ -193,66 +195,52 @@ async def write_rows(
     stored_before: AsyncCursor[Any],
     extract: Extract,
     context: Context,
-    memory: Memory,
+    mapper: Mapper,
     generation: int = 0,
     before: Collection[str] = (),
     read_at: datetime | None = None,
 ) -> Written:
     """Writes records and what they say, in the caller's transaction, which has entered the graph. stored_before: what `look_up`
     asked for. generation: of the tenant's graph. before: as in `Pages`. read_at: of a stream whose rows count as of then."""
-    known = memory.of(lease.tenant_id, generation)
     seen = {key.bytes: Seen(*facts) for key, *facts in await stored_before.fetchall()}
     changed = {key: row for key, row in rows.items() if not (key in seen and seen[key].current)}
-    graph = graph_rows(
-        changed.values(),
-        extract,
-        context,
-        known.ids,
-        told=known.told,
-        mentioned=known.mentioned,
-        merged=known.merged,
-        read_at=read_at,
-    )
-    for row, _ in graph.rejected:
-        del changed[row.id]
-    entities: Counter[str] = Counter()
+    where = Where(lease.tenant_id, generation, lease.stream, context, None if read_at is None else instant(read_at))
+    mapped, remember = await mapper.map(list(changed.values()), changed.keys() & seen.keys(), where, extract)
+    rejected = [(changed.pop(key), why) for key, why in mapped.rejected]
     revised = [row for key, row in changed.items() if key in seen]
     added = [row for key, row in changed.items() if key not in seen] if revised else list(changed.values())
-    if added:
-        await add_records(db, lease, added, graph, read_at)
-    if revised:
-        await revise_records(db, lease, revised, graph, seen, read_at)
-    if graph.aliases or graph.addresses:
+    if mapped.added:
+        await add_records(db, lease, added, mapped.added, read_at)
+    if mapped.revised:
+        await revise_records(db, lease, revised, mapped.revised, seen, read_at)
+    if mapped.aliases or mapped.addresses:
         # Before any entity row is locked: whoever merges holds the tenant's merge lock first.
         await db.execute("SELECT pg_advisory_xact_lock(hashtextextended('merge ' || %s, 0))", [lease.tenant_id])
-    told_of = sorted(graph.entities.values())
+    entities: Counter[str] = Counter()
     led: dict[bytes, bytes] = {}
-    if told_of:
-        leads = new_keys_lead(graph)
-        entities, new_keys = await write_entities(db, lease.tenant_id, told_of, leads)
-        led = {key: leads[key] for key in new_keys}
-    if graph.aliases:
-        entities.subtract(await merge(db, lease.tenant_id, graph.aliases, led))
-    if graph.addresses:
-        await write_addresses(db, lease.tenant_id, graph.addresses)
+    if mapped.entities:
+        entities, new_keys = await write_entities(db, lease.tenant_id, mapped.entities)
+        led = {key: mapped.leads[key] for key in new_keys}
+    if mapped.aliases:
+        entities.subtract(await merge(db, lease.tenant_id, mapped.aliases, led))
+    if mapped.addresses:
+        await write_addresses(db, lease.tenant_id, mapped.addresses)
+    statements = mapped.statements
     if revised:
-        doubts = withdrawn([version(row, seen[row.id], graph) for row in revised], extract, context, known.ids)
+        for row in revised:
+            statements.update(new_statements(mapped.said[row.id], seen[row.id]))
+        updates = [version(row, seen[row.id], mapped.said[row.id]) for row in revised]
+        doubts = withdrawn(updates, extract, context, mapper.memory.of(lease.tenant_id, generation).ids)
         if doubts:
             await mark(db, lease.tenant_id, doubts)
-
-    def remember() -> None:
-        known.told.update(graph.told)
-        known.mentioned.update({entity.id: (entity.kind, entity.name) for entity in told_of if entity.as_of is None})
-        known.merged.update(graph.aliases)
-
     return Written(
         stored=sum(1 for key in changed if not (key in seen and seen[key].own)),
         unchanged=sum(
             1 for key, found in seen.items() if found.current and not found.own and rows[key].external_id not in before
         ),
         entities=entities,
-        relationships=new_statements(added, revised, graph, seen),
-        rejected=[Rejected(row.external_id, row.record.payload, why, row.occurred_at) for row, why in graph.rejected],
+        relationships=statements,
+        rejected=[Rejected(row.external_id, row.payload, why, row.occurred_at) for row, why in rejected],
         remember=remember,
     )
 

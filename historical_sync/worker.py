@@ -28,6 +28,8 @@ from historical_sync import broadcast, reaping, searching, tasks
 from historical_sync.database import AWAY, connect_arguments, make_pool
 from historical_sync.engine import Engine
 from historical_sync.leases import Lease
+from historical_sync.mapping import Mapper
+from historical_sync.mapping_process import MapperBeside
 from integrations import gateway, providers
 
 log = logging.getLogger(__name__)
@@ -97,7 +99,8 @@ async def _run(
                 await pool.open(wait=True, timeout=10)
                 await opened.enter_async_context(worker_app.open_async())
             defer = tasks.Defer(worker_app)
-            engine = _engine = Engine(pool, defer, abandoned)
+            mapper = await opened.enter_async_context(MapperBeside()) if settings.MAPPING_PROCESS else Mapper()
+            engine = _engine = Engine(pool, defer, abandoned, mapper)
             if tasks.UPKEEP in queues:
                 await defer.tick()
             name = f"{socket.gethostname()}:{os.getpid()}"

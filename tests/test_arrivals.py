@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
 import pytest
 
-from historical_sync.arrivals import RECORDS_A_COMMIT, Arrivals, InHand
-from integrations.providers.base import JSON, Page, Record
+from historical_sync import arrivals
+from historical_sync.arrivals import BYTES_A_COMMIT, BYTES_IN_HAND, RECORDS_A_COMMIT, Arrivals, InHand, Kept
+from historical_sync.extraction import record_rows
+from integrations.providers.base import JSON, Record
 
-RECORDS = [Record(str(n), datetime(2026, 1, 1, tzinfo=UTC), {}) for n in range(100)]
-Fetch = Callable[[JSON | None], Awaitable[Page]]
+ROWS, _ = record_rows([Record(str(n), datetime(2026, 1, 1, tzinfo=UTC), {}) for n in range(100)], bytes(16), "rows")
+Fetch = Callable[[JSON | None], Awaitable[Kept]]
 
 
 def pages(number: int, before: Callable[[int], Awaitable[object]] | None = None) -> Fetch:
     """So many pages of a hundred records, each there at once, or when `before(page)` is over."""
 
-    async def fetch(cursor: JSON | None) -> Page:
+    async def fetch(cursor: JSON | None) -> Kept:
         page = cursor["page"] if cursor else 0
         await (before(page) if before else asyncio.sleep(0))
-        return Page(RECORDS, {"page": page + 1} if page + 1 < number else None)
+        return Kept(ROWS, {"page": page + 1} if page + 1 < number else None)
 
     return fetch
 
@@ -29,11 +32,11 @@ def pages(number: int, before: Callable[[int], Awaitable[object]] | None = None)
 async def read(fetch: Fetch, in_hand: InHand, seconds: float = 0.01) -> list[int]:
     """Reads to the end, each batch taking some seconds to be stored; the batches' records."""
     sizes: list[int] = []
-    async with Arrivals(fetch, None, asyncio.Event(), in_hand) as arrivals:
+    async with Arrivals(fetch, None, asyncio.Event(), in_hand) as coming:
         done = False
         while not done:
-            batch, done = await arrivals.batch()
-            sizes.append(sum(len(page.records) for page in batch))
+            batch, done = await coming.batch()
+            sizes.append(sum(len(page.rows) for page in batch))
             await asyncio.sleep(seconds)
     return sizes
 
@@ -59,7 +62,7 @@ async def test_a_worker_that_has_time_lets_all_chunks_fetch() -> None:
 async def test_what_is_in_hand_is_bounded() -> None:
     most = 0
 
-    async def watched(cursor: JSON | None) -> Page:
+    async def watched(cursor: JSON | None) -> Kept:
         nonlocal most
         most = max(most, in_hand.held)
         return await quick(cursor)
@@ -67,6 +70,48 @@ async def test_what_is_in_hand_is_bounded() -> None:
     in_hand, quick = InHand(limit=1000), pages(20)
     await asyncio.gather(*(read(watched, in_hand, 0.05) for _ in range(10)))
     assert 0 < most < 1000
+
+
+async def test_large_records_are_bounded_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(InHand, "is_busy", lambda self: True)
+    megabyte = ROWS[0]._replace(document=b"x" * 2**20)
+    most = 0
+
+    async def fetch(cursor: JSON | None) -> Kept:
+        nonlocal most
+        most = max(most, in_hand.held_bytes)
+        page = cursor["page"] if cursor else 0
+        await asyncio.sleep(0)
+        return Kept([megabyte], {"page": page + 1} if page < 19 else None)
+
+    in_hand = InHand()
+    assert await read(fetch, in_hand) == [BYTES_A_COMMIT / 2**20] * 5
+    sizes = await asyncio.gather(*(read(fetch, in_hand) for _ in range(10)))
+    assert [sum(found) for found in sizes] == [20] * 10
+    assert most < BYTES_IN_HAND
+    assert (in_hand.held, in_hand.held_bytes) == (0, 0)
+
+
+async def test_who_gathers_is_told_when_somebody_could_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrivals, "GATHER_SECONDS", 60.0)
+    in_hand, slow = InHand(), asyncio.Event()
+
+    async def wait(page: int) -> None:
+        if page:
+            await slow.wait()
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        async with AsyncExitStack() as others:
+            for _ in range(arrivals.SAVES_AT_ONCE):
+                await others.enter_async_context(in_hand.turn_to_store())
+            reader = group.create_task(read(pages(2, wait), in_hand))
+            while not in_hand.hopeful:
+                await asyncio.sleep(0)
+            assert in_hand.held == 100
+        while in_hand.hopeful:  # nobody stores any more: what it has is given out, though the rest is not there
+            await asyncio.sleep(0)
+        slow.set()
+        assert await reader == [100, 100]
 
 
 async def test_providers_that_hang_keep_neither_a_first_page_nor_a_commit_from_others(

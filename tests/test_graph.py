@@ -23,9 +23,9 @@ from atom.access import system_actor
 from atom.tenancy import tenant_scope
 from historical_sync import actions, graph, tasks, tidying
 from historical_sync.database import Pool, make_pool, pipelined_transaction, retried
-from historical_sync.extraction import record_rows
+from historical_sync.extraction import newest, record_rows
 from historical_sync.leases import Lease
-from historical_sync.memory import Memory
+from historical_sync.mapping import Mapper
 from historical_sync.models import (
     Address,
     Coverage,
@@ -142,7 +142,10 @@ def updates_of(found: Sequence[Row], data: st.DataObject) -> list[Row]:
     updates: list[Row] = []
     for version in data.draw(rows()):
         old = data.draw(st.sampled_from([*found, *updates]))
-        updates.append(version._replace(tool=old.tool, name=old.name, hour=old.hour + data.draw(st.integers(0, 1))))
+        # What is later says so: a row of the same content has not changed.
+        says = {**version.says, "version": len(updates) + 1}
+        hour = old.hour + data.draw(st.integers(0, 1))
+        updates.append(version._replace(tool=old.tool, name=old.name, hour=hour, says=says))
     return updates
 
 
@@ -159,7 +162,7 @@ async def store(
     pool: Pool,
     tenant: Any,
     batches: Sequence[Sequence[Row]],
-    memory: Memory,
+    mapper: Mapper,
     tools: tuple[str, str] = ("code", "code"),
     partition: str = "",
     clock: Clock = Clock.UPDATED,
@@ -172,14 +175,14 @@ async def store(
     @retried
     async def save(lease: Lease, batch: Sequence[Row], tool: str) -> Any:
         records = [Record(row.name, START + timedelta(hours=row.hour), row.says) for row in batch]
-        found = record_rows(records, lease.connection_bytes, lease.stream, clock)
+        found = newest(record_rows(records, lease.connection_bytes, lease.stream)[0], clock)
         async with pipelined_transaction(pool, lease.tenant_id) as db:
             await enter_graph(db, lease.tenant_id)
             before = await look_up(db, lease, found, clock)
             number = await db.execute("SELECT number FROM historical_sync_graphgeneration")
             (generation,) = await number.fetchone() or (0,)
             written = await write_rows(
-                db, lease, found, before, extract, Context(tool), memory, generation, read_at=read_at
+                db, lease, found, before, extract, Context(tool), mapper, generation, read_at=read_at
             )
         written.remember()
         return written
@@ -247,7 +250,7 @@ def test_any_order_and_batching_ends_in_the_same_graph(stage: SimpleNamespace) -
             size = data.draw(st.integers(1, len(order)))
             empty(stage.tenant)
             batches = [order[n : n + size] for n in range(0, len(order), size)]
-            entities, statements = stage.do(store(stage.pool, stage.tenant, batches, Memory()))
+            entities, statements = stage.do(store(stage.pool, stage.tenant, batches, Mapper()))
             graphs.append(graph_of(stage.tenant))
             kinds, links = counted(stage.tenant)
             assert links == statements
@@ -264,13 +267,13 @@ def test_two_workers_at_once_end_in_the_same_graph(stage: SimpleNamespace) -> No
         async with asyncio.TaskGroup() as group:
             for part in (first, second):
                 batches = [part[n : n + 2] for n in range(0, len(part), 2)]
-                group.create_task(store(stage.pool, stage.tenant, batches, Memory()))
+                group.create_task(store(stage.pool, stage.tenant, batches, Mapper()))
 
     @few_examples
     @given(found=rows())
     def check(found: list[Row]) -> None:
         empty(stage.tenant)
-        stage.do(store(stage.pool, stage.tenant, [found], Memory()))
+        stage.do(store(stage.pool, stage.tenant, [found], Mapper()))
         alone = graph_of(stage.tenant)
         empty(stage.tenant)
         stage.do(both(found[::2], found[1::2]))
@@ -304,7 +307,7 @@ def test_a_tenants_people_are_merged_without_a_look_at_anybody_elses(
     own = ["issue", "code:issue:1", "It breaks", {}, [], []]
     row = Row(0, "r", 1, {"things": [own, *said], "links": []})
     before = _entities_read()
-    stage.do(store(stage.pool, stage.tenant, [[row]], Memory()))
+    stage.do(store(stage.pool, stage.tenant, [[row]], Mapper()))
     stage.do(stage.pool.close())  # a connection that ends tells the server what it has read
     assert wait_for(lambda: _entities_read() - before, 10) < 1000
 
@@ -351,12 +354,12 @@ def test_what_is_left_without_a_tools_data_is_what_the_others_alone_would_have_b
         updates = updates_of(found, data)
         empty(stage.tenant)
         others = [row for row in latest([*found, *updates]) if row.tool == 1]
-        stage.do(store(stage.pool, stage.tenant, [others], Memory()))
+        stage.do(store(stage.pool, stage.tenant, [others], Mapper()))
         alone = graph_of(stage.tenant)
         empty(stage.tenant)
         # What the updates took back has not been seen to yet when the removal begins.
         batches = [data.draw(st.permutations(found)), *([row] for row in updates)]
-        stage.do(store(stage.pool, stage.tenant, batches, Memory()))
+        stage.do(store(stage.pool, stage.tenant, batches, Mapper()))
         stage.do(remove(stage.pool, TOOLS[0], str(stage.tenant.id), read))
         left = graph_of(stage.tenant)
         for part in alone:
@@ -374,13 +377,13 @@ def test_after_updates_is_left_what_a_fresh_import_would_bring(stage: SimpleName
     def check(found: list[Row], data: st.DataObject) -> None:
         updates = updates_of(found, data)
         empty(stage.tenant)
-        stage.do(store(stage.pool, stage.tenant, [latest([*found, *updates])], Memory()))
+        stage.do(store(stage.pool, stage.tenant, [latest([*found, *updates])], Mapper()))
         fresh = graph_of(stage.tenant)
         empty(stage.tenant)
-        memory = Memory()
+        mapper = Mapper()
         middle = len(updates) // 2
         for batches in ([found, *([row] for row in updates[:middle])], [updates[middle:]]):
-            stage.do(store(stage.pool, stage.tenant, batches, memory))
+            stage.do(store(stage.pool, stage.tenant, batches, mapper))
             stage.do(tidy(stage.pool, str(stage.tenant.id), read))
         updated = graph_of(stage.tenant)
         for part in fresh:
@@ -403,8 +406,8 @@ def test_what_only_the_former_version_of_a_record_said_goes_by_itself(
         with tenant_scope(stage.tenant.id):
             return set(Entity.objects.filter(tenant=stage.tenant).values_list("name", flat=True))
 
-    stage.do(store(stage.pool, stage.tenant, [[version(1, "Ann B. Chen", "bug")]], Memory()))
-    stage.do(store(stage.pool, stage.tenant, [[version(2, "Ann", "fixed")]], Memory()))
+    stage.do(store(stage.pool, stage.tenant, [[version(1, "Ann B. Chen", "bug")]], Mapper()))
+    stage.do(store(stage.pool, stage.tenant, [[version(2, "Ann", "fixed")]], Mapper()))
     assert names() == {"It breaks", "Ann B. Chen", "bug", "fixed"}
     stage.do(tidy(stage.pool, str(stage.tenant.id), read))
     assert names() == {"It breaks", "Ann", "fixed"}
@@ -422,7 +425,7 @@ def titles(tenant: Any) -> set[str]:
 @pytest.mark.django_db(transaction=True)
 def test_a_meeting_that_was_moved_to_an_earlier_time_is_told_anew(stage: SimpleNamespace) -> None:
     """Its time is when it takes place, and says nothing of how old the row is."""
-    told = partial(store, stage.pool, stage.tenant, memory=Memory(), clock=Clock.EVENT)
+    told = partial(store, stage.pool, stage.tenant, mapper=Mapper(), clock=Clock.EVENT)
     stage.do(told([[of_issue("a", 5, "at five")]]))
     stage.do(told([[of_issue("a", 2, "at two")]]))
     with tenant_scope(stage.tenant.id):
@@ -439,11 +442,11 @@ def test_a_meeting_that_was_moved_to_an_earlier_time_is_told_anew(stage: SimpleN
 @pytest.mark.django_db(transaction=True)
 def test_what_a_row_says_when_it_is_read_counts_against_what_became_of_it_by_time(stage: SimpleNamespace) -> None:
     """The row keeps the time at which its thing was made; events tell what became of it, and after a while are forgotten."""
-    tenant, memory = stage.tenant, Memory()
+    tenant, mapper = stage.tenant, Mapper()
 
     def told(row: Row, read_at: int | None = None) -> None:
         at = None if read_at is None else START + timedelta(hours=read_at)
-        stage.do(store(stage.pool, tenant, [[row]], memory, read_at=at))
+        stage.do(store(stage.pool, tenant, [[row]], mapper, read_at=at))
 
     told(of_issue("thing", 0, "made"), 1)
     told(of_issue("event 1", 2, "changed"))
@@ -493,7 +496,7 @@ def test_a_record_is_of_the_part_that_its_present_version_was_read_in(stage: Sim
     """Its context says what it is part of, and so it is mapped again with that."""
     for hour, partition in enumerate(("here", "there")):
         row = Row(0, "r", hour, {"things": [["issue", "code:issue:1", partition, {}, [], []]], "links": []})
-        stage.do(store(stage.pool, stage.tenant, [[row]], Memory(), partition=partition))
+        stage.do(store(stage.pool, stage.tenant, [[row]], Mapper(), partition=partition))
     with tenant_scope(stage.tenant.id):
         assert SyncRecord.objects.get(tenant=stage.tenant).partition == "there"
 
@@ -634,7 +637,7 @@ def test_a_link_leads_to_its_target_whichever_arrives_first(stage: SimpleNamespa
     note = {"things": [["message", "chat:message:1", "Look", {}, [], []]], "links": []}
     source = Row(1, "m", 1, {**note, "text": "https://linear.app/acme/issue/ENG-7"})
     order = [target, source] if arrives == "before" else [source, target]
-    stage.do(store(stage.pool, stage.tenant, [[row] for row in order], Memory()))
+    stage.do(store(stage.pool, stage.tenant, [[row] for row in order], Mapper()))
     with tenant_scope(stage.tenant.id):
         said = Relationship.objects.get(tenant=stage.tenant)
         things = graph.things(stage.tenant, [said.source_id, said.target_id])
@@ -680,9 +683,9 @@ def test_an_address_without_the_id_leads_to_its_thing_in_any_order(
     note = {"things": [["message", "chat:message:1", "Look", {}, [], []]], "links": [], "text": address}
     said = [Row(0, "container", 1, saying(container)), Row(0, "thing", 1, saying(thing)), Row(1, "note", 1, note)]
     slug = container.entities[0].key.partition(":")[0]
-    stage.do(store(stage.pool, stage.tenant, [[said[n]] for n in order], Memory(), (slug, "chat")))
+    stage.do(store(stage.pool, stage.tenant, [[said[n]] for n in order], Mapper(), (slug, "chat")))
     elsewhere = [row._replace(tool=1 - row.tool) for row in (said[2], said[0])]  # in connections of their own
-    stage.do(store(stage.pool, stage.stranger, [elsewhere], Memory(), ("chat", slug)))
+    stage.do(store(stage.pool, stage.stranger, [elsewhere], Mapper(), ("chat", slug)))
     with tenant_scope(stage.tenant.id):
         issue = Entity.objects.get(tenant=stage.tenant, key=thing.entities[0].key)
         around = graph.neighbourhood(stage.tenant, issue)["links"]

@@ -32,8 +32,9 @@ from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import actions, claims, job_changes, reaping, states
 from historical_sync.claims import Claim, Room, ToPlan
 from historical_sync.database import Pool, make_pool, tenant_transaction
+from historical_sync.extraction import record_rows
 from historical_sync.leases import LeaseLost
-from historical_sync.memory import Memory
+from historical_sync.mapping import Mapper
 from historical_sync.models import Coverage, Entity, HistoricalSyncJob, Relationship, SyncChunk, SyncRecord
 from historical_sync.planning import PlannedChunk
 from historical_sync.progress import describe
@@ -376,8 +377,9 @@ async def store(
         async with tenant_transaction(pool, claim.lease.tenant_id) as cursor:
             await cursor.execute("SELECT pages FROM historical_sync_syncchunk WHERE id = %s", [claim.lease.chunk_id])
             (after,) = await cursor.fetchone() or (0,)
-    batch = Pages(records, pages=1, after=after, cursor=None if done else {"n": 1}, done=done, progress=0.5)
-    return await save_pages(pool, claim.lease, batch, extract, Context("toy"), Memory())
+    rows, _ = record_rows(records, claim.lease.connection_bytes, claim.lease.stream)
+    batch = Pages(rows, pages=1, after=after, cursor=None if done else {"n": 1}, done=done, progress=0.5)
+    return await save_pages(pool, claim.lease, batch, extract, Context("toy"), Mapper())
 
 
 def make_machine(world: SimpleNamespace) -> type[RuleBasedStateMachine]:

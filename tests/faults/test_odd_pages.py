@@ -263,14 +263,20 @@ def test_an_odd_version_of_a_row_before_a_good_one_is_not_kept(toy: ToyStage, wo
 
 def test_nor_is_a_row_that_cannot_be_read_where_a_later_page_brings_it() -> None:
     window = Window(START, END)
-    claim: Any = SimpleNamespace(records_seen=0, pages=0, position=None, estimate=None, window=window)
+    lease = SimpleNamespace(connection_bytes=bytes(16), stream="events")
+    claim: Any = SimpleNamespace(records_seen=0, pages=0, position=None, estimate=None, window=window, lease=lease)
     odd = [("n1", {"id": "n1"}, "no time"), ("n2", {"id": "n2"}, "no time"), ("", {}, "no id")]
     good = toys.to_record(toys.row(1, START))._replace(external_id="n1")
     meter = Meter(toys.provider("http://127.0.0.1").stream("events"), claim, None)
-    batch = meter.batch([Page([], {"since": "x"}, None, odd), Page([good], None, None, [])], done=True)
-    assert [row.external_id for row in batch.rejected] == ["n2", ""]
-    batch = meter.batch([Page([good], {"since": "x"}), Page([], None, None, odd)], done=True)
-    assert [row.external_id for row in batch.rejected] == ["n1", "n2", ""]
+
+    def rejected(*pages: Page) -> list[str]:
+        return [row.external_id for row in meter.batch([meter.keep(page) for page in pages], done=True).rejected]
+
+    assert rejected(Page([], {"since": "x"}, None, odd), Page([good], None, None, [])) == ["n2", ""]
+    assert rejected(Page([good], {"since": "x"}), Page([], None, None, odd)) == ["n1", "n2", ""]
+    unheard = good._replace(payload={**good.payload, "note": 10**30})
+    assert rejected(Page([unheard, good], None)) == []
+    assert rejected(Page([good, unheard], None)) == ["n1"]
 
 
 @pytest.mark.parametrize(

@@ -223,12 +223,12 @@ def test_a_narrowed_connection_brings_the_files_of_its_channels_only():
     claim: Any = SimpleNamespace(
         records_seen=0, pages=0, position=None, estimate=None, window=Window(now - timedelta(days=1), now)
     )
+    claim.lease = SimpleNamespace(connection_bytes=bytes(16), stream="files")
     places = {"F1": {"channels": ["C1"]}, "F2": {"channels": ["C2"], "groups": ["G1"]}, "F3": {"ims": ["D1"]}, "F4": {}}
     files = [Record(key, now - timedelta(hours=1), {"id": key, **place}) for key, place in places.items()]
 
     def brought(only: list[str] | None) -> list[str]:
-        batch = Meter(SLACK.stream("files"), claim, only).batch([Page(files, None)], done=True)
-        return [record.external_id for record in batch.records]
+        return [row.external_id for row in Meter(SLACK.stream("files"), claim, only).keep(Page(files, None)).rows]
 
     assert brought(["C1", "G1"]) == ["F1", "F2"]
     assert brought(["C3"]) == []
@@ -238,11 +238,11 @@ def test_a_narrowed_connection_brings_the_files_of_its_channels_only():
 def test_a_time_beyond_all_time_keeps_only_its_own_row_out():
     good = {"ts": TS, "user": "U1", "text": "Hi"}
     bad = {**good, "ts": "1735812345.000300", "edited": {"ts": f"{10**20}.000000"}}
-    found = record_rows(
+    found, _ = record_rows(
         [Record(f"C1:{row['ts']}", datetime(2025, 1, 2, tzinfo=UTC), row) for row in (good, bad)], bytes(16), "messages"
     )
-    told = graph_rows(found.values(), slack._extract_message, Context(NS, GENERAL), Ids(bytes(16)))
-    assert [row.external_id for row, _ in told.rejected] == ["C1:1735812345.000300"]
+    told = graph_rows([row[:3] for row in found], slack._extract_message, Context(NS, GENERAL), Ids(bytes(16)))
+    assert [key for key, _ in told.rejected] == [found[1].id]
     assert len(told.said) == 1
 
 
