@@ -301,7 +301,7 @@ def test_a_tenants_people_are_merged_without_a_look_at_anybody_elses(
         # Plans follow statistics, and those of whatever other tests left here may favour reading all of a small table.
         owner.execute("ANALYZE historical_sync_entity, historical_sync_entityalias")
     said = [
-        ["person", f"code:user:{n}", f"P{n}", None, [a.format(n) for a in aliases], [f"code:login:p{n}"]]
+        ["person", f"code:user:{n}", f"P{n}", None, [a.format(n) for a in aliases], [f"code:login:p{n % 10}"]]
         for n in range(20)
     ]
     own = ["issue", "code:issue:1", "It breaks", {}, [], []]
