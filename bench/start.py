@@ -9,7 +9,7 @@ import httpx2
 
 from bench import stage
 
-RUNNING, TRIES = 100, 100
+RUNNING, TRIES = 100, 300
 
 
 def measure() -> dict[str, Any]:
@@ -19,7 +19,7 @@ def measure() -> dict[str, Any]:
     with (
         stage.redis_server() as redis_url,
         # A slow provider, so that the hundred go on for as long as is measured.
-        stage.mock_api(400_000, latency_ms=8000, repositories=RUNNING) as slow,
+        stage.mock_api(800_000, latency_ms=8000, repositories=RUNNING) as slow,
         stage.mock_api(100) as quick,
         stage.workers(2, concurrency=250, REDIS_URL=redis_url),
         stage.web(redis_url) as (address, _),

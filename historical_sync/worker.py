@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import psycopg
 from django.conf import settings
 from django.db import DatabaseError, connections
-from procrastinate import App, PsycopgConnector
+from procrastinate import App
 from procrastinate.contrib.django import app as django_app
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Status
@@ -30,6 +30,7 @@ from historical_sync.engine import Engine
 from historical_sync.leases import Lease
 from historical_sync.mapping import Mapper
 from historical_sync.mapping_process import MapperBeside
+from historical_sync.queue_connector import QueueConnector
 from integrations import gateway, providers
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 OBEY_SECONDS = 1.0
 SAY_SECONDS = 0.8
 INDEX_SECONDS = 2.0
-POLL_SECONDS = 0.2  # Procrastinate misses a notification now and then; this bounds the wait
+POLL_SECONDS = 0.2  # for entries that become due by the clock, of which nobody is notified
 RECONNECT_SECONDS = 1.0
 LAST_SECONDS = 5.0  # beyond those for the pages: a database that is away takes no last words
 POOL_SIZE = 6  # connections: more would not make PostgreSQL quicker, and each keeps the room of its largest page
@@ -91,7 +92,7 @@ async def _run(
     lease = settings.LEASE_SECONDS
     pool = make_pool(POOL_SIZE)
     # By the engine's parameters: what a frozen worker holds of the queue is let go of with the rest.
-    worker_app: App = django_app.with_connector(PsycopgConnector(kwargs=connect_arguments()))
+    worker_app: App = django_app.with_connector(QueueConnector(kwargs=connect_arguments()))
     try:
         async with contextlib.AsyncExitStack() as opened:
             async with _until_told(stop):

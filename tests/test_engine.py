@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,6 +12,8 @@ from uuid import UUID
 import pytest
 from django.db import OperationalError
 from django.utils import timezone
+from procrastinate import PsycopgConnector, sql
+from procrastinate.contrib.django.models import ProcrastinateJob as Entries
 
 from atom.tenancy import tenant_scope
 from historical_sync import claims, reaping, removing, tasks, tidying, worker
@@ -22,6 +25,7 @@ from historical_sync.models import Coverage, DataRemoval, Entity, HistoricalSync
 from integrations import gateway
 from integrations.errors import Unavailable
 from integrations.models import Connection
+from tests.conftest import Worker, wait_for
 from tests.graphs import NOW, make_connection, make_job
 from tests.test_state_machine import a_job
 from tests.test_state_machine import running as running
@@ -151,3 +155,27 @@ def test_who_waits_for_a_job_outlasts_a_database_that_is_away() -> None:
 
     asyncio.run(worker._until(asyncio.Event(), once))
     assert answers == []
+
+
+def test_an_entry_that_comes_while_a_worker_looks_waits_for_no_poll(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database's answer was that there is none; the notification of the entry came before the answer did."""
+    looked, look = threading.Event(), PsycopgConnector.execute_query_one_async
+
+    async def slowly(self: PsycopgConnector, query: Any, **arguments: Any) -> dict[str, Any]:
+        row = await look(self, query, **arguments)
+        if query == sql.queries["fetch_job"] and tasks.UPKEEP in arguments["queues"] and row["id"] is None:
+            looked.set()
+            await asyncio.sleep(0.5)
+        return row
+
+    monkeypatch.setattr(worker, "POLL_SECONDS", 600.0)
+    monkeypatch.setattr(PsycopgConnector, "execute_query_one_async", slowly)
+    running = Worker()
+    try:
+        assert looked.wait(20)
+        tasks.tick.defer(timestamp=0)
+        wait_for(lambda: not Entries.objects.exists(), 10)
+    finally:
+        running.stop()
