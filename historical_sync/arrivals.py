@@ -183,10 +183,11 @@ class Arrivals:
             page = await self.fetch(self.cursor)
             self.asking = False
             self.pages.append(page)
-            self.waiting += len(page.rows)
-            self.waiting_bytes += page.size
-            self.in_hand.held += len(page.rows)
-            self.in_hand.held_bytes += page.size
+            records, size = len(page.rows), page.size
+            self.waiting += records
+            self.waiting_bytes += size
+            self.in_hand.held += records
+            self.in_hand.held_bytes += size
             self.news.set()
             self.cursor = page.next_cursor
             if self.cursor is None or self.one:

@@ -13,8 +13,8 @@ from historical_sync.pgarrays import BinaryArray
 async def write_entities(
     db: Connection, tenant_id: str, columns: Mapping[str, BinaryArray]
 ) -> tuple[Counter[str], list[bytes]]:
-    """Writes entities, in the order of their ids (no deadlocks): columns as `mapping.entity_columns` makes them. Returns how many new ones
-    stand for themselves, by kind, and the ids of those new ones that are keys of another from the start.
+    """Writes entities in the order of their ids (no deadlocks): columns as in `Mapped.entities`. Returns how many new ones stand for
+    themselves, by kind, and the ids of those new ones that are keys of another from the start.
 
     A mention never changes what records of the entity's own say, and of mentions the one that says most is kept
     (`identity.name_rank`). A record of the entity's own counts when it is newer; equal times are decided by the record's id. So

@@ -72,8 +72,8 @@ async def add_records(
     said: dict[str, pg.BinaryArray],
     read_at: datetime | None = None,
 ) -> None:
-    """Writes records that are new. said: what they say, in columns as `mapping.said_columns` makes them. read_at: kept as the time they
-    were stored at, if they count as of then.
+    """Writes records that are new. said: what they say, as in `Mapped.added`. read_at: kept as the time they were stored at, if they
+    count as of then.
 
     Should another chunk store the same one at the same moment, the key refuses the second one's, and its transaction is made again.
     """
