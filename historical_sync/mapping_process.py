@@ -175,9 +175,18 @@ class MapperBeside(Mapper):
                     asked.set_result(None)
             self._asked.clear()
             if process is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
+                await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kills it, and closes its pipes while there is a loop to do it."""
+    assert process.stdin is not None
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    process.stdin.close()
+    with contextlib.suppress(ConnectionError):
+        await process.stdin.wait_closed()
+    await process.communicate()
 
 
 # -- the process's side -------------------------------------------------------------------------------------------------------

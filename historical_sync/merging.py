@@ -47,13 +47,12 @@ async def merge(
     ]
     counts, roots = await _join(db, joined) if joined else (Counter(), [])
     handles = [pair for pair, proof in aliases.items() if not proof and pair in news]
-    users = Counter([alias for alias, _ in handles])
     # What is new and has one user was written as what it leads to, and who joins groups leads theirs.
-    unsettled = {alias for alias, node in handles if users[alias] > 1 or led.get(alias) != node}
+    unsettled = {alias for alias, node in handles if led.get(alias) != node}
     if unsettled or roots:
         counts += await lead_handles(db, unsettled, roots)
-    if new := [alias for alias in users if alias in led]:
-        await lead_addresses(db, within=new)
+    if new := {alias for alias, _ in handles if alias in led}:
+        await lead_addresses(db, within=list(new))
     return counts
 
 

@@ -48,6 +48,7 @@ from integrations.providers.jira import JIRA
 from integrations.providers.links import linked
 from tests.conftest import connected, until, wait_for
 from tests.faults.stage import database_url
+from tests.test_locks import lock_waits
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TOOLS = [str(uuid.UUID(int=n + 1)) for n in range(2)]
@@ -340,6 +341,25 @@ def _entities_read() -> int:
 
 
 # -- taking out -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_adds_to_a_graph_waits_for_who_takes_out_of_it(stage: SimpleNamespace) -> None:
+    """It might speak of what is being taken out."""
+    own = ["issue", "code:issue:1", "It breaks", {}, [], []]
+
+    async def both() -> None:
+        async with pipelined_transaction(stage.pool, str(stage.tenant.id)) as db:
+            await tidying.alone(db, str(stage.tenant.id))
+            await (await db.execute("SELECT 1")).fetchone()
+            row = Row(0, "r", 1, {"things": [own], "links": []})
+            adding = asyncio.create_task(store(stage.pool, stage.tenant, [[row]], Mapper()))
+            while not adding.done() and not lock_waits():
+                await asyncio.sleep(0.02)
+            assert not adding.done()
+        await adding
+
+    stage.do(both())
 
 
 async def read(_: Any, witness: Witness) -> Graph:
