@@ -130,12 +130,12 @@ class MapperBeside(Mapper):
         assert self._process.stdin is not None
         ids, documents, moments, *_ = zip(*rows, strict=True)
         work = Work(number, self._committed, self._forget, list(ids), list(documents), list(moments), revised, where)
+        message = pickle.dumps(tuple(work), pickle.HIGHEST_PROTOCOL)
         self._committed, self._forget = [], []
         answer: asyncio.Future[Mapped | None] = asyncio.get_running_loop().create_future()
         if not self._asked and self._patience is not None:
             self._patience.reschedule(asyncio.get_running_loop().time() + PATIENCE_SECONDS)
         self._asked.append(answer)
-        message = pickle.dumps(tuple(work), pickle.HIGHEST_PROTOCOL)
         with contextlib.suppress(ConnectionError):  # the reader of answers learns of it
             self._process.stdin.write(_LENGTH.pack(len(message)) + message)
         return await answer
@@ -158,7 +158,9 @@ class MapperBeside(Mapper):
             while True:
                 async with asyncio.timeout(PATIENCE_SECONDS if self._asked else IDLE_SECONDS) as self._patience:
                     (length,) = _LENGTH.unpack(await process.stdout.readexactly(_LENGTH.size))
-                answer = pickle.loads(await process.stdout.readexactly(length))  # noqa: S301 - of our own process
+                    message = await process.stdout.readexactly(length)
+                # No wait from here to the next answer's: who asks now counts on its patience.
+                answer = pickle.loads(message)  # noqa: S301 - of our own process
                 asked = self._asked.popleft()
                 if not asked.cancelled():
                     asked.set_result(answer)
