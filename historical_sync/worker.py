@@ -39,6 +39,7 @@ OBEY_SECONDS = 1.0
 SAY_SECONDS = 0.8
 INDEX_SECONDS = 2.0
 POLL_SECONDS = 0.2  # for entries that become due by the clock, of which nobody is notified
+POLL_STARTS_SECONDS = 2.0  # of these none does: only while the connection that hears of them was down
 RECONNECT_SECONDS = 1.0
 LAST_SECONDS = 5.0  # beyond those for the pages: a database that is away takes no last words
 POOL_SIZE = 6  # connections: more would not make PostgreSQL quicker, and each keeps the room of its largest page
@@ -105,9 +106,9 @@ async def _run(
             if tasks.UPKEEP in queues:
                 await defer.tick()
             name = f"{socket.gethostname()}:{os.getpid()}"
-            loops = [asyncio.create_task(_take(worker_app, concurrency, queues, name), name="queue")]
+            loops = [asyncio.create_task(_take(worker_app, concurrency, queues, name, POLL_SECONDS), name="queue")]
             if tasks.STARTS in queues:
-                starts = _take(worker_app, STARTS_AT_ONCE, [tasks.STARTS], f"{name} starts")
+                starts = _take(worker_app, STARTS_AT_ONCE, [tasks.STARTS], f"{name} starts", POLL_STARTS_SECONDS)
                 loops.append(asyncio.create_task(starts, name="starts"))
             beside = [
                 asyncio.create_task(_every(lease * KEEP_ALIVE_SHARE, engine.keep_alive), name="keep alive"),
@@ -176,14 +177,14 @@ async def _until_told(stop: asyncio.Event) -> AsyncIterator[None]:
             stopper.cancel()
 
 
-async def _take(worker_app: App, concurrency: int, queues: list[str], name: str) -> None:
+async def _take(worker_app: App, concurrency: int, queues: list[str], name: str, poll: float) -> None:
     """Procrastinate's loop: takes up to so many entries of the queues at once, until it is cancelled."""
     lease = settings.LEASE_SECONDS
     await worker_app.run_worker_async(
         concurrency=concurrency,
         queues=queues,
         name=name,
-        fetch_job_polling_interval=POLL_SECONDS,
+        fetch_job_polling_interval=poll,
         delete_jobs="always",
         install_signal_handlers=False,
         update_heartbeat_interval=lease * KEEP_ALIVE_SHARE,
