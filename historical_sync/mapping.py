@@ -52,7 +52,7 @@ class Mapped(NamedTuple):
 
 
 class Mapper:
-    """A worker's mapping, in its own process. memory: what it knows to be stored."""
+    """Maps in the worker's process. memory: what the worker knows to be stored."""
 
     def __init__(self) -> None:
         self.memory = Memory()
@@ -79,8 +79,8 @@ def map_rows(
     extract: Extract,
     memory: Memory,
 ) -> tuple[Mapped, Callable[[], None]]:
-    """What `rows` say. revised: ids of those that are stored already. Call what comes with it once all that is
-    committed: it need not be told again then."""
+    """What `rows` say. revised: ids of those that are stored already. Call what comes with it once all that is committed: it need not be
+    told again then."""
     known = memory.of(where.tenant_id, where.generation)
     graph = graph_rows(
         rows,

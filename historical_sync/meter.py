@@ -26,7 +26,7 @@ class Meter:
         self.before: frozenset[str] = frozenset()
 
     def keep(self, page: Page) -> Kept:
-        """The records of the page that are wanted, as rows: a tenth of what their objects take."""
+        """The records of the page that are wanted, as rows: a fifth of what their objects take."""
         window, records = self.claim.window, page.records
         if not self.whole:
             since, until = window.since, window.until
