@@ -177,7 +177,10 @@ class MapperBeside(Mapper):
                     asked.set_result(None)
             self._asked.clear()
             if process is not None:
-                await _end(process)
+                ending = asyncio.create_task(_end(process))
+                while not ending.done():
+                    with contextlib.suppress(asyncio.CancelledError):  # this ends anyway, and not by halves
+                        await asyncio.shield(ending)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -204,7 +204,7 @@ async def test_a_process_that_hangs_is_done_without(
         mapped, _ = await beside.map(rows_of([issue(1)]), (), WHERE, ISSUES.extract)
     assert mapped.added is not None
     assert "does not answer" in caplog.text
-    process.wait(10)
+    await asyncio.to_thread(process.wait, 10)
 
 
 async def test_a_process_without_work_is_let_go(beside: MapperBeside, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +212,28 @@ async def test_a_process_without_work_is_let_go(beside: MapperBeside, monkeypatc
     process = await started(beside)
     await asyncio.to_thread(process.wait, 20)
     assert (await started(beside)).pid != process.pid
+
+
+async def test_a_process_that_is_being_ended_is_waited_for(
+    beside: MapperBeside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut short, its pipes stay open until the garbage's collector complains."""
+    wait, ended = asyncio.subprocess.Process.communicate, asyncio.Event()
+    waits = asyncio.Event()
+
+    async def slowly(self: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
+        waits.set()
+        await asyncio.sleep(0.2)
+        result = await wait(self)
+        ended.set()
+        return result
+
+    process = await started(beside)
+    monkeypatch.setattr(asyncio.subprocess.Process, "communicate", slowly)
+    process.kill()
+    await waits.wait()
+    await beside.__aexit__()
+    assert ended.is_set()
 
 
 async def test_small_and_huge_batches_are_not_worth_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
