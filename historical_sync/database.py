@@ -81,14 +81,26 @@ def make_pool(size: int) -> Pool:
         open=False,
         timeout=30,
         name="engine",
-        check=_still_there,
+        configure=commit_each,
+        check=still_there,
+        reset=note_use,
     )
 
 
-async def _still_there(connection: Connection) -> None:
-    """The pool's question before it lends a connection; one that just did its work need not be asked."""
+async def commit_each(connection: AsyncConnection[Any]) -> None:
+    """Outside of transactions that are asked for, psycopg adds none, which is a round trip more."""
+    await connection.set_autocommit(True)
+
+
+async def still_there(connection: AsyncConnection[Any]) -> None:
+    """A pool's question before it lends a connection; one that just did its work need not be asked."""
     if time.monotonic() - getattr(connection, "used_at", 0.0) > TRUSTED_SECONDS:
         await AsyncConnectionPool.check_connection(connection)
+
+
+async def note_use(connection: AsyncConnection[Any]) -> None:
+    """For `still_there`: the pool has its connection back."""
+    connection.used_at = time.monotonic()  # type: ignore[attr-defined]
 
 
 @asynccontextmanager
@@ -111,11 +123,14 @@ async def pipelined_transaction(pool: Pool, tenant_id: str, place: str = "other"
     What a statement did wrong is raised where an answer is asked for, at the latest at the end.
     """
     async with pool.connection() as connection:
-        async with connection.pipeline(), connection.transaction():
+        async with connection.pipeline():
+            # psycopg's own transaction would take round trips of its own for its beginning and its end. What is raised here rolls back
+            # where the pool gets its connection back.
+            await connection.execute("BEGIN")
             await connection.execute("SELECT set_config('atom.tenant', %s, true)", [tenant_id])
             yield connection
             faultpoints.reached("before", place)
-        connection.used_at = time.monotonic()  # type: ignore[attr-defined]
+            await connection.execute("COMMIT")
         faultpoints.reached("after", place)
 
 

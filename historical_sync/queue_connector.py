@@ -7,14 +7,23 @@ from typing import Any, LiteralString
 
 from procrastinate import PsycopgConnector, sql
 from procrastinate.connector import Notify
+from psycopg_pool import AsyncConnectionPool
+
+from historical_sync.database import commit_each, note_use, still_there
+
+
+def _pool(**options: Any) -> AsyncConnectionPool:
+    return AsyncConnectionPool(**options | {"check": still_there})
 
 
 class QueueConnector(PsycopgConnector):
-    """Procrastinate forgets what it has been notified of once a look at the queue is over, and with it what came after the database's
+    """Each question is one statement, so it takes one round trip, not the four of an empty one and a transaction.
+
+    Procrastinate forgets what it has been notified of once a look at the queue is over, and with it what came after the database's
     answer and before that: the entry then waits for the next poll. So whoever found nothing looks again if anything was heard."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(pool_factory=_pool, configure=commit_each, reset=note_use, **options)
         self._heard = 0
 
     async def listen_notify(self, on_notification: Notify, channels: Iterable[str]) -> None:
