@@ -165,13 +165,34 @@ def asked(connection: Connection) -> dict[str, tuple[datetime, datetime]]:
 
 
 def brought(connections: Sequence[Connection]) -> dict[UUID, tuple[int, datetime | None]]:
-    """connection -> records that its imports brought, and when the last that completed did; of one tenant."""
+    """connection -> records that its imports brought, and when the last that completed did; of one tenant.
+
+    By the daily totals, as a schedule leaves tens of thousands of jobs; by the jobs only where some of them came before a removal of
+    the connection's data.
+    """
     return {
-        connection_id: (int(records), last)
+        connection_id: (int(records or 0), last)
         for connection_id, records, last in _rows(
             f"""
+            SELECT connection.id, COALESCE(ended.records, 0) + COALESCE(open.records, 0),
+                   -- The former is written a moment after the end.
+                   GREATEST(connection.last_success_at, CASE WHEN newest.status = 'completed' THEN newest.completed_at END)
+            FROM integrations_connection connection
+            CROSS JOIN LATERAL (
+                SELECT sum(records) AS records FROM historical_sync_dailytotals WHERE connection_id = connection.id) ended
+            CROSS JOIN LATERAL (
+                SELECT sum(records_processed) AS records FROM historical_sync_historicalsyncjob
+                WHERE connection_id = connection.id AND status IN ('pending', 'running', 'paused')) open
+            LEFT JOIN LATERAL (
+                SELECT status, completed_at FROM historical_sync_historicalsyncjob
+                WHERE connection_id = connection.id ORDER BY created_at DESC LIMIT 1) newest ON true
+            WHERE connection.tenant_id = ANY(%(tenants)s) AND connection.id = ANY(%(connections)s)
+              AND NOT EXISTS (SELECT FROM historical_sync_dataremoval gone WHERE gone.connection_id = connection.id)
+            UNION ALL
             SELECT connection_id, sum(records_processed), max(completed_at) FILTER (WHERE status = 'completed')
-            FROM historical_sync_historicalsyncjob job WHERE {KEPT} GROUP BY connection_id
+            FROM historical_sync_historicalsyncjob job
+            WHERE {KEPT} AND EXISTS (SELECT FROM historical_sync_dataremoval gone WHERE gone.connection_id = job.connection_id)
+            GROUP BY connection_id
             """,  # noqa: S608 - a condition of this module's own
             connections,
         )

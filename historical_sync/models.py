@@ -167,7 +167,8 @@ class HistoricalSyncJob(models.Model):
         ordering = ["-created_at"]
         indexes = [
             models.Index(fields=["tenant", "-created_at"], name="job_newest"),
-            models.Index(fields=["connection", "-created_at"], name="job_of_connection"),
+            # The tenant is there for the policies: jobs are counted without being read.
+            models.Index(fields=["connection", "-created_at"], include=["tenant"], name="job_of_connection"),
             models.Index(fields=["status"], condition=Q(status__in=states.ACTIVE), name="job_active"),
             models.Index(
                 fields=["completed_at"],

@@ -217,6 +217,26 @@ def test_of_partitions_that_are_not_imported_any_more_nothing_is_missing(cast: S
         assert (one.missing, one.failed, bool(one.covered), bool(two.missing)) == ((), (), True, True)
 
 
+def test_what_imports_brought_is_known_without_reading_them(cast: SimpleNamespace) -> None:
+    days = [timezone.now() - timedelta(days=day) for day in range(5)]
+
+    def ended(connection: Connection, day: int, status: str, records: int) -> None:
+        job = make_job(connection, status=status, records_processed=records, completed_at=days[day])
+        HistoricalSyncJob.objects.filter(id=job.id).update(created_at=days[day])
+
+    with tenant_scope(cast.acme.id):
+        busy, new, other = (make_connection(cast.acme) for _ in range(3))
+        for day, status in enumerate(("failed", "completed", "cancelled", "completed"), 1):
+            ended(busy, day, status, 10**day)
+        make_job(busy, status="paused", pause_reason="user", records_processed=1)
+        Connection.objects.filter(id=busy.id).update(last_success_at=days[2])
+        ended(other, 3, "completed", 7)
+        ours = [busy, new, other]
+        assert coverage.brought(ours) == {busy.id: (11_111, days[2]), new.id: (0, None), other.id: (7, days[3])}
+        DataRemoval.objects.create(tenant=cast.acme, connection=busy, completed_at=days[3])
+        assert coverage.brought(ours) == {busy.id: (1111, days[2]), new.id: (0, None), other.id: (7, days[3])}
+
+
 def test_what_was_removed_is_neither_here_nor_missing(cast: SimpleNamespace, signed_in: Any) -> None:
     """Who deleted a tool's data and connected it again for less does not get all of it back by a repair."""
     with tenant_scope(cast.acme.id):
