@@ -14,6 +14,7 @@ import orjson
 from django.conf import settings
 from django.core.mail import EmailMessage
 from django.db import transaction
+from django.db.models import Exists, OuterRef
 from django.urls import reverse
 
 from atom.tenancy import across_tenants
@@ -23,6 +24,7 @@ from historical_sync.models import HistoricalSyncJob
 from historical_sync.serializers import job_json
 
 KEPT = timedelta(days=30)  # notices, and with them the log of deliveries
+REMINDED = timedelta(hours=20)  # of a schedule that goes on failing, and no earlier: a daily one each day
 
 
 def spread(tenant_id: UUID | str, now: datetime) -> None:
@@ -46,11 +48,34 @@ def spread(tenant_id: UUID | str, now: datetime) -> None:
                 "created_at": now,
             }
             made += [Delivery(endpoint=one, **common) for one in endpoints if notice.event in one.events]
-            made += [
-                Delivery(membership_id=one.membership_id, **common) for one in members if getattr(one, notice.event)
-            ]
+            if not _goes_on(notice):
+                made += [
+                    Delivery(membership_id=one.membership_id, **common) for one in members if getattr(one, notice.event)
+                ]
         Delivery.objects.bulk_create(made, ignore_conflicts=True)
         Notice.objects.filter(tenant_id=tenant_id, id__in=[notice.id for notice in new]).update(spread_at=now)
+
+
+def _goes_on(notice: Notice) -> bool:
+    """Whether members know it by an e-mail: a schedule's runs fail, have failed before for the same reason, and none has completed."""
+    now = notice.snapshot
+    if notice.event != "failed" or now["trigger"] != "schedule":
+        return False
+    since = notice.at - REMINDED
+    earlier = (
+        Notice.objects.filter(tenant_id=notice.tenant_id, job__connection_id=now["connection_id"])
+        .filter(at__gt=since, at__lt=notice.at, job__created_at__gt=since)
+        .annotate(mailed=Exists(Delivery.objects.filter(notice=OuterRef("pk"), membership__isnull=False)))
+        .order_by("-at")
+    )
+    for one in earlier:
+        if (one.event, one.snapshot["last_error_code"]) != ("failed", now["last_error_code"]):
+            return False
+        if one.job_id == notice.job_id:
+            return False  # somebody had it go on, and waits
+        if one.mailed:
+            return True
+    return False
 
 
 def job_of(notice: Notice) -> HistoricalSyncJob:

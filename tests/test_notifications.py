@@ -528,6 +528,37 @@ def test_members_get_the_e_mails_that_they_chose(hooked: SimpleNamespace, signed
     assert sent.message()["Message-ID"].endswith("@atom.invalid>")
 
 
+def test_a_schedule_that_goes_on_failing_is_mailed_once_a_day(hooked: SimpleNamespace, signed_in: Any) -> None:
+    signed_in(hooked.cast.alice).post("/settings/notifications", {"failed": "on"})
+    connection, began = hooked.job.connection, timezone.now() - timedelta(days=2)
+    hour = iter(range(100))
+
+    def run(status: str = "failed", code: str = "provider_error", trigger: str = "schedule") -> int:
+        """An hour later; the e-mails that it sends."""
+        at, before = began + timedelta(hours=next(hour)), len(mail.outbox)
+        with tenant_scope(hooked.tenant.id):
+            job = make_job(connection, trigger=trigger)
+            HistoricalSyncJob.objects.filter(id=job.id).update(created_at=at)
+        end(job, status, last_error_code=code if status == "failed" else "")
+        with tenant_scope(hooked.tenant.id):
+            Notice.objects.filter(job=job).update(at=at)
+        tell(hooked.tenant)
+        return len(mail.outbox) - before
+
+    end(hooked.job, "cancelled")
+    assert [run() for _ in range(22)] == [1, *[0] * 19, 1, 0]
+    assert run(code="provider_access_denied") == 1, "another reason"
+    assert run(code="provider_access_denied", trigger="manual") == 1, "somebody waits for it"
+    with tenant_scope(hooked.tenant.id):
+        latest = HistoricalSyncJob.objects.filter(trigger="schedule").latest("created_at")
+    end(latest, "running", completed_at=None)
+    end(latest, "failed")
+    tell(hooked.tenant)
+    assert len(mail.outbox) == 5, "somebody had it go on, and waits for it, too"
+    assert [run("completed"), run(code="provider_access_denied"), run(code="provider_access_denied")] == [0, 1, 0]
+    assert len([one for one in deliveries(hooked.tenant) if one.endpoint]) == 28, "programs are told of each"
+
+
 def test_nobody_gets_e_mail_that_they_did_not_ask_for_or_after_they_left(hooked: SimpleNamespace) -> None:
     end(hooked.job, "failed")
     tell(hooked.tenant)

@@ -29,7 +29,11 @@ CONFIRMED = (
 )  # fmt: skip
 CHOICES = (
     ("completed", "An import completed", "With how much came in."),
-    ("failed", "An import failed", "With what is missing and why."),
+    (
+        "failed",
+        "An import failed",
+        "With what is missing and why. Once a day while a schedule goes on failing for the same reason.",
+    ),
     ("paused", "An import paused", "By a person, by lost access, or by your plan's limit."),
 )
 
