@@ -12,7 +12,8 @@ import logging
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from typing import Any
 
 import psycopg
 from django.conf import settings
@@ -128,10 +129,7 @@ async def _run(
                     if not loop.done():
                         loop.cancel()  # Procrastinate then waits for what runs
                 _, late = await asyncio.wait(loops, timeout=settings.SHUTDOWN_SECONDS + LAST_SECONDS)
-                while late:
-                    for loop in late:
-                        loop.cancel()  # once for each of the waits that Procrastinate has one after the other
-                    _, late = await asyncio.wait(late, timeout=RECONNECT_SECONDS)
+                await _end(late)
                 await told
                 for loop in loops:
                     error = None if loop.cancelled() else loop.exception()
@@ -142,9 +140,7 @@ async def _run(
                 if not stopper.done() and not stop.is_set():
                     raise psycopg.OperationalError("the queue's loop ended")
             finally:
-                for task in [*beside, stopper]:
-                    task.cancel()
-                await asyncio.gather(*beside, stopper, return_exceptions=True)
+                await _end([*beside, stopper])
                 with contextlib.suppress(*AWAY, TimeoutError):
                     async with asyncio.timeout(LAST_SECONDS):
                         await engine.runs.bring_back_budgets()
@@ -175,6 +171,17 @@ async def _until_told(stop: asyncio.Event) -> AsyncIterator[None]:
             yield
         finally:
             stopper.cancel()
+
+
+async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancels them until they have ended, as once is not always enough: Procrastinate has several waits one after the other, and who is
+    told so while its connection breaks hears of the break alone."""
+    late = set(tasks)
+    while late:
+        for task in late:
+            task.cancel()
+        _, late = await asyncio.wait(late, timeout=RECONNECT_SECONDS)
+    await asyncio.gather(*tasks, return_exceptions=True)  # what was raised has been heard of
 
 
 async def _take(worker_app: App, concurrency: int, queues: list[str], name: str, poll: float) -> None:

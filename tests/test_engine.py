@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
 
+import psycopg
 import pytest
 from django.db import OperationalError
 from django.utils import timezone
@@ -155,6 +156,31 @@ def test_who_waits_for_a_job_outlasts_a_database_that_is_away() -> None:
 
     asyncio.run(worker._until(asyncio.Event(), once))
     assert answers == []
+
+
+def test_a_worker_ends_what_it_does_beside_the_work_though_a_connection_breaks_as_it_is_told(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """psycopg then raises what happened to the connection, and the task's cancel is never heard of again."""
+    waits = threading.Event()
+
+    async def index_names(engine: Engine) -> None:
+        waits.set()
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            if not broken:
+                broken.append(True)
+                raise psycopg.OperationalError("the server closed the connection") from None
+            raise
+
+    broken: list[bool] = []
+    monkeypatch.setattr(worker, "index_names", index_names)
+    monkeypatch.setattr(worker, "INDEX_SECONDS", 0.05)
+    running = Worker()
+    assert waits.wait(20)
+    running.stop()
+    assert running.error is None
 
 
 def test_an_entry_that_comes_while_a_worker_looks_waits_for_no_poll(
