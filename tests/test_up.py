@@ -264,7 +264,7 @@ def test_a_terminal_that_is_closed_leaves_no_server_behind(tmp_path: Path, servi
             wait_for(server.exists, 60)
         running.signal(signal.SIGHUP)
         assert running.ends() == (0 if serving else 128 + signal.SIGHUP), running.output
-        wait_for(lambda: not server.exists())
+        wait_for(lambda: not server.exists(), 60)  # it writes all it has first
     finally:
         running.stop()
 
