@@ -58,18 +58,18 @@ def spread(tenant_id: UUID | str, now: datetime) -> None:
 
 def _goes_on(notice: Notice) -> bool:
     """Whether members know it by an e-mail: a schedule's runs fail, have failed before for the same reason, and none has completed."""
-    now = notice.snapshot
-    if notice.event != "failed" or now["trigger"] != "schedule":
+    failed = notice.snapshot
+    if notice.event != "failed" or failed["trigger"] != "schedule":
         return False
     since = notice.at - REMINDED
     earlier = (
-        Notice.objects.filter(tenant_id=notice.tenant_id, job__connection_id=now["connection_id"])
+        Notice.objects.filter(tenant_id=notice.tenant_id, job__connection_id=failed["connection_id"])
         .filter(at__gt=since, at__lt=notice.at, job__created_at__gt=since)
         .annotate(mailed=Exists(Delivery.objects.filter(notice=OuterRef("pk"), membership__isnull=False)))
         .order_by("-at")
     )
     for one in earlier:
-        if (one.event, one.snapshot["last_error_code"]) != ("failed", now["last_error_code"]):
+        if (one.event, one.snapshot["last_error_code"]) != ("failed", failed["last_error_code"]):
             return False
         if one.job_id == notice.job_id:
             return False  # somebody had it go on, and waits
