@@ -164,6 +164,13 @@ def asked(connection: Connection) -> dict[str, tuple[datetime, datetime]]:
     return _hulls([connection]).get(connection.id, {})
 
 
+def empty_so_far(connection: Connection) -> set[str]:
+    """Streams that were asked for when the provider had nothing to list them by: no part tells of them, and none is missing."""
+    names = {stream.name for stream in connection.provider.streams if stream.partitioned} & asked(connection).keys()
+    parts = SyncChunk.objects.filter(tenant_id=connection.tenant_id, job__connection=connection, stream__in=names)
+    return names - set(parts.exclude(status=states.CHUNK_SPLIT).values_list("stream", flat=True).distinct())
+
+
 def brought(connections: Sequence[Connection]) -> dict[UUID, tuple[int, datetime | None]]:
     """connection -> records that its imports brought, and when the last that completed did; of one tenant.
 

@@ -9,14 +9,14 @@ from datetime import datetime, timedelta
 from channels.db import database_sync_to_async
 
 from historical_sync import coverage, planning
-from historical_sync.coverage import Spans
+from historical_sync.coverage import BEGINNING, Spans
 from historical_sync.models import HistoricalSyncJob
 from integrations import gateway
 from integrations.errors import AccessDenied, ReauthRequired
 from integrations.http import Api
 from integrations.providers.base import WHOLE, Clock, Estimate, Partition, Stream, Window, WindowKind
 
-# How far an incremental sync looks back where a row's window is not on its last change.
+# How far before its beginning an incremental sync reads once more where a row's window is not on its last change.
 READ_AGAIN = {Clock.UPDATED: timedelta(0), Clock.CREATED: timedelta(days=1), Clock.EVENT: timedelta(days=14)}
 COUNTS_AT_MOST = 60  # count probes of one plan
 COUNTS_AT_ONCE = 8
@@ -38,8 +38,9 @@ async def gather_targets(api: Api, job: HistoricalSyncJob) -> list[planning.Targ
         except AccessDenied:
             partitions = (WHOLE,)
     covered, asked, left = await _covered(job), await _asked(job), await _left_over(job)
+    oldest = _oldest(job)
     targets = [
-        planning.Target(stream, partition, missing(job, stream, partition, covered, asked, left))
+        planning.Target(stream, partition, missing(job, stream, partition, covered, asked, left, oldest))
         for stream in streams
         for partition in (partitions if stream.partitioned else (WHOLE,))
     ]
@@ -51,7 +52,8 @@ async def listed_targets(api: Api, job: HistoricalSyncJob, stream: Stream, windo
     assert job.connection.provider.partitions is not None
     partitions = await gateway.partitions_of(job.connection, api)
     covered, asked, left = await _covered(job), await _asked(job), await _left_over(job)
-    wanted = [(partition, missing(job, stream, partition, covered, asked, left)) for partition in partitions]
+    oldest = _oldest(job)
+    wanted = [(partition, missing(job, stream, partition, covered, asked, left, oldest)) for partition in partitions]
     return await count_targets(
         api, [planning.Target(stream, partition, coverage.inside(parts, window)) for partition, parts in wanted]
     )
@@ -64,6 +66,7 @@ def missing(
     covered: Mapping[tuple[str, str], Spans],
     asked: Mapping[str, tuple[datetime, datetime]],
     left: Mapping[tuple[str, str], Spans],
+    oldest: datetime = BEGINNING,
 ) -> tuple[Window, ...]:
     """What the job has to read of the stream in the partition, which depends on its kind.
 
@@ -71,7 +74,8 @@ def missing(
     this very one ended, be that before the job's own beginning (it failed last time) or after it (another did), and rows whose
     later changes their window does not tell once more, as far as they are here at all; what appeared since the first import, as
     far back as that went, and what counts as imported no longer, as far as it was asked for; and what earlier ones were to bring
-    and did not, though they brought what is newer (`left`). Any other hole further back is a repair's. What has no time, whole.
+    and did not, though they brought what is newer (`left`). All that from `oldest` on, which is as far as the plan goes. Any other
+    hole further back is a repair's. What has no time, whole.
     """
     spans = covered.get((stream.name, partition.key), ())
     since, until = job.start_date, job.end_date
@@ -80,14 +84,20 @@ def missing(
         since, until = max(since, low), min(until, high)
     elif job.kind == "incremental" and stream.window is not WindowKind.SNAPSHOT:
         if spans:
-            since = max(spans[0][0], min(spans[-1][1], until - READ_AGAIN[stream.clock]))
+            since = max(spans[0][0], min(spans[-1][1], until) - READ_AGAIN[stream.clock])
         else:
             since = _earliest(stream, covered) or asked.get(stream.name, (since, until))[0]
-        here = Window(spans[0][0] if spans else since, since)
+        since = max(since, oldest)
+        here = Window(max(spans[0][0], oldest) if spans else since, since)
         again = left.get((stream.name, partition.key), ())
         before = [part for span in again for part in planning.subtract(Window(*span), spans)]
         return (*coverage.inside(before, here), *planning.subtract(Window(since, until), ()))
     return planning.subtract(Window(since, until), spans) if since < until else ()
+
+
+def _oldest(job: HistoricalSyncJob) -> datetime:
+    history = job.tenant.limits.history
+    return BEGINNING if history is None else job.end_date - history
 
 
 def _earliest(stream: Stream, covered: Mapping[tuple[str, str], Spans]) -> datetime | None:

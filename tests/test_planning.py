@@ -132,6 +132,7 @@ def read(
     *covered: tuple[float, float],
     elsewhere: tuple[float, float] | None = None,
     left: Sequence[tuple[float, float]] = (),
+    oldest: float = -1000,
 ) -> list[tuple[float, float]]:
     """What a job of [day 10, day 100) reads of the stream where `covered` is here already; `elsewhere`: in another partition.
 
@@ -146,7 +147,7 @@ def read(
     day = timedelta(days=1)
     return [
         ((w.since - START) / day, (w.until - START) / day)
-        for w in missing(job, stream, Partition("here"), ledger, {}, again)
+        for w in missing(job, stream, Partition("here"), ledger, {}, again, window(oldest, 100).since)
     ]
 
 
@@ -165,11 +166,18 @@ def test_what_an_earlier_one_was_to_bring_and_did_not_is_read_now() -> None:
 
 
 def test_what_is_read_once_more_is_never_more_than_is_here() -> None:
-    """Commits are told long after they were made: two weeks of them are read again."""
-    assert read(COMMITS, (0, 99)) == [(86, 100)]
+    """Commits are told long after they were made: two weeks of them are read again, however long ago the last sync was."""
+    assert read(COMMITS, (0, 99)) == [(85, 100)]
     assert read(COMMITS, (95, 99)) == [(95, 100)], "nobody asked for what is before day 95"
-    assert read(COMMITS, (0, 5), (95, 99)) == [(86, 100)], "and not for all since day 5"
-    assert read(COMMITS, (0, 40)) == [(40, 100)]
+    assert read(COMMITS, (0, 5), (95, 99)) == [(85, 100)], "and not for all since day 5"
+    assert read(COMMITS, (0, 40)) == [(26, 100)]
+
+
+def test_nothing_older_than_the_plan_goes_is_read() -> None:
+    assert read(ISSUES, (0, 20), oldest=60) == [(60, 100)]
+    assert read(ISSUES, (0, 90), left=[(30, 70)], oldest=60) == [(90, 100)], "what is here"
+    assert read(ISSUES, (0, 10), (80, 90), left=[(5, 75)], oldest=60) == [(60, 75), (90, 100)]
+    assert read(ISSUES, elsewhere=(3, 90), oldest=60) == [(60, 100)]
 
 
 def test_what_appeared_since_is_read_as_far_back_as_the_rest_of_its_stream_went() -> None:

@@ -9,6 +9,7 @@ import pytest
 from psycopg.types.range import Range
 
 from atom.errors import Refused
+from atom.models import Tenant
 from historical_sync import actions, coverage
 from historical_sync.models import Coverage, QuarantinedRecord, SyncChunk, SyncRecord
 from integrations.providers.base import Window
@@ -204,6 +205,33 @@ def test_a_partition_that_appears_is_read_as_far_back_as_the_others(
     toy.server.world["shed"] = [toys.row(6000 + i, START + timedelta(days=5 * i)) for i in range(10)]
     toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
     assert {f"n{6000 + i}" for i in range(10)} <= ids(toy)
+
+
+@pytest.mark.parametrize("listed_late", [False, True])
+def test_a_stream_that_had_nothing_to_be_listed_by_at_first_comes_in_once_there_is(
+    toy: ToyStage, worker: Worker, monkeypatch: pytest.MonkeyPatch, listed_late: bool
+) -> None:
+    """A bot that is connected before it is invited to a channel, an organisation without a repository."""
+    boxes = toys.BOXES
+    monkeypatch.setattr(toys, "BOXES", ())
+    if listed_late:
+        toy.server.inject(toys.says(403, {"error": "scope"}), every=1, times=1, path="/boxes")
+    toy.done(toy.job(end=datetime.now(UTC)))
+    toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
+    monkeypatch.setattr(toys, "BOXES", boxes)
+    toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
+    assert {row["id"] for box in boxes for row in toy.server.world[box]} <= ids(toy)
+    assert not any(part.missing for part in held(toy).values())
+
+
+def test_an_incremental_sync_reads_no_further_back_than_the_plan(toy: ToyStage, worker: Worker) -> None:
+    now = datetime.now(UTC)
+    toy.server.world["events"] = [toys.row(8000 + days, now - timedelta(days=days)) for days in (250, 150, 50)]
+    toy.done(toy.job(streams=["events"], start=now - timedelta(days=300), end=now - timedelta(days=200)))
+    toy.within(lambda: Tenant.objects.filter(id=toy.tenant.id).update(plan="free"))
+    job = toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
+    assert min(chunk.since for chunk in toy.chunks(job)) >= job.start_date
+    assert ids(toy) == {"n8250", "n8050"}
 
 
 def test_a_stream_that_ended_long_ago_takes_no_other_back_with_it(toy: ToyStage, worker: Worker) -> None:
