@@ -19,15 +19,17 @@ from channels.db import database_sync_to_async
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from atom.plans import PLANS
 from historical_sync import tasks
 from historical_sync.budget import ConnectionBudget, bring_back
 from historical_sync.claims import Room
-from historical_sync.database import Pool
+from historical_sync.database import Pool, tenant_transaction
 from historical_sync.models import HistoricalSyncJob
 from integrations import gateway
 from integrations.http import Api
 
 KEPT_SECONDS = 20.0  # that a job stays open for its next entry
+PLAN_SECONDS = 60.0  # after which an open job's plan is looked at again: it may have been changed
 # Does what follows when the way to a job's provider can't be opened. True: it can by now.
 Barred = Callable[[HistoricalSyncJob, Exception], Awaitable[bool]]
 
@@ -48,6 +50,7 @@ class JobRun:
     asking: dict[str, tuple[str, datetime]] = field(default_factory=dict)
     users: int = 0
     used_at: float = 0.0  # on the monotonic clock, when its last user left
+    plan_read_at: float = field(default_factory=time.monotonic)
 
     @contextlib.contextmanager
     def asks(self, who: str, words: str) -> Iterator[None]:
@@ -79,6 +82,8 @@ class JobRuns:
             if run is not None:
                 run.users += 1
         try:
+            if run is not None:
+                await self._keep_to_the_plan(run)
             yield run
         finally:
             if run is not None:
@@ -104,6 +109,16 @@ class JobRuns:
             return None
         run = self.current[job_id] = JobRun(job, api, budget, tasks.room(job.tenant.limits, provider))
         return run
+
+    async def _keep_to_the_plan(self, run: JobRun) -> None:
+        if time.monotonic() - run.plan_read_at < PLAN_SECONDS:
+            return
+        run.plan_read_at = time.monotonic()
+        async with tenant_transaction(self.pool, str(run.job.tenant_id)) as cursor:
+            await cursor.execute("SELECT plan FROM atom_tenant WHERE id = %s", [run.job.tenant_id])
+            row = await cursor.fetchone()
+        if row is not None:
+            run.room = tasks.room(PLANS[row[0]], run.api.provider)
 
     def let_go(self, job_id: str) -> JobRun | None:
         """Whoever comes next opens the job anew. The run, if there was one."""

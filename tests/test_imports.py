@@ -13,12 +13,13 @@ from atom.access import system_actor
 from atom.models import Tenant
 from atom.plans import PLANS
 from atom.tenancy import tenant_scope
+from historical_sync import runs
 from historical_sync.actions import start_sync
 from historical_sync.allowance import records_this_month
 from historical_sync.arrivals import RECORDS_A_COMMIT
 from historical_sync.models import QuarantinedRecord, SyncRecord
 from integrations.providers import PROVIDERS
-from tests.conftest import connected, until
+from tests.conftest import connected, job_now, until, wait_for
 from tests.graphs import had
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -62,6 +63,24 @@ def test_imports_at_once_bring_no_more_than_the_plans_records_of_a_month(
     assert 900 <= brought <= 900 + len(jobs) * RECORDS_A_COMMIT
     with tenant_scope(live_cast.acme.id):
         assert records_this_month(live_cast.acme, datetime.now(UTC)) == brought
+
+
+def test_a_plan_that_is_changed_under_way_counts_for_what_follows(
+    live_cast: Any, worker: Any, sandbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "PLAN_SECONDS", 0.0)
+    monkeypatch.setitem(PLANS, "solo", replace(PLANS["solo"], records_a_month=900))
+    Tenant.objects.filter(id=live_cast.acme.id).update(plan="solo")
+    sandbox.control(records=3000, latency_ms=100)
+    connection = connected(live_cast.acme, "github", sandbox.root)
+    with tenant_scope(live_cast.acme.id):
+        actor = system_actor(Tenant.objects.get(id=live_cast.acme.id), "test")
+        job = start_sync(actor, connection, start=datetime.now(UTC) - timedelta(days=360))
+    wait_for(lambda: job_now(job).records_processed)
+    Tenant.objects.filter(id=live_cast.acme.id).update(plan="enterprise")
+    job = until(job, "completed", "paused", "failed", seconds=60)
+    assert job.status == "completed", job.last_error_message
+    assert job.records_processed > 900
 
 
 def test_what_comes_in_counts_for_the_month_in_which_it_comes(live_cast: Any, worker: Any, sandbox: Any) -> None:
