@@ -56,10 +56,9 @@ def default_start(tenant: Tenant, until: datetime) -> datetime:
     With the day, as a date does: of two imports that were started one after the other neither asks for moments that the other left out.
     """
     start = months_back(until, DEFAULT_MONTHS)
-    history = tenant.limits.history
-    if history is not None:
-        start = max(start, until - history)
-    return start.replace(hour=0, minute=0, second=0, microsecond=0)
+    earliest = _within_depth(tenant, start, timezone.now())
+    # A range that ends before that is refused by what the plan says of its own three months.
+    return (earliest if earliest < until else start).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def months_back(moment: datetime, months: int) -> datetime:
@@ -248,7 +247,12 @@ def resume(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
                 raise Refused("invalid_state", _not_from("resumed", job))
             _check_connection(job.connection)
             if job.status == states.FAILED:
-                if job.parts_forgotten and not job.chunks.exclude(status=states.CHUNK_COMPLETED).exists():
+                _check_not_removed_since(job)
+                if (
+                    job.planned
+                    and job.parts_forgotten
+                    and not job.chunks.exclude(status=states.CHUNK_COMPLETED).exists()
+                ):
                     raise Refused(
                         "invalid_state", "This import ended long ago, and later ones went over what it lacks."
                     )
@@ -400,6 +404,16 @@ def _check_connection(connection: Connection) -> None:
 def _check_kept(connection: Connection) -> None:
     if _is_being_removed(connection):
         raise Refused("invalid_state", f"The data of {connection} is being removed. Import it again once that is done.")
+
+
+def _check_not_removed_since(job: HistoricalSyncJob) -> None:
+    """A job remembers what it brought, and would be taken for complete without it."""
+    if DataRemoval.objects.filter(
+        tenant=job.tenant_id, connection=job.connection, completed_at__gt=job.created_at
+    ).exists():
+        raise Refused(
+            "invalid_state", "What this import brought was removed with its connection's data. Start a new import."
+        )
 
 
 def _is_being_removed(connection: Connection) -> bool:

@@ -162,14 +162,14 @@ async def take_chunks(cursor: AsyncCursor[Any], job_id: str) -> None:
 async def pause(cursor: AsyncCursor[Any], job_id: str, reason: str, code: str, message: str) -> None:
     """Stops the job until a person or a reconnect resumes it, taking every chunk from its worker: their pages are refused.
 
-    The caller holds the job's row.
+    A person who has asked for a pause meanwhile has paused it: nothing but a person resumes it then. The caller holds the job's row.
     """
     await take_chunks(cursor, job_id)
     await cursor.execute(
         """
         UPDATE historical_sync_historicalsyncjob
         SET status = CASE WHEN control = 'cancel' THEN 'cancelled' ELSE 'paused' END,
-            pause_reason = CASE WHEN control = 'cancel' THEN '' ELSE %(reason)s END,
+            pause_reason = CASE control WHEN 'cancel' THEN '' WHEN 'pause' THEN 'user' ELSE %(reason)s END,
             completed_at = CASE WHEN control = 'cancel' THEN clock_timestamp() END,
             control = 'none', control_at = NULL, waiting_until = NULL, last_error_code = %(code)s, last_error_message = %(message)s,
             revision = revision + 1

@@ -22,7 +22,7 @@ from atom import plans
 from atom.models import ApiKey, Tenant
 from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import actions, allowance, states
-from historical_sync.models import HistoricalSyncJob, JobEvent
+from historical_sync.models import DataRemoval, HistoricalSyncJob, JobEvent
 from tests.conftest import wait_for
 from tests.graphs import had, make_connection, make_job
 
@@ -412,6 +412,45 @@ def test_the_plan_bounds_how_far_back_and_says_which_reaches_further(acme: Simpl
     assert "Enterprise" in words
     assert trace()[0] == 0
     assert acme.api.start("github").status_code == 202, "the default range is part of every plan"
+
+
+@pytest.mark.parametrize("days", [1, 30, 80])
+def test_a_range_without_a_beginning_that_ended_a_while_ago_is_part_of_every_plan(
+    acme: SimpleNamespace, days: int
+) -> None:
+    plan(acme.tenant, "free")
+    now = timezone.now()
+    found = acme.api.start("github", {"end_date": (now - timedelta(days=days)).isoformat()})
+    assert found.status_code == 202, found.json()
+    job = acme.api.get(f"historical-sync/jobs/{found.json()['job_id']}").json()
+    assert now - datetime.fromisoformat(job["start_date"]) < timedelta(days=93)
+
+
+def test_a_range_that_ended_before_the_plan_begins_is_refused_as_such(acme: SimpleNamespace) -> None:
+    plan(acme.tenant, "free")
+    end = (timezone.now() - timedelta(days=120)).isoformat()
+    refused(acme.api.start("github", {"end_date": end}), 403, "plan_history_depth", "start_date")
+
+
+def test_what_was_removed_since_is_not_resumed(acme: SimpleNamespace) -> None:
+    """The job would end complete without what its parts had brought."""
+    now = timezone.now()
+    with tenant_scope(acme.tenant.id):
+        job = make_job(
+            acme.connection, status="failed", planned=True, completed_at=now, created_at=now - timedelta(hours=1)
+        )
+        removal = DataRemoval.objects.create(connection=acme.connection, tenant=acme.tenant, completed_at=now)
+    words = refused(acme.api.post(f"historical-sync/jobs/{job.id}/resume"), 409, "invalid_state")
+    assert "Start a new import" in words
+    with tenant_scope(acme.tenant.id):
+        DataRemoval.objects.filter(pk=removal.pk).update(completed_at=now - timedelta(days=1))
+    assert acme.api.post(f"historical-sync/jobs/{job.id}/resume").status_code == 202
+
+
+def test_what_failed_before_it_had_parts_is_resumed_however_long_ago(acme: SimpleNamespace) -> None:
+    with tenant_scope(acme.tenant.id):
+        job = make_job(acme.connection, status="failed", completed_at=timezone.now(), parts_forgotten=True)
+    assert acme.api.post(f"historical-sync/jobs/{job.id}/resume").status_code == 202
 
 
 def test_the_plan_bounds_the_records_of_a_month(acme: SimpleNamespace) -> None:

@@ -9,16 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.db import connection as database
 from django.db import transaction
+from django.utils import timezone
 
-from historical_sync import actions
-from historical_sync.models import JobEvent, SyncRecord
+from historical_sync import actions, job_changes
+from historical_sync.database import make_pool
+from historical_sync.models import HistoricalSyncJob, JobEvent, SyncRecord
 from integrations import connect, gateway
 from integrations.errors import ReauthRequired
 from integrations.models import Connection
 from integrations.providers import PROVIDERS
-from tests.conftest import Sandbox, Worker, connected, until
+from tests.conftest import Sandbox, Worker, connected, job_now, until
 from tests.faults import toy as toys
 from tests.faults.toy import Answer, Call, Server
 from tests.faults.toy_stage import ToyStage
@@ -182,6 +185,26 @@ def test_a_revoked_grant_pauses_with_its_reason_and_a_reconnect_goes_on_exactly(
     assert job.records_processed == 370 > before
     assert job.retry_count == 0
     assert not toy.damage()
+
+
+async def test_who_paused_an_import_that_lost_its_access_meanwhile_resumes_it_alone(toy: ToyStage) -> None:
+    """The pause was asked for before the page's end, the refusal came before the worker heard of it."""
+    now = timezone.now()
+
+    @sync_to_async
+    def asked_to_pause() -> Any:
+        job = toy.job()
+        asked = {"status": "running", "started_at": now, "control": "pause", "control_at": now}
+        toy.within(lambda: HistoricalSyncJob.objects.filter(id=job.id).update(**asked))
+        return job
+
+    job = await asked_to_pause()
+    async with make_pool(1) as pool:
+        assert await job_changes.lost_access(pool, str(job.id), str(job.tenant_id), "access-0", "Access was withdrawn.")
+    now_paused = await sync_to_async(job_now)(job)
+    assert (now_paused.status, now_paused.pause_reason) == ("paused", "user")
+    await sync_to_async(reconnect)(toy, "access-new", "refresh-new")
+    assert (await sync_to_async(job_now)(job)).status == "paused"
 
 
 def test_a_straggler_of_the_old_token_does_not_undo_a_reconnect(toy: ToyStage, worker: Worker) -> None:
