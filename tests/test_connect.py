@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
@@ -698,3 +699,36 @@ def test_keys_are_rotated_and_it_may_be_interrupted(cast: Any, settings: Any) ->
     with pytest.raises(CommandError, match="no key of ATOM_ENCRYPTION_KEYS opens this value") as error:
         call_command("rotate_encryption_key", stdout=out)
     assert error.value.returncode == 1
+
+
+def test_no_provider_is_shown_a_code_of_another(alice: Client, sandbox: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    back = consent(to_provider(alice))
+    asked: list[Any] = []
+    monkeypatch.setattr("integrations.gateway._token_request", lambda *a, **k: asked.append(a))
+    assert_refused(alice.get(back.replace("/github/", "/salesforce/")))
+    assert asked == []
+
+
+def test_who_gave_a_connection_up_has_no_place_kept(cast: Any, signed_in: Any, sandbox: Any) -> None:
+    charlie = signed_in(cast.charlie)
+    connect(charlie)
+    connect(charlie, account=1)
+    first = stored()[0]
+    assert charlie.post(f"/connections/{first.id}/disconnect").status_code < 400
+    connect(charlie, "salesforce")
+    assert connect(charlie).status_code == 403
+    assert [row.status for row in stored()].count("connected") == 2
+
+
+def test_a_new_grant_waits_for_no_old_limit(alice: Client, cast: Any, sandbox: Any) -> None:
+    connect(alice)
+    with tenant_scope(cast.acme.id):
+        Connection.objects.update(blocked_until=timezone.now() + timedelta(hours=5), status="reauth_required")
+    connect(alice)
+    assert stored()[0].blocked_until is None
+
+
+def test_a_session_remembers_the_last_trips_only(alice: Client, sandbox: Any) -> None:
+    for _ in range(8):
+        to_provider(alice)
+    assert len(alice.session["oauth_trips"]) == 5

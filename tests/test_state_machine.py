@@ -622,3 +622,31 @@ def test_whatever_happens_jobs_stay_in_order(running: SimpleNamespace) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+@pytest.mark.parametrize("how", ["release", "fail", "retry_later", "restart_window", "split", "prolong"])
+def test_who_lost_the_lease_changes_nothing(running: SimpleNamespace, how: str) -> None:
+    with tenant_scope(running.tenant.id):
+        job = a_job(running.tenant, "running")
+        lost = running.do(claims.claim(running.pool, str(job.id), str(job.tenant_id), ROOM)).lease
+        SyncChunk.objects.filter(id=lost.chunk_id).update(status="pending", lease=None, lease_until=None)
+        held = running.do(claims.claim(running.pool, str(job.id), str(job.tenant_id), ROOM)).lease
+        assert (held.chunk_id, held.token != lost.token) == (lost.chunk_id, True)
+        before = SyncChunk.objects.values().get(id=held.chunk_id)
+        soon = timezone.now() + timedelta(seconds=5)
+        late = {
+            "release": lambda: claims.release(running.pool, lost),
+            "fail": lambda: claims.fail(running.pool, lost, "code", "words"),
+            "retry_later": lambda: claims.retry_later(running.pool, lost, "code", "words", soon),
+            "restart_window": lambda: claims.restart_window(running.pool, lost, "code", "words", soon),
+            "split": lambda: claims.split(running.pool, lost, before["since"] + timedelta(hours=12)),
+            "prolong": lambda: claims.prolong(running.pool, [lost]),
+        }[how]
+        result = running.do(late())
+        assert SyncChunk.objects.values().get(id=held.chunk_id) == before
+        assert how != "prolong" or result == set()
+
+
+def test_a_job_has_a_place_however_many_share_them() -> None:
+    assert [claims.Room(job=4, tenant=8).share(jobs) for jobs in (0, 1, 2, 3)] == [4, 4, 4, 2]
+    assert claims.Room(job=4, tenant=2).share(3) == 1

@@ -322,3 +322,21 @@ def test_a_vendors_own_refusal_is_said_in_its_stream_only(
         streams = set(SyncRecord.objects.values_list("stream", flat=True))
     assert streams >= {"issues", "commits", "repositories"}
     assert "pull_requests" not in streams
+
+
+def test_a_token_that_is_refreshed_while_somebody_connects_anew_is_not_kept(toy: ToyStage, monkeypatch: Any) -> None:
+    from atom.tenancy import tenant_scope
+
+    real = gateway._token_request
+
+    def connected_anew(*args: Any, **kwargs: Any) -> Any:
+        token = real(*args, **kwargs)
+        row = Connection.objects.get(id=toy.connection.id)
+        row.set_credentials("anew", "refresh-anew")
+        row.save()
+        return token
+
+    monkeypatch.setattr(gateway, "_token_request", connected_anew)
+    with tenant_scope(toy.tenant.id):
+        assert gateway.refresh_token(Connection.objects.get(id=toy.connection.id), "access-0") == "anew"
+        assert Connection.objects.get(id=toy.connection.id).credentials["refresh_token"] == "refresh-anew"
