@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import threading
 from datetime import timedelta
@@ -256,6 +257,32 @@ def test_sync_history_ends_with_1_when_the_job_failed(
     code, job = ended(connected(live_cast.acme, "github", sandbox.root).id, "--wait")
     assert (code, job["status"]) == (1, "failed")
     assert job["last_error"]["code"] == "provider_unavailable"
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_sync_history_shows_all_there_is_to_know_however_narrow(
+    live_cast: Any, sandbox: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(retrying, "back_off", lambda attempts, jitter: timedelta(milliseconds=10))
+    row = connected(live_cast.acme, "github", sandbox.root)
+    with pytest.raises(SystemExit):
+        call_command("sync_history", str(row.id), "--inline")
+    said = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    assert ("━" * 40 in said) == terminal
+    assert "100 %" in said
+    assert re.search(r"\d records · \d[\d,]* entities · \d[\d,]* relationships", said)
+    sandbox.control(error_every=1)
+    with pytest.raises(SystemExit):
+        call_command("sync_history", str(row.id), "--inline", "--full")
+    said = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    with tenant_scope(row.tenant_id):
+        job = HistoricalSyncJob.objects.get(status="failed")
+    assert " ".join(job.last_error_message.split()) in " ".join(said.split())
 
 
 @pytest.mark.django_db(transaction=True)

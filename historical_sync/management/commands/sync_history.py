@@ -16,8 +16,10 @@ from uuid import UUID
 
 from channels.db import database_sync_to_async
 from django.core.management.base import BaseCommand, CommandError
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 from atom.access import system_actor
 from atom.errors import Refused
@@ -32,6 +34,7 @@ from integrations.models import Connection
 
 EXIT_CODES = {states.COMPLETED: 0, states.FAILED: 1, states.PAUSED: 3, states.CANCELLED: 4}
 LOOK_EVERY = 0.3  # seconds
+LINE_EVERY = 5.0  # seconds, where there is no terminal
 LET_GO_SECONDS = 15.0  # that workers have for letting go of a job that was cancelled
 LISTED = 30  # connections named where an id is none
 NOBODY = "No worker is running: the import waits for one. Start it with manage.py sync_worker, or use --inline."
@@ -111,7 +114,7 @@ class Command(BaseCommand):
                                 told = True
                                 print(NOBODY, file=sys.stderr, flush=True)
                             time.sleep(LOOK_EVERY)
-                    if pressed():
+                    if pressed() and job.status in states.WORKABLE:
                         raise KeyboardInterrupt
             except KeyboardInterrupt:
                 display.stop()
@@ -193,31 +196,30 @@ def _moment(value: str | None, option: str, *, whole_day: bool = False) -> datet
 
 
 class _Display:
-    """The progress bar, on standard error; nothing when `quiet`, lines instead of a bar where there is no terminal."""
+    """How far the job is, on standard error; nothing when `quiet`, lines instead of a bar where there is no terminal."""
 
     def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
-        self.progress = Progress(
-            TextColumn("{task.description}"),
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.bar = Progress(
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[numbers]}"),
-            console=Console(stderr=True),
-            transient=False,
+            TextColumn("{task.fields[left]}"),
+            console=self.console,
         )
-        self.task = self.progress.add_task("Waiting", total=100, numbers="")
+        self.task = self.bar.add_task("", total=100, left="")
+        self.live = Live(console=self.console, auto_refresh=False)
+        self.said, self.next_at = "", 0.0
 
     def __enter__(self) -> _Display:
-        if not self.quiet:
-            self.progress.start()
+        if self.console.is_terminal:
+            self.live.start()
         return self
 
     def __exit__(self, *args: object) -> None:
         self.stop()
 
     def stop(self) -> None:
-        if not self.quiet:
-            self.progress.stop()
+        self.live.stop()
 
     def show(self, job: HistoricalSyncJob) -> None:
         seen = describe(job)
@@ -226,8 +228,16 @@ class _Display:
             numbers += f" · {job.records_skipped:,} unchanged"
         if seen.records_per_second:
             numbers += f" · {seen.records_per_second:,.0f}/s"
-        if seen.seconds_remaining is not None:
-            numbers += f" · {seen.seconds_remaining:,.0f} s left"
-        self.progress.update(self.task, completed=seen.percentage, description=seen.phase, numbers=numbers)
+        left = "" if seen.seconds_remaining is None else f"{seen.seconds_remaining:,.0f} s left"
+        phase = seen.phase
         if job.last_error_message and job.status in (states.FAILED, states.PAUSED):
-            self.progress.update(self.task, description=f"{seen.phase}: {job.last_error_message}")
+            phase += f": {job.last_error_message}"
+        if self.console.is_terminal:
+            self.bar.update(self.task, completed=seen.percentage, left=left)
+            self.live.update(Group(Text(phase), self.bar, Text(numbers)), refresh=True)
+            return
+        line = " · ".join(filter(None, (f"{seen.percentage:.0f} %", phase, numbers, left)))
+        ended = job.status not in states.WORKABLE
+        if line != self.said and (ended or time.monotonic() >= self.next_at):
+            self.said, self.next_at = line, time.monotonic() + LINE_EVERY
+            self.console.print(Text(line), soft_wrap=True)
