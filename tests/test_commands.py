@@ -361,6 +361,23 @@ def test_sync_worker_refuses_a_concurrency_that_is_none(concurrency: str) -> Non
     assert "--concurrency must be from 1 to 1000" in refused("sync_worker", "--concurrency", concurrency)
 
 
+@pytest.mark.parametrize("queues", ["", " , ", "foo", "history,foo"])
+def test_sync_worker_refuses_queues_that_are_none(queues: str) -> None:
+    assert "--queues takes some of starts, history, upkeep" in refused("sync_worker", "--queues", queues)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--fact", "bla"), "--fact takes NAME=VALUE, not 'bla'."),
+        (("--base-url", "ftp:/foo"), "--base-url: The address must begin with https:// or http:// and name a host."),
+        (("--base-url", "nonsense"), "--base-url: The address must begin with https:// or http:// and name a host."),
+    ],
+)
+def test_provider_check_refuses_what_it_cannot_ask(given: tuple[str, str], said: str) -> None:
+    assert refused("provider_check", "github", "--token", "t", *given) == said
+
+
 def test_provider_check_reports_what_each_stream_holds(sandbox: Any) -> None:
     said = run("provider_check", "github", "--token", sandbox_token(), "--base-url", f"{sandbox.root}/github")
     for stream in ("repositories", "issues", "pull_requests", "comments", "review_comments", "commits"):

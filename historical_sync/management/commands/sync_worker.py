@@ -30,6 +30,10 @@ class Command(BaseCommand):
         if not 1 <= options["concurrency"] <= 1000:
             raise CommandError("--concurrency must be from 1 to 1000", returncode=2)
         queues = [name.strip() for name in options["queues"].split(",") if name.strip()]
+        if not queues or not set(queues) <= set(QUEUES):
+            raise CommandError(
+                f"--queues takes some of {', '.join(QUEUES)}, comma-separated, not {options['queues']!r}.", returncode=2
+            )
         asyncio.run(self._run(options["concurrency"], queues))
 
     async def _run(self, concurrency: int, queues: list[str]) -> None:

@@ -59,7 +59,7 @@ class Command(BaseCommand):
                     base_url=options["base_url"],
                     label=options["label"],
                     private_host_allowed=True,
-                    facts=_facts(options["fact"]),
+                    facts=facts_of(options["fact"]),
                     only=options["only"].split(",") if options["only"] is not None else None,
                 )
             except Refused as error:
@@ -94,7 +94,8 @@ class Command(BaseCommand):
         raise CommandError("Give the token with --token, --token-file or - (standard input).", returncode=2)
 
 
-def _facts(given: list[str]) -> dict[str, str]:
+def facts_of(given: list[str]) -> dict[str, str]:
+    """What --fact was given, each NAME=VALUE."""
     facts = {}
     for pair in given:
         name, sign, value = pair.partition("=")

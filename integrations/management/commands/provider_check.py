@@ -19,9 +19,10 @@ from atom.errors import InvalidInput
 from integrations import gateway
 from integrations.checking import MOST_REASONS, StreamReport, check_stream
 from integrations.connect import checked_answers
-from integrations.errors import ProviderError
+from integrations.errors import Misconfigured, ProviderError
 from integrations.health import missing_scopes
-from integrations.http import Api, make_client
+from integrations.http import Api, check_address, make_client
+from integrations.management.commands.connect import facts_of
 from integrations.providers import PROVIDERS
 from integrations.providers.base import WHOLE, Partition, Provider, Stream, Window
 
@@ -58,12 +59,16 @@ class Command(BaseCommand):
         token = options["token"] or os.environ.get("ATOM_CHECK_TOKEN", "")
         if not token:
             raise CommandError("Give a token with --token or ATOM_CHECK_TOKEN.", returncode=2)
-        facts = dict(pair.partition("=")[::2] for pair in options["fact"])
+        facts: Mapping[str, str] = facts_of(options["fact"])
         try:
             root = options["base_url"].rstrip("/")
-            if not root:
+            if root:
+                check_address(root)
+            else:
                 facts = checked_answers(provider, facts)
                 root = provider.api_root(provider.api_url, facts)
+        except Misconfigured as error:
+            raise CommandError(f"--base-url: {error}", returncode=2) from None
         except InvalidInput as error:
             raise CommandError(f"{error.attr}: {error.detail} (--fact {error.attr}=...)", returncode=2) from None
         if not 1 <= options["days"] <= MOST_DAYS:
