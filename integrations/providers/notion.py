@@ -54,7 +54,8 @@ PAGE = 100
 PAGES_A_FETCH = 10  # whose comments one fetch asks for, each with a request of its own
 LISTS_A_FETCH = 10  # of blocks that one fetch asks for
 DEEPEST = 30  # levels of blocks within blocks
-_PAGES_THEMSELVES = ("child_page", "child_database")  # blocks that stand for what has content of its own
+# Blocks that stand for what has content of its own, and those of types that Notion does not show.
+_NOT_LOOKED_INTO = ("child_page", "child_database", "unsupported")
 _MINUTE = timedelta(minutes=1)
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
@@ -66,6 +67,8 @@ _ERRORS: ErrorTable = {
     "restricted_resource": _DENIED,
     # What the connection can't see, or what is gone for good: Notion does not say which.
     "object_not_found": Means(Gone, "Notion has not shared it with this connection: {said}"),
+    # AI blocks, meeting notes, linked objects of other tools: for their sake a whole page may be refused.
+    "not shown": Means(Gone, "Notion does not show this block: {said}"),
     "conflict_error": Means(Unavailable, "Notion was saving the same thing just now."),
     "rate_limited": Means(Throttled, "Notion asks {said} to slow down.", wait=5),
     "dead cursor": Means(CursorExpired, "Notion no longer knows the page; going on by date."),
@@ -82,6 +85,8 @@ def _classify(reply: Reply) -> ProviderError | None:
         return error_in(_ERRORS, reply, "rate_limited", whom)
     if code == "validation_error" and "start_cursor" in message:
         code = "dead cursor"
+    elif code == "validation_error" and message.startswith("Block type") and "not supported via the API" in message:
+        code = "not shown"
     return error_in(_ERRORS, reply, code, message)
 
 
@@ -265,7 +270,7 @@ def _nested(blocks: list[Any]) -> list[str]:
     return [
         block["id"]
         for block in blocks
-        if isinstance(block, dict) and block.get("has_children") and block.get("type") not in _PAGES_THEMSELVES
+        if isinstance(block, dict) and block.get("has_children") and block.get("type") not in _NOT_LOOKED_INTO
     ]
 
 

@@ -96,10 +96,11 @@ class Notion(StandIn):
         """Of what was written last there: its lists of blocks, as they are paged."""
         found, written, size = [], workspace.written(), self.page_size(None, 100, 100)
         for _, stream, place in (written[at] for at in places):
-            if self.is_deleted(place):
+            if self.is_deleted(place) or workspace.unshown(stream, place):
                 continue
             own, blocks = workspace.id_of(stream, place), workspace.blocks(stream, place)
-            nested = [block["id"] for block in blocks if block["has_children"] and block["type"] != "child_page"]
+            closed = ("child_page", "unsupported")
+            nested = [block["id"] for block in blocks if block["has_children"] and block["type"] not in closed]
             found += [f"{own}:{number}" for number in range(max(1, -(-len(blocks) // size)))]
             found += [f"{block}:{number}" for block in nested for number in range(-(-2 // size))]
         return found
@@ -247,6 +248,8 @@ class Notion(StandIn):
         holder = workspace.holder(given)
         if holder is None or self.is_deleted(holder[1]):
             return _lost(given)
+        if unshown := workspace.unshown(*holder):
+            raise _Wrong(f"Block type {unshown} is not supported via the API.")
         blocks = workspace.blocks(*holder)
         return self._cut(request.query, blocks, lambda block: str(block["id"]), lambda block: block, "block")
 

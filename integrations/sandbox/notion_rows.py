@@ -18,6 +18,7 @@ KINDS = {"users": 1, "data_sources": 2, "rows": 3, "pages": 4, "comments": 5, "c
 SHARES = {"rows": 0.4, "pages": 0.15, "comments": 0.25}
 SOURCES = ("Roadmap", "Candidates", "Réunions", "Vendors", "仕様書")
 TITLES = ("Launch plan", "Sécurité", "Onboarding", "Offsite notes", "Почему так", "How we price")
+UNSHOWN = 4  # which of a page's blocks the API does not show
 PLAIN = {"bold": False, "italic": False, "strikethrough": False, "underline": False, "code": False, "color": "default"}
 
 
@@ -131,11 +132,17 @@ class Workspace:
         for stream in ("rows", "pages"):
             if (place := self.place_of(stream, given)) is not None:
                 return stream, place, None
-            for at in (1,) if given.startswith("08b00001-0000-") else ():
-                place = int(given[-10:], 16)
-                if place < len(self.times(stream)) and given == self._block_id(stream, place, at):
+            for at in (1, UNSHOWN):
+                place = int(given[-10:], 16) if given.startswith(f"08b{at:05x}-0000-") else -1
+                if 0 <= place < len(self.times(stream)) and given == self._block_id(stream, place, at):
                     return stream, place, at
         return None
+
+    def unshown(self, stream: str, place: int, block: int | None = None) -> str:
+        """Type of block for whose sake the API shows nothing of what is within the page or its block; "" where it does."""
+        if block is None:
+            return "external_object_instance_page" if place % 29 == 28 else ""
+        return "ai_block" if block == UNSHOWN else ""
 
     def blocks(self, stream: str, place: int, block: int | None = None) -> list[JSON]:
         """What is written on a page, or within one of its blocks."""
@@ -143,6 +150,8 @@ class Workspace:
             return [self._block(stream, place, block, within) for within in (1, 2)]
         count = 0 if place % 7 == 6 else 1 + int(self._chance("blocks", stream, place) * 3)
         found = [self._block(stream, place, at) for at in range(count)]
+        if place % 6 == 5:
+            found.insert(0, self._block(stream, place, UNSHOWN))
         children = [
             child for child in (2 * place, 2 * place + 1) if child % 4 == 3 and child < len(self.times("pages"))
         ]
@@ -152,11 +161,13 @@ class Workspace:
         return found
 
     def _block(self, stream: str, place: int, at: int, within: int = 0) -> JSON:
-        kind = "paragraph" if within else ("paragraph", "toggle", "to_do", "image")[at]
-        nests = kind == "toggle" and place % 5 == 0
+        kind = "paragraph" if within else ("paragraph", "toggle", "to_do", "image", "unsupported")[at]
+        nests = (kind == "toggle" and place % 5 == 0) or kind == "unsupported"
         held: JSON = {"rich_text": self._said("block", stream, place, at, within), "color": "default"}
         if kind == "image":
             held = {"type": "external", "external": {"url": "https://pictures.test/a.png"}, "caption": []}
+        if kind == "unsupported":
+            held = {"block_type": "ai_block"}
         parent = (
             {"type": "block_id", "block_id": self._block_id(stream, place, at)}
             if within

@@ -10,6 +10,7 @@ import pytest
 from integrations.errors import (
     AccessDenied,
     CursorExpired,
+    Gone,
     ReauthRequired,
     RequestRejected,
     Throttled,
@@ -47,6 +48,15 @@ def said(found: Any) -> set[tuple[str, str, str]]:
         (refused(409, "conflict_error"), Unavailable),
         (refused(429, "rate_limited"), Throttled),
         (refused(400, "validation_error", "The start_cursor provided is invalid"), CursorExpired),
+        (refused(400, "validation_error", "Block type ai_block is not supported via the API."), Gone),
+        (
+            refused(
+                400,
+                "validation_error",
+                "Block type external_object_instance_page is not supported via the API for your bot type.",
+            ),
+            Gone,
+        ),
     ],
 )
 def test_an_error_says_what_to_do(reply: Reply, error: type[Exception]):
@@ -187,8 +197,9 @@ async def test_what_is_written_is_asked_for_where_something_was_edited_only():
         window = Window(ALL.until - timedelta(days=60), ALL.until)
         before = len(stage.app.control.log)
         found = await stage.read(content, window)
-        asked = [entry["path"] for entry in list(stage.app.control.log)[before:] if "/blocks/" in entry["path"]]
-        assert len(asked) == len(set(asked)) == len(found.ids)
+        calls = [entry for entry in list(stage.app.control.log)[before:] if "/blocks/" in entry["path"]]
+        asked = [entry["path"] for entry in calls]
+        assert len(asked) == len(set(asked)) == len(found.ids) + sum(entry["status"] == 400 for entry in calls)
         whole = await stage.read(content)
     assert 0 < len(found.ids) < len(whole.ids)
     blocks = [block for record, _ in whole.rows.values() for block in record.payload["blocks"]]
@@ -207,6 +218,21 @@ async def test_a_page_that_is_gone_since_the_search_holds_up_no_other():
         found = await content.fetch(stage.api(), WHOLE, ALL, cursor)
         assert {record.payload["page"] for record in found.records} == {there}
         assert found.next_cursor is None
+
+
+async def test_what_notion_does_not_show_keeps_nothing_else_of_what_is_written_out():
+    """A block of no type that it knows is not looked into; a page, or a block of another type, that it refuses is passed over."""
+    stage, content = Stage("notion"), NOTION.stream("content")
+    async with stage.client:
+        await stage.use(stage.account)
+        found = await stage.read(content)
+        refused = stage.app.control.statuses["400"]
+    assert found.ids == stage.truth(content, ALL)
+    beside = [{block["type"] for block in record.payload["blocks"]} for record, _ in found.rows.values()]
+    assert any({"unsupported", "paragraph"} <= types for types in beside)
+    pages = {record.payload["page"] for record, _ in found.rows.values()}
+    every = stage.truth(NOTION.stream("pages"), ALL) | stage.truth(NOTION.stream("rows"), ALL)
+    assert len(every - pages) == refused > 0
 
 
 def test_what_is_written_mentions_and_says_nothing_else_of_its_page():
