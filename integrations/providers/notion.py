@@ -156,19 +156,35 @@ async def _partitions(api: Api) -> list[Partition]:
 
 
 async def _fetch_pages(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
-    """Pages that are no rows of a data source, down to the window's beginning, and those in the trash; rows have a stream of their own.
+    """Pages down to the window's beginning, and those in the trash. Rows have a stream of their own, by the data sources that the search
+    lists; those whose data source it does not list, as they were shared without it, are pages like others.
 
-    That a page went there counts as an edit (which Notion does not say, but its rows are found by the same).
+    That a page went into the trash counts as an edit (which Notion does not say, but its rows are found by the same).
+
+    cursor: with "listed" it knows the data sources, by what `_tail` leaves of them.
     """
     rows, following = await _search(api, cursor, "page")
     found = page(rows, _EDITED, following)
-    own = [one for one in found.records if (one.payload.get("parent") or {}).get("type") not in _ROW_PARENTS]
+    listed = (cursor or {}).get("listed")
+    if listed is None and any(_source(one.payload) for one in found.records):
+        listed = [_tail(row["id"]) for row in await all_rows(partial(_data_sources, api))]
+    own = [one for one in found.records if _tail(_source(one.payload)) not in (listed or ())]
     reached = bool(found.records) and found.records[-1].occurred_at < window.since
     over = reached and not (cursor or {}).get("upwards")
-    return found._replace(records=own, next_cursor=_and_trash(cursor, None if over else following))
+    following = _and_trash(cursor, None if over else following)
+    if following and listed is not None:
+        following = {**following, "listed": listed}
+    return found._replace(records=own, next_cursor=following)
 
 
-_ROW_PARENTS = ("data_source_id", "database_id")
+def _source(row: JSON) -> str:
+    """Id of the data source that a page is a row of; "" where it is none."""
+    return (row.get("parent") or {}).get("data_source_id") or ""
+
+
+def _tail(own_id: str) -> str:
+    """What tells one data source of a workspace from another: whole ids of thousands would make a large cursor."""
+    return own_id[-8:]
 
 
 async def _rows(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
@@ -298,7 +314,7 @@ def _parent(row: JSON, context: Context) -> Entity | None:
     """What the row is in. A row's parent names its database besides the data source that it is in."""
     parent = row.get("parent") or {}
     found = parent.get(parent.get("type") or "")
-    if not found or parent["type"] not in ("page_id", *_ROW_PARENTS):
+    if not found or parent["type"] not in ("page_id", "data_source_id", "database_id"):
         return None
     if parent["type"] == "page_id":
         return _page(found, "Page", context)

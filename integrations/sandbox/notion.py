@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from integrations.sandbox.notion_rows import KINDS, WORKSPACES, Workspace
+from integrations.sandbox.notion_rows import KINDS, UNSHARED, WORKSPACES, Workspace
 from integrations.sandbox.stand_in import JSON, Grants, Route, StandIn, Table
 from integrations.sandbox.wire import Request, Response
 from integrations.sandbox.world import World, seconds_of
@@ -85,7 +85,11 @@ class Notion(StandIn):
             return self._lists(workspace, self.table(account, stream).within(since, until))
         found = super().truth_ids(account, stream, since, until)
         if stream == "rows":  # which are only reached through their data source
-            return [own for own in found if not self.is_deleted(workspace.source_of(int(own[-10:], 16)))]
+            sources = {own: workspace.source_of(int(own[-10:], 16)) for own in found}
+            return [own for own in found if sources[own] != UNSHARED and not self.is_deleted(sources[own])]
+        if stream == "pages":  # among them the rows of a data source that is not shared
+            rows = self.table(account, "rows").within(since, until)
+            return found + [workspace.id_of("rows", row) for row in rows if workspace.source_of(row) == UNSHARED]
         if stream != "comments":
             return found
         # What lies in the trash is not found, and its comments with it.

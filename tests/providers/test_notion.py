@@ -148,7 +148,8 @@ async def test_what_lies_in_the_trash_is_marked_and_is_no_part_of_the_workspace_
             found = await stage.read(NOTION.stream(name))
             graphs = found.graphs(stage.namespace)
             trashed = {one.own for one in graphs if (one.entities[0].properties or {}).get("deleted")}
-            assert len(trashed) == len(graphs) // 3
+            places = {one.own: int(one.own[-10:], 16) for one in graphs}
+            assert trashed == {own for own, place in places.items() if stage.stand_in.is_deleted(place)} != set()
         assert (await stage.read(NOTION.stream("pages"))).ids == before.ids
         left = {part.key for part in await NOTION.partitions(stage.api())}
     assert left < parts
@@ -166,6 +167,46 @@ async def test_the_trash_costs_one_more_page_and_is_not_read_further_back_than_t
     page = await fetch(api, WHOLE, window, page.next_cursor)  # type: ignore[arg-type]
     assert page.next_cursor is None
     assert [asked["filter"].get("in_trash") for asked in api.asked] == [None, True]
+
+
+async def test_a_row_that_is_shared_without_its_data_source_comes_as_a_page_and_says_what_a_row_says():
+    stage, stream = Stage("notion"), NOTION.stream("pages")
+    async with stage.client:
+        await stage.use(stage.account)
+        await stage.control(page_size=5)
+        found = await stage.read(stream)
+        sources = {part.key for part in await NOTION.partitions(stage.api())}
+    rows = [record.payload for record, _ in found.rows.values() if record.payload["parent"].get("data_source_id")]
+    assert rows
+    assert not sources & {row["parent"]["data_source_id"] for row in rows}
+    kinds = {kind for row in rows for kind, _, _ in said(stream.extract(row, CONTEXT))}
+    assert {"part_of", "authored", "with"} <= kinds
+
+
+async def test_which_data_sources_are_listed_is_asked_once_and_where_there_are_rows_only():
+    def of(source: str, own: str) -> dict[str, Any]:
+        return {**row(own), "parent": {"type": "data_source_id", "data_source_id": f"00000000-{source}"}}
+
+    more = {"has_more": True, "next_cursor": "x"}
+    api = Answers(
+        {"results": [row("p1")], **more},
+        {"results": [of("aaaaaaaa", "r1"), of("bbbbbbbb", "r2"), row("p2")], **more},
+        {"results": [row("00000000-aaaaaaaa")]},
+        {"results": [row("00000000-cccccccc")]},  # in the trash
+        {"results": [of("aaaaaaaa", "r3"), of("bbbbbbbb", "r4")]},
+        {"results": [of("bbbbbbbb", "r5"), of("cccccccc", "r6")]},
+    )
+    brought: list[str] = []
+    cursor = None
+    for _ in range(4):
+        page = await NOTION.stream("pages").fetch(api, WHOLE, ALL, cursor)  # type: ignore[arg-type]
+        brought += [record.external_id for record in page.records]
+        cursor = page.next_cursor
+    assert cursor is None
+    assert brought == ["p1", "r2", "p2", "r4", "r5"]
+    asked = [(asked["filter"]["value"], asked["filter"].get("in_trash", False)) for asked in api.asked]
+    sources = [("data_source", False), ("data_source", True)]
+    assert asked == [("page", False), ("page", False), *sources, ("page", False), ("page", True)]
 
 
 async def test_pages_stop_at_the_beginning_of_the_window():
