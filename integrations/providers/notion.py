@@ -32,6 +32,7 @@ from integrations.providers.base import (
     Account,
     Context,
     Entity,
+    Fetch,
     Graph,
     Link,
     OAuth,
@@ -53,6 +54,9 @@ VERSION = "2025-09-03"
 PAGE = 100
 PAGES_A_FETCH = 10  # whose comments one fetch asks for, each with a request of its own
 LISTS_A_FETCH = 10  # of blocks that one fetch asks for
+PROPERTIES_A_FETCH = 10  # that one fetch lists by themselves
+LISTS_A_PROPERTY = 25  # of 100 references each
+REFERENCES = 25  # of a property that a page tells by itself
 DEEPEST = 30  # levels of blocks within blocks
 # Blocks that stand for what has content of its own, and those of types that Notion does not show.
 _NOT_LOOKED_INTO = ("child_page", "child_database", "unsupported")
@@ -216,6 +220,73 @@ async def _rows(api: Api, partition: Partition, window: Window, cursor: JSON | N
     if last == created:
         raise WindowTooLarge("Notion lists no more rows of this span of time.")
     return rows, {"created": last, **trash}
+
+
+def _in_full(fetch: Fetch) -> Fetch:
+    """The stream's `fetch`, of pages that tell all that their properties refer to: by itself a page tells 25 references of each.
+
+    Those that may refer to more come after the others of their list, by requests of their own.
+
+    cursor: {"long": ids of those still to come, "then": cursor of the list, None at its end}, or the list's own.
+    """
+
+    async def in_full(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+        if cursor is None or "long" not in cursor:
+            found = await fetch(api, partition, window, cursor)
+            cut = [one for one in found.records if one.occurred_at in window and _cut_properties(one.payload)]
+            long = [one.external_id for one in cut]
+            if not long:
+                return found
+            others = [one for one in found.records if one.external_id not in long]
+            return found._replace(records=others, next_cursor={"long": long, "then": found.next_cursor})
+        left, rows, listed = list(cursor["long"]), [], 0
+        while left and listed < PROPERTIES_A_FETCH:
+            page_id = left.pop(0)
+            try:
+                row = (await api.get(f"/v1/pages/{page_id}")).data
+            except Gone:
+                continue
+            row.pop("request_id", None)  # by which the same page would never be the same
+            for name, value in _cut_properties(row).items():
+                row["properties"][name] = await _listed_property(api, page_id, value)
+                listed += 1
+            rows.append(row)
+        return page(rows, _EDITED, {**cursor, "long": left} if left else cursor["then"])
+
+    return in_full
+
+
+def _cut_properties(row: JSON) -> JSON:
+    """The page's properties, by name, that may refer to more than it tells. Only relations say so."""
+    found = {}
+    for name, value in inner(row, "properties").items():
+        kind = value.get("type") if isinstance(value, dict) else None
+        if kind not in ("title", "rich_text", "people", "relation"):
+            continue
+        held = value.get(kind) or ()
+        if kind in ("title", "rich_text"):
+            held = [part for part in held if isinstance(part, dict) and part.get("mention")]
+        if value.get("has_more", len(held) >= REFERENCES):
+            found[name] = value
+    return found
+
+
+async def _listed_property(api: Api, page_id: str, value: JSON) -> JSON:
+    """The property with all that it refers to; as it is where this connection may not list it."""
+    # Its id is written as in an address already.
+    path, kind = f"/v1/pages/{page_id}/properties/{value['id']}", value["type"]
+    whole: JSON = {**value, kind: [], "has_more": True}
+    asked: JSON = {"page_size": PAGE}
+    for _ in range(LISTS_A_PROPERTY):
+        try:
+            data = (await api.get(path, asked)).data
+        except AccessDenied:
+            return value
+        whole[kind] += [item[kind] for item in data["results"]]
+        if not data["has_more"]:
+            return {**whole, "has_more": False}
+        asked["start_cursor"] = data["next_cursor"]
+    return whole
 
 
 async def _comments(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
@@ -473,9 +544,12 @@ NOTION = Provider(
             _extract_data_source, names_partitions=True, record=_EDITED,
         ),
         Stream(
-            "rows", "Rows", WindowKind.EXACT, pages(_rows, _EDITED), _extract_page, partitioned=True, record=_EDITED,
+            "rows", "Rows", WindowKind.EXACT, _in_full(pages(_rows, _EDITED)), _extract_page, partitioned=True,
+            record=_EDITED,
         ),
-        Stream("pages", "Pages", WindowKind.SCAN, _fetch_pages, _extract_page, ascending=False, record=_EDITED),
+        Stream(
+            "pages", "Pages", WindowKind.SCAN, _in_full(_fetch_pages), _extract_page, ascending=False, record=_EDITED,
+        ),
         Stream(
             "content", "Page content", WindowKind.SCAN, pages(_content, _EDITED), _extract_content, ascending=False,
             record=_EDITED,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
+from urllib.parse import unquote
 
-from integrations.sandbox.notion_rows import KINDS, UNSHARED, WORKSPACES, Workspace
+from integrations.sandbox.notion_rows import KINDS, LISTED, UNSHARED, WORKSPACES, Workspace, cut
 from integrations.sandbox.stand_in import JSON, Grants, Route, StandIn, Table
 from integrations.sandbox.wire import Request, Response
 from integrations.sandbox.world import World, seconds_of
@@ -50,6 +51,7 @@ class Notion(StandIn):
             Route("POST", re.compile(rf"/v1/data_sources/{_ID}/query"), self._query, "rows"),
             Route("GET", re.compile(rf"/v1/data_sources/{_ID}"), self._data_source, "data_sources"),
             Route("GET", re.compile(rf"/v1/pages/{_ID}"), self._one_page),
+            Route("GET", re.compile(rf"/v1/pages/{_ID}/properties/(?P<name>[^/]+)"), self._property),
             Route("GET", re.compile(r"/v1/comments"), self._comments, "comments"),
             Route("GET", re.compile(rf"/v1/blocks/{_ID}/children"), self._children, "content"),
         ]
@@ -77,6 +79,7 @@ class Notion(StandIn):
 
     def _row(self, workspace: Workspace, stream: str, place: int) -> JSON:
         row = workspace.row(stream, place)
+        row = cut(row) if stream in ("rows", "pages") else row
         return {**row, "in_trash": True} if stream in TRASHED and self.is_deleted(place) else row
 
     def truth_ids(self, account: str, stream: str, since: float | None, until: float | None) -> list[str]:
@@ -181,7 +184,28 @@ class Notion(StandIn):
         place = self.workspaces[account].place_of(stream, given)
         if place is None or self.denies(stream):
             return _lost(given)
-        return Response(200, self.table(account, stream).row(place))
+        return Response(200, {**self.table(account, stream).row(place), "request_id": REQUEST_ID})
+
+    def _property(self, request: Request, account: str, given: str, name: str) -> Response:
+        """name: the property's id, which pages name as it stands in an address."""
+        workspace, stream = self.workspaces[account], "rows" if given.startswith("03b") else "pages"
+        place = workspace.place_of(stream, given)
+        values = () if place is None else workspace.row(stream, place)["properties"].values()
+        value = next((value for value in values if unquote(value["id"]) == name), None)
+        if value is None:
+            return _lost(given)
+        kind, own = value["type"], {"object": "property_item", "id": value["id"], "type": value["type"]}
+        if kind not in LISTED:
+            return Response(200, {**own, kind: value[kind], "request_id": REQUEST_ID})
+        found = list(enumerate(value[kind]))
+        answer = self._cut(
+            request.query, found, lambda one: f"{given}-{one[0]}", lambda one: {**own, kind: one[1]}, "property_item"
+        )
+        about = {"id": value["id"], "type": kind, kind: {}, "next_url": None}
+        if after := answer.body["next_cursor"]:
+            address = f"https://api.notion.com/v1/pages/{given}/properties/{value['id']}"
+            about["next_url"] = f"{address}?start_cursor={after}"
+        return Response(200, {**answer.body, "property_item": about})
 
     def _search(self, request: Request, account: str) -> Response:
         body = _object(request)

@@ -20,6 +20,8 @@ SOURCES = ("Roadmap", "Candidates", "Réunions", "Vendors", "仕様書")
 UNSHARED = len(SOURCES)
 TITLES = ("Launch plan", "Sécurité", "Onboarding", "Offsite notes", "Почему так", "How we price")
 UNSHOWN = 4  # which of a page's blocks the API does not show
+LISTED = ("title", "rich_text", "people", "relation")  # types of properties that hold several references
+MOST_REFERENCES = 25
 PLAIN = {"bold": False, "italic": False, "strikethrough": False, "underline": False, "code": False, "color": "default"}
 
 
@@ -30,6 +32,24 @@ def _stamp(seconds: int) -> str:
 def text(content: str) -> JSON:
     shown = {"content": content, "link": None}
     return {"type": "text", "text": shown, "annotations": PLAIN, "plain_text": content, "href": None}
+
+
+def cut(row: JSON) -> JSON:
+    """A page as lists and the page itself tell it: no more than 25 references of each property."""
+    properties = dict(row["properties"])
+    for name, value in properties.items():
+        kind = value["type"]
+        if kind == "relation":
+            more = len(value[kind]) > MOST_REFERENCES
+            properties[name] = {**value, kind: value[kind][:MOST_REFERENCES], "has_more": more}
+        elif kind in LISTED:
+            left = MOST_REFERENCES
+            held = []
+            for part in value[kind]:
+                left -= kind == "people" or part["type"] == "mention"
+                held += [part] if left >= 0 else []
+            properties[name] = {**value, kind: held}
+    return {**row, "properties": properties}
 
 
 class Workspace:
@@ -90,14 +110,15 @@ class Workspace:
     def _user(self, *about: object) -> JSON:
         return {"object": "user", "id": self.id_of("users", int(self._chance("user", *about) * 16))}
 
+    def _mention(self, user: JSON) -> JSON:
+        mention = {"type": "user", "user": user}
+        return {"type": "mention", "mention": mention, "annotations": PLAIN, "plain_text": "@Somebody", "href": None}
+
     def _said(self, *about: object) -> list[JSON]:
         rng = self.world.rng(self.account, "said", *about)
         people, rich = self.world.people(), [text("Voilà, as agreed. ")]
         if rng.random() < 0.3:
-            mention = {"type": "user", "user": self._user("mention", *about)}
-            rich.append(
-                {"type": "mention", "mention": mention, "annotations": PLAIN, "plain_text": "@Somebody", "href": None}
-            )
+            rich.append(self._mention(self._user("mention", *about)))
         if rng.random() < 0.2 and self.times("pages"):
             page = {"type": "page", "page": {"id": self.id_of("pages", rng.randrange(len(self.times("pages"))))}}
             rich.append(
@@ -244,15 +265,22 @@ class Workspace:
         source = self.id_of("data_sources", self.source_of(place))
         person, rows = self.world.people()[place % 40], len(self.times("rows"))
         people = [self.row("users", int(self._chance("people", place) * 16))] if place % 3 else []
-        related = [{"id": self.id_of("rows", int(self._chance("related", place) * rows))}] if place % 5 == 4 else []
+        many = place % 30 == 22  # references, more than a page tells of itself
+        related = [
+            {"id": self.id_of("rows", (int(self._chance("related", place) * rows) + at) % rows)}
+            for at in range(60 if many else 1 if place % 5 == 4 else 0)
+        ]
+        notes = self._said("rows", place)
+        if many:
+            notes += [self._mention(self._user("noted", place, at)) for at in range(40)]
         status = {"id": "s", "name": "In progress", "color": "blue"} if place % 4 else None
         properties: JSON = {
             "Name": self._title(place),
             "Status": {"id": "a%3Bx", "type": "status", "status": status},
             "Owner": {"id": "own", "type": "people", "people": people},
-            "Related": {"id": "rel", "type": "relation", "relation": related, "has_more": False},
+            "Related": {"id": "r%7D%3Ek", "type": "relation", "relation": related, "has_more": False},
             "Contact": {"id": "mail", "type": "email", "email": person.email if place % 6 == 0 else None},
-            "Notes": {"id": "note", "type": "rich_text", "rich_text": self._said("rows", place)},
+            "Notes": {"id": "note", "type": "rich_text", "rich_text": notes},
         }
         parent = {"type": "data_source_id", "data_source_id": source, "database_id": source.replace("02b", "07b", 1)}
         return self._page("rows", place, parent, properties)

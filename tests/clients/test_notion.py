@@ -87,6 +87,22 @@ def test_the_rows_of_all_data_sources_are_those_of_the_search(client: Client, sa
     assert client.pages.retrieve(rows[0]["id"])["properties"] == rows[0]["properties"]
 
 
+def test_what_a_property_refers_to_beyond_what_its_page_tells_is_listed_by_itself(client: Client):
+    long = [page for page in found(client, "page") if page["properties"].get("Related", {}).get("has_more")]
+    assert long
+    for page in long:
+        for name, kind, many in (("Related", "relation", 60), ("Notes", "rich_text", 41)):
+            value = page["properties"][name]
+            listed = collect_paginated_api(
+                client.pages.properties.retrieve, page_id=page["id"], property_id=value["id"], page_size=30
+            )
+            assert len(listed) >= many > len(value[kind]) >= 25
+            assert [item[kind] for item in listed][: len(value[kind])] == value[kind]
+        status = page["properties"]["Status"]
+        alone: Any = client.pages.properties.retrieve(page_id=page["id"], property_id=status["id"])
+        assert (alone["object"], alone["status"]) == ("property_item", status["status"])
+
+
 def test_a_window_takes_its_beginning_in_and_leaves_its_end_out(client: Client):
     source = found(client, "data_source")[0]["id"]
     rows = client.data_sources.query(

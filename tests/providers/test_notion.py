@@ -19,7 +19,7 @@ from integrations.errors import (
 )
 from integrations.http import Reply
 from integrations.providers.base import WHOLE, Context, Partition, Window
-from integrations.providers.notion import NOTION
+from integrations.providers.notion import LISTS_A_PROPERTY, NOTION
 from integrations.providers.wire import EPOCH, utc
 from integrations.sandbox import notion as sandbox
 from tests.contract.stage import ALL, Stage
@@ -207,6 +207,98 @@ async def test_which_data_sources_are_listed_is_asked_once_and_where_there_are_r
     asked = [(asked["filter"]["value"], asked["filter"].get("in_trash", False)) for asked in api.asked]
     sources = [("data_source", False), ("data_source", True)]
     assert asked == [("page", False), ("page", False), *sources, ("page", False), ("page", True)]
+
+
+@pytest.mark.parametrize("name", ["rows", "pages"])
+async def test_all_that_a_row_refers_to_comes_with_it(name: str):
+    """Of each property a page tells 25 references by itself."""
+    stage, stream = Stage("notion"), NOTION.stream(name)
+    async with stage.client:
+        await stage.use(stage.account)
+        workspace = stage.app.providers["notion"].workspaces[stage.account]
+        found = await stage.read(stream)
+        assert found.ids == stage.truth(stream, ALL)
+    rows = [record.payload for record, _ in found.rows.values() if record.external_id.startswith("03b")]
+    assert any(len(row["properties"]["Related"]["relation"]) == 60 for row in rows)
+    for row in rows:
+        whole = workspace.row("rows", workspace.place_of("rows", row["id"]))["properties"]
+        for name, kind in (("Related", "relation"), ("Notes", "rich_text"), ("Owner", "people"), ("Name", "title")):
+            assert row["properties"][name][kind] == whole[name][kind]
+    assert not any("request_id" in row for row in rows)
+
+
+class Pages:
+    """An API of one page, whose property has these items; it lists two at a time."""
+
+    facts: dict[str, Any] = {}
+
+    def __init__(self, value: dict[str, Any], items: list[Any], refusal: Exception | None = None) -> None:
+        self.row = {**row("p1"), "properties": {"It": {"id": "a%3Bx", **value}}}
+        self.items, self.refusal, self.asked = items, refusal, 0
+
+    async def request(self, method: str, path: str, *, json: Any = None) -> Reply:
+        return Reply(200, {}, {"results": [self.row], "has_more": False, "next_cursor": None}, "", "")
+
+    async def get(self, path: str, params: Any = None) -> Reply:
+        if path == "/v1/pages/p1":
+            return Reply(200, {}, {**self.row, "request_id": "x"}, "", "")
+        assert path == "/v1/pages/p1/properties/a%3Bx"
+        self.asked += 1
+        if self.refusal is not None:
+            raise self.refusal
+        start = int(params.get("start_cursor", 0))
+        kind = self.row["properties"]["It"]["type"]
+        results = [{"object": "property_item", "type": kind, kind: item} for item in self.items[start : start + 2]]
+        more = start + 2 < len(self.items)
+        return Reply(200, {}, {"results": results, "has_more": more, "next_cursor": str(start + 2)}, "", "")
+
+
+async def whole(api: Pages) -> dict[str, Any]:
+    """The property of the one page, as the stream brings it."""
+    cursor, found = None, []
+    while True:
+        page = await NOTION.stream("rows").fetch(api, Partition("d1"), ALL, cursor)  # type: ignore[arg-type]
+        found += page.records
+        if (cursor := page.next_cursor) in (None, {"trash": True}):
+            assert len(found) == 1
+            value: dict[str, Any] = found[0].payload["properties"]["It"]
+            return value
+
+
+PERSON = {"object": "user", "id": "u1"}
+MENTION = {"type": "mention", "mention": {"type": "user", "user": PERSON}, "plain_text": "@Bo"}
+
+
+@pytest.mark.parametrize(
+    ("value", "asks"),
+    [
+        ({"type": "relation", "relation": [{"id": "p2"}] * 25, "has_more": True}, True),
+        ({"type": "relation", "relation": [{"id": "p2"}] * 25, "has_more": False}, False),
+        ({"type": "people", "people": [PERSON] * 25}, True),
+        ({"type": "people", "people": [PERSON] * 24}, False),
+        ({"type": "rich_text", "rich_text": [MENTION, {"type": "text"}] * 25}, True),
+        ({"type": "rich_text", "rich_text": [MENTION, *[{"type": "text"}] * 60]}, False),
+        ({"type": "title", "title": [MENTION] * 25}, True),
+        ({"type": "multi_select", "multi_select": [{"name": "x"}] * 30}, False),
+        ({"type": "people", "people": None}, False),
+    ],
+)
+async def test_a_property_is_listed_where_its_page_may_tell_only_part_of_it(value: dict[str, Any], asks: bool):
+    api = Pages(value, ["one", "two", "three"])
+    held = (await whole(api))[value["type"]]
+    assert (held, api.asked) == ((["one", "two", "three"], 2) if asks else (value[value["type"]], 0))
+
+
+@pytest.mark.parametrize("refusal", [AccessDenied("no"), Gone("no")])
+async def test_a_property_that_may_not_be_listed_leaves_what_its_page_tells(refusal: Exception):
+    api = Pages({"type": "relation", "relation": [{"id": "p2"}] * 25, "has_more": True}, [], refusal)
+    assert len((await whole(api))["relation"]) == 25
+
+
+async def test_a_property_without_end_is_listed_as_far_as_there_is_patience():
+    api = Pages({"type": "people", "people": [PERSON] * 25}, [PERSON] * 1000)
+    value = await whole(api)
+    assert (len(value["people"]), value["has_more"], api.asked) == (2 * LISTS_A_PROPERTY, True, LISTS_A_PROPERTY)
 
 
 async def test_pages_stop_at_the_beginning_of_the_window():
