@@ -371,6 +371,8 @@ def _plain(rich: Any) -> str:
 def _person(row: JSON | None, context: Context, known: JSON | None = None) -> Entity | None:
     if not row or not row.get("id"):
         return None
+    if row.get("object") == "group":  # which may stand among people
+        return Entity("group", context.key("group", row["id"]), row.get("name") or "Notion group", known)
     if row.get("type") == "bot":
         return Entity("bot", context.key("user", row["id"]), row.get("name") or "Notion bot", known)
     address = (row.get("person") or {}).get("email")

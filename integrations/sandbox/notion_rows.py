@@ -265,6 +265,10 @@ class Workspace:
         source = self.id_of("data_sources", self.source_of(place))
         person, rows = self.world.people()[place % 40], len(self.times("rows"))
         people = [self.row("users", int(self._chance("people", place) * 16))] if place % 3 else []
+        if place % 8 == 7:
+            people.append(
+                {"object": "group", "id": f"09b00000-0000-4000-8000-{self.number:012x}", "name": "Engineering"}
+            )
         many = place % 30 == 22  # references, more than a page tells of itself
         related = [
             {"id": self.id_of("rows", (int(self._chance("related", place) * rows) + at) % rows)}

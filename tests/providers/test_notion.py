@@ -437,6 +437,21 @@ def test_an_integration_is_no_person():
     assert (own.kind, own.key, own.properties) == ("bot", "notion:user:u3", {"type": "bot"})
 
 
+async def test_a_group_among_people_is_no_person():
+    stage, stream = Stage("notion"), NOTION.stream("rows")
+    async with stage.client:
+        await stage.use(stage.account)
+        found = await stage.read(stream)
+    known = {entity.name: entity for graph in found.graphs("notion") for entity in graph.entities}
+    assert known["Engineering"].kind == "group"
+    assert known["Engineering"].key.startswith("notion:group:")
+
+    unnamed = {"type": "people", "people": [{"object": "group", "id": "g1", "name": None}]}
+    one = graph("rows", id="p1", properties={"Owner": unnamed})
+    assert said(one) == {("with", "notion:page:p1", "notion:group:g1")}
+    assert one.entities[1].name == "Notion group"
+
+
 def test_an_untitled_page_and_an_empty_comment_have_names():
     assert graph("pages", id="p1", properties={"title": {"type": "title", "title": []}}).entities[0].name == "Untitled"
     assert (
