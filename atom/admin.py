@@ -12,15 +12,19 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.db.models import Count, Model, QuerySet
+from django.forms.models import BaseInlineFormSet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from rest_framework_api_key.models import APIKey as UnusedKey
 
-from atom import audit
-from atom.models import ApiKey, Membership, Tenant, User
+from atom import audit, members
+from atom.errors import Refused
+from atom.models import ApiKey, Membership, Role, Tenant, User
 
 admin.site.site_header = admin.site.site_title = "Atom"
 admin.site.index_title = "This deployment"
@@ -91,7 +95,7 @@ class ChangedUser(LowerEmail, UserChangeForm):  # type: ignore[type-arg]
 
 @admin.register(User)
 class UserAdmin(DjangoUserAdmin):  # type: ignore[type-arg]
-    """People. What they may do in a tenant is in the tenant's memberships."""
+    """People. What they may do in a tenant is in the tenant's memberships, which end with the account; the last owner's does not."""
 
     form, add_form = ChangedUser, NewUser
     ordering = ("email",)
@@ -106,9 +110,52 @@ class UserAdmin(DjangoUserAdmin):  # type: ignore[type-arg]
     )
     add_fieldsets = ((None, {"classes": ("wide",), "fields": ("email", "name", "usable_password", "password1", "password2")}),)  # fmt: skip
 
+    def get_deleted_objects(
+        self, objs: Any, request: HttpRequest
+    ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
+        found, counts, lacking, protected = super().get_deleted_objects(objs, request)
+        last = [f"{one.tenant}, whose last owner is {one.user}" for one in members.without_owner_if_gone(list(objs))]
+        return found, counts, lacking, [*protected, *last]
+
+    def delete_model(self, request: HttpRequest, obj: User) -> None:
+        self.delete_queryset(request, User.objects.filter(pk=obj.pk))
+
+    @transaction.atomic
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        try:
+            members.remove_everywhere(OPERATOR, list(queryset))
+        except Refused as error:  # the other owner went since the page asked
+            raise PermissionDenied(error.detail) from None
+        super().delete_queryset(request, queryset)
+
+
+class MembershipFormSet(BaseInlineFormSet):  # type: ignore[type-arg]
+    """A tenant that has an owner keeps one; a membership stays the person's that it was made for, as the audit log has it."""
+
+    def add_fields(self, form: Any, index: int | None) -> None:
+        super().add_fields(form, index)
+        form.fields["user"].disabled = not form.instance._state.adding
+
+    def clean(self) -> None:
+        super().clean()
+        # One at a time per tenant, as in `atom.members`. What this form leaves alone is as the database has it by now.
+        list(Tenant.objects.select_for_update(no_key=True).filter(pk=self.instance.pk))
+        owners = set(Membership.objects.filter(tenant=self.instance.pk, role=Role.OWNER).values_list("pk", flat=True))
+        left = set(owners)
+        for form in self.forms:
+            if form in self.deleted_forms:
+                left.discard(form.instance.pk)
+            elif form.has_changed():
+                left.discard(form.instance.pk)
+                if form.cleaned_data.get("role") == Role.OWNER:
+                    left.add(form.instance.pk)
+        if owners and not left:
+            raise forms.ValidationError(members.NEEDS_AN_OWNER)
+
 
 class MembershipInline(admin.TabularInline):  # type: ignore[type-arg]
     model = Membership
+    formset = MembershipFormSet
     extra = 0
     autocomplete_fields = ("user",)
     fields = ("user", "role")

@@ -5,6 +5,7 @@ Callers have checked `Right.MANAGE`. Only an owner makes, changes or removes an 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -12,6 +13,7 @@ from uuid import UUID
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import transaction
+from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 
 from atom import audit
@@ -21,6 +23,7 @@ from atom.models import ApiKey, Membership, Role, Tenant, User
 
 MOST_MEMBERS = 500
 MOST_KEYS = 100
+NEEDS_AN_OWNER = "A workspace needs an owner. Make somebody else an owner first."
 KEY_LIVES = {"30": "30 days", "90": "90 days", "365": "1 year", "": "Until it is revoked"}  # days -> words
 
 
@@ -94,6 +97,28 @@ def remove(actor: Actor, membership_id: UUID) -> Membership:
     return found
 
 
+def without_owner_if_gone(users: Collection[User]) -> QuerySet[Membership]:
+    """Their memberships as owners where nobody else owns the tenant, of any tenant."""
+    others = Membership.objects.filter(tenant=OuterRef("tenant"), role=Role.OWNER).exclude(user__in=users)
+    owned = Membership.objects.filter(user__in=users, role=Role.OWNER).exclude(Exists(others))
+    return owned.select_related("tenant", "user").order_by("tenant__name", "user__email")
+
+
+def remove_everywhere(label: str, users: Collection[User]) -> None:
+    """Ends every membership of people whose accounts are about to be deleted, in the caller's transaction and across tenants.
+
+    label: who does it. Raises Refused when a tenant would be left without an owner.
+    """
+    theirs = Membership.objects.filter(user__in=users)
+    # As `_locked`, of all that it concerns; by id, so that two who do this wait for each other.
+    list(Tenant.objects.select_for_update(no_key=True).filter(id__in=theirs.values("tenant")).order_by("id"))
+    if without_owner_if_gone(users).exists():
+        raise Refused("invalid_state", NEEDS_AN_OWNER)
+    for found in theirs.select_related("user"):
+        found.delete()
+        audit.record(found.tenant_id, label, "member.removed", found.user.email, f"was {found.role}")
+
+
 def create_key(actor: Actor, name: str, role: str, days: str) -> tuple[ApiKey, str]:
     """A key for a program and its secret, which is not kept. days: one of `KEY_LIVES`. Raises InvalidInput (name, role, days)."""
     name = name.strip()
@@ -162,4 +187,4 @@ def _check_role(actor: Actor, role: str) -> None:
 
 def _check_not_last(tenant: Tenant) -> None:
     if Membership.objects.filter(tenant=tenant, role=Role.OWNER).count() < 2:
-        raise Refused("invalid_state", "A workspace needs an owner. Make somebody else an owner first.")
+        raise Refused("invalid_state", NEEDS_AN_OWNER)

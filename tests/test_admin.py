@@ -188,35 +188,106 @@ def test_who_may_look_at_the_queue_can_take_nothing_away(cast: SimpleNamespace, 
     assert [(one.pk, one.status, one.abort_requested) for one in ProcrastinateJob.objects.all()] == [(entry.pk, "todo", False)]  # fmt: skip
 
 
+def people_form(tenant: Tenant, *roles: str, name: str = "", plan: str = "team") -> dict[str, Any]:
+    """The tenant's page as it is posted: its members, by address, in these roles; one "" more is a row to fill."""
+    with tenant_scope(tenant.id):
+        found = list(Membership.objects.filter(tenant=tenant).order_by("user__email"))
+    form = {"name": name or tenant.name, "plan": plan, "memberships-TOTAL_FORMS": len(roles), "memberships-INITIAL_FORMS": len(found)}  # fmt: skip
+    for number, (one, role) in enumerate(zip(found, roles, strict=False)):
+        form |= {f"memberships-{number}-id": one.id, f"memberships-{number}-tenant": tenant.id}
+        form |= {f"memberships-{number}-user": one.user_id, f"memberships-{number}-role": role}
+    return form
+
+
+def roles_in(tenant: Tenant) -> dict[str, str]:
+    with tenant_scope(tenant.id):
+        return dict(Membership.objects.filter(tenant=tenant).values_list("user__email", "role"))
+
+
+def told_in(tenant: Tenant) -> set[tuple[str, str, str]]:
+    with tenant_scope(tenant.id):
+        return set(AuditEvent.objects.filter(actor="The operator").values_list("action", "subject", "detail"))
+
+
 def test_a_tenants_plan_and_people_are_changed_here(staff: Client, cast: SimpleNamespace) -> None:
-    with tenant_scope(cast.globex.id):
-        owner = Membership.objects.get(tenant=cast.globex)
-    form = {
-        "name": "Globex", "plan": "team", "memberships-TOTAL_FORMS": 2, "memberships-INITIAL_FORMS": 1,
-        "memberships-0-id": owner.id, "memberships-0-tenant": cast.globex.id, "memberships-0-user": cast.charlie.id,
-        "memberships-0-role": "admin", "memberships-1-tenant": cast.globex.id, "memberships-1-user": cast.bob.id,
-        "memberships-1-role": "viewer",
+    form = people_form(cast.globex, "admin", "") | {
+        "memberships-1-tenant": cast.globex.id, "memberships-1-user": cast.bob.id, "memberships-1-role": "owner",
     }  # fmt: skip
     assert staff.post(path(Tenant, cast.globex.id, "change"), form).status_code == 302
     cast.globex.refresh_from_db()
     assert cast.globex.plan == "team"
-    with tenant_scope(cast.globex.id):
-        assert set(Membership.objects.values_list("user__email", "role")) == {
-            ("charlie@globex.test", "admin"),
-            ("bob@acme.test", "viewer"),
-        }
-        told = set(AuditEvent.objects.filter(actor="The operator").values_list("action", "subject", "detail"))
+    assert roles_in(cast.globex) == {"charlie@globex.test": "admin", "bob@acme.test": "owner"}
+    told = told_in(cast.globex)
     assert told == {
         ("workspace.plan", "Team", ""),
         ("member.role", "charlie@globex.test", "from owner to admin"),
-        ("member.added", "bob@acme.test", "as viewer"),
+        ("member.added", "bob@acme.test", "as owner"),
     }
-    form |= {"memberships-TOTAL_FORMS": 1, "memberships-0-DELETE": "on", "name": "Globex 2"}
+    form = people_form(cast.globex, "owner", "admin", name="Globex 2") | {"memberships-1-DELETE": "on"}
     assert staff.post(path(Tenant, cast.globex.id, "change"), form).status_code == 302
-    with tenant_scope(cast.globex.id):
-        later = set(AuditEvent.objects.values_list("action", "subject", "detail")) - told
+    later = told_in(cast.globex) - told
     assert later == {("member.removed", "charlie@globex.test", "was admin"), ("workspace.renamed", "Globex 2", "was Globex")}  # fmt: skip
     assert staff.post(path(Tenant, cast.globex.id, "delete"), {"post": "yes"}).status_code == 403
+
+
+def test_a_tenant_keeps_an_owner_whatever_is_posted(staff: Client, cast: SimpleNamespace) -> None:
+    address, before = path(Tenant, cast.acme.id, "change"), roles_in(cast.acme)
+    unowned = (
+        people_form(cast.acme, "admin", "member", "viewer"),
+        people_form(cast.acme, "owner", "member", "viewer") | {"memberships-0-DELETE": "on"},
+        people_form(cast.acme, "owner", "member", "viewer")
+        | {f"memberships-{number}-DELETE": "on" for number in range(3)},
+    )
+    for form in unowned:
+        reply = staff.post(address, form)
+        assert reply.status_code == 200
+        assert "A workspace needs an owner. Make somebody else an owner first." in reply.content.decode()
+    assert (roles_in(cast.acme), told_in(cast.acme)) == (before, set())
+    in_turn = people_form(cast.acme, "viewer", "owner", "viewer")
+    assert staff.post(address, in_turn).status_code == 302
+    assert roles_in(cast.acme) == before | {"alice@acme.test": "viewer", "bob@acme.test": "owner"}
+
+
+def test_a_tenant_that_has_no_owner_gets_its_people_all_the_same(staff: Client, cast: SimpleNamespace) -> None:
+    empty = Tenant.objects.create(name="Empty", slug="empty")
+    form = people_form(empty, "") | {
+        "memberships-0-tenant": empty.id, "memberships-0-user": cast.bob.id, "memberships-0-role": "viewer",
+    }  # fmt: skip
+    assert staff.post(path(Tenant, empty.id, "change"), form).status_code == 302
+    assert roles_in(empty) == {"bob@acme.test": "viewer"}
+
+
+def test_a_membership_stays_the_persons_that_it_was_made_for(staff: Client, cast: SimpleNamespace) -> None:
+    form = people_form(cast.globex, "owner") | {"memberships-0-user": cast.bob.id}
+    assert staff.post(path(Tenant, cast.globex.id, "change"), form).status_code == 302
+    assert roles_in(cast.globex) == {"charlie@globex.test": "owner"}
+
+
+def test_who_is_deleted_leaves_their_workspaces_in_the_log_and_last_owners_stay(
+    staff: Client, cast: SimpleNamespace
+) -> None:
+    def delete_selected(*people: User) -> str:
+        form = {"action": "delete_selected", "_selected_action": [one.pk for one in people], "post": "yes"}
+        return staff.post(path(User), form, follow=True).content.decode()
+
+    one_by_one = path(User, cast.alice.pk, "delete")
+    for said in (
+        staff.get(one_by_one).content.decode(), staff.post(one_by_one, {"post": "yes"}).content.decode(),
+        delete_selected(cast.alice, cast.bob),
+    ):  # fmt: skip
+        assert "Acme, whose last owner is alice@acme.test" in said
+    assert set(roles_in(cast.acme)) == {"alice@acme.test", "bob@acme.test", "vera@acme.test"}
+    with tenant_scope(cast.acme.id):
+        Membership.objects.filter(user=cast.vera).update(role="owner")
+    assert "whose last owner is" in delete_selected(cast.alice, cast.vera), "both at once"
+    assert staff.post(one_by_one, {"post": "yes"}).status_code == 302
+    assert "Successfully deleted 1 user" in delete_selected(cast.bob)
+    assert roles_in(cast.acme) == {"vera@acme.test": "owner"}
+    assert told_in(cast.acme) == {
+        ("member.removed", "alice@acme.test", "was owner"),
+        ("member.removed", "bob@acme.test", "was member"),
+    }
+    assert not User.objects.filter(pk__in=(cast.alice.pk, cast.bob.pk)).exists()
 
 
 def test_a_key_is_shown_once(staff: Client, cast: SimpleNamespace) -> None:
