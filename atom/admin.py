@@ -29,6 +29,7 @@ from atom.models import ApiKey, Membership, Role, Tenant, User
 admin.site.site_header = admin.site.site_title = "Atom"
 admin.site.index_title = "This deployment"
 OPERATOR = "The operator"  # in tenants' audit logs
+RIGHTS_OF_STAFF = ("is_staff", "is_superuser", "groups", "user_permissions")  # which superusers alone give
 admin.site.unregister(UnusedKey)  # the library's own model; keys here belong to a tenant
 
 
@@ -93,6 +94,11 @@ class ChangedUser(LowerEmail, UserChangeForm):  # type: ignore[type-arg]
         fields = "__all__"  # noqa: DJ007 - which ones are shown is the admin's `fieldsets`
 
 
+def may_touch(request: HttpRequest, user: User | None) -> bool:
+    """Whether whoever asks may change this person, their password too: a superuser is changed by superusers."""
+    return request.user.is_superuser or user is None or not user.is_superuser
+
+
 @admin.register(User)
 class UserAdmin(DjangoUserAdmin):  # type: ignore[type-arg]
     """People. What they may do in a tenant is in the tenant's memberships, which end with the account; the last owner's does not."""
@@ -105,10 +111,20 @@ class UserAdmin(DjangoUserAdmin):  # type: ignore[type-arg]
     readonly_fields = ("last_login", "date_joined")
     fieldsets = (
         (None, {"fields": ("email", "name", "password")}),
-        ("The deployment's staff", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
+        ("The deployment's staff", {"fields": ("is_active", *RIGHTS_OF_STAFF)}),
         ("Dates", {"fields": ("last_login", "date_joined")}),
     )
     add_fieldsets = ((None, {"classes": ("wide",), "fields": ("email", "name", "usable_password", "password1", "password2")}),)  # fmt: skip
+
+    def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> tuple[str, ...]:
+        # Else whoever may change users could give themselves every right that there is.
+        return self.readonly_fields if request.user.is_superuser else (*self.readonly_fields, *RIGHTS_OF_STAFF)
+
+    def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        return super().has_change_permission(request, obj) and may_touch(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        return super().has_delete_permission(request, obj) and may_touch(request, obj)
 
     def get_deleted_objects(
         self, objs: Any, request: HttpRequest

@@ -188,6 +188,46 @@ def test_who_may_look_at_the_queue_can_take_nothing_away(cast: SimpleNamespace, 
     assert [(one.pk, one.status, one.abort_requested) for one in ProcrastinateJob.objects.all()] == [(entry.pk, "todo", False)]  # fmt: skip
 
 
+@pytest.fixture
+def helper(cast: SimpleNamespace) -> SimpleNamespace:
+    """Staff who may do everything with users and nothing else. user, client."""
+    from django.contrib.auth.models import Permission
+
+    user = User.objects.create_user("help@atom.test", "help", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(content_type__app_label="atom", codename__endswith="_user"))
+    client = Client()
+    client.force_login(user)
+    return SimpleNamespace(user=user, client=client)
+
+
+def test_who_may_change_users_gives_nobody_more_rights(helper: SimpleNamespace, cast: SimpleNamespace) -> None:
+    from django.contrib.auth.models import Permission
+
+    every = {"is_active": "on", "is_staff": "on", "is_superuser": "on", "user_permissions": list(Permission.objects.values_list("pk", flat=True))}  # fmt: skip
+    for person in (helper.user, cast.bob):
+        before = set(person.user_permissions.all())
+        form = every | {"email": person.email, "name": "Changed"}
+        assert helper.client.post(path(User, person.pk, "change"), form).status_code == 302
+        found = User.objects.get(pk=person.pk)
+        assert (found.name, found.is_staff, found.is_superuser) == ("Changed", person.is_staff, False)
+        assert set(found.user_permissions.all()) == before
+
+
+def test_superusers_are_changed_by_superusers_alone(helper: SimpleNamespace, staff: Client) -> None:
+    root = User.objects.get(email="root@atom.test")
+    new = {"usable_password": "true", "password1": "a long secret here", "password2": "a long secret here", "set-password": "1"}  # fmt: skip
+    form = {"email": "taken@atom.test", "name": "", "is_active": "on"}
+    for address, posted in (
+        (path(User, root.pk, "change"), form), (path(User, root.pk, "password"), new), (path(User, root.pk, "delete"), {"post": "yes"}),
+        (path(User), {"action": "delete_selected", "_selected_action": [root.pk], "post": "yes"}),
+    ):  # fmt: skip
+        assert helper.client.post(address, posted).status_code == 403, address
+    found = User.objects.get(pk=root.pk)
+    assert (found.email, found.check_password("root")) == ("root@atom.test", True)
+    assert staff.post(path(User, root.pk, "change"), form | {"is_staff": "on", "is_superuser": "on"}).status_code == 302
+    assert User.objects.get(pk=root.pk).email == "taken@atom.test"
+
+
 def people_form(tenant: Tenant, *roles: str, name: str = "", plan: str = "team") -> dict[str, Any]:
     """The tenant's page as it is posted: its members, by address, in these roles; one "" more is a row to fill."""
     with tenant_scope(tenant.id):
