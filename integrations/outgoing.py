@@ -20,6 +20,8 @@ def check_target(url: str) -> None:
     """Refuses an address that messages must not go to. Raises Misconfigured in words for the form."""
     if len(url) > 500:
         raise Misconfigured("The address is too long.")
+    if not url.isprintable():  # it is written into the audit log, and no text of the database holds NUL
+        raise Misconfigured("The address must not contain line breaks or other characters that can't be seen.")
     check_address(url, with_query=True)  # automation services have their key there
     if settings.PRODUCTION and urlsplit(url).scheme != "https":
         raise Misconfigured("The address must begin with https://.")

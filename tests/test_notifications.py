@@ -495,6 +495,17 @@ def test_endpoints_are_turned_off_and_on_and_removed_by_who_may(hooked: SimpleNa
     assert client.post(path, {"action": "remove"}).status_code == 404
 
 
+@pytest.mark.parametrize("odd", ["\0", "a\nb", "a\r\nb", "\x1b[2J", "\u202e", "?key=\0"], ids=ascii)
+def test_an_address_that_can_not_be_seen_whole_is_refused_in_words(
+    cast: SimpleNamespace, signed_in: Any, odd: str
+) -> None:
+    reply = signed_in(cast.alice).post("/settings/webhooks", {"url": f"http://8.8.8.8/{odd}/b", "events": ["failed"]})
+    assert reply.status_code == 400
+    assert "line breaks or other characters" in reply.content.decode()
+    with tenant_scope(cast.acme.id):
+        assert not WebhookEndpoint.objects.exists()
+
+
 def test_bad_input_makes_no_endpoint(hooked: SimpleNamespace, signed_in: Any) -> None:
     client = signed_in(hooked.cast.alice)
     for form in ({"url": hooked.receiver.url}, {"url": "", "events": ["failed"]}, {"url": "x", "events": ["nothing"]}):
