@@ -2,6 +2,7 @@
 
 from django.contrib import admin
 from django.urls import include, path
+from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView
 
 from atom import accounts, views, workspace
@@ -23,6 +24,8 @@ urlpatterns = [
     path("password/<str:uidb64>/<str:token>", accounts.ResetPassword.as_view(), name="reset-password"),
     path("welcome/<str:uidb64>/<str:token>", accounts.SetPassword.as_view(), name="set-password"),
     path("admin/login/", views.admin_sign_in),
+    # The site's page, with its limit of tries and its line in the audit log.
+    path("admin/password_change/", RedirectView.as_view(pattern_name="change-password")),
     path("admin/", admin.site.urls),
     path("api/schema", SpectacularAPIView.as_view(), name="api-schema"),
     path("api/", include("historical_sync.api_urls")),

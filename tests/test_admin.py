@@ -374,6 +374,15 @@ def test_the_admins_form_has_the_limits_of_the_sites(cast: SimpleNamespace) -> N
     assert (reply.status_code, reply["Location"]) == (302, "/admin/")
 
 
+def test_staff_change_their_password_on_the_sites_page(staff: Client) -> None:
+    assert 'href="/admin/password_change/"' in staff.get("/admin/").content.decode()
+    page = staff.get("/admin/password_change/", follow=True)
+    assert (page.redirect_chain, page.status_code) == ([("/password", 302)], 200)
+    form = {"old_password": "root", "new_password1": "a long secret here", "new_password2": "a long secret here"}
+    assert staff.post("/admin/password_change/", form)["Location"] == "/password"
+    assert User.objects.get(email="root@atom.test").check_password("root")
+
+
 def test_people_are_added_by_email(staff: Client) -> None:
     form = {"email": "New@Acme.test", "name": "New", "usable_password": "true", "password1": "a long secret here", "password2": "a long secret here"}  # fmt: skip
     assert staff.post(path(User, "add"), form).status_code == 302
