@@ -6,6 +6,7 @@ What the engine relies on is shown and not edited; what changes a job goes throu
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from django import forms
@@ -25,6 +26,7 @@ from rest_framework_api_key.models import APIKey as UnusedKey
 from atom import audit, members
 from atom.errors import Refused
 from atom.models import ApiKey, Membership, Role, Tenant, User
+from atom.words import day_month_year
 
 admin.site.site_header = admin.site.site_title = "Atom"
 admin.site.index_title = "This deployment"
@@ -238,6 +240,14 @@ class TenantAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return int(tenant.people)
 
 
+def ending(moment: datetime | None) -> str:
+    """When a key ends: 16 Nov 2026, 14:05 UTC."""
+    if moment is None:
+        return "when revoked"
+    there = moment.astimezone(UTC)
+    return f"{day_month_year(there)}, {there:%H:%M} UTC"
+
+
 @admin.register(ApiKey)
 class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Keys of programs. A new key is shown once, after it is made; afterwards only its prefix is known."""
@@ -251,8 +261,10 @@ class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def get_readonly_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> tuple[str, ...]:
         if obj is None:
             return ("prefix", "revoked")
-        # What was revoked stays so.
-        return self.fields if obj.revoked else ("tenant", "role", "prefix")
+        # What was revoked stays so, and what has ended stays ended.
+        if obj.revoked:
+            return self.fields
+        return ("tenant", "role", "prefix", "expiry_date") if obj.has_expired else ("tenant", "role", "prefix")
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False  # a key is revoked, and the list goes on telling that there was one
@@ -262,7 +274,14 @@ class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         super().save_model(request, obj, form, change)
         if not change:
             audit.record(obj.tenant_id, OPERATOR, "key.created", obj.name, f"as {obj.role}")
-        elif "revoked" in form.changed_data:
+        if change and "name" in form.changed_data:
+            audit.record(obj.tenant_id, OPERATOR, "key.changed", obj.name, f"was {form.initial['name']}")
+        if change and "expiry_date" in form.changed_data:
+            before = ending(form.initial["expiry_date"])
+            audit.record(
+                obj.tenant_id, OPERATOR, "key.changed", obj.name, f"ends {ending(obj.expiry_date)}, was {before}"
+            )
+        if change and "revoked" in form.changed_data:
             audit.record(obj.tenant_id, OPERATOR, "key.revoked", obj.name)
         if key is not None:
             self.message_user(request, f"The key, which can't be shown again: {key}", messages.WARNING)

@@ -15,7 +15,11 @@ WORDS = {
         "member.removed": "removed",
         "member.password": "changed the password of",
     },
-    "keys": {"key.created": "created the API key", "key.revoked": "revoked the API key"},
+    "keys": {
+        "key.created": "created the API key",
+        "key.changed": "changed the API key",
+        "key.revoked": "revoked the API key",
+    },
     "connections": {
         "connection.connected": "connected",
         "connection.reconnected": "reconnected",

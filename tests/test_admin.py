@@ -352,6 +352,27 @@ def test_a_key_is_shown_once(staff: Client, cast: SimpleNamespace) -> None:
     assert told == [("The operator", "key.created", "report", "as viewer"), ("The operator", "key.revoked", "report", "")]  # fmt: skip
 
 
+def test_what_is_changed_of_a_key_is_in_the_log_and_an_ended_one_stays_so(staff: Client, cast: SimpleNamespace) -> None:
+    with tenant_scope(cast.acme.id):
+        key, _ = ApiKey.objects.create_key(tenant=cast.acme, role="member", name="report")
+    address = path(ApiKey, key.pk, "change")
+
+    def change(name: str, day: str, clock: str) -> Any:
+        assert staff.post(address, {"name": name, "expiry_date_0": day, "expiry_date_1": clock}).status_code == 302
+        with tenant_scope(cast.acme.id):
+            return ApiKey.objects.get(pk=key.pk)
+
+    change("report", "2040-01-02", "03:04:05")
+    assert told_in(cast.acme) == {("key.changed", "report", "ends 2 Jan 2040, 03:04 UTC, was when revoked")}
+    ended = change("weekly report", "2020-01-01", "00:00:00")
+    assert ("key.changed", "weekly report", "was report") in told_in(cast.acme)
+    assert ("key.changed", "weekly report", "ends 1 Jan 2020, 00:00 UTC, was 2 Jan 2040, 03:04 UTC") in told_in(cast.acme)  # fmt: skip
+    told = told_in(cast.acme)
+    assert ended.has_expired
+    assert change("weekly report", "", "").expiry_date == ended.expiry_date
+    assert told_in(cast.acme) == told
+
+
 def test_what_was_read_whole_is_listed_with_the_rest(staff: Client, rows: Any) -> None:
     with across_tenants("a test prepares"):
         Coverage.objects.update(ranges=[Range(None, datetime(2026, 11, 1, tzinfo=UTC))])
