@@ -12,6 +12,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.tokens import default_token_generator
 from django.contrib.auth.views import PasswordChangeView, PasswordResetConfirmView, PasswordResetView
+from django.core.exceptions import ValidationError
 from django.core.mail import send_mail
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
@@ -26,6 +27,7 @@ from atom import audit, tasks, tries
 from atom.access import tenants_of
 from atom.models import User
 from atom.tenancy import tenant_scope
+from atom.words import number
 
 
 @method_decorator(never_cache, name="dispatch")
@@ -103,6 +105,21 @@ class ResetPassword(SetPassword):
     """Where the link leads that somebody asked for: another password. Else the same."""
 
     extra_context = {"invited": False}
+
+
+class MaximumLengthValidator:
+    """A new password is at most so many characters: with one that signing in does not read to its end nobody gets in."""
+
+    def __init__(self, max_length: int) -> None:
+        self.max_length = max_length
+
+    def validate(self, password: str, user: User | None = None) -> None:
+        if len(password) > self.max_length:
+            words = f"This password is too long. It may have at most {number(self.max_length)} characters."
+            raise ValidationError(words, code="password_too_long")
+
+    def get_help_text(self) -> str:
+        return f"Your password may have at most {number(self.max_length)} characters."
 
 
 def send_link(email: str, root: str) -> None:

@@ -267,9 +267,11 @@ AUTH_USER_MODEL = "atom.User"
 CSRF_FAILURE_VIEW = "atom.views.csrf_failed"
 LOGIN_URL = "sign-in"
 LOGIN_REDIRECT_URL = "/integrations"
+LONGEST_PASSWORD = 1024  # characters; signing in reads no more
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "atom.accounts.MaximumLengthValidator", "OPTIONS": {"max_length": LONGEST_PASSWORD}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
 

@@ -107,7 +107,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
     context: dict[str, Any] = {"next": target, "email": "", "error": ""}
     if request.method == "POST":
         email = request.POST.get("email", "").strip().lower()[:254]
-        password = request.POST.get("password", "")[:1024]
+        password = request.POST.get("password", "")[: settings.LONGEST_PASSWORD]
         context["email"] = email
         tried = tries.to_sign_in(request, email)
         if tried.one_too_many():

@@ -14,7 +14,7 @@ from django.conf import settings
 from django.contrib.sessions.models import Session
 from django.core import mail
 from django.core.cache import cache
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import connection as database
 from django.test import Client
 from django.utils import timezone
@@ -86,6 +86,7 @@ def test_a_password_is_changed_by_who_knows_it_and_ends_every_other_session(
         ("bob", "short", "short", "too short"),
         ("bob", "password123", "password123", "too common"),
         ("bob", "bob@acme.test", "bob@acme.test", "too similar"),
+        pytest.param("bob", "ab" * 512 + "c", "", "at most 1,024 characters", id="too long"),
         ("bob", NEW, "another long one", "match"),
         ("", NEW, NEW, "required"),
     ],
@@ -284,6 +285,27 @@ def test_whoever_runs_it_sets_a_password_from_the_command_line(
     call_command("changepassword", "bob@acme.test", stdout=StringIO())
     cast.bob.refresh_from_db()
     assert cast.bob.check_password(NEW)
+
+
+def test_the_longest_password_that_can_be_chosen_opens_the_door(cast: SimpleNamespace, signed_in: Any) -> None:
+    longest = "ab" * (settings.LONGEST_PASSWORD // 2)
+    assert change(signed_in(cast.bob), "bob", longest).status_code == 200
+    assert Client().post("/sign-in", {"email": "bob@acme.test", "password": longest}).status_code == 302
+
+
+def test_no_other_way_of_choosing_one_takes_a_longer(
+    cast: SimpleNamespace, signed_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    too_long = "ab" * 512 + "c"
+    monkeypatch.setattr("getpass.getpass", lambda prompt: too_long)
+    with pytest.raises(CommandError):
+        call_command("changepassword", "bob@acme.test", stdout=StringIO(), stderr=StringIO())
+    reset = Client()
+    page = reset.get(link("bob@acme.test"), follow=True)
+    reply = reset.post(page.redirect_chain[-1][0], {"new_password1": too_long, "new_password2": too_long})
+    assert "at most 1,024 characters" in reply.content.decode()
+    cast.bob.refresh_from_db()
+    assert cast.bob.check_password("bob")
 
 
 @pytest.mark.parametrize("path", ["/password", "/password/forgotten"])

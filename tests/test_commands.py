@@ -100,6 +100,7 @@ def test_create_tenant_says_how_an_owner_without_a_password_gets_one(monkeypatch
         ("Initech", "initech", "nobody", "long enough it is", "email"),
         ("Initech", "initech", "b@initech.test", "short", "too short"),
         ("Initech", "initech", "b@initech.test", "password123", "too common"),
+        pytest.param("Initech", "initech", "b@initech.test", "ab" * 512 + "c", "too long", id="too long"),
     ],
 )
 def test_create_tenant_refuses_in_words(
