@@ -211,13 +211,23 @@ class DeliveryAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(WebhookEndpoint)
 class EndpointAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
-    """Where tenants are told. Their secrets stay sealed."""
+    """Where tenants are told. Their secrets stay sealed, and keys in an address unseen."""
 
-    list_display = ("url", leads_to("tenant"), "events", "enabled", "failing_since", "disabled_reason", "created_at")
+    list_display = (
+        "address",
+        leads_to("tenant"),
+        "events",
+        "enabled",
+        "failing_since",
+        "disabled_reason",
+        "created_at",
+    )
     list_filter = ("enabled", "tenant")
     list_select_related = ("tenant",)
     search_fields = ("=id", "url")
-    exclude = ("sealed_secret",)
+    # Named one by one, so that no new field gets onto the page unseen.
+    fields = ("address", "tenant", "events", "enabled", "failing_since", "disabled_reason", "created_by_label", "created_at")  # fmt: skip
+    readonly_fields = fields
 
 
 @admin.register(NotificationPreference)

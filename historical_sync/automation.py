@@ -106,7 +106,12 @@ class WebhookEndpoint(models.Model):
         ordering = ["created_at"]
 
     def __str__(self) -> str:
-        return self.url
+        return self.address
+
+    @property
+    def address(self) -> str:
+        """As others than the tenant read it, and its audit log: without the query, where some services have their key."""
+        return self.url.partition("?")[0]
 
 
 class Delivery(models.Model):

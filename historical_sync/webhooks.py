@@ -51,7 +51,7 @@ def add(actor: Actor, url: str, events: Sequence[str]) -> tuple[WebhookEndpoint,
         endpoint = WebhookEndpoint.objects.create(
             tenant=tenant, url=url, events=chosen, sealed_secret=encrypt(secret), created_by_label=actor.label
         )
-        audit.record(tenant.id, actor.label, "webhook.added", _without_query(url), ", ".join(chosen))
+        audit.record(tenant.id, actor.label, "webhook.added", endpoint.address, ", ".join(chosen))
     return endpoint, secret
 
 
@@ -82,7 +82,7 @@ def remove(actor: Actor, endpoint_id: UUID) -> None:
     # Before its deliveries, as whoever records one does (`delivering`).
     endpoint = endpoints_of(actor.tenant).select_for_update().get(id=endpoint_id)
     endpoint.delete()
-    audit.record(actor.tenant.id, actor.label, "webhook.removed", _without_query(endpoint.url))
+    audit.record(actor.tenant.id, actor.label, "webhook.removed", endpoint.address)
 
 
 @transaction.atomic
@@ -91,12 +91,7 @@ def _change(actor: Actor, endpoint_id: UUID, action: str, **fields: object) -> N
     for name, value in fields.items():
         setattr(endpoint, name, value)
     endpoint.save(update_fields=list(fields))
-    audit.record(actor.tenant.id, actor.label, action, _without_query(endpoint.url))
-
-
-def _without_query(url: str) -> str:
-    """As the audit log names an endpoint: some services have their key in the query, and a line of the log stays for good."""
-    return url.partition("?")[0]
+    audit.record(actor.tenant.id, actor.label, action, endpoint.address)
 
 
 def _secret() -> str:

@@ -14,9 +14,12 @@ from django.test import Client
 from django.utils import timezone
 from psycopg.types.range import Range
 
+from atom.access import system_actor
 from atom.models import ApiKey, AuditEvent, Membership, Tenant, User
 from atom.tenancy import across_tenants, tenant_scope
 from atom.tries import SIGN_IN
+from historical_sync import webhooks
+from historical_sync.automation import Delivery, Notice, WebhookEndpoint
 from historical_sync.models import Coverage, HistoricalSyncJob, JobEvent, QuarantinedRecord, SyncChunk
 from integrations.models import Connection
 from tests.graphs import make_connection, make_job, one_of_everything
@@ -411,6 +414,22 @@ def test_people_are_added_by_email(staff: Client) -> None:
     again = staff.post(path(User, "add"), form)
     assert again.status_code == 200
     assert "already exists" in again.content.decode()
+
+
+def test_a_webhooks_address_is_shown_without_the_key_in_its_query(staff: Client, cast: SimpleNamespace) -> None:
+    with tenant_scope(cast.acme.id):
+        endpoint, _ = webhooks.add(system_actor(cast.acme, "Alice"), "https://1.1.1.1/told?key=a-key", ["completed"])
+        job = make_job(make_connection(cast.acme))
+        notice = Notice.objects.create(tenant=cast.acme, job=job, revision=1, event="completed", snapshot={})
+        delivery = Delivery.objects.create(tenant=cast.acme, notice=notice, endpoint=endpoint)
+    for address in (
+        path(WebhookEndpoint), path(WebhookEndpoint, endpoint.pk, "change"), path(WebhookEndpoint, endpoint.pk, "history"),
+        path(Delivery), path(Delivery, delivery.pk, "change"),
+    ):  # fmt: skip
+        page = staff.get(address)
+        assert page.status_code == 200
+        assert "https://1.1.1.1/told" in page.content.decode()
+        assert "a-key" not in page.content.decode()
 
 
 def test_no_model_of_ours_that_holds_a_secret_is_shown_with_it() -> None:
