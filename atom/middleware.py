@@ -1,9 +1,11 @@
-"""The request's tenant."""
+"""The request's tenant, and what nobody can be asked for in the admin."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from django.core.exceptions import BadRequest, ValidationError
+from django.db import DataError
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
@@ -45,6 +47,25 @@ class TenantMiddleware:
         if hasattr(response, "is_rendered") and not response.is_rendered:
             response.render()  # type: ignore[attr-defined]
         return response
+
+
+class AdminQuestionMiddleware:
+    """A page of the admin that is asked for with a value that no column can hold answers 400: Django hands it on as it came.
+
+    Of a GET alone: what is posted goes through forms, so there the same error is a bug. The log has its traceback, as it may be one
+    here, too.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> None:
+        asked = request.path.startswith("/admin/") and request.method in ("GET", "HEAD")
+        if asked and isinstance(exception, DataError | ValueError | OverflowError | ValidationError):
+            raise BadRequest("No column can hold this") from exception
 
 
 def actor_of(request: HttpRequest) -> Actor:

@@ -159,6 +159,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "atom.middleware.TenantMiddleware",
+    "atom.middleware.AdminQuestionMiddleware",
 ]
 
 ROOT_URLCONF = "atom.urls"

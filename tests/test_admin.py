@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.contrib import admin
+from django.contrib.contenttypes.models import ContentType
 from django.core.cache import cache
 from django.test import Client
 from django.utils import timezone
@@ -396,6 +397,40 @@ def test_the_admins_form_has_the_limits_of_the_sites(cast: SimpleNamespace) -> N
     cache.clear()
     reply = client.post("/admin/login/?next=/admin/", wrong | {"password": "root"})
     assert (reply.status_code, reply["Location"]) == (302, "/admin/")
+
+
+@pytest.mark.django_db(transaction=True)  # the database refuses some of it
+@pytest.mark.parametrize(
+    "address",
+    [
+        "historical_sync/historicalsyncjob/?status__exact=%00",
+        "historical_sync/syncchunk/?stream=%00",
+        "historical_sync/historicalsyncjob/?created_at__year=99999999999999999999",
+        "atom/user/?date_joined__year=-1",
+        "procrastinate/procrastinatejob/?status__exact=unheard-of",
+        "atom/apikey/%00/change/",
+        "autocomplete/?app_label=atom&model_name=membership&field_name=user&term=%00",
+        "r/{tenant_type}/x/",
+    ],
+)
+def test_what_no_column_can_hold_is_a_bad_request(
+    live_cast: SimpleNamespace, signed_in: Any, caplog: Any, address: str
+) -> None:
+    client = signed_in(User.objects.create_superuser("root@atom.test", "root"))
+    page = client.get(f"/admin/{address}".format(tenant_type=ContentType.objects.get_for_model(Tenant).pk))
+    assert page.status_code == 400
+    assert "The request could not be understood." in page.content.decode()
+    assert "direct cause of the following exception" in caplog.text, "it may be a bug all the same"
+
+
+def test_a_bug_in_what_is_posted_is_hidden_by_nothing(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("atom.audit.record", broken)
+    staff.raise_request_exception = False
+    form = {"tenant": Tenant.objects.get(slug="acme").pk, "role": "viewer", "name": "report"}
+    assert staff.post(path(ApiKey, "add"), form).status_code == 500
 
 
 def test_staff_change_their_password_on_the_sites_page(staff: Client) -> None:
