@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from procrastinate.contrib.django.admin import ProcrastinateJobAdmin
@@ -96,8 +98,18 @@ class JobAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
         )  # fmt: skip
 
     @admin.action(description="Cancel the selected jobs", permissions=["operate"])
-    def cancel(self, request: HttpRequest, jobs: QuerySet[HistoricalSyncJob]) -> None:
-        self._act(request, jobs, actions.cancel, "cancelled; workers let go at their next page")
+    def cancel(self, request: HttpRequest, jobs: QuerySet[HistoricalSyncJob]) -> HttpResponse | None:
+        if request.POST.get("post"):  # the page below was answered with yes
+            self._act(request, jobs, actions.cancel, "cancelled; workers let go at their next page")
+            return None
+        context = self.admin_site.each_context(request) | {
+            "title": "Cancel jobs",
+            "jobs": [(job, self.state(job)) for job in jobs],
+            "opts": self.opts,
+            "action_checkbox_name": ACTION_CHECKBOX_NAME,
+            "media": self.media,
+        }
+        return TemplateResponse(request, "admin/historical_sync/historicalsyncjob/cancel_confirmation.html", context)
 
     @admin.action(description="Resume the selected jobs", permissions=["operate"])
     def resume(self, request: HttpRequest, jobs: QuerySet[HistoricalSyncJob]) -> None:

@@ -90,9 +90,9 @@ def test_a_list_asks_as_much_for_many_rows_as_for_few(
 
 
 def act(client: Client, action: str, *jobs: HistoricalSyncJob) -> str:
-    reply = client.post(
-        path(HistoricalSyncJob), {"action": action, "_selected_action": [j.pk for j in jobs]}, follow=True
-    )
+    """What the list says after the action, which was confirmed where it asks for that."""
+    form = {"action": action, "_selected_action": [j.pk for j in jobs], "post": "yes"}
+    reply = client.post(path(HistoricalSyncJob), form, follow=True)
     assert reply.status_code == 200
     return reply.content.decode()
 
@@ -114,6 +114,29 @@ def test_jobs_of_any_tenant_are_cancelled_and_resumed_by_their_actions(staff: Cl
         who = set(JobEvent.objects.values_list("actor", "kind"))
     assert [found[job.id] for job in (*jobs, ended, failed)] == ["cancelled", "cancelled", "completed", "pending"]
     assert {("root@atom.test (admin)", "cancel_requested"), ("root@atom.test (admin)", "resumed")} <= who
+
+
+def test_jobs_are_cancelled_after_a_question(staff: Client, cast: SimpleNamespace) -> None:
+    with tenant_scope(cast.acme.id):
+        job = make_job(make_connection(cast.acme), status="running", phase_detail="issues of 3 May", planned=True)
+        other = make_job(make_connection(cast.acme, "salesforce"))
+    page = staff.post(path(HistoricalSyncJob), {"action": "cancel", "_selected_action": [job.pk]})
+    text = page.content.decode()
+    assert page.status_code == 200
+    assert "They end for good." in text
+    assert f'href="{path(HistoricalSyncJob, job.pk, "change")}"' in text
+    assert "Importing issues of 3 May" in text
+    assert str(other.pk) not in text
+    with tenant_scope(cast.acme.id):
+        job.refresh_from_db()
+        assert (job.status, job.control) == ("running", "none")
+    yes = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', text))
+    assert yes.pop("csrfmiddlewaretoken", None)
+    assert "1 job cancelled" in staff.post(path(HistoricalSyncJob), yes, follow=True).content.decode()
+    with tenant_scope(cast.acme.id):
+        job.refresh_from_db()
+        other.refresh_from_db()
+    assert (job.status, other.status) == ("cancelled", "pending")
 
 
 def test_staff_without_a_workspace_find_the_admin_from_the_site(staff: Client) -> None:
