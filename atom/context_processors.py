@@ -7,14 +7,22 @@ from typing import Any
 from django.http import HttpRequest
 from django.template.backends.utils import csrf_input
 from django.utils.functional import SimpleLazyObject
+from django.utils.html import format_html
 
 from atom.access import Right
 from atom.views import APPEARANCE, APPEARANCES
 
 
 def csrf(request: HttpRequest) -> dict[str, Any]:
-    """The hidden field of forms, made once a page: with a new one in each form, random numbers cost more than the page."""
-    return {"csrf_input": SimpleLazyObject(lambda: csrf_input(request))}
+    """The hidden fields of forms: the token, and the workspace that the page is of (`atom.views.workspace_of_page`).
+
+    Made once a page: with a new token in each form, random numbers cost more than the page.
+    """
+    actor = getattr(request, "actor", None)
+    if actor is None:
+        return {"csrf_input": SimpleLazyObject(lambda: csrf_input(request))}
+    workspace = format_html('<input type="hidden" name="workspace" value="{}">', actor.tenant.id)
+    return {"csrf_input": SimpleLazyObject(lambda: csrf_input(request) + workspace)}
 
 
 def appearance(request: HttpRequest) -> dict[str, Any]:

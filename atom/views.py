@@ -29,8 +29,11 @@ APPEARANCE = "appearance"  # the cookie; it has to be there before the first pai
 APPEARANCES = {"": "System", "light": "Light", "dark": "Dark"}
 
 
-def tenant_required(right: Right = Right.VIEW) -> Callable[[View], View]:
+def tenant_required(right: Right = Right.VIEW, *, from_any_workspace: bool = False) -> Callable[[View], View]:
     """Only for members of a tenant whose role has `right`: others are sent to sign in, or told that they may not (403).
+
+    What a page asks for that was made for another workspace than the session's is refused (409), before anything is done: another
+    tab may have left it meanwhile. from_any_workspace: not here.
 
     No browser keeps the answer: a page that Back showed again would tell once more what had ended since it was made, and tell it to
     whoever is at the browser after its reader signed out.
@@ -53,6 +56,14 @@ def tenant_required(right: Right = Right.VIEW) -> Callable[[View], View]:
                     f"{request.user.get_username()} is not a member of any workspace. Ask somebody for an invitation."
                 )
                 return refusal(request, "No workspace", words, way_out=True)
+            asked_in = workspace_of_page(request)
+            if not from_any_workspace and asked_in not in (None, str(actor.tenant.id)):
+                name = next((f", {tenant}" for tenant in actor.tenants if str(tenant.id) == asked_in), "")
+                words = (
+                    f"This page is of another workspace{name}, and this browser is in {actor.tenant} by now. "
+                    "Nothing was done. Reload it."
+                )
+                return refusal(request, "Another workspace", words, 409)
             if not actor.may(right):
                 words = (
                     f"Your role in {actor.tenant} ({actor.role}) does not allow this. An owner or admin can change it."
@@ -64,6 +75,14 @@ def tenant_required(right: Right = Right.VIEW) -> Callable[[View], View]:
         return guarded
 
     return decorate
+
+
+def workspace_of_page(request: HttpRequest) -> str | None:
+    """The id of the workspace that the asking page says it was made for: its forms in a hidden field, htmx in a header as well.
+
+    None where nothing says so.
+    """
+    return request.POST.get("workspace") or request.headers.get("X-Workspace")
 
 
 def settings_login_url(request: HttpRequest) -> str:
@@ -148,7 +167,7 @@ def sign_out(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
-@tenant_required()
+@tenant_required(from_any_workspace=True)
 def switch_tenant(request: HttpRequest) -> HttpResponse:
     """Makes another of the user's tenants the session's; one that is not theirs does not exist."""
     wanted = request.POST.get("tenant", "")

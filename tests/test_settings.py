@@ -114,6 +114,28 @@ def test_a_workspace_that_somebody_was_added_to_does_not_take_the_place_of_their
     assert "Owner in A Acme" in alice.get("/integrations").content.decode()
 
 
+def test_who_is_invited_on_a_page_of_one_workspace_becomes_no_member_of_another(
+    cast: SimpleNamespace, signed_in: Any
+) -> None:
+    with tenant_scope(cast.globex.id):
+        Membership.objects.create(tenant=cast.globex, user=cast.alice, role="owner")
+    alice = signed_in(cast.alice)
+    alice.post("/workspace", {"tenant": str(cast.acme.id)})
+    page = alice.get("/settings/members").content.decode()
+    form = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]+)"', page))
+    alice.post("/workspace", {"tenant": str(cast.globex.id)})  # in another tab
+    invitation = {**form, "email": "eve@new.test", "role": "member"}
+    refused = alice.post("/settings/members", invitation)
+    assert refused.status_code == 409
+    assert "This page is of another workspace, Acme, and this browser is in Globex by now." in refused.content.decode()
+    assert not User.objects.filter(email="eve@new.test").exists()
+
+    alice.post("/workspace", {**form, "tenant": str(cast.acme.id)})  # which any page may
+    assert alice.post("/settings/members", invitation).status_code == 302
+    with tenant_scope(cast.acme.id):
+        assert Membership.objects.filter(tenant=cast.acme, user__email="eve@new.test").exists()
+
+
 def test_whose_account_was_closed_is_not_added(cast: SimpleNamespace, signed_in: Any) -> None:
     User.objects.filter(id=cast.charlie.id).update(is_active=False)
     reply = signed_in(cast.alice).post("/settings/members", {"email": "charlie@globex.test", "role": "viewer"})

@@ -37,6 +37,17 @@ def test_every_template_of_the_site_can_be_read_and_belongs_to_jinja() -> None:
     assert type(get_template("admin/index.html")).__module__ == "django.template.backends.django"
 
 
+def test_every_form_that_changes_something_holds_the_token_and_its_workspace() -> None:
+    forms = [
+        form
+        for path in (PROJECT / "templates").rglob("*.html")
+        for form in re.findall(r'(?s)<form [^>]*method="post".*?</form>', path.read_text())
+    ]
+    assert len(forms) > 25
+    for form in forms:
+        assert "{{ csrf_input }}" in form, form
+
+
 def test_a_name_that_nobody_passed_is_an_error() -> None:
     assert "<strong>Not now.</strong>" in render_to_string("_refused.html", {"title": "Not now", "words": ""})
     with pytest.raises(UndefinedError, match="words"):

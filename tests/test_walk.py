@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from django.conf import settings
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from atom.models import ApiKey
+from atom.models import ApiKey, Membership, Role
 from atom.tenancy import across_tenants, tenant_scope
 from historical_sync.routing import websocket_urlpatterns
 from tests.graphs import one_of_everything
@@ -85,6 +86,10 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "api-relationships": ("get", 200, 200, 401),
     "api-partitions": ("post", 404, 403, 401),
 }
+# What people do whichever their workspace.
+OF_NO_WORKSPACE = {
+    "home", "sign-out", "appearance", "switch-tenant", "change-password", "forgot-password", "reset-password", "set-password",
+}  # fmt: skip
 SOCKETS = {"ws/historical-sync/<str:job_id>", "ws/notifications", "ws/pages", "ws/pages/jobs/<str:job_id>"}
 TENANT_WIDE = {"ws/notifications", "ws/pages"}
 
@@ -208,6 +213,57 @@ def test_every_change_needs_a_csrf_token(acme: SimpleNamespace, name: str) -> No
     with across_tenants("looking after the walk"):
         acme.job.refresh_from_db()
         assert acme.job.control == "none"
+
+
+# What asks a provider, or leads to one, is tried where there is a stand-in.
+@pytest.mark.parametrize("name", sorted({*WALK} - {"connection-parts", "connect-start"}))
+@pytest.mark.parametrize("htmx", [False, True])
+def test_every_form_says_which_workspace_its_page_is_of(acme: SimpleNamespace, name: str, htmx: bool) -> None:
+    client = Client(raise_request_exception=False)
+    client.force_login(acme.cast.alice)
+    headers = {"HX-Request": "true"} if htmx else {}
+    page = client.get(address(routes()[name], acme), form_of(name, acme), headers=headers).content.decode()
+    for form in re.findall(r"(?s)<form [^>]*\bmethod=\"post\".*?</form>", page):
+        assert f'name="workspace" value="{acme.cast.acme.id}"' in form, form
+        assert 'name="csrfmiddlewaretoken"' in form, form
+
+
+@pytest.mark.parametrize(
+    "name", sorted(OF_NO_WORKSPACE - {"home", "forgot-password", "reset-password", "set-password"})
+)
+def test_what_is_of_no_workspace_is_done_from_a_page_of_any(acme: SimpleNamespace, name: str) -> None:
+    client = Client()
+    client.force_login(acme.cast.alice)
+    form = form_of(name, acme) | {"workspace": str(acme.cast.globex.id)}
+    assert client.post(address(routes()[name], acme), form).status_code == (400 if name == "change-password" else 302)
+
+
+def test_nothing_is_done_for_a_page_of_a_workspace_that_another_tab_has_left(acme: SimpleNamespace) -> None:
+    with across_tenants("the walk's second membership"):
+        Membership.objects.create(tenant=acme.cast.globex, user=acme.cast.alice, role=Role.OWNER)
+    client = Client(raise_request_exception=False)
+    client.force_login(acme.cast.alice)
+    globex = str(acme.cast.globex.id)
+    refused, read_only = set(), set()
+    for name, route in routes().items():
+        if name.startswith("api-") or name in {"sign-in", *OF_NO_WORKSPACE}:
+            continue
+        path, form = address(route, acme), form_of(name, acme) | {"workspace": globex}
+        reply = client.post(path, form)
+        if reply.status_code == 405:
+            read_only.add(name)
+            reply = client.get(path, headers={"HX-Request": "true", "X-Workspace": globex})
+        else:
+            refused.add(name)
+            assert client.post(path, form, headers={"HX-Request": "true"})["X-Fragments"] == "1", name
+        assert reply.status_code == 409, name
+        words = "This page is of another workspace, Globex, and this browser is in Acme by now. Nothing was done."
+        assert words in reply.content.decode(), name
+    assert {"settings", "settings-members", "settings-keys", "webhooks", "connect-start", "connect-token"} <= refused
+    assert {"jobs", "live", "queued"} <= read_only
+    with across_tenants("looking after the walk"):
+        acme.job.refresh_from_db()
+        assert (acme.job.status, acme.job.control) == ("pending", "none")
 
 
 @pytest.mark.parametrize("name", sorted(name for name in WALK if name.startswith("api-") and name != "api-schema"))

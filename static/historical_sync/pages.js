@@ -176,7 +176,7 @@ function followSoon() {
     const before = swaps;
     const path = location.pathname + location.search;
     try {
-      await fetchFragments(path, { "HX-Target": place.dataset.follows || place.id }, () => swaps === before);
+      await fetchFragments(path, { "HX-Target": place.dataset.follows || place.id, "X-Workspace": document.body.dataset.workspace }, () => swaps === before);
     } catch {
       // The next change asks again.
     }
@@ -362,15 +362,15 @@ document.body.addEventListener("htmx:afterRequest", (event) => {
 
 // -- htmx -----------------------------------------------------------------------------------------------------------------
 
+const asksByItself = (element) => element.matches('[hx-trigger^="every"]'); // and tries again without anybody's help
 document.body.addEventListener("htmx:afterRequest", (event) => {
   const { xhr, elt } = event.detail;
-  if (xhr?.getResponseHeader("X-Fragments")) {
+  if (xhr?.getResponseHeader("X-Fragments") && !asksByItself(elt)) {
     apply(xhr.responseText);
     if (elt.matches("form[hx-trigger=change]")) elt.reset(); // what was chosen was refused
   }
   if (elt.matches("[data-close-after]")) modal.close();
 });
-const asksByItself = (element) => element.matches('[hx-trigger^="every"]'); // and tries again without anybody's help
 document.body.addEventListener("htmx:responseError", (event) => {
   const { xhr, elt } = event.detail;
   if (!asksByItself(elt) && !xhr.getResponseHeader("X-Fragments") && !xhr.getResponseHeader("HX-Redirect")) say("That did not work. Try again in a moment.");

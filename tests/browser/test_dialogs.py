@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser.conftest import Imports, status
+from tests.browser.conftest import Imports, sign_in, status
 from tests.conftest import wait_for
 from tests.processes import Up
 
@@ -74,6 +76,40 @@ def test_a_toast_above_a_dialog_can_be_dismissed_and_the_dialog_stays(page: Page
     expect(dialog.get_by_label("Token")).to_have_value("half a tok")
     page.mouse.click(5, 5)
     expect(dialog).to_have_count(0)
+
+
+def test_what_a_page_of_a_workspace_asks_that_another_tab_has_left_is_refused_in_words(
+    another: Callable[..., Page], site: Up, tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text("two tabs at once")
+    for name in ("Left", "Right"):
+        site.manage(
+            "create_tenant", name, "--slug", name.lower(), "--plan", "team", "--owner", "tim@tabs.test",
+            *(("--password-file", str(tmp_path / "password")) if name == "Left" else ()),
+        )  # fmt: skip
+    members = another(storage_state=None)
+    sign_in(members, site.address, "tim@tabs.test", "two tabs at once")
+    members.goto("/settings/members")
+    cards, switching = members.context.new_page(), members.context.new_page()
+    for page in (cards, switching):
+        page.goto("/integrations")
+    switching.get_by_role("button", name=re.compile("Workspace and account")).click()
+    switching.get_by_role("button", name="Right", exact=True).click()
+    expect(switching.locator("body")).not_to_have_attribute(
+        "data-workspace", members.locator("body").get_attribute("data-workspace") or ""
+    )
+
+    words = "This page is of another workspace, Left, and this browser is in Right by now. Nothing was done. Reload it."
+    members.get_by_label("E-mail").fill("eve@new.test")
+    members.get_by_role("button", name="Invite").click()
+    expect(members.get_by_text(words)).to_be_visible()
+    cards.locator("#card-stripe").get_by_role("button", name="Use a token").click()
+    expect(cards.locator("#toasts .toast")).to_contain_text(words)
+    expect(cards.get_by_role("dialog")).to_have_count(0)
+
+    switching.goto("/settings/members")
+    expect(switching.get_by_role("cell", name="tim@tabs.test").first).to_be_visible()
+    expect(switching.get_by_role("cell", name="eve@new.test")).to_have_count(0)
 
 
 def test_focus_goes_on_when_the_pressed_button_is_gone(page: Page, site: Up, imports: Imports) -> None:
