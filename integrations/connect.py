@@ -20,6 +20,7 @@ from atom.db.giving_way import again_after_giving_way
 from atom.errors import InvalidInput, Refused
 from atom.models import Tenant
 from atom.plans import cheapest
+from atom.tenancy import across_tenants
 from integrations import gateway
 from integrations.errors import UNMAPPABLE, Misconfigured, ProviderError, ReauthRequired
 from integrations.grants import granted_scopes
@@ -27,7 +28,7 @@ from integrations.http import Api, check_address, check_public_address, make_cli
 from integrations.models import Connection, ConnectionQuerySet, ConnectionStatus
 from integrations.narrowing import NOT_ITS_OWN, resolve, widened
 from integrations.patience import patiently
-from integrations.providers.base import Account, Partition, Provider, Revocation
+from integrations.providers.base import Account, OAuth, Partition, Provider, Revocation
 
 log = logging.getLogger(__name__)
 
@@ -320,6 +321,9 @@ def _revoke(connection: Connection) -> None:
     revoke, credentials = provider.oauth.revoke, connection.credentials
     if not credentials.get("access_token"):
         return
+    if _goes_on_elsewhere(connection, provider.oauth, credentials["access_token"]):
+        log.info("not revoked at the provider: what %s was granted is another connection's as well", connection.id)
+        return
 
     async def call() -> None:
         async with asyncio.timeout(REVOKE_TIMEOUT), make_client(allow_private=True) as client:
@@ -338,3 +342,19 @@ def _revoke(connection: Connection) -> None:
             )
 
     async_to_sync(call)()
+
+
+def _goes_on_elsewhere(connection: Connection, oauth: OAuth, token: str) -> bool:
+    """Whether to revoke it would end the access of another connection to the same account, whichever tenant's.
+
+    It would where the vendor then ends all that the account granted, and where it gave both the same token.
+    """
+    with across_tenants("an account at a provider may be connected in several workspaces"):
+        others = Connection.objects.filter(
+            provider_slug=connection.provider_slug,
+            external_account_id=connection.external_account_id,
+            by_oauth=True,
+            sandbox=connection.sandbox,
+            status=ConnectionStatus.CONNECTED,
+        ).exclude(id=connection.id)
+        return any(oauth.revokes_all or other.credentials["access_token"] == token for other in others)

@@ -92,6 +92,20 @@ def connect(client: Client, slug: str = "github", account: int = 0) -> Any:
     return client.get(consent(to_provider(client, slug), account=account))
 
 
+def is_accepted(sandbox: Any, slug: str, token: str) -> bool:
+    """Whether the provider still takes the token."""
+
+    async def ask() -> bool:
+        async with make_client(allow_private=True) as client:
+            try:
+                await PROVIDERS[slug].identify(Api(PROVIDERS[slug], f"{sandbox.root}/{slug}", client, token))
+            except ReauthRequired:
+                return False
+            return True
+
+    return asyncio.run(ask())
+
+
 def stored() -> list[Connection]:
     with across_tenants("a test looks"):
         return list(Connection.objects.order_by("created_at"))
@@ -442,16 +456,7 @@ def test_disconnecting_takes_the_grant_back_and_forgets_the_tokens(alice: Client
     connect(alice, slug)
     (row,) = stored()
     token = row.credentials["access_token"]
-
-    async def accepted() -> bool:
-        async with make_client(allow_private=True) as client:
-            try:
-                await PROVIDERS[slug].identify(Api(PROVIDERS[slug], f"{sandbox.root}/{slug}", client, token))
-            except ReauthRequired:
-                return False
-            return True
-
-    assert asyncio.run(accepted())
+    assert is_accepted(sandbox, slug, token)
     asked = alice.get(f"/connections/{row.id}/disconnect").content.decode()
     assert "Everything that came in is kept" in asked
     assert stored()[0].status == "connected", "asking changes nothing"
@@ -460,9 +465,45 @@ def test_disconnecting_takes_the_grant_back_and_forgets_the_tokens(alice: Client
     assert alice.post(f"/connections/{row.id}/disconnect").status_code == 302
     (row,) = stored()
     assert (row.status, row.credentials["access_token"], row.credentials["refresh_token"]) == ("disconnected", "", "")
-    assert not asyncio.run(accepted())
+    assert not is_accepted(sandbox, slug, token)
     with tenant_scope(row.tenant_id):
         assert HistoricalSyncJob.objects.get(id=job.id).status == "cancelled"
+
+
+@pytest.mark.parametrize("slug", ["github", "google", "intercom", "salesforce"])
+def test_disconnecting_leaves_another_workspace_its_access_to_the_same_account(
+    alice: Client, cast: Any, signed_in: Any, sandbox: Any, slug: str
+) -> None:
+    answers = {question.name: question.default or question.placeholder for question in PROVIDERS[slug].asks}
+    charlie = signed_in(cast.charlie)
+    for client in (alice, charlie):
+        assert client.get(consent(to_provider(client, slug, **answers))).status_code == 302
+    acme, globex = stored()
+    assert acme.external_account_id == globex.external_account_id
+    token = globex.credentials["access_token"]
+
+    alice.post(f"/connections/{acme.id}/disconnect")
+    assert [row.status for row in stored()] == ["disconnected", "connected"]
+    assert is_accepted(sandbox, slug, token)
+    charlie.post(f"/connections/{globex.id}/disconnect")
+    assert not is_accepted(sandbox, slug, token), "nobody else goes on by it"
+
+
+def test_a_token_that_a_vendor_gave_twice_ends_with_the_last_connection_that_holds_it(
+    alice: Client, cast: Any, signed_in: Any, sandbox: Any
+) -> None:
+    charlie = signed_in(cast.charlie)
+    for client in (alice, charlie):
+        connect(client, "slack")
+    acme, globex = stored()
+    token = acme.credentials["access_token"]
+    globex.set_credentials(token)
+    with tenant_scope(cast.globex.id):
+        globex.save()
+    alice.post(f"/connections/{acme.id}/disconnect")
+    assert is_accepted(sandbox, "slack", token)
+    charlie.post(f"/connections/{globex.id}/disconnect")
+    assert not is_accepted(sandbox, "slack", token)
 
 
 def test_tokens_are_forgotten_even_when_the_provider_is_away(

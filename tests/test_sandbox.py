@@ -368,7 +368,7 @@ async def test_revoking_all_ends_what_was_issued_before(client: httpx2.AsyncClie
 
 async def test_github_takes_a_grant_back(client: httpx2.AsyncClient) -> None:
     token, other = await signed_in_to(client, "github"), await signed_in_to(client, "github")
-    path, body = "/sandbox/github/applications/sandbox-github/grant", {"access_token": token["access_token"]}
+    path, body = "/sandbox/github/applications/sandbox-github/token", {"access_token": token["access_token"]}
     assert (await client.request("DELETE", path, json=body)).status_code == 404
     assert (await client.request("DELETE", path, json=body, auth=("sandbox-github", "no"))).status_code == 404
     auth = ("sandbox-github", "sandbox-secret")

@@ -290,6 +290,7 @@ class OAuth:
     token_root_of: (token_root, facts) -> the root, where it depends on an answer (a region).
     client_errors: codes by which this token endpoint means the client's own credentials, though others mean the grant by them.
     revoke: (Api-less) coroutine that revokes a grant at the provider; None when it has no revocation.
+    revokes_all: it ends all that the account ever granted to the client, and not the one grant alone.
     token_facts: picks what a token response says besides tokens (Salesforce's instance_url) for `Connection.facts`.
     secret_as_user: the client's secret is the user name of HTTP Basic authentication, and says it all.
     pkce: whether a challenge and verifier are sent.
@@ -305,6 +306,7 @@ class OAuth:
     scope_separator: str = " "
     extra_authorize: Mapping[str, str] = field(default_factory=dict)
     revoke: Callable[[Revocation], Awaitable[None]] | None = None
+    revokes_all: bool = False
     token_facts: Callable[[Mapping[str, Any]], JSON] | None = None
     token_root: str = ""
     token_root_of: Callable[[str, Mapping[str, Any]], str] = lambda token_root, facts: token_root

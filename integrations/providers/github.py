@@ -384,7 +384,8 @@ def _token_end(reply: Reply) -> datetime | None:
 
 
 async def _revoke(grant: Revocation) -> None:
-    client, path = (grant.client_id, grant.client_secret), f"/applications/{grant.client_id}/grant"
+    """Ends this token: `/grant` in its place would end every token that the person ever gave the app."""
+    client, path = (grant.client_id, grant.client_secret), f"/applications/{grant.client_id}/token"
     await grant.api.request("DELETE", path, json={"access_token": grant.access_token}, auth=client)
 
 

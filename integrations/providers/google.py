@@ -327,7 +327,7 @@ GOOGLE = Provider(
         "/o/oauth2/v2/auth", "/token", ("openid", "https://www.googleapis.com/auth/userinfo.email", READ_MAIL, READ_CALENDARS),
         # Without both, a second consent brings no refresh token.
         extra_authorize={"access_type": "offline", "prompt": "consent", "include_granted_scopes": "true"},
-        revoke=_revoke, token_root="https://oauth2.googleapis.com",
+        revoke=_revoke, revokes_all=True, token_root="https://oauth2.googleapis.com",
     ),
     settle=timedelta(minutes=2),
     partition_label="Calendars",

@@ -256,6 +256,7 @@ async def _identify(api: Api) -> Account:
 
 
 async def _revoke(grant: Revocation) -> None:
+    """Takes the app out of the workspace, with whatever tokens its people gave it."""
     await grant.api.request("POST", "/auth/uninstall", headers={"Authorization": f"Bearer {grant.access_token}"})
 
 
@@ -285,7 +286,9 @@ INTERCOM = Provider(
     rate_state=_rate_state,
     budget=RateBudget(requests=1600, seconds=10, concurrency=6),
     # Scopes are ticked at the app in Intercom's developer hub; tokens neither expire nor are refreshed.
-    oauth=OAuth("/oauth", "/auth/eagle/token", (), revoke=_revoke, token_root=API, token_root_of=_host, pkce=False),
+    oauth=OAuth(
+        "/oauth", "/auth/eagle/token", (), revoke=_revoke, revokes_all=True, token_root=API, token_root_of=_host, pkce=False,
+    ),
     token_help="The access token of an app in Intercom's developer hub that may read users, companies, conversations, admins and tickets.",
     settle=timedelta(minutes=5),
     ids_by_account=True,

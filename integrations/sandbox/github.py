@@ -45,7 +45,7 @@ class GitHub(StandIn):
     grants = Grants(
         "/login/oauth/authorize",
         "/login/oauth/access_token",
-        "/applications/sandbox-github/grant",
+        "/applications/sandbox-github/token",
         refreshes=False,
         scopes=SCOPES,
         separator=",",

@@ -41,7 +41,9 @@ class Google(StandIn):
     refresh_prefix = "1//"
     accounts = ACCOUNTS
     streams = ("labels", "messages", "calendars", "events")
-    grants = Grants("/o/oauth2/v2/auth", "/token", "/revoke", pkce=False, expires_in=3599, scopes=SCOPES)
+    grants = Grants(
+        "/o/oauth2/v2/auth", "/token", "/revoke", revokes_all=True, pkce=False, expires_in=3599, scopes=SCOPES
+    )
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)

@@ -42,7 +42,7 @@ class Intercom(StandIn):
     pasted_prefix = "dG9rOper"
     accounts = {"nw8ind01": "Northwind Traders", "c0nt0s02": "Contoso", "br4ndn03": "Brand New"}
     streams = ("admins", "teams", "companies", "contacts", "conversations", "messages", "tickets")
-    grants = Grants("/oauth", "/auth/eagle/token", "/auth/uninstall", pkce=False, refreshes=False)
+    grants = Grants("/oauth", "/auth/eagle/token", "/auth/uninstall", revokes_all=True, pkce=False, refreshes=False)
 
     def set_world(self, world: World) -> None:
         super().set_world(world)

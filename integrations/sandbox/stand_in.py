@@ -22,7 +22,8 @@ JSON = dict[str, Any]
 class Grants:
     """How the vendor grants access.
 
-    authorize, token, revoke: paths below the stand-in's root; revoke "" where the vendor has none.
+    authorize, token, revoke: paths below the stand-in's root; revoke "" where the vendor has none. revokes_all: it ends all that the
+        account granted, not one grant alone.
     basic: the client says who it is by HTTP Basic authentication, otherwise in the body. json: the token endpoint takes a JSON
         object, otherwise a form. secret_as_user: by Basic authentication with the secret alone, as user name. pkce: a challenge is
         demanded (one that is sent is always held to).
@@ -33,6 +34,7 @@ class Grants:
     authorize: str
     token: str
     revoke: str = ""
+    revokes_all: bool = False
     basic: bool = False
     secret_as_user: bool = False
     json: bool = False
@@ -232,7 +234,7 @@ class StandIn:
         return Response(200)
 
     def take_back(self, given: object) -> bool:
-        """Ends the grant that an access or refresh token belongs to; False when it is no token."""
+        """Ends the grant that an access or refresh token belongs to, or all of its account; False when it is no token."""
         if not isinstance(given, str):
             return False
         token = self._read(given)
@@ -240,7 +242,7 @@ class StandIn:
             token = self.tokens.read(self.refresh_prefix, given, "refresh")
         if token is None or token.provider != self.slug:
             return False
-        self.tokens.revoke(token)
+        self.tokens.revoke(token, all_of_account=self.grants.revokes_all)
         return True
 
     # -- the API ------------------------------------------------------------------------------------------------------------

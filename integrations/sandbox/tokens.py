@@ -36,6 +36,7 @@ class Tokens:
         self.codes: dict[str, Code] = {}
         # Times in ns: what was issued before them no longer counts.
         self.revoked_grants: dict[str, int] = {}
+        self.revoked_accounts: dict[tuple[str, str], int] = {}
         self.refreshed_grants: dict[str, int] = {}
         self.rotated_grants: dict[str, int] = {}
         self.revoked_before: dict[str, int] = {}
@@ -43,6 +44,7 @@ class Tokens:
 
     def make(self, prefix: str, provider: str, account: str, kind: str, grant: str = "") -> str:
         ends = (
+            self.revoked_accounts.get((provider, account), 0),
             self.refreshed_grants.get(grant, 0),
             self.rotated_grants.get(grant, 0),
             self.revoked_before.get(provider, 0),
@@ -67,16 +69,23 @@ class Tokens:
         except ValueError:
             return None
         found = Token(provider, account, found_kind, grant, int(issued))
-        gone = max(self.revoked_grants.get(grant, 0), self.revoked_before.get(provider, 0))
+        gone = max(
+            self.revoked_grants.get(grant, 0),
+            self.revoked_accounts.get((provider, account), 0),
+            self.revoked_before.get(provider, 0),
+        )
         if kind == "access" and not stale:
             gone = max(gone, self.refreshed_grants.get(grant, 0), self.expired_before.get(provider, 0))
         elif kind == "refresh":
             gone = max(gone, self.rotated_grants.get(grant, 0))
         return found if found.kind == kind and found.issued > gone else None
 
-    def revoke(self, token: Token) -> None:
-        """Ends the token's grant, whichever of its tokens this is."""
-        self.revoked_grants[token.grant] = time.time_ns()
+    def revoke(self, token: Token, *, all_of_account: bool = False) -> None:
+        """Ends the token's grant, whichever of its tokens this is, or all that its account granted."""
+        if all_of_account:
+            self.revoked_accounts[token.provider, token.account] = time.time_ns()
+        else:
+            self.revoked_grants[token.grant] = time.time_ns()
 
     def refreshed(self, token: Token) -> None:
         """Ends the access tokens of the grant so far; the refresh token goes on."""

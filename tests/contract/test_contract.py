@@ -127,6 +127,7 @@ async def test_a_grant_that_is_given_up_is_gone_at_the_vendor(slug: str, stage: 
     if oauth.revoke is None:
         assert not stage.stand_in.grants.revoke, "the vendor could revoke"
         return
+    assert oauth.revokes_all == stage.stand_in.grants.revokes_all
     root = f"{ROOT}/{slug}"
     bare, sign_in = (Api(provider, root, Into(stage.app), facts=stage.facts) for _ in range(2))
     await oauth.revoke(
