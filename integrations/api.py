@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from atom.openapi import ErrorsSerializer
 from integrations.connect import get_connection
 from integrations.models import Connection
 from integrations.narrowing import MOST_NAMES, narrow, parts_of
+from integrations.providers.base import Partition
 
 
 class OnlySerializer(serializers.Serializer):
@@ -42,6 +44,7 @@ class PartsSerializer(serializers.Serializer):
     partitions = PartSerializer(many=True)
 
 
+AWAY = OpenApiResponse(ErrorsSerializer, "The provider, which is asked for them, did not answer as it should.")
 CONNECTION_ID = OpenApiParameter("connection_id", OpenApiTypes.UUID, OpenApiParameter.PATH)
 
 
@@ -57,28 +60,26 @@ class ConnectionViewSet(TenantScoped, viewsets.GenericViewSet):
     @extend_schema(
         operation_id="get_connection_partitions",
         parameters=[CONNECTION_ID],
-        responses={
-            200: PartsSerializer,
-            409: OpenApiResponse(
-                ErrorsSerializer, "The provider, which is asked for them, did not answer as it should."
-            ),
-        },
+        responses={200: PartsSerializer, 409: AWAY},
     )
     def partitions(self, request: Request, connection_id: str) -> Response:
-        return Response(_parts_json(_connection(request, connection_id)))
+        connection = _connection(request, connection_id)
+        return Response(_parts_json(connection, parts_of(connection)))
 
     @extend_schema(
         operation_id="narrow_connection",
         parameters=[CONNECTION_ID],
         request=OnlySerializer,
-        responses={200: PartsSerializer},
+        responses={200: PartsSerializer, 409: AWAY},
     )
     def narrow(self, request: Request, connection_id: str) -> Response:
         connection = _connection(request, connection_id)
         given = OnlySerializer(data=request.data)
         given.is_valid(raise_exception=True)
         assert isinstance(request.auth, Actor)
-        return Response(_parts_json(narrow(request.auth, connection, given.validated_data["only"])))
+        # Once, and before anything is changed: what the answer needs of a provider that is away would come too late to refuse.
+        parts = parts_of(connection)
+        return Response(_parts_json(narrow(request.auth, connection, given.validated_data["only"], parts), parts))
 
 
 def _connection(request: Request, connection_id: str) -> Connection:
@@ -89,7 +90,7 @@ def _connection(request: Request, connection_id: str) -> Connection:
         raise Http404 from None
 
 
-def _parts_json(connection: Connection) -> dict[str, Any]:
+def _parts_json(connection: Connection, parts: Sequence[Partition]) -> dict[str, Any]:
     return {
         "label": connection.provider.partition_label,
         "only": connection.only,
@@ -99,6 +100,6 @@ def _parts_json(connection: Connection) -> dict[str, Any]:
                 "label": part.label,
                 "imported": connection.only is None or part.key in connection.only,
             }
-            for part in parts_of(connection)
+            for part in parts
         ],
     }

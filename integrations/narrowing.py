@@ -68,12 +68,17 @@ def resolve(provider: Provider, parts: Iterable[Partition], names: Sequence[str]
     return list(dict.fromkeys(known[name.strip().lower()] for name in names))
 
 
-def narrow(actor: Actor, connection: Connection, names: Sequence[str] | None) -> Connection:
+def narrow(
+    actor: Actor, connection: Connection, names: Sequence[str] | None, parts: Sequence[Partition] | None = None
+) -> Connection:
     """Narrows the connection to these partitions (keys or labels), or to none in particular: None imports everything.
 
-    What was imported stays. Holds from the next import on. Raises InvalidInput (only) and Refused.
+    parts: all that there are, where the provider was asked just now. What was imported stays. Holds from the next import on. Raises
+    InvalidInput (only) and Refused.
     """
-    only = None if names is None else resolve(connection.provider, parts_of(connection), names)
+    only = None
+    if names is not None:
+        only = resolve(connection.provider, parts_of(connection) if parts is None else parts, names)
     return _choose(actor, connection, only)
 
 

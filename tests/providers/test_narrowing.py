@@ -71,9 +71,16 @@ def test_the_api_lists_and_chooses(live_cast: SimpleNamespace, sandbox: Sandbox,
     assert client.post(path, {"only": None}, content_type="application/json").json()["only"] is None
     assert signed_in(live_cast.vera).get(path).status_code == 200
     assert signed_in(live_cast.charlie).get(path).status_code == 404
+    client.post(path, {"only": NAMES}, content_type="application/json")
     sandbox.control(error_every=1)
-    reply = client.get(path)
-    assert (reply.status_code, reply.json()["errors"][0]["code"]) == (409, "provider_unavailable")
+    for reply in (
+        client.get(path),
+        client.post(path, {"only": NAMES[:1]}, content_type="application/json"),
+        client.post(path, {"only": None}, content_type="application/json"),
+    ):
+        assert (reply.status_code, reply.json()["errors"][0]["code"]) == (409, "provider_unavailable")
+    sandbox.control(reset=True)
+    assert client.get(path).json()["only"] == KEYS, "what was refused changed nothing"
 
 
 def test_a_provider_without_partitions_can_not_be_narrowed(live_cast: SimpleNamespace, sandbox: Sandbox) -> None:
