@@ -24,6 +24,7 @@ from atom.tenancy import across_tenants
 from integrations import gateway
 from integrations.errors import UNMAPPABLE, Misconfigured, ProviderError, ReauthRequired
 from integrations.grants import granted_scopes
+from integrations.health import health_of
 from integrations.http import Api, check_address, check_public_address, make_client
 from integrations.models import Connection, ConnectionQuerySet, ConnectionStatus
 from integrations.narrowing import NOT_ITS_OWN, resolve, widened
@@ -127,10 +128,12 @@ def finish_oauth(
     verifier: str,
     redirect_uri: str,
     answers: Mapping[str, str] | None = None,
+    reconnects: str = "",
 ) -> tuple[Connection, bool]:
     """The connection that an authorization code stands for, and whether it is new. Raises ProviderError and Refused.
 
-    answers: to what the provider asks before connecting, as checked when the trip began.
+    answers: to what the provider asks before connecting, as checked when the trip began. reconnects: id of the connection that it
+    began for; the person may have signed in as somebody else than its account.
     """
     config = gateway.configured(provider, answers)
     if config is None or provider.oauth is None:
@@ -139,9 +142,46 @@ def finish_oauth(
     facts = {**(answers or {}), **(provider.oauth.token_facts(token) if provider.oauth.token_facts else {})}
     root = config.api_url if config.sandbox else provider.api_root(config.api_url, facts)
     account, _ = _identify(provider, str(token["access_token"]), root, "", False, facts=facts)
-    return _store(
-        actor, provider, account, str(token["access_token"]), token=token, facts=facts, sandbox=config.sandbox
+    try:
+        return _store(
+            actor, provider, account, str(token["access_token"]), token=token, facts=facts, sandbox=config.sandbox
+        )
+    except Refused as error:
+        _give_back(actor.tenant, provider, account, token, facts, config.sandbox)
+        missed = still_lost(actor.tenant, reconnects, account.external_id)
+        if missed is None:
+            raise
+        words = (
+            f"You signed in as {account.label}; {missed.account_label} still needs to be reconnected. {error.detail}"
+        )
+        raise Refused(error.code, words, status_code=error.status_code, attr=error.attr) from None
+
+
+def still_lost(tenant: Tenant, reconnects: str, account: str) -> Connection | None:
+    """The connection that a trip began for (its id, or ""), where it led to another account and nobody reconnected it meanwhile."""
+    row = connections_of(tenant).live().filter(id=reconnects).first() if reconnects else None
+    return row if row is not None and row.external_account_id != account and not health_of(row).is_well else None
+
+
+def _give_back(
+    tenant: Tenant,
+    provider: Provider,
+    account: Account,
+    token: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    sandbox: bool,
+) -> None:
+    """Revokes a grant that is not stored (best effort): nobody could do it later."""
+    granted = Connection(
+        tenant=tenant,
+        provider_slug=provider.slug,
+        external_account_id=account.external_id,
+        by_oauth=True,
+        sandbox=sandbox,
+        facts={**facts, **account.facts},
     )
+    granted.set_credentials(str(token["access_token"]), token.get("refresh_token") or "")
+    _try_to_revoke(granted)
 
 
 def disconnect(actor: Actor, connection: Connection, *, delete_data: bool = False) -> None:
@@ -151,10 +191,7 @@ def disconnect(actor: Actor, connection: Connection, *, delete_data: bool = Fals
     """
     for hook in disconnecting_hooks:
         hook(actor, connection)
-    try:
-        _revoke(connection)
-    except (ProviderError, TimeoutError, OSError) as error:
-        log.warning("could not revoke %s at the provider: %s", connection.id, error)
+    _try_to_revoke(connection)
     _give_up(actor, connection, delete_data)
     # The provider may have taken its time: what a schedule or a program started meanwhile would wait for a reconnect.
     for hook in disconnecting_hooks:
@@ -311,6 +348,14 @@ def _check_plan(tenant: Tenant, existing: Connection | None) -> None:
         raise Refused(
             "plan_feature", f"The {tenant.limits.name} plan includes {limit} connections.{offer}", status_code=403
         )
+
+
+def _try_to_revoke(connection: Connection) -> None:
+    """Revokes the connection's grant at the provider, or says in the log why not."""
+    try:
+        _revoke(connection)
+    except (ProviderError, TimeoutError, OSError) as error:
+        log.warning("could not revoke %s at the provider: %s", connection.id, error)
 
 
 def _revoke(connection: Connection) -> None:

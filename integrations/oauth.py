@@ -35,17 +35,22 @@ def redirect_uri(request: HttpRequest, provider: Provider) -> str:
 
 
 class Trip(NamedTuple):
-    """What a trip began with. answers: to what the provider asks before connecting."""
+    """What a trip began with. answers: to what the provider asks before connecting. reconnects: a connection's id, or ""."""
 
     verifier: str
     redirect_uri: str
     answers: Mapping[str, str]
+    reconnects: str
 
 
 def begin(
-    request: HttpRequest, provider: Provider, config: ProviderConfig, answers: Mapping[str, str] | None = None
+    request: HttpRequest,
+    provider: Provider,
+    config: ProviderConfig,
+    answers: Mapping[str, str] | None = None,
+    reconnects: str = "",
 ) -> str:
-    """Begins a trip; returns the provider's address to send the browser to."""
+    """Begins a trip; returns the provider's address to send the browser to. reconnects: id of the connection that it is for."""
     assert provider.oauth is not None
     state, verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(48)
     trips = [trip for trip in request.session.get(_SESSION_KEY, []) if trip["at"] > time.time() - LIFETIME]
@@ -58,6 +63,7 @@ def begin(
             "at": time.time(),
             "redirect_uri": redirect_uri(request, provider),
             "answers": dict(answers or {}),
+            "reconnects": reconnects,
         }
     )
     request.session[_SESSION_KEY] = trips[-MOST_TRIPS:]
@@ -96,4 +102,4 @@ def finish(request: HttpRequest, provider: Provider) -> Trip:
         or found["at"] < time.time() - LIFETIME
     ):
         raise BadState
-    return Trip(found["verifier"], found["redirect_uri"], found.get("answers", {}))
+    return Trip(found["verifier"], found["redirect_uri"], found.get("answers", {}), found.get("reconnects", ""))

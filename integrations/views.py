@@ -28,6 +28,7 @@ from integrations.connect import (
     disconnect,
     finish_oauth,
     get_connection,
+    still_lost,
 )
 from integrations.errors import ProviderError, ReauthRequired
 from integrations.models import Connection, ConnectionStatus
@@ -62,7 +63,8 @@ def connect_start(request: HttpRequest, slug: str) -> HttpResponse:
         return refusal(request, "Not connected", error.detail, error.status_code)
     # Who connects again answered when they connected; who comes from the card to connect has not been asked yet.
     mine = connections_of(tenant).filter(provider_slug=slug)
-    given = next((row.facts for row in mine if str(row.id) == request.POST.get("connection")), request.POST)
+    lost = next((row for row in mine if str(row.id) == request.POST.get("connection")), None)
+    given = lost.facts if lost else request.POST
     was_asked = any(question.name in given for question in provider.asks)
     try:
         answers = checked_answers(provider, given)
@@ -74,11 +76,8 @@ def connect_start(request: HttpRequest, slug: str) -> HttpResponse:
         return _ask(request, provider, {})
     # Not a redirect: browsers apply a form's content security policy (form-action) to every redirect that follows its answer, and a
     # provider's page of consent may lead on to wherever its users sign in.
-    return render(
-        request,
-        "integrations/leaving.html",
-        {"provider": provider, "to": oauth.begin(request, provider, config, answers)},
-    )
+    to = oauth.begin(request, provider, config, answers, str(lost.id) if lost else "")
+    return render(request, "integrations/leaving.html", {"provider": provider, "to": to})
 
 
 def _ask(request: HttpRequest, provider: Provider, errors: Mapping[str, str]) -> HttpResponse:
@@ -110,14 +109,16 @@ def connect_callback(request: HttpRequest, slug: str) -> HttpResponse:
     code = request.GET.get("code", "")
     if not code or len(code) > 4096:
         return refusal(request, "Not connected", f"{provider.name} sent no usable code. Connect again.", 400)
+    actor = actor_of(request)
     try:
         connection, _ = finish_oauth(
-            actor_of(request),
+            actor,
             provider,
             code=code,
             verifier=trip.verifier,
             redirect_uri=trip.redirect_uri,
             answers=trip.answers,
+            reconnects=trip.reconnects,
         )
     except Refused as error:
         return refusal(request, "Not connected", error.detail, error.status_code)
@@ -126,6 +127,9 @@ def connect_callback(request: HttpRequest, slug: str) -> HttpResponse:
         # A code that the provider does not accept is the caller's fault; all else is the provider's or the deployment's.
         return refusal(request, "Not connected", str(error), 400 if isinstance(error, ReauthRequired) else 502)
     messages.success(request, f"{connection} is connected.")
+    if missed := still_lost(actor.tenant, trip.reconnects, connection.external_account_id):
+        words = f"You signed in as {connection.account_label}; {missed.account_label} still needs to be reconnected."
+        messages.error(request, words)
     return redirect(f"{reverse('integrations')}?connected={connection.id}")
 
 

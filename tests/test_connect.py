@@ -358,6 +358,62 @@ def test_connecting_stops_at_the_plans_number_but_reconnecting_does_not(
     assert len(stored()) == 2
 
 
+def test_who_reconnects_as_another_account_is_told_and_leaves_no_grant_that_nobody_keeps(
+    cast: Any, signed_in: Any, sandbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    granted: list[str] = []
+
+    def noted(*args: Any, **given: Any) -> Any:
+        token = exchange_code(*args, **given)
+        granted.append(token["access_token"])
+        return token
+
+    exchange_code = gateway.exchange_code
+    monkeypatch.setattr(gateway, "exchange_code", noted)
+    charlie = signed_in(cast.charlie)
+    connect(charlie)
+    (lost,) = stored()
+    with tenant_scope(cast.globex.id):
+        Connection.objects.filter(id=lost.id).update(status="reauth_required")
+
+    def reconnect(account: int) -> Any:
+        address = to_provider(charlie, connection=str(lost.id))
+        return charlie.get(consent(address, account=account), follow=True)
+
+    # Where there is room it is one more.
+    page = reconnect(1).content.decode()
+    other = stored()[1]
+    assert f"{other} is connected." in page
+    still = f"{lost.account_label} still needs to be reconnected."
+    assert f"You signed in as {other.account_label}; {still}" in page
+    assert [row.status for row in stored()] == ["reauth_required", "connected"]
+
+    # Where there is none it is not kept, at the provider neither.
+    reply = reconnect(2)
+    assert reply.status_code == 403
+    assert f"{still} The Free plan includes 2 connections." in reply.content.decode()
+    assert len(stored()) == 2
+    assert [is_accepted(sandbox, "github", token) for token in granted] == [True, True, False]
+
+    assert still not in reconnect(0).content.decode()
+    assert [row.status for row in stored()] == ["connected", "connected"]
+
+
+def test_what_the_plan_has_no_room_for_is_not_taken_from_another_workspace(
+    cast: Any, signed_in: Any, sandbox: Any
+) -> None:
+    answers = {question.name: question.default or question.placeholder for question in PROVIDERS["google"].asks}
+    alice, charlie = signed_in(cast.alice), signed_in(cast.charlie)
+    alice.get(consent(to_provider(alice, "google", **answers), account=2))
+    (held,) = stored()
+    for account in (0, 1):
+        assert charlie.get(consent(to_provider(charlie, "google", **answers), account=account)).status_code == 302
+    refused = charlie.get(consent(to_provider(charlie, "google", **answers), account=2))
+    assert refused.status_code == 403
+    assert "still needs" not in refused.content.decode()
+    assert is_accepted(sandbox, "google", held.credentials["access_token"])
+
+
 def test_a_new_token_for_what_is_connected_is_taken_at_the_plans_number(
     cast: Any, signed_in: Any, own_host: str
 ) -> None:
