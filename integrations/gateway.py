@@ -172,8 +172,14 @@ async def visit_api(connection: Connection) -> AsyncIterator[Api]:
         yield await open_api(connection, client=client)
 
 
-async def open_api(connection: Connection, *, limiter: Limiter | None = None, client: Client | None = None) -> Api:
-    """The connection's API for a worker, with a token that refreshes itself.
+async def open_api(
+    connection: Connection,
+    *,
+    limiter: Limiter | None = None,
+    client: Client | None = None,
+    longest_wait: timedelta = timedelta(0),
+) -> Api:
+    """The connection's API for a worker, with a token that refreshes itself. limiter, longest_wait: as `Api` has them.
 
     Raises ReauthRequired when access is gone, Misconfigured when this deployment can't reach the provider.
     """
@@ -198,6 +204,7 @@ async def open_api(connection: Connection, *, limiter: Limiter | None = None, cl
         limiter,
         connection.facts,
         namespace(connection.provider, connection.base_url, connection.external_account_id),
+        longest_wait=longest_wait,
     )
 
 

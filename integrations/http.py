@@ -184,6 +184,7 @@ class Api:
 
     refresh: old token -> new token, called once a request when `provider.expired` says so; may raise ReauthRequired.
     namespace: prefix of this account's keys in the graph.
+    longest_wait: for a limit that is met in the middle of a list that is read whole; none where a person waits for the answer.
     """
 
     provider: Provider
@@ -194,6 +195,7 @@ class Api:
     limiter: Limiter | None = field(default=None, repr=False)
     facts: Mapping[str, Any] = field(default_factory=dict)
     namespace: str = ""
+    longest_wait: timedelta = timedelta(0)
     refreshing: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     async def get(

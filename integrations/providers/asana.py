@@ -85,7 +85,7 @@ def _of_all(name: str) -> Fetch:
 
 
 async def _workspaces(api: Api) -> list[JSON]:
-    return await all_rows(partial(_list, api, "workspaces", "name"))
+    return await all_rows(partial(_list, api, "workspaces", "name"), api.longest_wait)
 
 
 async def _projects(api: Api, cursor: JSON | None) -> Rows:
@@ -105,7 +105,7 @@ async def _partitions(api: Api) -> list[Partition]:
     found = []
     for workspace in await _workspaces(api):
         gid = workspace["gid"]
-        rows = await all_rows(partial(_list, api, f"workspaces/{gid}/projects", "name"))
+        rows = await all_rows(partial(_list, api, f"workspaces/{gid}/projects", "name"), api.longest_wait)
         found += [Partition(row["gid"], row["name"], {"project": row["gid"]}) for row in rows]
         found.append(Partition(f"me:{gid}", f"My tasks in {workspace['name']}", {"assignee": "me", "workspace": gid}))
     return found

@@ -199,7 +199,7 @@ async def _repositories(api: Api, cursor: JSON | None) -> Rows:
 
 
 async def _partitions(api: Api) -> list[Partition]:
-    rows = {str(row["id"]): row["full_name"] for row in await all_rows(partial(_repositories, api))}
+    rows = {str(row["id"]): row["full_name"] for row in await all_rows(partial(_repositories, api), api.longest_wait)}
     return [Partition(key, name, {"full_name": name}) for key, name in rows.items()]
 
 

@@ -186,7 +186,7 @@ def _name(calendar: JSON) -> str:
 
 
 async def _partitions(api: Api) -> list[Partition]:
-    rows = await all_rows(partial(_calendars, api))
+    rows = await all_rows(partial(_calendars, api), api.longest_wait)
     return [Partition(row["id"], _name(row)) for row in rows if not row.get("deleted")]
 
 

@@ -179,7 +179,7 @@ async def _associated(api: Api, name: str, target: str, ids: list[str]) -> dict[
 
     found: dict[str, list[str]] = {}
     try:
-        for row in await all_rows(rows_at) if ids else ():
+        for row in await all_rows(rows_at, api.longest_wait) if ids else ():
             found.setdefault(str(row["from"]["id"]), []).extend(str(to["toObjectId"]) for to in row["to"])
     except AccessDenied:
         return {}

@@ -128,7 +128,7 @@ async def _partitions(api: Api) -> list[Partition]:
     found = []
     for site in await _sites(api):
         known = {"site": site["id"], "url": site["url"], "base": site["base"]}
-        for row in await all_rows(partial(_list_projects, api, site, states=("live",))):
+        for row in await all_rows(partial(_list_projects, api, site, states=("live",)), api.longest_wait):
             key, label = f"{site['id']}:{row['id']}", f"{row['name']} ({row['key']})"
             found.append(Partition(key, label, {**known, "project": str(row["id"])}))
     return found
@@ -217,7 +217,7 @@ async def _all(api: Api, path: str, listed: str, first: list[JSON]) -> list[JSON
         return data[listed], {"at": following} if start < following < data.get("total", 0) else None
 
     try:
-        return await all_rows(rows_at)
+        return await all_rows(rows_at, api.longest_wait)
     except AccessDenied:
         return first  # the issue was deleted or moved away just now
 

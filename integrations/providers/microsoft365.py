@@ -151,7 +151,7 @@ async def _calendars(api: Api, cursor: JSON | None) -> Rows:
 
 
 async def _partitions(api: Api) -> list[Partition]:
-    rows = await all_rows(partial(_calendars, api))
+    rows = await all_rows(partial(_calendars, api), api.longest_wait)
     return [Partition(row["id"], row.get("name") or "Calendar") for row in rows]
 
 

@@ -155,7 +155,7 @@ async def _fetch_users(api: Api, partition: Partition, window: Window, cursor: J
 
 
 async def _partitions(api: Api) -> list[Partition]:
-    rows = {row["id"]: row for row in await all_rows(partial(_search, api, kind="data_source"))}
+    rows = {row["id"]: row for row in await all_rows(partial(_search, api, kind="data_source"), api.longest_wait)}
     return [Partition(row["id"], _plain(row.get("title")) or "Untitled") for row in rows.values()]
 
 

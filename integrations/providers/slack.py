@@ -49,6 +49,7 @@ from integrations.providers.wire import EPOCH, SECOND, Rows, all_rows, listing, 
 
 # Of files that are listed by number; seen: what is asked for behind it is answered by the first page. In no document of Slack's.
 MOST_PAGES = 100
+_MOST = 999  # rows that a page of conversations, their members or messages may be asked for
 LOOK_BACK = timedelta(days=30)  # before a window's beginning, for threads that go on within it
 _TICK = timedelta(microseconds=1)  # a ts has six decimals
 # What a token may list: conversation type -> the scope it takes. Direct messages come only to tokens that were made for them.
@@ -148,7 +149,9 @@ async def _users(api: Api, cursor: JSON | None) -> Rows:
 async def _channels(api: Api, cursor: JSON | None) -> Rows:
     granted = api.facts.get("scopes") or ("channels:read", "groups:read")
     types = ",".join(name for name, scope in _TYPES.items() if scope in granted)
-    return await _list(api, "conversations.list", "channels", cursor, types=types, exclude_archived="false", limit=200)
+    return await _list(
+        api, "conversations.list", "channels", cursor, types=types, exclude_archived="false", limit=_MOST
+    )
 
 
 async def _partitions(api: Api) -> list[Partition]:
@@ -156,14 +159,15 @@ async def _partitions(api: Api) -> list[Partition]:
     who = await _call(api, "auth.test")
     return [
         Partition(row["id"], _channel_name(row), {"created": row.get("created") or 0, "url": who.get("url")})
-        for row in await all_rows(partial(_channels, api))
+        for row in await all_rows(partial(_channels, api), api.longest_wait)
         if not who.get("bot_id") or row.get("is_member") or row.get("is_im") or row.get("is_mpim")
     ]
 
 
 async def _fetch_members(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     """One record a channel: who is in it. Dated before the channel's own record, which knows more about it."""
-    members = await all_rows(partial(_list, api, "conversations.members", "members", channel=partition.key, limit=1000))
+    rows_at = partial(_list, api, "conversations.members", "members", channel=partition.key, limit=_MOST)
+    members = await all_rows(rows_at, api.longest_wait)
     payload = {"channel": partition.key, "members": members}
     return Page([Record(partition.key, _time(partition.facts.get("created", 0)) - SECOND, payload)], None)
 
@@ -175,7 +179,7 @@ def _messages(rows: list[Any], partition: Partition, following: JSON | None) -> 
 def _within(partition: Partition, since: datetime, until: datetime) -> JSON:
     """Both bounds are included, so the last tick before `until` makes the span half-open."""
     span = {"oldest": _ts(since), "latest": _ts(until - _TICK), "inclusive": "true"}
-    return {"channel": partition.key, **span, "limit": 999}
+    return {"channel": partition.key, **span, "limit": _MOST}
 
 
 async def _fetch_messages(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from integrations.errors import UNMAPPABLE, CursorExpired, ProviderError, RequestRejected
+from integrations.errors import UNMAPPABLE, CursorExpired, ProviderError, RequestRejected, Throttled
 from integrations.http import Api, Reply
 from integrations.providers.base import JSON, Fetch, Page, Partition, Record, Window
 
@@ -20,6 +21,8 @@ Rows = tuple[list[Any], JSON | None]  # of one page, and the cursor of the next;
 
 # Of a list that is read whole, before anything else is done: far more than anybody has, and what a worker has room for.
 MOST_ROWS, MOST_PAGES, MOST_SECONDS = 100_000, 2_000, 1800.0
+# Where it meets the provider's limit: waits in a row, how long each is if nobody says so, and at least.
+MOST_WAITS, DEFAULT_WAIT, LEAST_WAIT = 5, timedelta(seconds=60), timedelta(milliseconds=200)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SECOND, MILLISECOND = timedelta(seconds=1), timedelta(milliseconds=1)
 _NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
@@ -149,13 +152,32 @@ def listing(rows_at: Callable[[Api, JSON | None], Awaitable[Rows]], read: Reader
     return fetch
 
 
-async def all_rows(rows_at: Callable[[JSON | None], Awaitable[Rows]]) -> list[Any]:
-    """All rows of a paged list, beginning with cursor None. Raises CursorExpired and RequestRejected where it has no end."""
-    found, cursor = await rows_at(None)
-    found = list(found)
+async def all_rows(
+    rows_at: Callable[[JSON | None], Awaitable[Rows]], longest_wait: timedelta = timedelta(0)
+) -> list[Any]:
+    """All rows of a paged list, beginning with cursor None. Raises CursorExpired and RequestRejected where it has no end.
+
+    longest_wait: for a limit that is met on the way (`Api.longest_wait`). A list of more pages than the limit allows at once would
+    never be read to its end if each try began anew, so it goes on where it was; a longer wait is the caller's: Throttled.
+    """
+    found: list[Any] = []
+    cursor: JSON | None = None
     been: set[int] = set()
-    until = monotonic() + MOST_SECONDS
-    while cursor is not None:
+    waits, until = 0, monotonic() + MOST_SECONDS
+    while True:
+        try:
+            rows, cursor = await rows_at(cursor)
+        except Throttled as error:
+            waits += 1
+            if waits > MOST_WAITS:
+                raise
+            # A list is not endless for that.
+            until += await _wait_out(error, longest_wait)
+            continue
+        waits = 0
+        found += rows
+        if cursor is None:
+            return found
         if (here := place(cursor)) in been:
             raise CursorExpired(
                 "A list that is read whole comes back to its own beginning: the same pages again and again."
@@ -165,9 +187,16 @@ async def all_rows(rows_at: Callable[[JSON | None], Awaitable[Rows]]) -> list[An
             raise RequestRejected(
                 f"A list that is read whole has no end: {len(found):,} rows on {len(been):,} pages, and more to come."
             )
-        rows, cursor = await rows_at(cursor)
-        found += rows
-    return found
+
+
+async def _wait_out(limit: Throttled, longest: timedelta) -> float:
+    """Waits until the limit is over: the seconds that it took. Raises the limit itself if it would be longer."""
+    wait = max(limit.retry_at - datetime.now(UTC) if limit.retry_at else DEFAULT_WAIT, LEAST_WAIT)
+    if limit.daily or wait > longest:
+        raise limit
+    began = monotonic()
+    await asyncio.sleep(wait.total_seconds())
+    return monotonic() - began
 
 
 def place(cursor: JSON | None) -> int:

@@ -16,9 +16,10 @@ import pytest
 
 from atom.access import system_actor
 from atom.tenancy import tenant_scope
-from historical_sync.actions import start_sync
+from historical_sync.actions import pause, start_sync
+from historical_sync.models import SyncChunk
 from integrations.providers import wire
-from tests.conftest import Worker, until
+from tests.conftest import Sandbox, Worker, connected, job_now, until, wait_for
 from tests.faults import toy as toys
 from tests.faults.toy_stage import ToyStage
 from tests.graphs import make_connection
@@ -96,6 +97,35 @@ def test_a_limit_in_planning_is_waited_out_however_often(toy: ToyStage, worker: 
     toy.server.inject(toys.throttled("none"), every=1, times=4, path="/boxes")
     toy.done(toy.job())
     assert not toy.damage()
+
+
+def test_a_list_that_takes_more_requests_than_a_limit_allows_at_once_is_read_to_its_end(
+    live_cast: SimpleNamespace, worker: Worker, sandbox: Sandbox
+) -> None:
+    """Six pages of channels, of which Slack answers three at a time: anew from the first one each time, none of the rest would come."""
+    sandbox.control(records=60, page_size=1, rate_limit_every=4)
+    connection = connected(live_cast.acme, "slack", sandbox.root)
+    with tenant_scope(live_cast.acme.id):
+        job = start_sync(system_actor(live_cast.acme, "a test"), connection, streams=["files", "members"])
+    wait_for(lambda: job_now(job).planned)
+    sandbox.control(page_size=0, rate_limit_every=0)
+    with tenant_scope(live_cast.acme.id):
+        partitions = SyncChunk.objects.filter(job=job, stream="members").values_list("partition", flat=True)
+        assert len(set(partitions)) == sandbox.truth("slack")["channels"]
+    assert until(job, "completed").last_error_message == ""
+
+
+def test_a_job_that_waits_in_the_middle_of_a_list_can_be_stopped(
+    live_cast: SimpleNamespace, worker: Worker, sandbox: Sandbox
+) -> None:
+    sandbox.control(records=60, page_size=1, rate_limit_every=4, retry_after=60)
+    connection = connected(live_cast.acme, "slack", sandbox.root)
+    actor = system_actor(live_cast.acme, "a test")
+    with tenant_scope(live_cast.acme.id):
+        job = start_sync(actor, connection, streams=["members"])
+        wait_for(lambda: sandbox.control()["statuses"].get("429"))
+        pause(actor, job)
+    until(job, "paused", seconds=10)
 
 
 def test_a_server_whose_lists_have_no_end_fails_the_job_in_words(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -66,6 +66,8 @@ def test_commits_that_were_pushed_late_are_looked_for_again() -> None:
 
 class Answers:
     """An API that answers by path and keeps what it was asked."""
+
+    longest_wait = timedelta(0)
 
     def __init__(self, replies: dict[str, Reply]) -> None:
         self.replies, self.asked = replies, list[tuple[str, Any]]()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from atom.access import system_actor
-from atom.errors import InvalidInput
+from atom.errors import InvalidInput, Refused
 from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import coverage
 from historical_sync.actions import start_incremental, start_sync
@@ -81,6 +82,16 @@ def test_the_api_lists_and_chooses(live_cast: SimpleNamespace, sandbox: Sandbox,
         assert (reply.status_code, reply.json()["errors"][0]["code"]) == (409, "provider_unavailable")
     sandbox.control(reset=True)
     assert client.get(path).json()["only"] == KEYS, "what was refused changed nothing"
+
+
+def test_who_waits_for_the_list_is_told_of_a_limit_at_once(live_cast: SimpleNamespace, sandbox: Sandbox) -> None:
+    connection = connected(live_cast.acme, "slack", sandbox.root)
+    sandbox.control(page_size=1, rate_limit_every=4, retry_after=20)
+    began = time.monotonic()
+    with tenant_scope(live_cast.acme.id), pytest.raises(Refused, match="slow down") as caught:
+        parts_of(connection)
+    assert caught.value.code == "provider_throttled"
+    assert time.monotonic() - began < 5
 
 
 def test_a_provider_without_partitions_can_not_be_narrowed(live_cast: SimpleNamespace, sandbox: Sandbox) -> None:

@@ -107,6 +107,65 @@ async def test_a_list_without_an_end_is_an_error(monkeypatch: pytest.MonkeyPatch
         await all_rows(rows_at)
 
 
+class Limited:
+    """A list of five pages whose vendor answers so many requests at a time. limits: what it says to one more, one after the other."""
+
+    def __init__(self, at_once: int, *limits: Throttled) -> None:
+        self.at_once, self.limits = at_once, list(limits)
+        self.answered, self.asked = 0, list[int]()
+
+    async def __call__(self, cursor: JSON | None) -> tuple[list[Any], JSON | None]:
+        at = cursor["at"] if cursor else 0
+        self.asked.append(at)
+        if self.answered == self.at_once and self.limits:
+            self.answered = 0
+            raise self.limits.pop(0)
+        self.answered += 1
+        return [at], {"at": at + 1} if at < 4 else None
+
+
+def limit(seconds: float | None = 0.0, *, daily: bool = False) -> Throttled:
+    return Throttled("slow", None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds), daily=daily)
+
+
+@pytest.mark.parametrize(("at_once", "asked"), [(2, [0, 1, 2, 2, 3, 4, 4]), (0, [0, 0, 0, 0, 1, 2, 3, 4])])
+async def test_a_list_that_meets_a_limit_goes_on_at_the_same_page(
+    monkeypatch: pytest.MonkeyPatch, at_once: int, asked: list[int]
+):
+    monkeypatch.setattr(wire, "LEAST_WAIT", timedelta(seconds=0.01))
+    monkeypatch.setattr(wire, "DEFAULT_WAIT", timedelta(seconds=0.02))
+    rows_at = Limited(at_once, limit(-1), limit(0.03), *[limit(None)] * (at_once == 0))
+    assert await all_rows(rows_at, timedelta(seconds=1)) == [0, 1, 2, 3, 4]
+    assert rows_at.asked == asked
+
+
+@pytest.mark.parametrize(
+    ("met", "longest"),
+    [(limit(0.01), timedelta(0)), (limit(600), timedelta(minutes=2)), (limit(0.01, daily=True), timedelta(minutes=2))],
+    ids=["somebody waits for the list", "long", "daily"],
+)
+async def test_a_limit_that_lasts_longer_is_raised_at_once(met: Throttled, longest: timedelta):
+    rows_at = Limited(2, met)
+    with pytest.raises(Throttled) as caught:
+        await all_rows(rows_at, longest)
+    assert caught.value is met
+    assert rows_at.asked == [0, 1, 2]
+
+
+async def test_a_limit_that_nothing_comes_through_is_raised_in_the_end(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(wire, "LEAST_WAIT", timedelta(seconds=0.001))
+    rows_at = Limited(0, *[limit() for _ in range(20)])
+    with pytest.raises(Throttled):
+        await all_rows(rows_at, timedelta(seconds=1))
+    assert len(rows_at.asked) == wire.MOST_WAITS + 1
+
+
+async def test_the_time_that_a_list_waits_does_not_make_it_endless(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(wire, "MOST_SECONDS", 0.15)
+    rows_at = Limited(1, *[limit(0.2) for _ in range(3)])
+    assert await all_rows(rows_at, timedelta(seconds=1)) == [0, 1, 2, 3, 4]
+
+
 TABLE = {
     403: Means(AccessDenied, "Acme does not let us: {said}"),
     429: Means(Throttled, "Acme asks to slow down.", wait=60),

@@ -153,6 +153,7 @@ async def test_a_bot_is_asked_only_for_channels_it_is_in_and_a_token_only_for_wh
     api = Api(SLACK, "https://slack.com", answering(answer), "xoxb-1", facts={"scopes": ["channels:read", "im:read"]})
     assert [partition.key for partition in await slack._partitions(api)] == ["C1"]
     assert dict(asked[1].url.params)["types"] == "public_channel,im"
+    assert dict(asked[1].url.params)["limit"] == "999", "few requests a minute are allowed"
 
 
 async def test_a_page_may_be_empty_before_the_end():

@@ -17,7 +17,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from atom.errors import InvalidInput
 from integrations import gateway
-from integrations.checking import MOST_REASONS, StreamReport, check_stream
+from integrations.checking import MOST_REASONS, PATIENCE, StreamReport, check_stream
 from integrations.connect import checked_answers
 from integrations.errors import Misconfigured, ProviderError
 from integrations.health import missing_scopes
@@ -94,7 +94,7 @@ class Command(BaseCommand):
     ) -> bool:
         """Whether all is well."""
         async with make_client(allow_private=True) as client:
-            api = Api(provider, root, client, token, facts=facts, namespace="")
+            api = Api(provider, root, client, token, facts=facts, namespace="", longest_wait=PATIENCE)
             try:
                 account = await provider.identify(api)
                 api.facts = {**facts, **account.facts}
