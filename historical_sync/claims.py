@@ -223,10 +223,14 @@ async def release(
 
 
 @retried
-async def retry_later(pool: Pool, lease: Lease, code: str, message: str, not_before: datetime) -> None:
-    """Counts a failed attempt and gives the chunk back for another one at `not_before`."""
+async def retry_later(
+    pool: Pool, lease: Lease, code: str, message: str, not_before: datetime, *, failed: bool = True
+) -> None:
+    """Gives the chunk back for another attempt at `not_before`. `failed`: this one is counted and noted as a failure."""
     async with tenant_transaction(pool, lease.tenant_id, "retry") as cursor:
-        if not await _let_go(cursor, lease, "pending", not_before=not_before, code=code, message=message, failed=True):
+        if not await _let_go(
+            cursor, lease, "pending", not_before=not_before, code=code, message=message, failed=failed
+        ):
             return
         await cursor.execute(
             """
@@ -235,7 +239,8 @@ async def retry_later(pool: Pool, lease: Lease, code: str, message: str, not_bef
             """,
             [code, message, lease.job_id],
         )
-        await _note(cursor, lease, "retry", f"{lease.stream}: {message}")
+        if failed:
+            await _note(cursor, lease, "retry", f"{lease.stream}: {message}")
         await settle(cursor, lease.job_id)
 
 

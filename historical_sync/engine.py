@@ -160,7 +160,7 @@ class Engine:
         if decision.action is Action.RECONNECT:
             token = run.api.token or "" if run else job.connection.credentials["access_token"]
             again = await self._lost_access(job, token, message)
-        elif decision.action in (Action.WAIT, Action.RETRY) and at is not None:
+        elif decision.action in (Action.WAIT, Action.LOOK_AGAIN, Action.RETRY) and at is not None:
             if run and decision.action is Action.WAIT:
                 await run.budget.block(at)
             # A provider's limit spends no try; a sign-in service that always names one would be asked for ever.
@@ -263,8 +263,9 @@ class Engine:
             again_at = await claims.release(self.pool, lease, not_before=at, waiting=message)
             await self.defer(lease.job_id, lease.tenant_id, at=again_at)
             return False
-        elif decision.action is Action.RETRY and at is not None:
-            await claims.retry_later(self.pool, lease, code, message, at)
+        elif decision.action in (Action.LOOK_AGAIN, Action.RETRY) and at is not None:
+            failed = decision.action is Action.RETRY
+            await claims.retry_later(self.pool, lease, code, message, at, failed=failed)
         elif decision.action is Action.RESTART and at is not None:
             await claims.restart_window(self.pool, lease, code, message, at)
         elif decision.action is not Action.SPLIT or at is None or not await claims.split(self.pool, lease, at):

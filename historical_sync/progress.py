@@ -134,6 +134,8 @@ def _phase(job: JobNumbers, waiting: datetime | None) -> str:
                 return f"Atom's database has no room left; trying again at {waiting:%H:%M:%S} UTC"
             if job.last_error_code == "provider_throttled":
                 return f"Waiting for the provider's limit until {waiting:%H:%M} UTC"
+            if job.last_error_code == "provider_preparing":
+                return f"The provider prepares an answer; looking again at {waiting:%H:%M:%S} UTC"
             return f"The provider had a problem; trying again at {waiting:%H:%M:%S} UTC"
         if not job.planned:
             return "Planning"

@@ -1,6 +1,6 @@
 """What happens after a provider call went wrong: by the error's class, how often it failed, and nothing else. Pure.
 
-Throttling never spends a retry. Failures are counted since the last page that was stored, restarts of a window since the last
+Throttling never spends a retry, nor does an answer that is being prepared. Failures are counted since the last page that was stored, restarts of a window since the last
 page that brought something new: a provider that goes in circles is given up in the end, one that is only slow never.
 """
 
@@ -17,6 +17,7 @@ from integrations.errors import (
     CursorExpired,
     Endless,
     Misconfigured,
+    NotReady,
     ProviderError,
     ReauthRequired,
     RequestRejected,
@@ -32,12 +33,14 @@ MAX_RESTARTS = 5  # of a window without anything new
 BACK_OFF = 1.0  # seconds before the second attempt; doubles
 LONGEST_BACK_OFF = 300.0  # seconds
 THROTTLE_DEFAULT = timedelta(seconds=60)  # a limit without a time
+PREPARING_DEFAULT = timedelta(seconds=20)  # an answer that is being prepared
 DAILY_QUOTA_DEFAULT = timedelta(hours=1)
-LEAST_WAIT = timedelta(milliseconds=200)  # of a limit that is over already
+LEAST_WAIT = timedelta(milliseconds=200)  # for what is over already
 
 
 class Action(StrEnum):
-    WAIT = "wait"  # for the provider's limit; spends no retry
+    WAIT = "wait"  # for the provider's limit, with all of the connection; spends no retry
+    LOOK_AGAIN = "look_again"  # for an answer that is being prepared, alone; spends no retry
     RETRY = "retry"  # the same again, later
     RESTART = "restart"  # the window from its last committed position, without the cursor
     SPLIT = "split"  # the window in two
@@ -73,8 +76,10 @@ def decide(
     match error:
         case Throttled():
             at = error.retry_at or now + (DAILY_QUOTA_DEFAULT if error.daily else THROTTLE_DEFAULT)
-            at = min(at, now + LONGEST_WAIT)
-            return Decision(Action.WAIT, code, message, max(at, now + LEAST_WAIT) + LEAST_WAIT * jitter)
+            return Decision(Action.WAIT, code, message, _within_reason(at, now) + LEAST_WAIT * jitter)
+        case NotReady():
+            at = error.retry_at or now + PREPARING_DEFAULT
+            return Decision(Action.LOOK_AGAIN, code, message, _within_reason(at, now) + LEAST_WAIT * jitter)
         case ReauthRequired():
             return Decision(Action.RECONNECT, code, message)
         case WindowTooLarge():
@@ -108,6 +113,10 @@ def decide(
 def back_off(failures: int, jitter: float) -> timedelta:
     """Time before the next attempt after `failures` + 1 of them: 1 s doubling to 5 minutes, times 0.5 to 1.5 by `jitter`."""
     return timedelta(seconds=min(LONGEST_BACK_OFF, BACK_OFF * 2.0 ** min(failures, 20)) * (0.5 + jitter))
+
+
+def _within_reason(at: datetime, now: datetime) -> datetime:
+    return max(min(at, now + LONGEST_WAIT), now + LEAST_WAIT)
 
 
 def _can_split(stream: Stream) -> bool:

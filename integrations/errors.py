@@ -5,6 +5,7 @@ The class carries the decision; nobody looks at a message or a status code again
     ProviderError
     ├── RetryLater              the same request may work later
     │   ├── Throttled             the provider's limit; never spends a retry; `retry_at` when it said so
+    │   ├── NotReady              the answer is being prepared: only this request waits; never spends a retry
     │   └── Unavailable           5xx, reset, time-out, a body cut short or not JSON; spends a retry
     ├── ReauthRequired          the grant is gone: pause the connection's jobs until a person reconnects
     ├── AccessDenied            this stream or partition may not be read: it fails in words, the others go on
@@ -57,6 +58,12 @@ class Throttled(RetryLater):
     def __init__(self, message: str, retry_at: datetime | None = None, *, daily: bool = False) -> None:
         super().__init__(message, retry_at)
         self.daily = daily
+
+
+class NotReady(RetryLater):
+    """The provider prepares the answer. No limit: what else is asked of it meanwhile is answered."""
+
+    code = "provider_preparing"
 
 
 class Unavailable(RetryLater):

@@ -160,9 +160,14 @@ def test_the_monitor_shows_waiting_as_waiting_with_its_time(cast: SimpleNamespac
     assert "Waiting for GitHub's limit until" in text.replace("&#x27;", "'")
     assert f'datetime="{until.astimezone(UTC).isoformat(timespec="seconds")}"' in text
     assert f"{until.astimezone(UTC):%H:%M} UTC" in text
-    with tenant_scope(cast.acme.id):
-        type(job).objects.filter(id=job.id).update(last_error_code="provider_unavailable")
-    assert "GitHub had a problem; trying again at" in client.get(f"/jobs/{job.id}/live").content.decode()
+    others = {
+        "provider_unavailable": "GitHub had a problem; trying again at",
+        "provider_preparing": "GitHub prepares an answer; looking again at",
+    }
+    for code, words in others.items():
+        with tenant_scope(cast.acme.id):
+            type(job).objects.filter(id=job.id).update(last_error_code=code)
+        assert words in client.get(f"/jobs/{job.id}/live").content.decode()
 
 
 def test_an_import_whose_parts_are_not_kept_says_so(cast: SimpleNamespace, signed_in: Any) -> None:

@@ -128,6 +128,13 @@ def _jobs(tenant: Tenant) -> dict[str, HistoricalSyncJob]:
             "last_error_code": "provider_throttled",
             "last_error_message": "GitHub's rate limit is used up",
         },
+        "Waiting for an answer": begun
+        | {
+            "status": states.RUNNING,
+            "waiting_until": now + timedelta(seconds=20),
+            "last_error_code": "provider_preparing",
+            "last_error_message": "Salesforce is preparing a bulk query.",
+        },
         "Waiting after an error": begun
         | {
             "status": states.RUNNING,

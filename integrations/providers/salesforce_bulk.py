@@ -8,7 +8,7 @@ import io
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from integrations.errors import AccessDenied, CursorExpired, RequestRejected, Throttled, Unavailable
+from integrations.errors import AccessDenied, CursorExpired, NotReady, RequestRejected, Unavailable
 from integrations.http import Api
 from integrations.providers.base import JSON
 
@@ -33,7 +33,7 @@ async def start(api: Api, root: str, soql: str) -> str | None:
 
 
 async def ready(api: Api, root: str, job: str) -> bool:
-    """Waits a little for the job. False when it came to nothing. Raises Throttled with a time when it needs longer."""
+    """Waits a little for the job. False when it came to nothing. Raises NotReady with a time when it needs longer."""
     for wait in (*_WAITS, None):
         try:
             state = (await api.get(f"{root}/jobs/query/{job}")).data["state"]
@@ -45,7 +45,7 @@ async def ready(api: Api, root: str, job: str) -> bool:
             return False
         if wait is not None:
             await asyncio.sleep(wait)
-    raise Throttled("Salesforce is preparing a bulk query.", datetime.now(UTC) + _LATER)
+    raise NotReady("Salesforce is preparing a bulk query.", datetime.now(UTC) + _LATER)
 
 
 async def rows(api: Api, root: str, job: str, locator: str) -> tuple[list[JSON], str]:

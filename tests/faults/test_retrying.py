@@ -13,6 +13,7 @@ from integrations.errors import (
     AccessDenied,
     CursorExpired,
     Misconfigured,
+    NotReady,
     ProviderError,
     ReauthRequired,
     RequestRejected,
@@ -43,6 +44,16 @@ def test_throttling_waits_however_often_it_failed_before(attempts: int) -> None:
     assert until <= (decision.at or NOW) < until + timedelta(seconds=1)
 
 
+@pytest.mark.parametrize("attempts", [0, 1000])
+def test_an_answer_that_is_being_prepared_is_looked_at_again_however_often(attempts: int) -> None:
+    at = NOW + timedelta(seconds=20)
+    for error in (NotReady("wait", at), NotReady("wait")):
+        decision = decided(error, attempts=attempts)
+        assert (decision.action, decision.code) == (Action.LOOK_AGAIN, "provider_preparing")
+        assert at <= (decision.at or NOW) < at + timedelta(seconds=1)
+    assert NOW < decided(NotReady("wait", NOW)).at < NOW + timedelta(seconds=1)  # type: ignore[operator]
+
+
 def test_a_limit_without_a_time_waits_a_minute_and_a_daily_one_an_hour() -> None:
     assert decided(Throttled("x")).at >= NOW + timedelta(seconds=60)  # type: ignore[operator]
     assert decided(Throttled("x", daily=True)).at >= NOW + timedelta(hours=1)  # type: ignore[operator]
@@ -52,7 +63,14 @@ def test_a_limit_that_is_over_still_waits_a_little() -> None:
     assert decided(Throttled("x", NOW - timedelta(hours=1))).at > NOW  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("error", [Throttled("x", NOW.replace(year=9999)), Unavailable("x", NOW.replace(year=2286))])
+@pytest.mark.parametrize(
+    "error",
+    [
+        Throttled("x", NOW.replace(year=9999)),
+        NotReady("x", NOW.replace(year=9999)),
+        Unavailable("x", NOW.replace(year=2286)),
+    ],
+)
 def test_no_time_that_a_provider_names_parks_an_import_for_more_than_a_day(error: Exception) -> None:
     assert decided(error).at < NOW + timedelta(days=1, seconds=1)  # type: ignore[operator]
 

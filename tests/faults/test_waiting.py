@@ -43,6 +43,30 @@ def test_a_long_wait_frees_the_worker_and_shows_its_time(toy: ToyStage) -> None:
     assert job_now(waiting).status == "running"
 
 
+def test_who_waits_for_an_answer_that_is_being_prepared_keeps_nobody_from_asking(toy: ToyStage, worker: Worker) -> None:
+    toy.server.inject(toys.says(202, {}, Retry_After="30"), every=1, times=1, path="/rows/labels")
+    job = toy.job()
+    now = soon(job)
+    assert now.records_processed == 340, "the other parts did not wait for the one"
+    [waits] = toy.chunks(job, status="pending")
+    assert (waits.stream, waits.attempts) == ("labels", 0)
+    assert timedelta(seconds=10) < waits.not_before - datetime.now(UTC) < timedelta(seconds=31)
+    assert toy.connection.blocked_until is None
+    assert "prepares an answer" in describe(now).phase
+    assert toy.events(job, "retry") == []
+
+
+def test_an_answer_that_is_being_prepared_is_had_in_the_end(
+    toy: ToyStage, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrying, "PREPARING_DEFAULT", timedelta(milliseconds=50))
+    monkeypatch.setattr(retrying, "MAX_ATTEMPTS", 2)
+    toy.server.inject(toys.says(202, {}), every=1, times=4, path="/rows/labels")
+    job = toy.done(toy.job())
+    assert not toy.damage()
+    assert (job.last_error_code, job.last_error_message) == ("", "")
+
+
 def test_a_back_off_that_all_that_is_left_waits_for_is_shown(
     toy: ToyStage, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

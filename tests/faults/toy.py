@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from integrations.errors import CursorExpired, ProviderError, RecordRejected, Throttled, WindowTooLarge
+from integrations.errors import CursorExpired, NotReady, ProviderError, RecordRejected, Throttled, WindowTooLarge
 from integrations.http import Api, Reply
 from integrations.providers.base import (
     JSON,
@@ -344,6 +344,8 @@ def _classify(reply: Reply) -> ProviderError | None:
     error = reply.data.get("error") if isinstance(reply.data, dict) else None
     if reply.status == 403 and error in ("quota", "daily quota"):
         return Throttled("The toy's quota is used up.", reply.retry_at(), daily=error == "daily quota")
+    if reply.status == 202:
+        return NotReady("The toy is winding up.", reply.retry_at())
     if reply.status == 410:
         return CursorExpired("The toy forgot the page.")
     if reply.status == 400 and error == "too many results":

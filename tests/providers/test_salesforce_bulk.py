@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from integrations.errors import CursorExpired, ReauthRequired, Throttled, Unavailable
+from integrations.errors import CursorExpired, NotReady, ReauthRequired, Unavailable
 from integrations.http import Reply
 from integrations.providers import salesforce, salesforce_bulk
 from integrations.providers.base import WHOLE, Context, Window
@@ -70,7 +70,7 @@ async def test_windows_are_half_open(stage: Stage) -> None:
 async def test_a_job_that_takes_long_lets_the_worker_go(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     cursor = (await step(stage, None)).next_cursor
     monkeypatch.setattr("integrations.sandbox.salesforce_bulk.LOOKS", 5)
-    with pytest.raises(Throttled) as caught:
+    with pytest.raises(NotReady) as caught:
         await step(stage, cursor)
     assert caught.value.retry_at is not None
     assert "Salesforce" in str(caught.value)
