@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from urllib.parse import quote
 
-from integrations.errors import UNMAPPABLE, AccessDenied, CursorExpired, ProviderError, Throttled, WindowTooLarge
+from integrations.errors import UNMAPPABLE, AccessDenied, CursorExpired, Gone, ProviderError, Throttled, WindowTooLarge
 from integrations.http import Api, Reply
 from integrations.providers.base import (
     JSON,
@@ -52,6 +52,7 @@ _FRACTION = re.compile(r"(\.\d{6})\d+")
 _ERRORS: ErrorTable = {
     410: Means(CursorExpired, "Microsoft 365 no longer knows the page; going on by date."),
     "MailboxNotEnabledForRESTAPI": Means(AccessDenied, "Microsoft 365: this account has no mailbox in the cloud."),
+    "ErrorItemNotFound": Means(Gone, "Microsoft 365 no longer has it."),
     "ErrorAccessDenied": Means(
         AccessDenied, "Microsoft 365 does not let this connection read it: connect again and grant the permission."
     ),
@@ -101,7 +102,12 @@ async def _folders(api: Api, cursor: JSON | None) -> Rows:
     path = (
         f"{ME}/mailFolders/{quote(inside.pop(0), safe='')}/childFolders" if cursor and not page else f"{ME}/mailFolders"
     )
-    rows, following = await _get(api, path, {"includeHiddenFolders": "true", "$top": 100}, page)
+    try:
+        rows, following = await _get(api, path, {"includeHiddenFolders": "true", "$top": 100}, page)
+    except Gone:
+        if "/childFolders" not in (page["url"] if page else path):
+            raise
+        rows, following = [], None  # the folder was deleted just now, with all that it held
     inside += [row["id"] for row in rows if row.get("childFolderCount")]
     return rows, {"url": None, **(following or {}), "inside": inside} if following or inside else None
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from integrations.errors import AccessDenied, CursorExpired, RequestRejected, Throttled, WindowTooLarge
+from integrations.errors import AccessDenied, CursorExpired, Gone, RequestRejected, Throttled, WindowTooLarge
 from integrations.grants import read_token
 from integrations.http import Api, Reply
 from integrations.providers import microsoft365
@@ -44,6 +44,7 @@ def said(graph: Any) -> set[tuple[str, str, str]]:
         (403, "ErrorAccessDenied", AccessDenied),
         (403, "Authorization_RequestDenied", AccessDenied),
         (404, "MailboxNotEnabledForRESTAPI", AccessDenied),
+        (404, "ErrorItemNotFound", Gone),
         (410, "syncStateNotFound", CursorExpired),
         (400, "syncStateNotFound", CursorExpired),
     ],
@@ -149,6 +150,19 @@ async def test_a_second_that_fills_pages_is_read_to_its_end_and_nothing_comes_tw
     mailbox = Mailbox(together)
     assert await mailbox.read() == [f"m{i}" for i in range(151)]
     assert mailbox.asked <= 10
+
+
+async def test_a_folder_that_is_deleted_while_the_tree_is_read_costs_nothing_else():
+    async with staged("microsoft365") as stage:
+        calm = await stage.read(FOLDERS)
+        page = await FOLDERS.fetch(stage.api(), WHOLE, ALL, None)
+        found, cursor = {record.external_id for record in page.records}, page.next_cursor
+        assert cursor is not None
+        cursor["inside"].insert(0, "AQMkADdeleted==")
+        while cursor is not None:
+            page = await FOLDERS.fetch(stage.api(), WHOLE, ALL, cursor)
+            found, cursor = found | {record.external_id for record in page.records}, page.next_cursor
+        assert found == calm.ids
 
 
 async def test_folders_in_folders_come_however_small_the_pages_are():
