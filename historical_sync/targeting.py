@@ -12,7 +12,7 @@ from historical_sync import coverage, planning
 from historical_sync.coverage import BEGINNING, Spans
 from historical_sync.models import HistoricalSyncJob
 from integrations import gateway
-from integrations.errors import AccessDenied, ReauthRequired
+from integrations.errors import AccessDenied, PartlyDenied, ReauthRequired
 from integrations.http import Api
 from integrations.providers.base import WHOLE, Clock, Estimate, Partition, Stream, Window, WindowKind
 
@@ -26,8 +26,8 @@ COUNT_TIMEOUT = 15.0  # seconds for all of them
 async def gather_targets(api: Api, job: HistoricalSyncJob) -> list[planning.Target]:
     """The job's targets, with counts where they are cheap.
 
-    When the provider does not let us list what the partitioned streams are listed by, these become one target each, without a
-    partition: the chunk made of it lists them again, and fails in words while the other streams finish.
+    When the provider does not let us list what the partitioned streams are listed by, or not all of it, these have one target each
+    without a partition: the chunk made of it lists them again, and fails in words while the others finish.
     """
     provider = job.connection.provider
     streams = [stream for stream in provider.streams if stream.name in job.streams]
@@ -35,6 +35,8 @@ async def gather_targets(api: Api, job: HistoricalSyncJob) -> list[planning.Targ
     if provider.partitions is not None and any(stream.partitioned for stream in streams):
         try:
             partitions = await gateway.partitions_of(job.connection, api)
+        except PartlyDenied as error:
+            partitions = (*error.found, WHOLE)
         except AccessDenied:
             partitions = (WHOLE,)
     covered, asked, left = await _covered(job), await _asked(job), await _left_over(job)

@@ -249,10 +249,10 @@ def _identify(
 
             async def whose() -> tuple[Account, list[Partition]]:
                 account = await provider.identify(api)
-                if not with_parts or provider.partitions is None:
+                if not with_parts:
                     return account, []
                 api.facts = {**facts, **account.facts}
-                return account, await provider.partitions(api)
+                return account, await gateway.partitions_to_choose(provider, api)
 
             # Somebody waits at a form: a hiccup is worth a second try, a limit is not.
             return await patiently(whose, first=timedelta(seconds=0.2), longest=timedelta(seconds=3))

@@ -9,6 +9,7 @@ The class carries the decision; nobody looks at a message or a status code again
     │   └── Unavailable           5xx, reset, time-out, a body cut short or not JSON; spends a retry
     ├── ReauthRequired          the grant is gone: pause the connection's jobs until a person reconnects
     ├── AccessDenied            this stream or partition may not be read: it fails in words, the others go on
+    │   ├── PartlyDenied          of several sites or workspaces some refuse: `found` is what the others have
     │   └── Gone                  what was listed a moment ago is not there any more: a fetch goes on without it
     ├── CursorExpired           the page cursor is dead: start again at the last committed position
     ├── Endless                 page after page brings nothing new: fail the chunk
@@ -21,7 +22,12 @@ The class carries the decision; nobody looks at a message or a status code again
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from integrations.providers.base import Partition
 
 
 class ProviderError(Exception):
@@ -82,6 +88,14 @@ class AccessDenied(ProviderError):
     """The grant is fine but does not reach this stream or partition (scope, permission, feature switched off)."""
 
     code = "provider_access_denied"
+
+
+class PartlyDenied(AccessDenied):
+    """Of the places that the grant covers (sites, workspaces) some refuse to list what they have. `found`: the others' partitions."""
+
+    def __init__(self, message: str, found: Sequence[Partition]) -> None:
+        super().__init__(message)
+        self.found = found
 
 
 class Gone(AccessDenied):

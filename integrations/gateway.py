@@ -24,7 +24,7 @@ from django.db import transaction
 from atom.home import running_address
 from atom.tenancy import tenant_scope
 from integrations import grants
-from integrations.errors import Misconfigured, ReauthRequired, Unavailable
+from integrations.errors import Misconfigured, PartlyDenied, ReauthRequired, Unavailable
 from integrations.http import Api, Limiter, make_client
 from integrations.models import Connection, ConnectionStatus
 from integrations.providers.base import Partition, Provider
@@ -310,12 +310,31 @@ def _token_request(config: ProviderConfig, provider: Provider, grant_type: str, 
 async def partitions_of(connection: Connection, api: Api) -> list[Partition]:
     """The partitions that the connection imports, each once: the provider's, or those of them that it is narrowed to.
 
-    A list that is paged by number shifts when something is added while it is read, and names one twice.
+    A list that is paged by number shifts when something is added while it is read, and names one twice. Raises PartlyDenied where
+    some may lie in a place that refuses to list them, with those that do not.
     """
     if connection.provider.partitions is None:
         return []
-    found = {part.key: part for part in await connection.provider.partitions(api)}
-    return [part for key, part in found.items() if connection.only is None or key in connection.only]
+    refusal = ""
+    try:
+        listed = await connection.provider.partitions(api)
+    except PartlyDenied as error:
+        listed, refusal = list(error.found), str(error)
+    found = {part.key: part for part in listed}
+    imported = [part for key, part in found.items() if connection.only is None or key in connection.only]
+    if refusal and (connection.only is None or not found.keys() >= set(connection.only)):
+        raise PartlyDenied(refusal, imported)
+    return imported
+
+
+async def partitions_to_choose(provider: Provider, api: Api) -> list[Partition]:
+    """All partitions that are listed to the account just now, for a person: without those of a place that refuses."""
+    if provider.partitions is None:
+        return []
+    try:
+        return await provider.partitions(api)
+    except PartlyDenied as error:
+        return list(error.found)
 
 
 def expiry(token: Mapping[str, Any]) -> datetime | None:

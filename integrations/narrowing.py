@@ -33,11 +33,10 @@ def parts_of(connection: Connection) -> list[Partition]:
     provider = connection.provider
     if provider.partitions is None:
         return []
-    ask = provider.partitions
 
     async def call() -> list[Partition]:
         async with asyncio.timeout(TIMEOUT), gateway.visit_api(connection) as api:
-            return await ask(api)
+            return await gateway.partitions_to_choose(provider, api)
 
     try:
         found = async_to_sync(call)()

@@ -48,6 +48,16 @@ def test_a_stream_that_may_not_be_read_fails_in_words_and_the_others_go_on(sandb
     assert re.search(r"^  comments: \d+ records", out.getvalue(), re.MULTILINE)
 
 
+def test_a_site_that_refuses_is_told_and_the_others_are_checked(sandbox: Any):
+    sandbox.control(deny=["jira.northwind"])
+    out = StringIO()
+    with pytest.raises(CommandError, match="At least one stream failed"):
+        check(sandbox, "jira", out)
+    told = out.getvalue()
+    assert re.search(r"^  projects: FAILED provider_access_denied: northwind: Jira ", told, re.MULTILINE)
+    assert re.search(r"^  issues in Labör .*: \d+ .*records", told, re.MULTILINE)
+
+
 def test_the_days_and_streams_can_be_chosen(sandbox: Any):
     out = StringIO()
     check(sandbox, "github", out, days=365, streams="commits, issues")

@@ -32,7 +32,7 @@ from integrations.providers.base import (
 from integrations.providers.graph import facts, headline, organization, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in, inner
 from integrations.providers.text import MOST_MENTIONS, mentioned_emails
-from integrations.providers.wire import Rows, all_rows, listing, page, pages, reader, utc
+from integrations.providers.wire import Rows, all_rows, listing, page, pages, partitions_in, reader, rows_in, utc
 
 # What replies hold besides ids; without it they are compact.
 _FIELDS = {
@@ -89,26 +89,24 @@ async def _workspaces(api: Api) -> list[JSON]:
 
 
 async def _projects(api: Api, cursor: JSON | None) -> Rows:
-    """Workspace after workspace. cursor: {"left": [workspace, ...], "offset": in the first of them}."""
-    left = cursor["left"] if cursor else [row["gid"] for row in await _workspaces(api)]
-    if not left:
-        return [], None
-    at = {"offset": cursor["offset"]} if cursor and cursor["offset"] else None
-    rows, following = await _list(api, f"workspaces/{left[0]}/projects", _FIELDS["projects"], at)
-    if following:
-        return rows, {"left": left, **following}
-    return rows, {"left": left[1:], "offset": None} if left[1:] else None
+    """Workspace after workspace."""
+
+    async def rows_of(workspace: JSON, at: JSON | None) -> Rows:
+        return await _list(api, f"workspaces/{workspace['gid']}/projects", _FIELDS["projects"], at)
+
+    return await rows_in(partial(_workspaces, api), rows_of, cursor)
 
 
 async def _partitions(api: Api) -> list[Partition]:
     """The projects, archived ones too, and for each workspace what the connected person does outside of projects."""
-    found = []
-    for workspace in await _workspaces(api):
+
+    async def parts_of(workspace: JSON) -> list[Partition]:
         gid = workspace["gid"]
         rows = await all_rows(partial(_list, api, f"workspaces/{gid}/projects", "name"), api.longest_wait)
-        found += [Partition(row["gid"], row["name"], {"project": row["gid"]}) for row in rows]
-        found.append(Partition(f"me:{gid}", f"My tasks in {workspace['name']}", {"assignee": "me", "workspace": gid}))
-    return found
+        mine = Partition(f"me:{gid}", f"My tasks in {workspace['name']}", {"assignee": "me", "workspace": gid})
+        return [*(Partition(row["gid"], row["name"], {"project": row["gid"]}) for row in rows), mine]
+
+    return await partitions_in(await _workspaces(api), parts_of)
 
 
 def _bound(window: Window) -> datetime:

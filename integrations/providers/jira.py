@@ -42,7 +42,18 @@ from integrations.providers.base import (
 from integrations.providers.graph import facts, headline, person
 from integrations.providers.replies import body, rate_headers, reset_of
 from integrations.providers.text import MOST_MENTIONS, mentioned_emails
-from integrations.providers.wire import EPOCH, MILLISECOND, Rows, all_rows, listing, page, reader, utc
+from integrations.providers.wire import (
+    EPOCH,
+    MILLISECOND,
+    Rows,
+    all_rows,
+    listing,
+    page,
+    partitions_in,
+    reader,
+    rows_in,
+    utc,
+)
 
 REST = "/rest/api/3"
 API = "https://api.atlassian.com"
@@ -125,13 +136,16 @@ async def _list_users(api: Api, site: JSON, cursor: JSON | None) -> Rows:
 
 async def _partitions(api: Api) -> list[Partition]:
     """The projects of all sites. What is archived can't be searched."""
-    found = []
-    for site in await _sites(api):
+
+    async def projects_of(site: JSON) -> list[Partition]:
         known = {"site": site["id"], "url": site["url"], "base": site["base"]}
+        found = []
         for row in await all_rows(partial(_list_projects, api, site, states=("live",)), api.longest_wait):
             key, label = f"{site['id']}:{row['id']}", f"{row['name']} ({row['key']})"
             found.append(Partition(key, label, {**known, "project": str(row["id"])}))
-    return found
+        return found
+
+    return await partitions_in(await _sites(api), projects_of)
 
 
 # -- fetching -----------------------------------------------------------------------------------------------------------------
@@ -140,15 +154,13 @@ async def _partitions(api: Api) -> list[Partition]:
 async def _by_site(
     list_rows: Callable[[Api, JSON, JSON | None], Awaitable[Rows]], api: Api, cursor: JSON | None
 ) -> Rows:
-    """Lists that a site has one of, site after site. cursor: {"sites": still to read, "start": in the first of them}."""
-    sites, start = (cursor["sites"], cursor["start"]) if cursor else (await _sites(api), 0)
-    if not sites:
-        return [], None
-    found, following = await list_rows(api, sites[0], {"start": start})
-    rows = [{**row, "site": sites[0]} for row in found]
-    if following is not None:
-        return rows, {"sites": sites, **following}
-    return rows, {"sites": sites[1:], "start": 0} if sites[1:] else None
+    """Lists that a site has one of, site after site."""
+
+    async def rows_of(site: JSON, at: JSON | None) -> Rows:
+        rows, following = await list_rows(api, site, at)
+        return [{**row, "site": site} for row in rows], following
+
+    return await rows_in(partial(_sites, api), rows_of, cursor)
 
 
 async def _search(api: Api, partition: Partition, cursor: JSON | None, asked: JSON) -> JSON:

@@ -12,7 +12,15 @@ from typing import Any
 
 import orjson
 
-from integrations.errors import UNMAPPABLE, CursorExpired, ProviderError, RequestRejected, Throttled
+from integrations.errors import (
+    UNMAPPABLE,
+    AccessDenied,
+    CursorExpired,
+    PartlyDenied,
+    ProviderError,
+    RequestRejected,
+    Throttled,
+)
 from integrations.http import Api, Reply
 from integrations.providers.base import JSON, Fetch, Page, Partition, Record, Window
 
@@ -202,6 +210,57 @@ async def _wait_out(limit: Throttled, longest: timedelta) -> float:
 def place(cursor: JSON | None) -> int:
     """What tells one place in a paged list from another."""
     return hash(orjson.dumps(cursor, option=orjson.OPT_SORT_KEYS))
+
+
+# -- lists of several places --------------------------------------------------------------------------------------------------
+
+
+async def partitions_in(
+    places: list[JSON], partitions_of: Callable[[JSON], Awaitable[list[Partition]]]
+) -> list[Partition]:
+    """The partitions of all places (sites, workspaces) that a grant covers. place["name"]: what people call it.
+
+    Raises PartlyDenied with those of the others where one refuses, AccessDenied where all do.
+    """
+    found: list[Partition] = []
+    refusals = []
+    for place in places:
+        try:
+            found += await partitions_of(place)
+        except AccessDenied as error:
+            refusals.append(f"{place['name']}: {error}")
+    if not refusals:
+        return found
+    raise PartlyDenied(" ".join(refusals), found) if len(refusals) < len(places) else AccessDenied(" ".join(refusals))
+
+
+async def rows_in(
+    places: Callable[[], Awaitable[list[JSON]]],
+    rows_of: Callable[[JSON, JSON | None], Awaitable[Rows]],
+    cursor: JSON | None,
+) -> Rows:
+    """A page of a list that each of those places has for itself, one after the other. rows_of: from (place, its own cursor).
+
+    One that refuses is asked again after the others, so what these have is stored by the time that it raises AccessDenied. cursor:
+    {"places": still to read, "at": cursor in the first of them}.
+    """
+    # A cursor that a version before this one stored begins anew.
+    left, at = (cursor["places"], cursor["at"]) if cursor and "places" in cursor else (await places(), None)
+    refusals = []
+    for _ in left:
+        place, *others = left
+        try:
+            rows, following = await rows_of(place, at)
+        except AccessDenied as error:
+            refusals.append(f"{place['name']}: {error}")
+            left, at = [*others, place], None
+            continue
+        if following is not None:
+            return rows, {"places": left, "at": following}
+        return rows, {"places": others, "at": None} if others else None
+    if refusals:
+        raise AccessDenied(" ".join(refusals))
+    return [], None
 
 
 # -- headers ------------------------------------------------------------------------------------------------------------------

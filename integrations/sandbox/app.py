@@ -209,8 +209,9 @@ class Sandbox:
         if wrong:
             return wrong
         for denied in given.get("deny", ()):
-            slug, _, stream = denied.partition(".")
-            if slug not in self.providers or stream not in self.providers[slug].streams:
+            slug, _, name = denied.partition(".")
+            stand_in = self.providers.get(slug)
+            if stand_in is None or name not in (*stand_in.streams, *stand_in.places):
                 return f"there is no stream {denied!r}"
         if reset:
             self.control.reset()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from integrations.sandbox.asana_rows import ACCOUNTS, PROJECTS, Organization
+from integrations.sandbox.asana_rows import ACCOUNTS, PROJECTS, WORKSPACES, Organization
 from integrations.sandbox.stand_in import JSON, Grants, Route, StandIn, Table
 from integrations.sandbox.wire import Request, Response
 from integrations.sandbox.world import World, seconds_of
@@ -32,6 +32,7 @@ class Asana(StandIn):
     pasted_prefix = "2/1200/"
     accounts = ACCOUNTS
     streams = ("workspaces", "users", "projects", "tasks", "subtasks", "stories")
+    places = tuple(name for name, _, _ in WORKSPACES)
     grants = Grants("/-/oauth_authorize", "/-/oauth_token", "/-/oauth_revoke", expires_in=3600, pkce=False)
 
     def __init__(self, *args: Any) -> None:
@@ -161,6 +162,8 @@ class Asana(StandIn):
         workspace = next((place for place in own.workspaces if own.workspace_gid(place) == gid), None)
         if workspace is None:
             return self.not_found(request)
+        if self.denies(WORKSPACES[workspace][0]):
+            return _error(403, "You do not have access to this workspace")
         places = [place for place in own.projects if PROJECTS[place][1] == workspace]
         if "archived" in request.query:
             places = [place for place in places if PROJECTS[place][2] == (request.query["archived"] == "true")]

@@ -15,7 +15,8 @@ class Faults:
 
     rate_limit: calls that GitHub allows in rate_window seconds. page_size: rows that any page holds at most; 0 is the vendor's own.
     cap: results that one query can list, where the vendor caps them; 0 is the vendor's own. delete_every: each n-th row of every
-    table is deleted; 0 is none. deny: "provider.stream" of what the token has no permission for.
+    table is deleted; 0 is none. deny: "provider.stream" of what the token has no permission for, or
+    "provider.place" (a site, a workspace).
     """
 
     latency_ms: float = 0

@@ -48,6 +48,7 @@ class Jira(StandIn):
     pasted_prefix = "ana@northwind.test:"
     accounts = {account: f"{sites[0].name}.atlassian.net" for account, sites in SITES.items()}
     streams = ("projects", "users", "issues", "comments", "worklogs", "changes")
+    places = tuple(site.name for sites in SITES.values() for site in sites)
     grants = Grants("/authorize", "/oauth/token", json=True, pkce=False, rotates=True, expires_in=3600, scopes=SCOPES)
 
     def set_world(self, world: World) -> None:
@@ -142,6 +143,8 @@ class Jira(StandIn):
         sites = [site for site in SITES[account] if match[1] in (site.id, None)]
         if not sites or (match[1] is None) != bool(request.basic[0]):
             return _gateway(404, "Not Found")
+        if self.denies(sites[0].name):
+            return _errors(403, "The app is not allowed on this site.")
         return self._on_site(request, account, sites[0], match[2])
 
     def _on_site(self, request: Request, account: str, site: Site, path: str) -> Response:

@@ -89,6 +89,7 @@ class StandIn:
     prefix, refresh_prefix: how its tokens begin (they must differ); refresh_prefix "" where there is no refresh.
     pasted_prefix: any token that begins so is a personal token of the first account; "" where there are none.
     streams: names of the provider's streams.
+    places: names of the sites or workspaces of an account that can refuse by themselves.
     """
 
     slug: ClassVar[str]
@@ -98,6 +99,7 @@ class StandIn:
     refresh_prefix: ClassVar[str] = ""
     pasted_prefix: ClassVar[str] = ""
     streams: ClassVar[tuple[str, ...]]
+    places: ClassVar[tuple[str, ...]] = ()
     grants: ClassVar[Grants]
 
     def __init__(self, world: World, tokens: Tokens, control: Control) -> None:
@@ -149,7 +151,7 @@ class StandIn:
     # -- switches -----------------------------------------------------------------------------------------------------------
 
     def denies(self, stream: str) -> bool:
-        """Whether the switches deny the stream."""
+        """Whether the switches deny the stream or place."""
         return f"{self.slug}.{stream}" in self.control.faults.deny
 
     def page_size(self, asked: str | int | None, default: int, most: int) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -16,10 +18,11 @@ from django.utils import timezone
 
 from historical_sync import actions, job_changes
 from historical_sync.database import make_pool
-from historical_sync.models import HistoricalSyncJob, JobEvent, SyncRecord
+from historical_sync.models import HistoricalSyncJob, JobEvent, SyncChunk, SyncRecord
 from integrations import connect, gateway
 from integrations.errors import ReauthRequired
 from integrations.models import Connection
+from integrations.narrowing import narrow, parts_of
 from integrations.providers import PROVIDERS
 from tests.conftest import Sandbox, Worker, connected, job_now, until
 from tests.faults import toy as toys
@@ -302,6 +305,55 @@ def test_what_cannot_even_be_listed_fails_alone(toy: ToyStage, worker: Worker) -
     job = toy.done(job)
     assert job.records_processed == 370
     assert not toy.damage("counters")
+
+
+@pytest.mark.parametrize(("slug", "refuses"), [("jira", "northwind"), ("asana", "Nebenprojekte")])
+def test_a_site_that_refuses_is_named_and_the_others_finish(
+    live_cast: Any, worker: Worker, sandbox: Sandbox, slug: str, refuses: str
+) -> None:
+    from atom.access import system_actor
+    from atom.tenancy import tenant_scope
+
+    sandbox.control(records=400, deny=[f"{slug}.{refuses}"])
+    connection = connected(live_cast.acme, slug, sandbox.root)
+    start, actor = datetime(2020, 1, 1, tzinfo=UTC), system_actor(live_cast.acme, "test")
+
+    def stored() -> Counter[str]:
+        return Counter(SyncRecord.objects.filter(connection=connection).values_list("stream", flat=True))
+
+    with tenant_scope(live_cast.acme.id):
+        connection.budget_limit = 10_000
+        connection.save()
+        job = until(actions.start_sync(actor, connection, start=start), "failed", "completed", seconds=60)
+        assert job.status == "failed"
+        assert job.last_error_message.count(f"{refuses}: ") >= 2, "projects, and what is listed by them"
+        truth = Counter(sandbox.truth(slug, until=job.end_date.isoformat()))
+        some = stored()
+        assert {name for name, count in truth.items() if count} == set(some)
+        assert some < truth
+
+        # Once it is allowed, Retry brings the rest.
+        sandbox.control(deny=[])
+        actions.resume(actor, job)
+        job = until(job, "failed", "completed", seconds=60)
+        assert job.status == "completed", job.last_error_message
+        assert stored() == +truth
+
+
+def test_who_chose_only_parts_of_other_sites_hears_of_no_refusal(
+    live_cast: Any, worker: Worker, sandbox: Sandbox
+) -> None:
+    from atom.access import system_actor
+    from atom.tenancy import tenant_scope
+
+    sandbox.control(records=100, deny=["jira.northwind"])
+    connection = connected(live_cast.acme, "jira", sandbox.root)
+    actor = system_actor(live_cast.acme, "test")
+    with tenant_scope(live_cast.acme.id):
+        assert [part.label for part in parts_of(connection)] == ["Labör (LAB)"]
+        connection = narrow(actor, connection, ["Labör (LAB)"])
+        until(actions.start_sync(actor, connection, streams=["issues"]), "completed")
+        assert {chunk.partition_label for chunk in SyncChunk.objects.all()} == {"Labör (LAB)"}
 
 
 def test_a_vendors_own_refusal_is_said_in_its_stream_only(

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from integrations.errors import AccessDenied, CursorExpired, RequestRejected, Throttled, Unavailable
+from integrations.errors import AccessDenied, CursorExpired, PartlyDenied, RequestRejected, Throttled, Unavailable
 from integrations.http import Reply
 from integrations.providers import wire
-from integrations.providers.base import JSON, Context, Entity, Graph, RateState, Relationship, Window
+from integrations.providers.base import JSON, Context, Entity, Graph, Partition, RateState, Relationship, Window
 from integrations.providers.graph import facts, organization
 from integrations.providers.replies import Means, body, error_in, inner, rate_headers, reset_of
 from integrations.providers.text import MOST_TEXT, domain_key, mentioned_emails, one_line
@@ -21,8 +21,10 @@ from integrations.providers.wire import (
     all_rows,
     epoch,
     page,
+    partitions_in,
     reader,
     records,
+    rows_in,
     stamp,
     ticks,
 )
@@ -164,6 +166,71 @@ async def test_the_time_that_a_list_waits_does_not_make_it_endless(monkeypatch: 
     monkeypatch.setattr(wire, "MOST_SECONDS", 0.15)
     rows_at = Limited(1, *[limit(0.2) for _ in range(3)])
     assert await all_rows(rows_at, timedelta(seconds=1)) == [0, 1, 2, 3, 4]
+
+
+class Sites:
+    """Three sites with a list of two pages each. refuse: names of those that do not let us read, from now on."""
+
+    def __init__(self, *refuse: str) -> None:
+        self.refuse = set(refuse)
+
+    async def places(self) -> list[JSON]:
+        return [{"name": name} for name in "abc"]
+
+    async def rows_of(self, place: JSON, at: JSON | None) -> tuple[list[Any], JSON | None]:
+        if place["name"] in self.refuse:
+            raise AccessDenied(f"not {place['name']}")
+        number = at["page"] if at else 1
+        return [f"{place['name']}{number}"], {"page": 2} if number == 1 else None
+
+    async def partitions_of(self, place: JSON) -> list[Partition]:
+        rows, _ = await self.rows_of(place, None)
+        return [Partition(row) for row in rows]
+
+    async def read(self, cursor: JSON | None = None) -> tuple[list[Any], JSON | None, str]:
+        """Rows, and where it ended and in which words if it was refused."""
+        found: list[Any] = []
+        while True:
+            try:
+                rows, following = await rows_in(self.places, self.rows_of, cursor)
+            except AccessDenied as error:
+                return found, cursor, str(error)
+            found += rows
+            if (cursor := following) is None:
+                return found, None, ""
+
+
+async def test_lists_of_several_sites_are_read_one_after_the_other():
+    assert await Sites().read() == (["a1", "a2", "b1", "b2", "c1", "c2"], None, "")
+    assert await rows_in(Sites().places, Sites().rows_of, {"of a version before": 1}) == await rows_in(
+        Sites().places, Sites().rows_of, None
+    )
+
+
+async def test_a_site_that_refuses_its_list_is_asked_again_after_the_others():
+    sites = Sites("a", "b")
+    found, cursor, words = await sites.read()
+    assert (found, words) == (["c1", "c2"], "a: not a b: not b")
+    assert (await Sites(*"abc").read())[::2] == ([], "a: not a b: not b c: not c")
+    # It goes on with those that refused, once they do no longer.
+    sites.refuse = {"a"}
+    found, cursor, words = await sites.read(cursor)
+    assert (found, words) == (["b1", "b2"], "a: not a")
+    sites.refuse = set()
+    assert await sites.read(cursor) == (["a1", "a2"], None, "")
+
+
+async def test_what_the_sites_list_that_do_not_refuse_is_not_lost():
+    sites = Sites()
+    assert [part.key for part in await partitions_in(await sites.places(), sites.partitions_of)] == ["a1", "b1", "c1"]
+    sites.refuse = {"b"}
+    with pytest.raises(PartlyDenied, match="b: not b") as caught:
+        await partitions_in(await sites.places(), sites.partitions_of)
+    assert [part.key for part in caught.value.found] == ["a1", "c1"]
+    sites.refuse = set("abc")
+    with pytest.raises(AccessDenied, match="a: not a b: not b c: not c") as refused:
+        await partitions_in(await sites.places(), sites.partitions_of)
+    assert type(refused.value) is AccessDenied
 
 
 TABLE = {

@@ -19,7 +19,7 @@ from atom.errors import InvalidInput
 from integrations import gateway
 from integrations.checking import MOST_REASONS, PATIENCE, StreamReport, check_stream
 from integrations.connect import checked_answers
-from integrations.errors import Misconfigured, ProviderError
+from integrations.errors import Misconfigured, PartlyDenied, ProviderError
 from integrations.health import missing_scopes
 from integrations.http import Api, check_address, make_client
 from integrations.management.commands.connect import facts_of
@@ -95,11 +95,15 @@ class Command(BaseCommand):
         """Whether all is well."""
         async with make_client(allow_private=True) as client:
             api = Api(provider, root, client, token, facts=facts, namespace="", longest_wait=PATIENCE)
+            partitions: Sequence[Partition] = ()
+            refusal = ""
             try:
                 account = await provider.identify(api)
                 api.facts = {**facts, **account.facts}
                 api.namespace = gateway.namespace(provider, "", account.external_id)
-                partitions = await provider.partitions(api) if provider.partitions else []
+                partitions = await provider.partitions(api) if provider.partitions else ()
+            except PartlyDenied as error:
+                partitions, refusal = error.found, f"{error.code}: {error}"
             except ProviderError as error:
                 raise CommandError(f"{provider.name}: {error.code}: {error}", returncode=3) from None
             scopes = "not told" if account.scopes is None else ", ".join(account.scopes) or "none"
@@ -108,13 +112,15 @@ class Command(BaseCommand):
                 f"{provider.name}: {account.label} ({account.external_id}), scopes {scopes}"
                 + (f", {len(partitions)} {what}" if provider.partitions else "")
             )
+            if refusal:
+                self.stdout.write(f"  {what}: FAILED {refusal}")
             for label, missing in missing_scopes(provider, account.scopes).items():
                 self.stdout.write(f"  not granted: {', '.join(missing)}, needed for {label}")
             if account.expires_at is not None:
                 self.stdout.write(f"  access ends {account.expires_at:%Y-%m-%d}")
             now = datetime.now(UTC)
             window = Window(now - timedelta(days=days), now - provider.settle)
-            well = True
+            well = not refusal
             for stream in streams:
                 if stream.partitioned and not partitions:
                     self.stdout.write(f"  {stream.name}: nothing to list it by")
