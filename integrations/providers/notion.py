@@ -171,7 +171,7 @@ async def _fetch_pages(api: Api, partition: Partition, window: Window, cursor: J
     found = page(rows, _EDITED, following)
     listed = (cursor or {}).get("listed")
     if listed is None and any(_source(one.payload) for one in found.records):
-        listed = [_tail(row["id"]) for row in await all_rows(partial(_data_sources, api))]
+        listed = [_tail(row["id"]) for row in await all_rows(partial(_data_sources, api), api.longest_wait)]
     own = [one for one in found.records if _tail(_source(one.payload)) not in (listed or ())]
     reached = bool(found.records) and found.records[-1].occurred_at < window.since
     over = reached and not (cursor or {}).get("upwards")

@@ -82,6 +82,7 @@ class Answers:
     """An API that gives these answers, one after another, and keeps what it was asked."""
 
     facts: dict[str, Any] = {}
+    longest_wait = timedelta(0)
 
     def __init__(self, *answers: dict[str, Any]) -> None:
         self.answers, self.asked = list(answers), []
