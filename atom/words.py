@@ -89,10 +89,11 @@ def time_left(progress: Any) -> str:
 
 
 def took(job: Any) -> str:
-    """How long the job has been worked on, from its start to its end or now."""
+    """How long the job ran, from its start to its end, its last stop or now, without the time that it lay idle (paused, failed)."""
     if job.started_at is None:
         return "–"
-    return duration(((job.completed_at or timezone.now()) - job.started_at).total_seconds())
+    end = job.completed_at or job.stopped_at or timezone.now()
+    return duration((end - job.started_at).total_seconds() - job.idle_seconds)
 
 
 def ago(moment: datetime | None) -> SafeString | str:

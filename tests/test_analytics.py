@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from atom.access import system_actor
 from atom.tenancy import across_tenants, tenant_scope
+from atom.words import took
 from historical_sync import actions, states
 from historical_sync.models import DailyTotals, HistoricalSyncJob, SyncChunk
 from historical_sync.pages.analytics import COUNTS
@@ -128,10 +129,12 @@ def test_a_job_that_is_paused_or_has_failed_does_not_work(cast: SimpleNamespace)
         actions.resume(actor, made)
         jobs.update(status=states.RUNNING)
         assert 4 * 60 <= job().idle_seconds < 5 * 60
+        assert took(job()) == "6 min"
         jobs.update(status=states.FAILED, completed_at=timezone.now())
         stopped(3)
         assert_equal()
         actions.resume(actor, made)
+        assert took(job()) == "3 min", "what waits to be tried again took what it took until it failed"
         actions.pause(actor, made)
         actions.cancel(actor, made)
         assert job().status == states.CANCELLED

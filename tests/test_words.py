@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from atom import pictures, words
+from historical_sync.models import HistoricalSyncJob
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,25 @@ def test_an_instant_is_told_from_a_text() -> None:
 )
 def test_speeds_below_ten_have_a_decimal(value: float, written: str) -> None:
     assert words.pace(value) == written
+
+
+@pytest.mark.parametrize(
+    ("fields", "written"),
+    [
+        ({"status": "pending"}, "–"),
+        ({"status": "running", "started_at": 20}, "20 min"),
+        ({"status": "running", "started_at": 20, "idle_seconds": 18 * 60}, "2 min"),
+        ({"status": "paused", "started_at": 20, "stopped_at": 17}, "3 min"),
+        ({"status": "pending", "started_at": 20, "stopped_at": 17}, "3 min"),
+        ({"status": "completed", "started_at": 20, "idle_seconds": 15 * 60, "stopped_at": 1, "completed_at": 1}, "4 min"),
+        ({"status": "cancelled", "started_at": 20, "idle_seconds": 19 * 60, "completed_at": 0}, "1 min"),
+    ],
+)  # fmt: skip
+def test_how_long_a_job_took_leaves_out_when_it_did_not_run(fields: dict[str, Any], written: str) -> None:
+    """Moments in minutes ago."""
+    now = timezone.now()
+    at = {name: now - timedelta(minutes=value) for name, value in fields.items() if name.endswith("_at")}
+    assert words.took(HistoricalSyncJob(**(fields | at))) == written
 
 
 @pytest.mark.parametrize("kind", ["worker_lost", "restarted"])
