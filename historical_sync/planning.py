@@ -29,6 +29,11 @@ class Target:
     missing: tuple[Window, ...]
     estimate: Estimate | None = None
 
+    @property
+    def hull(self) -> Window:
+        """From the first missing span to the last."""
+        return Window(self.missing[0].since, self.missing[-1].until)
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedChunk:
@@ -85,8 +90,8 @@ def _windows(target: Target, partitions: int, lanes: int) -> list[tuple[Window, 
     """The target's windows with the records that each may hold."""
     known = None if target.estimate is None else float(target.estimate.records)
     if target.stream.window in (WindowKind.SNAPSHOT, WindowKind.SCAN):
-        # Read in one go however it is cut, so it is not cut: from the first gap to the last.
-        return [(Window(target.missing[0].since, target.missing[-1].until), known)]
+        # Read in one go however it is cut, so it is not cut. With what lies between the gaps, which was not counted.
+        return [(target.hull, known if len(target.missing) == 1 else None)]
     whole = sum((w.until - w.since).total_seconds() for w in target.missing)
     cut: list[tuple[Window, float | None]] = []
     for gap in target.missing:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -119,7 +121,8 @@ async def _covered(job: HistoricalSyncJob) -> Mapping[tuple[str, str], Spans]:
 
 
 async def count_targets(api: Api, targets: Sequence[planning.Target]) -> list[planning.Target]:
-    """The targets with the provider's counts, as far as a few probes go; a probe that fails leaves its target uncounted."""
+    """The targets with the provider's counts of what is missing, as far as a few probes go; a probe that fails leaves its target
+    uncounted. With more gaps than probes each target is counted from its first gap to its last, and takes its gaps' share of that."""
     wanted = [
         i
         for i, t in enumerate(targets)
@@ -131,24 +134,36 @@ async def count_targets(api: Api, targets: Sequence[planning.Target]) -> list[pl
 
     gate = asyncio.Semaphore(min(COUNTS_AT_ONCE, api.provider.budget.concurrency))
 
-    async def probe(target: planning.Target) -> Estimate | None:
+    async def probe(target: planning.Target, window: Window) -> Estimate | None:
         assert target.stream.count is not None
         async with gate:
-            return await target.stream.count(
-                api, target.partition, Window(target.missing[0].since, target.missing[-1].until)
-            )
+            return await target.stream.count(api, target.partition, window)
 
-    probes = {i: asyncio.ensure_future(probe(targets[i])) for i in wanted}
+    by_gap = sum(len(targets[i].missing) for i in wanted) <= COUNTS_AT_MOST
+    asked = [(i, window) for i in wanted for window in (targets[i].missing if by_gap else (targets[i].hull,))]
+    probes = [asyncio.ensure_future(probe(targets[i], window)) for i, window in asked]
     try:
-        await asyncio.wait(probes.values(), timeout=COUNT_TIMEOUT)
+        await asyncio.wait(probes, timeout=COUNT_TIMEOUT)
     finally:
-        for task in probes.values():
+        for task in probes:
             task.cancel()
-        found = await asyncio.gather(*probes.values(), return_exceptions=True)
-    for i, estimate in zip(probes, found, strict=True):
-        if isinstance(estimate, ReauthRequired):
-            raise estimate
-        if isinstance(estimate, Estimate):
-            target = targets[i]
-            counted[i] = planning.Target(target.stream, target.partition, target.missing, estimate)
+        found = await asyncio.gather(*probes, return_exceptions=True)
+    answers: dict[int, list[object]] = {i: [] for i in wanted}
+    for (i, _), answer in zip(asked, found, strict=True):
+        if isinstance(answer, ReauthRequired):
+            raise answer
+        answers[i].append(answer)
+    for i, each in answers.items():
+        estimates = [answer for answer in each if isinstance(answer, Estimate)]
+        if len(estimates) == len(each):
+            counted[i] = dataclasses.replace(targets[i], estimate=_of_gaps(targets[i], estimates))
     return counted
+
+
+def _of_gaps(target: planning.Target, estimates: Sequence[Estimate]) -> Estimate:
+    """What the target's gaps hold. estimates: one a gap, or one from the first gap to the last."""
+    records, exact = sum(one.records for one in estimates), all(one.exact for one in estimates)
+    if len(estimates) == len(target.missing):
+        return Estimate(records, exact)
+    gaps = sum((gap.until - gap.since for gap in target.missing), timedelta(0))
+    return Estimate(math.ceil(records * (gaps / (target.hull.until - target.hull.since))), exact=False)

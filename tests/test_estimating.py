@@ -1,0 +1,71 @@
+"""What an import would bring, as people are told before they start it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.utils import timezone
+from psycopg.types.range import Range
+
+from atom.access import system_actor
+from atom.tenancy import tenant_scope
+from historical_sync import actions, targeting
+from historical_sync.estimating import RangeEstimate, estimate
+from historical_sync.models import Coverage
+from integrations.models import Connection
+from tests.conftest import Sandbox, Worker, connected, until
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+def here(connection: Connection, stream: str, *spans: tuple[datetime, datetime]) -> None:
+    """The connection has these spans of the stream."""
+    with tenant_scope(connection.tenant_id):
+        Coverage.objects.update_or_create(
+            tenant_id=connection.tenant_id, connection=connection, stream=stream,
+            defaults={"ranges": [Range(*span) for span in spans]},
+        )  # fmt: skip
+
+
+def estimated(connection: Connection, *streams: str) -> RangeEstimate:
+    with tenant_scope(connection.tenant_id):
+        return estimate(
+            system_actor(connection.tenant, "test"), connection, start=START, end=None, streams=streams or None
+        )
+
+
+def count(sandbox: Sandbox, slug: str, stream: str, since: datetime, until: datetime) -> int:
+    return sandbox.truth(slug, since=since.isoformat(), until=until.isoformat())[stream]
+
+
+def test_what_lies_between_two_holes_is_here_and_is_not_counted(
+    live_cast: SimpleNamespace, worker: Worker, sandbox: Sandbox
+) -> None:
+    connection = connected(live_cast.acme, "hubspot", sandbox.root)
+    now = timezone.now()
+    first, last = START + timedelta(days=120), now - timedelta(days=20)
+    here(connection, "contacts", (first, last))
+    missing = count(sandbox, "hubspot", "contacts", START, first) + count(sandbox, "hubspot", "contacts", last, now)
+    assert 0 < missing < count(sandbox, "hubspot", "contacts", START, now)
+    assert (estimated(connection, "contacts").records, estimated(connection, "contacts").quality) == (missing, "exact")
+    with tenant_scope(live_cast.acme.id):
+        actor = system_actor(live_cast.acme, "test")
+        job = until(actions.start_sync(actor, connection, start=START, streams=["contacts"]), "completed")
+    assert (job.total_records_estimate, job.records_processed, job.records_skipped) == (missing, missing, 0)
+
+
+def test_more_holes_than_are_counted_one_by_one_take_their_share_of_the_time(
+    live_cast: SimpleNamespace, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(targeting, "COUNTS_AT_MOST", 2)
+    connection = connected(live_cast.acme, "hubspot", sandbox.root)
+    now = timezone.now()
+    quarter = (now - START) / 4
+    here(connection, "contacts", *[(START + quarter * i, START + quarter * i + quarter / 2) for i in range(1, 4)])
+    found = estimated(connection, "contacts")
+    whole = count(sandbox, "hubspot", "contacts", START, now)
+    assert found.records == pytest.approx(whole * 5 / 8, abs=2)
+    assert found.quality == "about"
