@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from asgiref.sync import async_to_sync
 from django.utils import timezone
@@ -21,10 +21,12 @@ from historical_sync.tasks import parallel_chunks
 from integrations import gateway
 from integrations.errors import ProviderError
 from integrations.models import Connection
+from integrations.providers.base import Window
 
 TIMEOUT = 10.0  # seconds that a person waits for it
 SECONDS_A_CALL = 0.6  # of a provider of ordinary speed
 RECORDS_A_SECOND = 3000  # what storing takes when the provider is quick
+YOUNG = timedelta(hours=1)  # what came since then and is not here is no missing history
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ async def _of_one(job: HistoricalSyncJob | Refused) -> RangeEstimate | Refused:
         return Refused(error.code, str(error))
     records, quality = planning.total(targets)
     missing = [target for target in targets if target.missing]
-    if not missing:
+    if all(_is_young(window, job) for target in missing for window in target.missing):
         return RangeEstimate(0, "exact", 0, 0.0, covered=True)
     if records is None:
         return RangeEstimate(None, "unknown", None, None)
@@ -111,6 +113,11 @@ async def _of_one(job: HistoricalSyncJob | Refused) -> RangeEstimate | Refused:
     counts = [target.estimate for target in missing]
     partly = None in counts and all(count.exact for count in counts if count is not None)
     return RangeEstimate(records, quality, calls, seconds, partly=partly)
+
+
+def _is_young(window: Window, job: HistoricalSyncJob) -> bool:
+    """It is what an import that ended just now could not bring yet: what came while it ran, and what had not settled before."""
+    return window.since > job.start_date and window.since >= job.created_at - YOUNG
 
 
 def seconds_for(job: HistoricalSyncJob, calls: int, records: int) -> float:

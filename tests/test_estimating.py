@@ -19,6 +19,7 @@ from integrations.models import Connection
 from tests.conftest import Sandbox, Worker, connected, until
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
+MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 
 
 def here(connection: Connection, stream: str, *spans: tuple[datetime, datetime]) -> None:
@@ -69,3 +70,35 @@ def test_more_holes_than_are_counted_one_by_one_take_their_share_of_the_time(
     whole = count(sandbox, "hubspot", "contacts", START, now)
     assert found.records == pytest.approx(whole * 5 / 8, abs=2)
     assert found.quality == "about"
+
+
+def test_what_an_import_that_just_ended_could_not_bring_is_no_missing_history(
+    live_cast: SimpleNamespace, worker: Worker, sandbox: Sandbox, signed_in: Any
+) -> None:
+    """Its newest minutes had not settled."""
+    connection = connected(live_cast.acme, "github", sandbox.root)
+    with tenant_scope(live_cast.acme.id):
+        until(actions.start_sync(system_actor(live_cast.acme, "test"), connection, start=START), "completed", seconds=60)
+    assert estimated(connection) == RangeEstimate(0, "exact", 0, 0.0, covered=True)
+    path = f"/connections/{connection.id}/import/estimate?start={START.date()}&streams=issues"
+    assert "Everything in this range is here already." in signed_in(live_cast.bob).get(path).content.decode()
+
+
+@pytest.mark.parametrize(
+    ("spans", "covered"),
+    [
+        ([(None, 59 * MINUTE)], True),
+        ([(None, 61 * MINUTE)], False),
+        ([(None, 9 * DAY), (8 * DAY, 5 * MINUTE)], False),
+        ([(300 * DAY, 5 * MINUTE)], False),
+        ([], False),
+    ],
+)
+def test_only_what_is_here_but_for_the_last_minutes_counts_as_here(
+    live_cast: SimpleNamespace, sandbox: Sandbox, spans: list[tuple[timedelta | None, timedelta]], covered: bool
+) -> None:
+    """Spans as times ago; None: from the range's beginning."""
+    connection = connected(live_cast.acme, "hubspot", sandbox.root)
+    now = timezone.now()
+    here(connection, "contacts", *[(START if since is None else now - since, now - end) for since, end in spans])
+    assert estimated(connection, "contacts").covered is covered
