@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -316,6 +317,12 @@ def listed(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {True: "yes", False: "no", None: "–"}[value]
     return str(plain(value))
+
+
+def series(names: Sequence[str]) -> str:
+    """Names within a sentence: comments, work logged and changes."""
+    first, last = ", ".join(name.lower() for name in names[:-1]), names[-1].lower()
+    return f"{first} and {last}" if first else last
 
 
 def instant(value: Any) -> datetime | None:

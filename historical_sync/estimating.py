@@ -33,7 +33,7 @@ YOUNG = timedelta(hours=1)  # what came since then and is not here is no missing
 class RangeEstimate:
     """records, calls, seconds: None when unknown. quality: exact, about or unknown (of `records`).
 
-    partly: they are the least there is: what was counted is exact, and what can't be counted comes on top.
+    partly: they are the least there is, as not all could be counted; uncounted: the labels of the streams that could not.
     """
 
     records: int | None
@@ -42,6 +42,7 @@ class RangeEstimate:
     seconds: float | None
     covered: bool = False
     partly: bool = False
+    uncounted: tuple[str, ...] = ()
 
 
 def estimate(
@@ -110,9 +111,8 @@ async def _of_one(job: HistoricalSyncJob | Refused) -> RangeEstimate | Refused:
         counted = target.estimate.records if target.estimate is not None else 0
         calls += max(1, math.ceil(counted / target.stream.page_size))
     seconds = seconds_for(job, calls, records)
-    counts = [target.estimate for target in missing]
-    partly = None in counts and all(count.exact for count in counts if count is not None)
-    return RangeEstimate(records, quality, calls, seconds, partly=partly)
+    uncounted = tuple(dict.fromkeys(target.stream.label for target in missing if target.estimate is None))
+    return RangeEstimate(records, quality, calls, seconds, partly=bool(uncounted), uncounted=uncounted)
 
 
 def _is_young(window: Window, job: HistoricalSyncJob) -> bool:

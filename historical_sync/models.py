@@ -32,6 +32,7 @@ from historical_sync.graph_models import Statement as Statement
 from historical_sync.graph_models import SyncRecord as SyncRecord
 from historical_sync.totals import DailyTotals as DailyTotals
 from integrations.models import Connection
+from integrations.providers import PROVIDERS
 
 
 def _choices(values: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -205,6 +206,12 @@ class HistoricalSyncJob(models.Model):
 
     def __str__(self) -> str:
         return f"{self.connection} {self.start_date:%Y-%m-%d} to {self.end_date:%Y-%m-%d}"
+
+    @property
+    def has_uncounted(self) -> bool:
+        """Some of its streams can't be counted beforehand, so that the estimate is the least that there is."""
+        known = PROVIDERS.get(self.connection.provider_slug)
+        return known is not None and any(s.count is None for s in known.streams if s.name in self.streams)
 
     @property
     def brought_by_kind(self) -> dict[str, int]:

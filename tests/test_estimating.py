@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +19,7 @@ from historical_sync.estimating import RangeEstimate, estimate
 from historical_sync.models import Coverage
 from integrations.models import Connection
 from tests.conftest import Sandbox, Worker, connected, until
+from tests.graphs import make_connection, make_job
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
@@ -36,6 +39,11 @@ def estimated(connection: Connection, *streams: str) -> RangeEstimate:
         return estimate(
             system_actor(connection.tenant, "test"), connection, start=START, end=None, streams=streams or None
         )
+
+
+def said(client: Any, path: str) -> str:
+    """The words of a fragment."""
+    return " ".join(re.sub(r"<[^>]+>", " ", html.unescape(client.get(path).content.decode())).split())
 
 
 def count(sandbox: Sandbox, slug: str, stream: str, since: datetime, until: datetime) -> int:
@@ -78,7 +86,9 @@ def test_what_an_import_that_just_ended_could_not_bring_is_no_missing_history(
     """Its newest minutes had not settled."""
     connection = connected(live_cast.acme, "github", sandbox.root)
     with tenant_scope(live_cast.acme.id):
-        until(actions.start_sync(system_actor(live_cast.acme, "test"), connection, start=START), "completed", seconds=60)
+        until(
+            actions.start_sync(system_actor(live_cast.acme, "test"), connection, start=START), "completed", seconds=60
+        )
     assert estimated(connection) == RangeEstimate(0, "exact", 0, 0.0, covered=True)
     path = f"/connections/{connection.id}/import/estimate?start={START.date()}&streams=issues"
     assert "Everything in this range is here already." in signed_in(live_cast.bob).get(path).content.decode()
@@ -102,3 +112,35 @@ def test_only_what_is_here_but_for_the_last_minutes_counts_as_here(
     now = timezone.now()
     here(connection, "contacts", *[(START if since is None else now - since, now - end) for since, end in spans])
     assert estimated(connection, "contacts").covered is covered
+
+
+def test_what_can_not_be_counted_is_named_and_the_rest_is_the_least_there_is(
+    live_cast: SimpleNamespace, sandbox: Sandbox, signed_in: Any
+) -> None:
+    jira, stripe = (connected(live_cast.acme, slug, sandbox.root) for slug in ("jira", "stripe"))
+    found = estimated(jira, "issues", "comments", "worklogs", "changes")
+    assert (found.quality, found.partly) == ("about", True)
+    assert found.uncounted == ("Comments", "Work logged", "Changes")
+    client, chosen = signed_in(live_cast.bob), f"start={START.date()}&streams=issues"
+    path = f"/connections/{jira.id}/import/estimate?{chosen}"
+    assert f"Records {found.records} about" in said(client, path)
+    some = said(client, f"{path}&streams=comments&streams=worklogs&streams=changes")
+    assert f"Records {found.records} at least" in some
+    assert "Comments, work logged and changes can't be counted beforehand and come on top." in some
+    both = said(client, f"/integrations/sync-selected/estimate?connection={jira.id}&connection={stripe.id}&{chosen}")
+    assert re.search(r"Records \d+ at least Provider calls \d+ at least", both)
+    assert "people, comments, work logged and changes can't be counted beforehand" in both
+
+
+@pytest.mark.parametrize(
+    ("streams", "words"), [(["issues"], "of about 193"), (["issues", "comments"], "of at least 193")]
+)
+def test_a_running_import_says_whether_its_estimate_is_the_least(
+    cast: SimpleNamespace, signed_in: Any, streams: list[str], words: str
+) -> None:
+    with tenant_scope(cast.acme.id):
+        job = make_job(
+            make_connection(cast.acme, "jira"), status="running", planned=True, streams=streams,
+            total_records_estimate=193, estimate_quality="about",
+        )  # fmt: skip
+    assert words in said(signed_in(cast.vera), f"/jobs/{job.id}/live")

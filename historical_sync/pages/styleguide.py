@@ -222,6 +222,11 @@ def _estimates() -> list[dict[str, Any]]:
     return [
         {"estimate": RangeEstimate(31_204, "exact", 330, 190.0)},
         {"estimate": RangeEstimate(31_000, "about", 330, 190.0)},
+        {
+            "estimate": RangeEstimate(
+                193, "about", 21, 13.0, partly=True, uncounted=("Projects", "Comments", "Work logged", "Changes")
+            )
+        },
         {"estimate": RangeEstimate(None, "unknown", None, None)},
         {"estimate": RangeEstimate(0, "exact", 0, 0.0, covered=True)},
         {"problem": "History older than 3 months is not part of the Free plan. The Solo plan includes it."},
