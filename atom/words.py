@@ -303,8 +303,10 @@ def property_name(value: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", value).replace("_", " ").lower() if not value.isupper() else value
 
 
-def pace(value: float) -> str:
-    """A speed: 0.4, 3.5, 12, 1,234."""
+def pace(value: float | None) -> str:
+    """A speed: < 0.1, 0.4, 3.5, 12, 1,234; only none at all is 0."""
+    if value is None or 0 < value < 0.05:
+        return "–" if value is None else "< 0.1"
     return f"{value:.1f}" if value < 9.95 and round(value, 1) != round(value) else number(round(value))
 
 

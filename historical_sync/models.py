@@ -162,6 +162,14 @@ class HistoricalSyncJob(models.Model):
         db_default=0, default=0, editable=False, help_text="Between its first start and its end, without running."
     )
 
+    # Kept by a trigger on `waiting_until` (`migrations/*_waited.py`).
+    waiting_since = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="When its present wait for the provider began."
+    )
+    waited_seconds = models.FloatField(
+        db_default=0, default=0, editable=False, help_text="Of the time that it ran, waiting for its provider."
+    )
+
     objects: ClassVar[models.Manager[HistoricalSyncJob]] = JobQuerySet.as_manager()
 
     class Meta:

@@ -17,7 +17,7 @@ from integrations.models import Connection
 
 class DailyTotals(models.Model):
     """The jobs of a connection that ended on a day (UTC). `seconds`: from their starts to their ends, without those in which
-    they were paused, or had failed and were not yet tried again."""
+    they were paused, had failed and were not yet tried again, or waited for their provider."""
 
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False)
     connection = models.ForeignKey(Connection, on_delete=models.CASCADE, related_name="+", db_index=False)

@@ -50,7 +50,8 @@ def counted() -> dict[Any, dict[str, float]]:
         row["records"] += job.records_processed
         row["unchanged"] += job.records_skipped
         row["quarantined"] += job.records_quarantined
-        row["seconds"] += (job.completed_at - (job.started_at or job.completed_at)).total_seconds() - job.idle_seconds
+        row["seconds"] += (job.completed_at - (job.started_at or job.completed_at)).total_seconds()
+        row["seconds"] -= job.idle_seconds + job.waited_seconds
     return {key: {name: round(value, 3) for name, value in row.items()} for key, row in rows.items()}
 
 
@@ -139,6 +140,38 @@ def test_a_job_that_is_paused_or_has_failed_does_not_work(cast: SimpleNamespace)
         actions.cancel(actor, made)
         assert job().status == states.CANCELLED
         assert 7 * 60 <= job().idle_seconds < 8 * 60
+    assert_equal()
+
+
+def test_a_job_that_waits_for_its_provider_does_not_read(cast: SimpleNamespace) -> None:
+    now, minute = timezone.now(), timedelta(minutes=1)
+    with tenant_scope(cast.acme.id):
+        made = make_job(make_connection(cast.acme), status=states.RUNNING, started_at=now - 30 * minute)
+        jobs = HistoricalSyncJob.objects.filter(id=made.id)
+
+        def waited() -> int:
+            return round(jobs.get().waited_seconds / 60)
+
+        jobs.update(waiting_until=now + 20 * minute)
+        jobs.update(waiting_since=now - 5 * minute)
+        jobs.update(waiting_until=now + 40 * minute)
+        assert waited() == 5, "it is longer than was thought"
+        jobs.update(waiting_since=now - 2 * minute, records_processed=7)
+        jobs.update(waiting_until=None)
+        assert waited() == 7, "a page came in"
+        jobs.update(waiting_until=now + minute)
+        jobs.update(waiting_since=now - 4 * minute)
+        jobs.update(status=states.PAUSED, pause_reason="user", waiting_until=None)
+        assert waited() == 11
+        jobs.update(status=states.PENDING, pause_reason="", waiting_until=now + 9 * minute)
+        jobs.update(status=states.RUNNING, waiting_until=None)
+        assert waited() == 11, "what does not run is idle, whatever it waits for"
+        jobs.update(waiting_until=now + minute)
+        jobs.update(waiting_since=now - 3 * minute)
+        jobs.update(status=states.COMPLETED, completed_at=now, waiting_until=None)
+        assert waited() == 14
+        (row,) = totals().values()
+        assert row["seconds"] == pytest.approx(16 * 60, abs=10)
     assert_equal()
 
 
@@ -248,6 +281,27 @@ def test_the_page_answers_what_came_in_from_where_and_what_failed(cast: SimpleNa
     assert '<dd class="num">71,300</dd>' in client.get("/analytics?range=90d").content.decode()
     assert client.get("/analytics?range=%00nonsense").status_code == 200
     assert "style=" not in text
+
+
+@pytest.mark.parametrize(
+    ("records", "speed"), [(0, "0/s"), (9, "&lt; 0.1/s"), (630, "0.7/s"), (4_050, "4.5/s"), (900_000, "1,000/s")]
+)
+def test_a_slow_import_is_not_told_to_have_no_speed(
+    cast: SimpleNamespace, signed_in: Any, records: int, speed: str
+) -> None:
+    """Of a quarter of an hour."""
+    now = timezone.now()
+    with tenant_scope(cast.acme.id):
+        ended(
+            make_connection(cast.acme), at=now, started_at=now - timedelta(minutes=15),
+            records_processed=records, records_skipped=0,
+        )  # fmt: skip
+    text = signed_in(cast.vera).get("/analytics").content.decode()
+    assert f'<dd class="num">{speed}</dd>' in text
+    number = speed.removesuffix("/s")
+    assert f'data-label="Records/s" class="right num">{number}</td>' in text
+    assert f": {number} records a second</title>" in text
+    assert f'<td class="right num">{number}</td>' in text, "in the chart's table"
 
 
 def test_how_much_of_the_plan_is_used(cast: SimpleNamespace, signed_in: Any) -> None:

@@ -57,9 +57,20 @@ def test_an_instant_is_told_from_a_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "written"), [(0.4, "0.4"), (3.0, "3"), (9.96, "10"), (12.4, "12"), (1234.5, "1,234")]
+    ("value", "written"),
+    [
+        (None, "–"),
+        (0.0, "0"),
+        (0.01, "< 0.1"),
+        (0.06, "0.1"),
+        (0.4, "0.4"),
+        (3.0, "3"),
+        (9.96, "10"),
+        (12.4, "12"),
+        (1234.5, "1,234"),
+    ],
 )
-def test_speeds_below_ten_have_a_decimal(value: float, written: str) -> None:
+def test_speeds_below_ten_have_a_decimal(value: float | None, written: str) -> None:
     assert words.pace(value) == written
 
 

@@ -12,6 +12,7 @@ from django.db import connection
 from historical_sync import actions, retrying
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.progress import describe
+from historical_sync.totals import DailyTotals
 from tests.conftest import Worker, job_now, wait_for
 from tests.faults import toy as toys
 from tests.faults.toy_stage import ToyStage
@@ -65,6 +66,15 @@ def test_an_answer_that_is_being_prepared_is_had_in_the_end(
     job = toy.done(toy.job())
     assert not toy.damage()
     assert (job.last_error_code, job.last_error_message) == ("", "")
+
+
+def test_a_wait_is_no_time_in_which_records_were_read(toy: ToyStage, worker: Worker) -> None:
+    toy.server.inject(toys.says(403, {"error": "quota"}, Retry_After="4"), every=1, times=1, path="/rows/labels")
+    job = toy.done(toy.job(streams=["labels"]))
+    ran = (job.completed_at - job.started_at).total_seconds()
+    assert 3 < job.waited_seconds <= ran - job.idle_seconds
+    (day,) = toy.within(lambda: DailyTotals.objects.filter(tenant=toy.tenant))
+    assert day.seconds == pytest.approx(ran - job.waited_seconds, abs=0.01)
 
 
 def test_a_back_off_that_all_that_is_left_waits_for_is_shown(
