@@ -304,6 +304,14 @@ def test_a_slow_import_is_not_told_to_have_no_speed(
     assert f'<td class="right num">{number}</td>' in text, "in the chart's table"
 
 
+def test_what_still_runs_makes_what_ended_no_faster(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+        ended(connection, at=timezone.now(), records_processed=100, records_skipped=20)
+        make_job(connection, records_processed=100_000)
+    assert '<dd class="num">12/s</dd>' in signed_in(cast.vera).get("/analytics").content.decode()
+
+
 def test_how_much_of_the_plan_is_used(cast: SimpleNamespace, signed_in: Any) -> None:
     with tenant_scope(cast.globex.id):
         had(make_connection(cast.globex), 8500)

@@ -40,8 +40,11 @@ class Totals:
     unchanged: int = 0
     quarantined: int = 0
     seconds: float = 0.0
+    read: int = 0  # records, new or unchanged, in those seconds
 
     def add(self, row: dict[str, Any]) -> None:
+        if "seconds" in row:
+            self.read += row["records"] + row["unchanged"]
         for name in COUNTS:
             setattr(self, name, getattr(self, name) + (row.get(name) or 0))
 
@@ -57,8 +60,8 @@ class Totals:
 
     @property
     def pace(self) -> float | None:
-        """Records read (new or unchanged) in a second of import time."""
-        return (self.records + self.unchanged) / self.seconds if self.seconds >= 1 else None
+        """Records read in a second of the imports that ended."""
+        return self.read / self.seconds if self.seconds >= 1 else None
 
 
 @require_GET
