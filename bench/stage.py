@@ -191,13 +191,13 @@ def workers(
 
 
 def alive_workers() -> int:
-    """Processes that are ready: each has two loops at the queue."""
+    """Processes that are ready: each has three loops at the queue."""
     with psycopg.connect(dsn()) as owner:
         row = owner.execute(
             "SELECT count(*) FROM procrastinate_workers WHERE last_heartbeat > now() - interval '10 seconds'"
         ).fetchone()
     assert row is not None
-    return int(row[0]) // 2
+    return int(row[0]) // 3
 
 
 def wait_for(condition: Any, seconds: float, every: float = 0.02) -> Any:

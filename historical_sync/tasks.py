@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 QUEUE = "history"
 STARTS = "starts"  # the first entry of a job that somebody started or resumed: each worker keeps a few places for these
-UPKEEP = "upkeep"  # a queue of its own, so that it neither waits behind imports nor counts as one that waits
+UPKEEP = "upkeep"  # with places of its own, too, so that it neither waits behind imports nor counts as one that waits
 QUEUES = (STARTS, QUEUE, UPKEEP)
 TASK = "historical_sync.work"
 REMOVE = "historical_sync.remove"
@@ -52,7 +52,7 @@ async def work(context: JobContext, job_id: str, tenant_id: str) -> None:
 
 
 @django_app.periodic(cron="* * * * *")
-@django_app.task(queue=UPKEEP, name=TICK, queueing_lock=TICK, pass_context=False)
+@django_app.task(queue=UPKEEP, name=TICK, priority=1, queueing_lock=TICK, pass_context=False)
 async def tick(timestamp: int) -> None:
     """Does what is due by the clock; one worker of all, once a minute. `timestamp`: the minute, not used: what is due shows."""
     from atom.threads import in_thread
@@ -61,7 +61,7 @@ async def tick(timestamp: int) -> None:
     await in_thread(by_the_clock)()
 
 
-@django_app.task(queue=UPKEEP, name=ENDED, pass_context=False)
+@django_app.task(queue=UPKEEP, name=ENDED, priority=1, pass_context=False)
 async def ended(tenant_id: str) -> None:
     """Does what follows from the end, or pause, of a job of the tenant, and has those told who want to know."""
     from atom.threads import in_thread
@@ -89,11 +89,17 @@ async def remove(connection_id: str, tenant_id: str) -> None:
 
 @django_app.task(queue=UPKEEP, name=TIDY, pass_context=False)
 async def tidy(tenant_id: str) -> None:
-    """Takes out of the tenant's graph what updated records no longer say."""
+    """Takes out of the tenant's graph what updated records no longer say. That may take minutes: it gives way to what waits."""
     from historical_sync import tidying
     from historical_sync.worker import current
 
-    await tidying.tidy(current().pool, tenant_id)
+    engine = current()
+
+    async def give_way() -> bool:
+        return engine.closing.is_set() or await engine.defer.others_wait([UPKEEP])
+
+    if not await tidying.tidy(engine.pool, tenant_id, give_way=give_way):
+        await engine.defer.tidy(tenant_id)
 
 
 def tidy_soon(tenant_id: UUID | str) -> None:
@@ -139,12 +145,19 @@ class Defer:
     async def tick(self) -> None:
         """What is due by the clock now rather than at the next minute: nobody may have worked for a while."""
         with suppress(AlreadyEnqueued):
-            await self._entry(TICK, queue=UPKEEP, queueing_lock=TICK).defer_async(timestamp=int(time.time()))
+            entry = self._entry(TICK, queue=UPKEEP, priority=1, queueing_lock=TICK)
+            await entry.defer_async(timestamp=int(time.time()))
 
     async def ended(self, tenant_id: str) -> None:
         """What follows from the end of a job of the tenant. Several workers hear of one end: one entry is enough."""
         with suppress(AlreadyEnqueued):
             entry = self._entry(ENDED, queue=UPKEEP, priority=1, queueing_lock=f"{ENDED} {tenant_id}")
+            await entry.defer_async(tenant_id=tenant_id)
+
+    async def tidy(self, tenant_id: str) -> None:
+        """As `tidy_soon`."""
+        with suppress(AlreadyEnqueued):
+            entry = self._entry(TIDY, queue=UPKEEP, queueing_lock=f"{TIDY} {tenant_id}")
             await entry.defer_async(tenant_id=tenant_id)
 
     async def others_wait(self, queues: Sequence[str] = (QUEUE, STARTS)) -> bool:

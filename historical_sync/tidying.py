@@ -55,11 +55,16 @@ class Witness:
     stored_at: datetime
 
 
-async def tidy(pool: Pool, tenant_id: str, read: Read | None = None) -> None:
-    """Finds all of the tenant's stale entities anew. read: maps a record; for tests."""
+async def tidy(
+    pool: Pool, tenant_id: str, read: Read | None = None, give_way: Callable[[], Awaitable[bool]] | None = None
+) -> bool:
+    """Finds all of the tenant's stale entities anew. read: maps a record; for tests. give_way: whether to leave off after some; False
+    when it did."""
     read = read or Reader()
     while await _rebuild(pool, tenant_id, read):
-        pass
+        if give_way is not None and await give_way():
+            return False
+    return True
 
 
 async def alone(db: Connection, tenant_id: str) -> None:

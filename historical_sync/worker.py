@@ -41,10 +41,12 @@ SAY_SECONDS = 0.8
 INDEX_SECONDS = 2.0
 POLL_SECONDS = 0.2  # for entries that become due by the clock, of which nobody is notified
 POLL_STARTS_SECONDS = 2.0  # of these none does: only while the connection that hears of them was down
+POLL_UPKEEP_SECONDS = 2.0  # of these only mails that are sent again, seconds later and more
 RECONNECT_SECONDS = 1.0
 LAST_SECONDS = 5.0  # beyond those for the pages: a database that is away takes no last words
 POOL_SIZE = 6  # connections: more would not make PostgreSQL quicker, and each keeps the room of its largest page
 STARTS_AT_ONCE = 4  # of jobs that begin, beside what the worker has in hand: a plan and the first chunk each
+UPKEEP_AT_ONCE = 4  # beside all of that
 KEEP_ALIVE_SHARE, REAP_SHARE = 1 / 6, 1 / 10  # of the time after which a worker is taken for dead
 
 # The database is away: where the worker was at the time says nothing.
@@ -107,10 +109,16 @@ async def _run(
             if tasks.UPKEEP in queues:
                 await defer.tick()
             name = f"{socket.gethostname()}:{os.getpid()}"
-            loops = [asyncio.create_task(_take(worker_app, concurrency, queues, name, POLL_SECONDS), name="queue")]
+            loops = []
+            if imports := [queue for queue in queues if queue != tasks.UPKEEP]:
+                work = _take(worker_app, concurrency, imports, name, POLL_SECONDS)
+                loops.append(asyncio.create_task(work, name="queue"))
             if tasks.STARTS in queues:
                 starts = _take(worker_app, STARTS_AT_ONCE, [tasks.STARTS], f"{name} starts", POLL_STARTS_SECONDS)
                 loops.append(asyncio.create_task(starts, name="starts"))
+            if tasks.UPKEEP in queues:
+                upkeep = _take(worker_app, UPKEEP_AT_ONCE, [tasks.UPKEEP], f"{name} upkeep", POLL_UPKEEP_SECONDS)
+                loops.append(asyncio.create_task(upkeep, name="upkeep"))
             beside = [
                 asyncio.create_task(_every(lease * KEEP_ALIVE_SHARE, engine.keep_alive), name="keep alive"),
                 asyncio.create_task(_every(OBEY_SECONDS, engine.obey), name="obey"),

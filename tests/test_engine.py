@@ -11,13 +11,14 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from django.conf import settings
 from django.db import OperationalError
 from django.utils import timezone
 from procrastinate import PsycopgConnector, sql
 from procrastinate.contrib.django.models import ProcrastinateJob as Entries
 
 from atom.tenancy import tenant_scope
-from historical_sync import claims, reaping, removing, tasks, tidying, worker
+from historical_sync import claims, reaping, removing, tasks, tidying, upkeep, worker
 from historical_sync.database import make_pool
 from historical_sync.engine import Engine
 from historical_sync.extraction import Ids
@@ -196,7 +197,7 @@ def test_an_entry_that_comes_while_a_worker_looks_waits_for_no_poll(
             await asyncio.sleep(0.5)
         return row
 
-    monkeypatch.setattr(worker, "POLL_SECONDS", 600.0)
+    monkeypatch.setattr(worker, "POLL_UPKEEP_SECONDS", 600.0)
     monkeypatch.setattr(PsycopgConnector, "execute_query_one_async", slowly)
     running = Worker()
     try:
@@ -205,3 +206,60 @@ def test_an_entry_that_comes_while_a_worker_looks_waits_for_no_poll(
         wait_for(lambda: not Entries.objects.exists(), 10)
     finally:
         running.stop()
+
+
+def test_upkeep_waits_behind_no_import(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two places, which imports never leave, and more entries of these."""
+
+    async def work(*_: Any, **__: Any) -> None:
+        await asyncio.sleep(600)
+
+    done = threading.Event()
+    monkeypatch.setattr(settings, "SHUTDOWN_SECONDS", 1.0)
+    monkeypatch.setattr(Engine, "work", work)
+    monkeypatch.setattr(upkeep, "by_the_clock", done.set)
+    tasks.work.configure(queue=tasks.QUEUE).batch_defer(*[{"job_id": "a job", "tenant_id": "a tenant"}] * 30)
+    running = Worker(2)
+    try:
+        assert done.wait(20)
+        assert Entries.objects.filter(queue_name=tasks.QUEUE, status="doing").count() == 2
+    finally:
+        running.stop()
+
+
+def test_graphs_that_are_long_to_tidy_give_way_to_what_is_due(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def rebuild(pool: Any, tenant_id: str, read: Any) -> bool:
+        seen.add(tenant_id)
+        await asyncio.sleep(0.05)
+        return not over.is_set()
+
+    seen: set[str] = set()
+    tenants = {str(UUID(int=number)) for number in range(2 * worker.UPKEEP_AT_ONCE)}
+    over, done = threading.Event(), threading.Event()
+    monkeypatch.setattr(tidying, "_rebuild", rebuild)
+    for tenant in tenants:
+        tasks.tidy_soon(tenant)
+    running = Worker()
+    try:
+        wait_for(lambda: seen == tenants, 20)
+        monkeypatch.setattr(upkeep, "by_the_clock", done.set)
+        tasks.tick.configure(queueing_lock="a second one").defer(timestamp=0)
+        assert done.wait(10)
+        over.set()
+        wait_for(lambda: not Entries.objects.exists(), 10)
+    finally:
+        over.set()
+        running.stop()
+
+
+def test_a_worker_for_upkeep_alone_takes_no_imports(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def once() -> bool:
+        return done.is_set()
+
+    done = threading.Event()
+    monkeypatch.setattr(upkeep, "by_the_clock", done.set)
+    tasks.work.configure(queue=tasks.QUEUE).defer(job_id="a job", tenant_id="a tenant")
+    asyncio.run(worker.run_worker(2, queues=[tasks.UPKEEP], stop=asyncio.Event(), once=once))
+    assert [entry.status for entry in Entries.objects.filter(queue_name=tasks.QUEUE)] == ["todo"]

@@ -87,10 +87,10 @@ def test_workers_killed_at_random_moments_lose_and_double_nothing(theatre: Stage
 
 
 def at_the_queue(theatre: Stage) -> tuple[WorkerProcess, set[int]]:
-    """A new worker that takes entries, and the queue's numbers for it: one for starts, one for all else."""
+    """A new worker that takes entries, and the queue's numbers for it: one for starts, one for upkeep, one for all else."""
     before = numbers_of_workers()
     worker = theatre.worker(concurrency=4)
-    wait_for(lambda: len(numbers_of_workers() - before) == 2, 30)
+    wait_for(lambda: len(numbers_of_workers() - before) == 3, 30)
     return worker, numbers_of_workers() - before
 
 
