@@ -13,7 +13,7 @@ from datetime import datetime
 
 from django.conf import settings
 
-from historical_sync.claims import Room
+from historical_sync.claims import ROOM_AGAIN, Room
 from historical_sync.database import ENGINE, Connection, Pool, retried, system_transaction, tenant_transaction
 from historical_sync.job_changes import job_note
 from historical_sync.settling import settle
@@ -68,8 +68,8 @@ class Lanes:
     """A workable job and what stands for it. ready: chunks to take up now, none while its provider must not be asked; running:
     chunks being worked on.
 
-    due: queue entries that no worker has taken yet; doing: entries in the hands of live workers; later: scheduled entries.
-    jobs: the tenant's jobs that have work.
+    due: queue entries that no worker has taken yet, with those that look for room again in a moment; doing: entries in the hands of live
+    workers; later: scheduled entries. jobs, running_of_all: the tenant's jobs that have work, and their chunks being worked on.
     """
 
     job_id: str
@@ -83,6 +83,7 @@ class Lanes:
     doing: int
     later: int
     jobs: int
+    running_of_all: int
 
     def missing(self, room: Room) -> int:
         """Queue entries to add, so that the job gets on as it may.
@@ -92,10 +93,12 @@ class Lanes:
         """
         if not self.planned:
             return 0 if self.due or self.doing or self.later else 1
-        wanted = max(0, min(room.share(self.jobs) - self.running, self.ready)) - self.due
-        if self.ready == self.running == 0 and not (self.due or self.doing or self.later):
-            return 1  # to end it, or to wait for its chunks that must
-        return max(0, wanted)
+        # While others have all of the tenant's room, more entries would only ask for it more often.
+        free = min(room.share(self.jobs) - self.running, room.tenant - self.running_of_all)
+        wanted = max(0, min(free, self.ready) - self.due)
+        if self.running == 0 and not (self.due or self.doing or self.later):
+            return max(1, wanted)  # to end it, or to wait for room, or for its chunks that must
+        return wanted
 
 
 async def lanes(pool: Pool, task: str) -> list[Lanes]:
@@ -105,8 +108,8 @@ async def lanes(pool: Pool, task: str) -> list[Lanes]:
             """
             WITH entries AS (
                 SELECT q.args->>'job_id' AS job_id,
-                       count(*) FILTER (WHERE q.status = 'todo' AND (q.scheduled_at IS NULL OR q.scheduled_at <= now())) AS due,
-                       count(*) FILTER (WHERE q.status = 'todo' AND q.scheduled_at > now()) AS later,
+                       count(*) FILTER (WHERE q.status = 'todo' AND (q.scheduled_at IS NULL OR q.scheduled_at <= now() + %(soon)s)) AS due,
+                       count(*) FILTER (WHERE q.status = 'todo' AND q.scheduled_at > now() + %(soon)s) AS later,
                        count(*) FILTER (WHERE q.status = 'doing'
                                         AND w.last_heartbeat > now() - make_interval(secs => %(stalled)s)) AS doing
                 FROM procrastinate_jobs q LEFT JOIN procrastinate_workers w ON w.id = q.worker_id
@@ -121,7 +124,7 @@ async def lanes(pool: Pool, task: str) -> list[Lanes]:
                         ELSE COALESCE(chunks.ready, 0) END,
                    COALESCE(chunks.running, 0),
                    COALESCE(entries.due, 0), COALESCE(entries.doing, 0), COALESCE(entries.later, 0),
-                   count(*) OVER (PARTITION BY job.tenant_id)
+                   count(*) OVER (PARTITION BY job.tenant_id), COALESCE(sum(chunks.running) OVER (PARTITION BY job.tenant_id), 0)::int
             FROM historical_sync_historicalsyncjob job
             JOIN atom_tenant tenant ON tenant.id = job.tenant_id
             JOIN integrations_connection connection ON connection.id = job.connection_id
@@ -129,7 +132,7 @@ async def lanes(pool: Pool, task: str) -> list[Lanes]:
             LEFT JOIN chunks ON chunks.job_id = job.id
             WHERE job.status IN ('pending', 'running')
             """,
-            {"task": task, "stalled": settings.LEASE_SECONDS},
+            {"task": task, "stalled": settings.LEASE_SECONDS, "soon": 2 * ROOM_AGAIN},
         )
         return [Lanes(*row) for row in await cursor.fetchall()]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 from datetime import timedelta
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import psycopg
 import pytest
 from django.conf import settings
 from django.db import OperationalError
+from django.db import connection as database
 from django.utils import timezone
 from procrastinate import PsycopgConnector, sql
 from procrastinate.contrib.django.models import ProcrastinateJob as Entries
@@ -23,7 +25,7 @@ from historical_sync.database import make_pool
 from historical_sync.engine import Engine
 from historical_sync.extraction import Ids
 from historical_sync.leases import Lease
-from historical_sync.models import Coverage, DataRemoval, Entity, HistoricalSyncJob, StaleEntity, SyncRecord
+from historical_sync.models import Coverage, DataRemoval, Entity, HistoricalSyncJob, StaleEntity, SyncChunk, SyncRecord
 from integrations import gateway
 from integrations.errors import Unavailable
 from integrations.models import Connection
@@ -99,6 +101,54 @@ def test_the_reaper_adds_nobody_to_those_who_wait_for_a_provider(running: Simple
         else:
             HistoricalSyncJob.objects.filter(id=job.id).update(attempts=1, waiting_until=later)
         assert ready() == 0
+
+
+def test_the_reaper_adds_nobody_to_those_who_wait_for_room(running: SimpleNamespace) -> None:
+    """Of two jobs one began first and has all of the tenant's places; the other's entries look for room again and again."""
+    room = claims.Room(job=4, tenant=4)
+
+    def a_job_with(chunks: int) -> HistoricalSyncJob:
+        job = make_job(make_connection(running.tenant), status="running", planned=True, total_chunks=chunks)
+        for ordinal in range(chunks):
+            SyncChunk.objects.create(
+                tenant=running.tenant,
+                job=job,
+                ordinal=ordinal,
+                stream="issues",
+                partition=str(ordinal),
+                since=NOW,
+                until=NOW + timedelta(days=1),
+            )
+        return job
+
+    def reap_and_look() -> None:
+        of_job = {"job_id": str(waits.id), "tenant_id": str(waits.tenant_id)}
+        found = next(
+            lanes for lanes in running.do(reaping.lanes(running.pool, tasks.TASK)) if lanes.job_id == str(waits.id)
+        )
+        tasks.work.configure(queue=tasks.QUEUE).batch_defer(*[of_job] * found.missing(room))
+        claimed = running.do(claims.claim(running.pool, str(waits.id), str(waits.tenant_id), room))
+        assert isinstance(claimed, claims.Nothing)
+        with database.cursor() as cursor:
+            cursor.execute("UPDATE procrastinate_jobs SET scheduled_at = %s", [claimed.again_at])
+
+    with tenant_scope(running.tenant.id):
+        first = a_job_with(4)
+        took = [running.do(claims.claim(running.pool, str(first.id), str(first.tenant_id), room)) for _ in range(4)]
+        waits = a_job_with(6)
+        for _ in range(5):
+            reap_and_look()
+            assert Entries.objects.count() == 1, "one goes on looking"
+        tasks.work.configure(queue=tasks.QUEUE).batch_defer(*[{"job_id": str(waits.id)}] * 3)
+        for _ in range(5):
+            reap_and_look()
+            assert Entries.objects.count() == 4
+        for claimed in took[:2]:
+            assert isinstance(claimed, claims.Claim)
+            running.do(claims.release(running.pool, claimed.lease))
+        found = {lanes.job_id: lanes for lanes in running.do(reaping.lanes(running.pool, tasks.TASK))}[str(waits.id)]
+        assert found.missing(room) == 0, "those that look are enough"
+        assert dataclasses.replace(found, due=1).missing(room) == 1, "one more for its half of the room"
 
 
 def test_looking_again_takes_one_connection_of_the_pool(running: SimpleNamespace) -> None:
