@@ -58,6 +58,12 @@ class TooManyRejected(Exception):
     code = TOO_MANY
 
 
+class UnknownStream(Exception):
+    """The chunk was planned when its provider had a stream of that name: an upgrade has renamed it or taken it out."""
+
+    code = "unknown_stream"
+
+
 class Engine:
     """One worker's engine. `abandoned`: leases to give back as soon as the database can be reached again."""
 
@@ -204,7 +210,7 @@ class Engine:
             self._cut_off(lease)
             raise
         except Exception as error:
-            if not isinstance(error, (ProviderError, TooManyRejected)):
+            if not isinstance(error, (ProviderError, TooManyRejected, UnknownStream)):
                 log.exception("unexpected failure on chunk %s", lease.chunk_id)
             try:
                 more = await self._went_wrong(run, claim, error)
@@ -239,10 +245,10 @@ class Engine:
     async def _went_wrong(self, run: JobRun, claim: Claim, error: Exception) -> bool:
         """Gives the chunk back or up, as the error's class says. True: the job may have more chunks for this entry."""
         lease = claim.lease
-        if isinstance(error, TooManyRejected):
-            await claims.fail(self.pool, lease, TooManyRejected.code, str(error))
+        if isinstance(error, TooManyRejected | UnknownStream):
+            await claims.fail(self.pool, lease, error.code, str(error))
             return True
-        stream = run.job.connection.provider.stream(lease.stream)
+        stream = _stream(run, lease)
         attempts, restarts = await claims.failures(self.pool, lease)
         decision = decide(
             error,
@@ -275,7 +281,7 @@ class Engine:
 
     async def _import(self, run: JobRun, claim: Claim, stop: asyncio.Event, one_page: bool) -> End:
         """Fetches and stores the chunk's pages, or just the next one."""
-        lease, stream = claim.lease, run.job.connection.provider.stream(claim.lease.stream)
+        lease, stream = claim.lease, _stream(run, claim.lease)
         if stream.partitioned and not claim.partition.key:
             return await self._list(run, claim, stream)
         context = Context(run.api.namespace, claim.partition)
@@ -417,6 +423,17 @@ class Engine:
         self.closing.set()
         for job_id in list(self.runs.current):
             self.asked_to_stop(job_id)
+
+
+def _stream(run: JobRun, lease: Lease) -> Stream:
+    """What the chunk is of; UnknownStream if there is none any more."""
+    provider = run.job.connection.provider
+    try:
+        return provider.stream(lease.stream)
+    except KeyError:
+        raise UnknownStream(
+            f'Atom does not import "{lease.stream}" from {provider.name} any more. A new import brings what took its place.'
+        ) from None
 
 
 def _remaining(stream: Stream, claim: Claim) -> Window | None:

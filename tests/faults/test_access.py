@@ -392,3 +392,24 @@ def test_a_token_that_is_refreshed_while_somebody_connects_anew_is_not_kept(toy:
     with tenant_scope(toy.tenant.id):
         assert gateway.refresh_token(Connection.objects.get(id=toy.connection.id), "access-0") == "anew"
         assert Connection.objects.get(id=toy.connection.id).credentials["refresh_token"] == "refresh-anew"
+
+
+def test_parts_of_a_stream_that_an_upgrade_took_away_fail_in_words_and_once(
+    toy: ToyStage, worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for stream in ("visits", "labels"):
+        toy.server.inject(lambda *_: Answer(403, {"error": "no"}), every=1, times=100, path=f"/rows/{stream}")
+    job = toy.done(toy.job(), "failed")
+    assert {chunk.stream for chunk in toy.chunks(job, status="failed")} == {"visits", "labels"}
+    toy.server.faults.clear()
+    before = PROVIDERS["toy"]
+    left = tuple(stream for stream in before.streams if stream.name != "visits")
+    monkeypatch.setitem(PROVIDERS, "toy", dataclasses.replace(before, streams=left))
+
+    toy.within(actions.resume, toy.actor, job)
+    job = toy.done(job, "failed")
+    assert {chunk.stream for chunk in toy.chunks(job, status="failed")} == {"visits"}
+    assert job.last_error_code == "unknown_stream"
+    assert 'Atom does not import "visits" from Toy any more.' in job.last_error_message
+    assert len([told for told in toy.events(job, "chunk_failed") if "any more" in told]) == job.failed_chunks
+    assert "unexpected failure" not in caplog.text
