@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 from uuid import UUID
 
-from historical_sync.extraction import (
-    Ids,
-)
+from historical_sync.extraction import Ids
 from integrations.providers.base import Entity
 
 
@@ -21,29 +19,46 @@ class Known(NamedTuple):
 
     @property
     def size(self) -> int:
-        return len(self.told) + len(self.mentioned) + len(self.merged)
+        return len(self.ids) + len(self.told) + len(self.mentioned) + len(self.merged)
 
 
 class Memory:
-    """What this worker knows to be stored already, so that it need not be sent again: mentioned entities and aliases of a tenant.
+    """What this worker knows to be stored already, so that it need not be sent again: mentioned entities and aliases of its tenants.
 
     Forgetting is always safe. Remembering is safe because whoever removes such rows counts the generation up (`tidying.py`).
     """
 
-    LIMIT = 100_000
+    LIMIT = 80_000  # of all tenants: some 200 bytes each, so 16 MiB of the worker and as much of its mapping process
+    TENANTS = 50
 
     def __init__(self) -> None:
-        self.tenants: dict[tuple[str, int], Known] = {}
+        self.tenants: dict[tuple[str, int], Known] = {}  # who was asked for last comes last
 
     def of(self, tenant_id: str, generation: int = 0) -> Known:
         """generation: grows when something is taken out of the tenant's graph; what was known before is void then."""
-        found = self.tenants.get((tenant_id, generation))
+        found = self.tenants.pop((tenant_id, generation), None)
         if found is None or found.size > self.LIMIT:
-            if len(self.tenants) > 50:
-                self.forget_all()
             self.forget(tenant_id)
-            found = self.tenants[tenant_id, generation] = Known(Ids(UUID(tenant_id).bytes), set(), {}, set())
+            found = Known(Ids(UUID(tenant_id).bytes), set(), {}, set())
+        self.tenants[tenant_id, generation] = found
+        if len(self.tenants) > 1:
+            self._make_room()
         return found
+
+    def _make_room(self) -> None:
+        """Of who was asked for longest ago the ids go first, which are soon computed anew, and then everything."""
+        beyond = sum([known.size for known in self.tenants.values()]) - self.LIMIT
+        others = list(self.tenants.items())[:-1] if beyond > 0 or len(self.tenants) > self.TENANTS else []
+        for _, known in others:
+            if beyond <= 0:
+                break
+            beyond -= len(known.ids)
+            known.ids.clear()
+        for tenant, known in others:
+            if beyond <= 0 and len(self.tenants) <= self.TENANTS:
+                break
+            beyond -= known.size
+            del self.tenants[tenant]
 
     def forget_all(self) -> None:
         self.tenants.clear()

@@ -19,6 +19,7 @@ from historical_sync import mapping_process
 from historical_sync.extraction import RecordRow, record_rows
 from historical_sync.mapping import Mapped, Mapper, Where
 from historical_sync.mapping_process import MapperBeside, Server, Work
+from historical_sync.memory import Memory
 from integrations.providers import PROVIDERS
 from integrations.providers.base import Context, Graph, Record
 from tests.conftest import Worker, empty_database, until, wait_for
@@ -119,6 +120,41 @@ def test_mentions_are_told_again_until_they_are_stored() -> None:
     assert told(6, committed=[5]) < first
     assert told(7, forget=[None]) == first
     assert told(8, committed=[6]) == first  # stored before all was forgotten
+
+
+async def test_what_is_remembered_is_bounded_over_all_tenants_and_goes_with_who_was_away_longest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = rows_of([issue(number) for number in range(20)])
+
+    async def entities(tenant: str) -> int:
+        mapped, remember = await mapper.map(rows, (), replace(WHERE, tenant_id=tenant), ISSUES.extract)
+        remember()
+        assert mapped.entities is not None
+        return len(mapped.entities["ids"])
+
+    def size() -> int:
+        return sum(known.size for known in mapper.memory.tenants.values())
+
+    mapper, tenants = Mapper(), [str(uuid.uuid4()) for _ in range(30)]
+    first = await entities(tenants[0])
+    one, ids = size(), len(mapper.memory.of(tenants[0]).ids)
+    monkeypatch.setattr(Memory, "LIMIT", 10 * one)
+    for tenant in tenants[1:]:
+        await entities(tenant)
+        assert await entities(tenants[0]) < first, "it was asked for a moment ago"
+        assert size() <= 11 * one, "what one batch brought may be beyond"
+    assert await entities(tenants[-1]) < first
+    assert await entities(tenants[1]) == first, "forgotten"
+    assert len(mapper.memory.tenants) > 10, "ids go first"
+    assert any(len(known.ids) < ids for known in mapper.memory.tenants.values())
+
+    monkeypatch.setattr(Memory, "LIMIT", 10**9)
+    monkeypatch.setattr(Memory, "TENANTS", 5)
+    mapper = Mapper()
+    for tenant in tenants:
+        await entities(tenant)
+    assert [tenant for tenant, _ in mapper.memory.tenants] == tenants[-5:]
 
 
 # -- the process --------------------------------------------------------------------------------------------------------------
