@@ -271,8 +271,10 @@ def test_upkeep_waits_behind_no_import(transactional_db: None, monkeypatch: pyte
     tasks.work.configure(queue=tasks.QUEUE).batch_defer(*[{"job_id": "a job", "tenant_id": "a tenant"}] * 30)
     running = Worker(2)
     try:
+        wait_for(lambda: Entries.objects.filter(queue_name=tasks.QUEUE, status="doing").count() == 2, 20)
+        done.clear()
+        tasks.tick.configure(queueing_lock="a second one").defer(timestamp=0)
         assert done.wait(20)
-        assert Entries.objects.filter(queue_name=tasks.QUEUE, status="doing").count() == 2
     finally:
         running.stop()
 
