@@ -22,7 +22,7 @@ class Command(BaseCommand):
             "--concurrency",
             type=int,
             default=20,
-            help="chunks worked on at once, beside what new imports begin with (default 20)",
+            help="chunks worked on at once, beside what new imports begin with and upkeep (default 20)",
         )
         parser.add_argument("--queues", default=",".join(QUEUES), help="comma-separated queues (default: all)")
 
