@@ -106,7 +106,7 @@ def _jobs(tenant: Tenant) -> dict[str, HistoricalSyncJob]:
     )
     plain: dict[str, Any] = {
         "id": NOBODY, "tenant": tenant, "connection": connection, "start_date": now - timedelta(days=92), "end_date": now,
-        "created_at": now - timedelta(minutes=4), "created_by_label": "Alice",
+        "created_at": now - timedelta(minutes=4), "created_by_label": "Alice", "streams": ["issues", "commits"],
     }  # fmt: skip
     begun = plain | {
         "started_at": now - timedelta(minutes=4), "planned": True, "total_chunks": 48, "completed_chunks": 20,
