@@ -389,16 +389,26 @@ def _in_a_line(record: logging.LogRecord) -> bool:
     return True
 
 
+# What follows lets in who has it: links of e-mails, and the codes with which people come back from a provider.
+SECRET_LINK = re.compile(r"(/(?:password|welcome)/|\?(?=[\w.~-]+=))\S+")
+
+
+class WithoutLinks(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return SECRET_LINK.sub(r"\1...", super().formatMessage(record))
+
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "plain": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
+        "plain": {"()": WithoutLinks, "fmt": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
     },
     "filters": {"in a line": {"()": "django.utils.log.CallbackFilter", "callback": _in_a_line}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
+        "django": {"handlers": []},  # its own, in debug mode, writes all a second time, links and all
         # Anybody can ask for any host, and scanners do.
         "django.security.DisallowedHost": {"filters": ["in a line"]},
         "procrastinate": {"level": "WARNING"},

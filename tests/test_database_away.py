@@ -8,15 +8,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from uuid import uuid4
 
 import httpx2
 import pytest
 from django.conf import settings
 from django.db import connections
+from django.utils.http import urlsafe_base64_encode
 from psycopg.conninfo import make_conninfo
 
 from tests.conftest import free_port, wait_for
 from tests.processes import Running, manage
+from tests.test_deployment import web_command
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("database away")]
 
@@ -109,7 +112,7 @@ def test_a_worker_whose_database_is_away_stops_in_time(relay: Relay, connections
 def test_readiness_is_told_in_time_while_the_database_is_away_and_as_soon_as_it_is_back(relay: Relay) -> None:
     port = free_port()
     variables = relay.variables | {"ATOM_METRICS_TOKEN": "t"}
-    web = Running("-m", "daphne", "-b", "127.0.0.1", "-p", str(port), "atom.asgi:application", **variables)
+    web = Running("-m", *web_command(port), **variables)
 
     def ready(path: str = "/readyz") -> int:
         headers = {"Authorization": "Bearer t"}
@@ -123,6 +126,8 @@ def test_readiness_is_told_in_time_while_the_database_is_away_and_as_soon_as_it_
         assert ready() == 503
         assert time.monotonic() - began < 5
         assert ready("/metrics") == 503
+        assert ready(f"/password/{urlsafe_base64_encode(str(uuid4()).encode())}/the-token") == 500
+        assert "the-token" not in web.output
         relay.mend()
         wait_for(lambda: ready() == 200, 15)
         assert ready("/metrics") == 200

@@ -265,9 +265,13 @@ def test_the_log_holds_no_secret_and_of_a_wrong_host_a_line(deployment: Deployme
     asked = {**BEHIND_TLS, "Authorization": "Api-Key asked.withthiskey"}
     for path in ("/password/Mg/the-token", "/integrations/github/callback?code=the-code&state=x", "/api/entities"):
         assert httpx2.get(f"{at}{path}", headers=asked).status_code < 500
+    assert httpx2.get(f"{at}/welcome/Mg/the-token/and-more", headers=BEHIND_TLS).status_code == 404
+    assert httpx2.post(f"{at}/password/Mg/the-token", headers=BEHIND_TLS).status_code == 403
     assert httpx2.get(f"{at}/sign-in", headers={**BEHIND_TLS, "Host": "elsewhere.example"}).status_code == 400
     deployment.web.says("elsewhere.example")
     logged = deployment.web.output
+    assert "Not Found: /welcome/..." in logged
+    assert re.search(r"Forbidden \(.*\): /password/\.\.\.$", logged, re.M)
     assert not [secret for secret in ("the-token", "the-code", "withthiskey") if secret in logged]
     assert "Traceback" not in logged
 
