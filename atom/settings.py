@@ -77,7 +77,7 @@ def _some(values: list[str] | str) -> None:
         raise ValidationError("must not be empty")
 
 
-def _not_in_production(value: str) -> None:
+def _not_in_production(value: object) -> None:
     from environs import ValidationError
 
     if value and PRODUCTION:
@@ -90,13 +90,13 @@ PRODUCTION = (
 )
 
 
-ATOM_HOME = Path(env.str("ATOM_HOME", str(BASE_DIR / ".atom"))).resolve()
+ATOM_HOME = Path(env.str("ATOM_HOME", "") or BASE_DIR / ".atom").resolve()
 try:
     _secrets = {} if PRODUCTION else development_secrets(ATOM_HOME)
 except OSError as error:
     raise EnvError(f"ATOM_HOME can't be used: {error}") from None
 
-DEBUG = env.bool("ATOM_DEBUG", False)
+DEBUG = env.bool("ATOM_DEBUG", False, validate=_not_in_production)
 SECRET_KEY = (
     env.str("ATOM_SECRET_KEY", validate=_some) if PRODUCTION else env.str("ATOM_SECRET_KEY", _secrets["secret_key"])
 )
@@ -123,6 +123,10 @@ METRICS_TOKEN = env.str("ATOM_METRICS_TOKEN", "")
 # The provider stand-ins at /sandbox/; never in production.
 SANDBOX = env.bool("ATOM_SANDBOX", True) and not PRODUCTION
 ALLOW_PRIVATE_HOSTS = env.bool("ATOM_ALLOW_PRIVATE_HOSTS", False)
+# `integrations.gateway` reads them, by the providers' names.
+for _name in sorted(os.environ):
+    if re.fullmatch(r"ATOM_(SANDBOX|PROVIDER_\w+_(BASE|AUTH))_URL", _name):
+        env.str(_name, validate=_addresses)
 
 INSTALLED_APPS = [
     "django.contrib.auth",
@@ -248,7 +252,7 @@ SHUTDOWN_SECONDS = env.float("ATOM_SHUTDOWN_SECONDS", 25.0, validate=lambda v: _
 # Whether a worker with large batches has them mapped by a process of its own, on another core.
 MAPPING_PROCESS = env.bool("ATOM_MAPPING_PROCESS", (os.cpu_count() or 1) > 1)
 # Where the crash suite kills a worker (`historical_sync.faultpoints`).
-FAULT_POINT = env.str("ATOM_FAULT_POINT", "", validate=lambda v: _not_in_production(v))
+FAULT_POINT = env.str("ATOM_FAULT_POINT", "", validate=_not_in_production)
 
 REDIS_URL = env.str(
     "REDIS_URL", "", validate=lambda v: _matching(v, r"((rediss?|unix)://.+)?", "like redis://host:6379/0")
@@ -313,7 +317,7 @@ if PRODUCTION:
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
     SECURE_SSL_REDIRECT = env.bool("ATOM_SSL_REDIRECT", True)
     SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]
-    SECURE_HSTS_SECONDS = env.int("ATOM_HSTS_SECONDS", 31_536_000)
+    SECURE_HSTS_SECONDS = env.int("ATOM_HSTS_SECONDS", 31_536_000, validate=lambda v: _from_to(v, 0, 2**31 - 1))
     SECURE_HSTS_INCLUDE_SUBDOMAINS = env.bool("ATOM_HSTS_INCLUDE_SUBDOMAINS", True)
     SECURE_HSTS_PRELOAD = env.bool("ATOM_HSTS_PRELOAD", True)
     # Only behind a proxy that sets (and strips) this header.
@@ -372,7 +376,7 @@ EMAIL_BACKEND = env.str("ATOM_EMAIL_BACKEND", "django.core.mail.backends.console
 # The default only prints: enough for a developer, and no e-mail to anybody else.
 SENDS_MAIL = not PRODUCTION or bool(env.str("ATOM_EMAIL_BACKEND", ""))
 EMAIL_HOST = env.str("ATOM_EMAIL_HOST", "localhost")
-EMAIL_PORT = env.int("ATOM_EMAIL_PORT", 25)
+EMAIL_PORT = env.int("ATOM_EMAIL_PORT", 25, validate=lambda v: _from_to(v, 1, 65_535))
 EMAIL_HOST_USER = env.str("ATOM_EMAIL_USER", "")
 EMAIL_HOST_PASSWORD = env.str("ATOM_EMAIL_PASSWORD", "")
 EMAIL_USE_TLS = env.bool("ATOM_EMAIL_TLS", False)

@@ -23,7 +23,7 @@ from django.core.management.base import CommandError
 
 from atom import embedded
 from tests.conftest import free_port, missing, sandbox_token, wait_for
-from tests.processes import Running, Up, manage
+from tests.processes import PROJECT, Running, Up, manage
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("up")]
 
@@ -294,6 +294,7 @@ IN_PRODUCTION = {
     "ATOM_SECRET_KEY": "a secret key",
     "ATOM_ENCRYPTION_KEYS": Fernet.generate_key().decode(),
     "ATOM_ALLOWED_HOSTS": "atom.example",
+    "DATABASE_URL": "postgresql://nobody@localhost/none",
 }
 
 
@@ -317,7 +318,15 @@ IN_PRODUCTION = {
         ({"ATOM_ALLOWED_HOSTS": "atom.example.com:443"}, "ATOM_ALLOWED_HOSTS"),
         ({"ATOM_STATIC_ROOT": ""}, "ATOM_STATIC_ROOT"),
         ({"ATOM_HOME": "/dev/null/atom"}, "ATOM_HOME"),
+        ({"ATOM_PROVIDER_GITHUB_BASE_URL": "foo"}, "ATOM_PROVIDER_GITHUB_BASE_URL"),
+        ({"ATOM_PROVIDER_GITHUB_AUTH_URL": "github.corp"}, "ATOM_PROVIDER_GITHUB_AUTH_URL"),
+        ({"ATOM_SANDBOX_URL": "foo"}, "ATOM_SANDBOX_URL"),
+        ({"ATOM_EMAIL_BACKEND": "smtp"}, "ATOM_EMAIL_BACKEND"),
+        ({"ATOM_EMAIL_BACKEND": "django.core.mail.backends.smtp"}, "ATOM_EMAIL_BACKEND"),
+        ({"ATOM_EMAIL_PORT": "99999"}, "ATOM_EMAIL_PORT"),
         ({**IN_PRODUCTION, "DATABASE_URL": ""}, "DATABASE_URL"),
+        ({**IN_PRODUCTION, "ATOM_DEBUG": "true"}, "ATOM_DEBUG"),
+        ({**IN_PRODUCTION, "ATOM_HSTS_SECONDS": "-1"}, "ATOM_HSTS_SECONDS"),
     ],
 )
 def test_a_variable_that_is_missing_or_malformed_is_named_at_the_start(
@@ -327,6 +336,12 @@ def test_a_variable_that_is_missing_or_malformed_is_named_at_the_start(
     assert ended.returncode != 0
     assert named in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_no_home_is_the_default() -> None:
+    code = "from django.conf import settings as s; print(s.ATOM_HOME)"
+    done = manage("shell", "--no-imports", "-c", code, **{**IN_PRODUCTION, "ATOM_HOME": ""})
+    assert done.stdout.strip() == str(PROJECT / ".atom"), done.stderr
 
 
 def test_lists_are_read_as_people_write_them(home: Path) -> None:
