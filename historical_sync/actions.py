@@ -30,6 +30,7 @@ from historical_sync.automation import QueuedStart
 from historical_sync.models import DataRemoval, HistoricalSyncJob, JobEvent, JobQuerySet, SyncChunk
 from historical_sync.replaying import Replayed, replay
 from historical_sync.settling import settle_sync, take_from_the_dead
+from integrations.crypto import UndecipherableError
 from integrations.models import Connection, ConnectionStatus
 
 DEFAULT_MONTHS = 3
@@ -167,12 +168,16 @@ def repair_gaps(actor: Actor, connection: Connection, *, trigger: str = "manual"
 def replay_quarantine(actor: Actor, job: HistoricalSyncJob, seconds: float | None = None) -> Replayed:
     """Maps the job's quarantined records again, without asking the provider; what can be mapped now is stored and counted.
 
-    seconds: after which what is left waits for another call. Raises Refused while the connection's data is being removed.
+    seconds: after which what is left waits for another call. Raises Refused while the connection's data is being removed, and where
+    no key opens the records.
     """
     job = get_job(actor.tenant, job.id)
     _check_kept(job.connection)
-    # In a loop of its own: the web's, which serves every socket, must not map records.
-    done = async_to_sync(replay, force_new_loop=True)(job, seconds)
+    try:
+        # In a loop of its own: the web's, which serves every socket, must not map records.
+        done = async_to_sync(replay, force_new_loop=True)(job, seconds)
+    except UndecipherableError as error:
+        raise Refused(error.code, str(error)) from None
     if done.mapped or done.left:
         record_event(job, actor.label, "replayed", done.words())
     broadcast.job_changed_sync(job.id, job.tenant_id)

@@ -10,9 +10,14 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from integrations.errors import Misconfigured
 
-class UndecipherableError(Exception):
+
+class UndecipherableError(Misconfigured):
     """Stored bytes that none of ATOM_ENCRYPTION_KEYS opens."""
+
+    def __init__(self) -> None:
+        super().__init__("No key of ATOM_ENCRYPTION_KEYS opens what is stored: add the one that it was stored with.")
 
 
 @lru_cache(maxsize=4)
@@ -44,7 +49,7 @@ def decrypt(data: bytes | memoryview) -> Any:
     try:
         return orjson.loads(box().decrypt(bytes(data)))
     except InvalidToken as error:
-        raise UndecipherableError("no key of ATOM_ENCRYPTION_KEYS opens this value") from error
+        raise UndecipherableError from error
 
 
 def rotate(data: bytes | memoryview) -> bytes:
@@ -52,4 +57,4 @@ def rotate(data: bytes | memoryview) -> bytes:
     try:
         return box().rotate(bytes(data))
     except InvalidToken as error:
-        raise UndecipherableError("no key of ATOM_ENCRYPTION_KEYS opens this value") from error
+        raise UndecipherableError from error

@@ -793,7 +793,7 @@ def test_keys_are_rotated_and_it_may_be_interrupted(cast: Any, settings: Any) ->
         row.refresh_from_db()
     assert row.credentials["access_token"] == "secret-access-token"
     settings.ENCRYPTION_KEYS = [Fernet.generate_key().decode()]
-    with pytest.raises(CommandError, match="no key of ATOM_ENCRYPTION_KEYS opens this value") as error:
+    with pytest.raises(CommandError, match="No key of ATOM_ENCRYPTION_KEYS opens what is stored") as error:
         call_command("rotate_encryption_key", stdout=out)
     assert error.value.returncode == 1
 

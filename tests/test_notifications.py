@@ -171,6 +171,17 @@ def test_a_body_that_was_tampered_with_and_another_secret_are_found_out(hooked: 
         Webhook("whsec_c29tZWJvZHkgZWxzZQ==").verify(body, headers)
 
 
+def test_without_the_key_of_its_secret_a_message_waits_and_says_why(hooked: SimpleNamespace) -> None:
+    with tenant_scope(hooked.tenant.id):
+        WebhookEndpoint.objects.filter(id=hooked.endpoint.id).update(sealed_secret=b"of another key")
+    end(hooked.job, "completed")
+    tell(hooked.tenant)
+    (delivery,) = deliveries(hooked.tenant)
+    assert delivery.status == "pending"
+    assert delivery.detail.startswith("No key of ATOM_ENCRYPTION_KEYS opens what is stored")
+    assert hooked.receiver.got == []
+
+
 def test_what_is_told_is_how_the_job_was_then(hooked: SimpleNamespace) -> None:
     """A worker told of it late: the job has been taken up again."""
     end(hooked.job, "failed", last_error_code="provider_access_denied")

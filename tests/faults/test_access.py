@@ -119,6 +119,23 @@ def test_a_token_that_comes_after_access_was_given_up_is_not_kept(toy: ToyStage,
         assert toy.server.refreshes == [("refresh-0", 200)]
 
 
+def test_where_the_key_of_the_credentials_is_lost_the_job_says_so(
+    toy: ToyStage, worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    from atom.tenancy import tenant_scope
+
+    row = toy.connection
+    with tenant_scope(toy.tenant.id):
+        Connection.objects.filter(id=row.id).update(sealed_credentials=b"of another key")
+    job = until(toy.job(), "failed")
+    assert job.last_error_code == "provider_misconfigured"
+    assert job.last_error_message.startswith("No key of ATOM_ENCRYPTION_KEYS opens what is stored")
+    assert "Traceback" not in caplog.text
+    with tenant_scope(toy.tenant.id):
+        connect.disconnect(toy.actor, Connection.objects.get(id=row.id))
+        assert Connection.objects.get(id=row.id).status == "disconnected"
+
+
 def test_nobody_waits_for_the_connections_row_while_the_sign_in_service_answers(toy: ToyStage) -> None:
     from atom.tenancy import tenant_scope
 

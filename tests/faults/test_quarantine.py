@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from django.core.management import call_command
 
 from atom.errors import Refused
@@ -76,6 +77,18 @@ def test_a_replay_without_a_fix_changes_nothing(toy: ToyStage, worker: Worker, u
     assert (done.mapped, done.left) == (0, 37)
     job = toy.done(job)
     assert (job.records_quarantined, job.records_processed) == (37, 333)
+
+
+def test_a_replay_without_the_key_of_the_rows_is_refused(
+    toy: ToyStage, worker: Worker, unmapped: Any, settings: Any
+) -> None:
+    unmapped(some)
+    job = toy.done(toy.job())
+    settings.ENCRYPTION_KEYS = [Fernet.generate_key().decode()]
+    with pytest.raises(Refused, match="No key of ATOM_ENCRYPTION_KEYS") as refused:
+        toy.within(actions.replay_quarantine, toy.actor, job)
+    assert refused.value.code == "provider_misconfigured"
+    assert len(kept(toy)) == 37
 
 
 def test_a_replay_without_time_says_how_many_are_untried(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
