@@ -81,6 +81,8 @@ async def run_worker(
             await _run(concurrency, list(queues or tasks.QUEUES), stop, once, abandoned)
             return
         except (psycopg.OperationalError, psycopg.errors.InterfaceError, ConnectorException, OSError) as error:
+            if stop.is_set():  # what it waited for was broken off
+                return
             log.warning("the database is away, trying again: %s", _why(error))
             await _wait(stop, RECONNECT_SECONDS)
 
@@ -295,8 +297,9 @@ async def _reap(engine: Engine, worker_app: App) -> None:
 
 
 def _why(error: BaseException) -> str:
-    """In a line. Procrastinate's own error says only that there was one of the database."""
-    return " ".join(str(error.__cause__ or error).split())
+    """In a line. Procrastinate's own error says only that there was one of the database, and some say nothing at all."""
+    cause = error.__cause__ or error
+    return " ".join(str(cause).split()) or type(cause).__name__
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

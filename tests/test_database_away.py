@@ -105,6 +105,7 @@ def test_a_worker_whose_database_is_away_stops_in_time(relay: Relay, connections
         wait_for(lambda: worker.output.count("error connecting") > 2, 60)  # it asks ever less often
         worker.signal(signal.SIGTERM)
         assert worker.ends(15) == 0
+        assert "trying again: \n" not in f"{worker.output}\n"
     finally:
         worker.stop()
 
