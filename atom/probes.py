@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from channels.layers import get_channel_layer
+from django.conf import settings
 from django.db import connection
 from django.http import HttpRequest, HttpResponse
+from django.utils.module_loading import import_string
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
-
-from historical_sync.metrics import metrics
 
 PATIENCE = 2.0  # seconds for an answer: those who probe have little of it
 
@@ -71,14 +71,13 @@ def _check_channel_layer() -> None:
     async_to_sync(send)()
 
 
-PROBES = {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics}
-
-
 class ProbeMiddleware:
     """Answers probes before the host's name is looked at: they ask by the process's own address."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
+        self.probes = {path: import_string(view) for path, view in settings.PROBES.items()}
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        return PROBES.get(request.path_info, self.get_response)(request)
+        answer: Callable[[HttpRequest], HttpResponse] = self.probes.get(request.path_info, self.get_response)
+        return answer(request)

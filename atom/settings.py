@@ -167,6 +167,12 @@ MIDDLEWARE = [
 ]
 
 ROOT_URLCONF = "atom.urls"
+# path -> view; of `atom.probes.ProbeMiddleware`
+PROBES = {
+    "/healthz": "atom.probes.healthz",
+    "/readyz": "atom.probes.readyz",
+    "/metrics": "historical_sync.metrics.metrics",
+}
 ASGI_APPLICATION = "atom.asgi.application"
 APPEND_SLASH = False
 

@@ -1,4 +1,4 @@
-"""What the code needs is declared, and what is installed is what was pinned."""
+"""What the code needs is declared, what is installed is what was pinned, and the packages import each other in one direction."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import ast
 import re
 import sys
 import tomllib
+from collections.abc import Iterator
 from importlib.metadata import packages_distributions
+
+import pytest
 
 from tests.processes import PROJECT
 
-PACKAGES = ("atom", "integrations", "historical_sync")
+PACKAGES = ("atom", "integrations", "historical_sync")  # each may import those before it
+WIRING = ("atom/settings.py", "atom/urls.py", "atom/asgi.py", "atom/management/commands/up.py")
 
 
 def plain(name: str) -> str:
@@ -29,16 +33,19 @@ def declared(*, extras: bool = False) -> set[str]:
     return names
 
 
+def imports(package: str) -> Iterator[tuple[str, str]]:
+    """(file, top-level module that it imports) of all of a package."""
+    for source in sorted((PROJECT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(source.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            yield from ((str(source.relative_to(PROJECT)), name.split(".")[0]) for name in names)
+
+
 def imported() -> dict[str, str]:
     """Top-level module -> a file that imports it, of all that is neither Python's nor the project's own."""
-    found: dict[str, str] = {}
-    for package in PACKAGES:
-        for source in sorted((PROJECT / package).rglob("*.py")):
-            for node in ast.walk(ast.parse(source.read_text())):
-                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                    names = [node.module]
-                found |= {name.split(".")[0]: str(source.relative_to(PROJECT)) for name in names}
+    found = {name: where for package in PACKAGES for where, name in imports(package)}
     return {name: where for name, where in found.items() if name not in {*sys.stdlib_module_names, *PACKAGES}}
 
 
@@ -53,6 +60,12 @@ def test_what_the_code_imports_is_declared() -> None:
     assert {
         name: where for name, where in modules.items() if not {plain(one) for one in brought_by[name]} & there
     } == {}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_none_that_comes_after_it(package: str) -> None:
+    later = PACKAGES[PACKAGES.index(package) + 1 :]
+    assert [(where, name) for where, name in imports(package) if name in later and where not in WIRING] == []
 
 
 def test_every_set_is_pinned_at_the_same_versions() -> None:
