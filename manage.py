@@ -3,6 +3,7 @@
 
 import gc
 import os
+import signal
 import sys
 
 
@@ -16,9 +17,16 @@ def main() -> None:
     try:
         from django.core.management import execute_from_command_line
 
-        if len(sys.argv) > 1:
-            make_embedded_database(sys.argv[1])
-        execute_from_command_line(sys.argv)
+        try:
+            if len(sys.argv) > 1:
+                make_embedded_database(sys.argv[1])
+            execute_from_command_line(sys.argv)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:  # who read along has had enough, as `| head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
+        sys.exit(128 + signal.SIGPIPE)
     except EnvError as error:
         sys.exit(f"atom: {error}")
     except OperationalError as error:

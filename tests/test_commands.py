@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -23,9 +26,9 @@ from historical_sync import actions, retrying
 from historical_sync.management.commands import sync_history
 from historical_sync.models import HistoricalSyncJob, SyncChunk
 from integrations.models import Connection
-from tests.conftest import connected, sandbox_token, wait_for
+from tests.conftest import connected, free_port, sandbox_token, wait_for
 from tests.graphs import make_connection, make_job
-from tests.processes import manage
+from tests.processes import PROJECT, environment, manage
 
 pytestmark = pytest.mark.django_db
 
@@ -403,3 +406,22 @@ def test_a_terminal_gets_words_and_an_exit_code_not_a_traceback() -> None:
     assert "There is no provider 'myspace'" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", [("doctor", "--json"), ("help",)])
+def test_who_has_read_enough_gets_no_traceback_and_no_failure(command: tuple[str, ...], unbuffered: str) -> None:
+    """Whether it is noticed while writing or only when Python writes what is left. `doctor` would exit with 1."""
+    read, write = os.pipe()
+    os.close(read)
+    nobody = f"postgresql://atom@127.0.0.1:{free_port()}/atom"
+    ended = subprocess.run(
+        [sys.executable, "manage.py", *command],
+        cwd=PROJECT,
+        env=environment(PYTHONUNBUFFERED=unbuffered, DATABASE_URL=nobody),
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import httpx2
@@ -23,7 +24,8 @@ from django.core.management.base import CommandError
 
 from atom import embedded
 from tests.conftest import free_port, missing, sandbox_token, wait_for
-from tests.processes import PROJECT, Running, Up, manage
+from tests.forked import Forked
+from tests.processes import PROJECT, Running, Up, environment, manage
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("up")]
 
@@ -276,6 +278,25 @@ def test_a_terminal_that_is_closed_leaves_no_server_behind(tmp_path: Path, servi
         wait_for(lambda: not server.exists(), 60)  # it writes all it has first
     finally:
         running.stop()
+
+
+def test_who_reads_only_where_it_runs_leaves_it_running(home: Path) -> None:
+    port = free_port()
+    read, write = os.pipe()
+    with TemporaryFile("w+") as errors, Path(os.devnull).open() as nothing, os.fdopen(read) as said:
+        with os.fdopen(write, "w") as told:
+            variables = environment(ATOM_HOME=str(home), PORT=str(port))
+            running = Forked("manage.py", "up", env=variables, stdin=nothing, stdout=told, stderr=errors)
+        try:
+            assert said.readline() == f"Atom runs at http://127.0.0.1:{port}\n"
+            said.close()
+            time.sleep(1)
+            assert httpx2.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+        finally:
+            running.terminate()
+            running.wait(40)
+        errors.seek(0)
+        assert "Traceback" not in errors.read()
 
 
 def test_no_demo_leaves_the_database_empty(tmp_path: Path) -> None:

@@ -88,12 +88,14 @@ class Command(BaseCommand):
 
     def _ready(self, address: str) -> Any:
         def say() -> None:
-            self.stdout.write(f"Atom runs at {address}")
+            lines = [f"Atom runs at {address}", "Ctrl-C stops it."]
             if not settings.PRODUCTION and User.objects.filter(email=demo.PEOPLE[0][0]).exists():
                 people = ", ".join(email for email, *_ in demo.PEOPLE)
-                self.stdout.write(f"Sign in as {people} with the password {demo.PASSWORD!r}.")
-            self.stdout.write("Ctrl-C stops it.")
-            self.stdout.flush()
+                lines.insert(1, f"Sign in as {people} with the password {demo.PASSWORD!r}.")
+            with contextlib.suppress(OSError):  # who read along has had enough
+                for line in lines:
+                    self.stdout.write(line)
+                self.stdout.flush()
 
         return say
 
