@@ -15,6 +15,11 @@ def main() -> None:
     from environs import EnvError
 
     try:
+        "\0".join(sys.argv).encode()
+    except UnicodeEncodeError:
+        print("atom: what is given to a command must be UTF-8", file=sys.stderr)
+        sys.exit(2)
+    try:
         from django.core.management import execute_from_command_line
 
         try:

@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg
 from django.conf import settings
+from environs import EnvError
 
 # A laptop's share of memory, and fewer checkpoints during an import. The wheel's server knows PGLZ alone, which takes more time for a
 # page than all that an import does to it.
@@ -73,8 +74,12 @@ def _unlock(gone: Any) -> None:
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
     """No other process of this ATOM_HOME starts the server meanwhile: a new one is restarted, which throws out who has connected."""
-    settings.ATOM_HOME.mkdir(parents=True, exist_ok=True)
-    with (settings.ATOM_HOME / "postgres.lock").open("w") as lock:
+    try:
+        settings.ATOM_HOME.mkdir(parents=True, exist_ok=True)
+        opened = (settings.ATOM_HOME / "postgres.lock").open("w")
+    except OSError as error:
+        raise EnvError(f"ATOM_HOME can't be used: {error}") from None
+    with opened as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -8,13 +8,14 @@ import secrets
 from pathlib import Path
 
 from cryptography.fernet import Fernet
+from environs import EnvError
 
 
 def development_secrets(home: Path) -> dict[str, str]:
-    """The secrets of this ATOM_HOME, made once, readable by their owner only."""
+    """The secrets of this ATOM_HOME, made once, readable by their owner only. Raises OSError, and EnvError where they are damaged."""
     path = home / "secrets.json"
     try:
-        return dict(json.loads(path.read_text()))
+        return _read(path)
     except FileNotFoundError:
         pass
     home.mkdir(parents=True, exist_ok=True)
@@ -29,7 +30,18 @@ def development_secrets(home: Path) -> dict[str, str]:
         pass
     finally:
         aside.unlink()
-    return dict(json.loads(path.read_text()))
+    return _read(path)
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        found = json.loads(path.read_text())
+        Fernet(found["encryption_key"])
+        return {"secret_key": str(found["secret_key"]), "encryption_key": str(found["encryption_key"])}
+    except (ValueError, KeyError, TypeError):
+        raise EnvError(
+            f"{path} is damaged: bring it back from a copy. Delete it only if there is none: with its key go the credentials that it seals."
+        ) from None
 
 
 def running_address(home: Path) -> str:

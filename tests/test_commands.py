@@ -425,3 +425,15 @@ def test_who_has_read_enough_gets_no_traceback_and_no_failure(command: tuple[str
     )
     os.close(write)
     assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("create_api_key", "--tenant", "acm\udcff", "--role", "member", "--name", "test"),
+        ("create_api_key", "--tenant", "acme", "--role", "member", "--name", "t\udcff"),
+    ],
+)
+def test_what_is_no_utf_8_is_bad_input(command: tuple[str, ...]) -> None:
+    ended = manage(*command, DATABASE_URL=f"postgresql://atom@127.0.0.1:{free_port()}/atom")
+    assert (ended.returncode, ended.stderr) == (2, "atom: what is given to a command must be UTF-8\n")

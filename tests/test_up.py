@@ -359,6 +359,36 @@ def test_a_variable_that_is_missing_or_malformed_is_named_at_the_start(
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("up",),
+        ("doctor",),
+        ("create_api_key", "--tenant", "acme", "--role", "member", "--name", "test"),
+    ],
+)
+def test_a_home_that_cannot_be_written_in_is_told_in_a_line(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """As of somebody else, where its secrets can be read; a folder is in the way of root, too."""
+    for name in ("up.lock", "postgres.lock"):
+        (tmp_path / name).mkdir()
+    ended = manage(*command, ATOM_HOME=str(tmp_path), PORT=str(free_port()))
+    assert ended.returncode == 1
+    assert "ATOM_HOME can't be used" in ended.stderr + ended.stdout
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"secret_key": "s"}', '{"secret_key": "s", "encryption_key": "abc"}', "\x00\ud800"]
+)
+def test_damaged_secrets_are_told_in_a_line(tmp_path: Path, text: str) -> None:
+    secrets = tmp_path / "secrets.json"
+    secrets.write_text(text, errors="surrogatepass")
+    ended = manage("check", ATOM_HOME=str(tmp_path))
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"atom: {secrets} is damaged: bring it back from a copy."), ended.stderr
+    assert secrets.exists()
+
+
 def test_no_home_is_the_default() -> None:
     code = "from django.conf import settings as s; print(s.ATOM_HOME)"
     done = manage("shell", "--no-imports", "-c", code, **{**IN_PRODUCTION, "ATOM_HOME": ""})

@@ -42,8 +42,12 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         port = self._port(options["port"])
         home: Path = settings.ATOM_HOME
-        home.mkdir(parents=True, exist_ok=True)
-        with (home / "up.lock").open("w") as lock:
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            opened = (home / "up.lock").open("w")
+        except OSError as error:
+            raise CommandError(f"ATOM_HOME can't be used: {error}") from None
+        with opened as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
