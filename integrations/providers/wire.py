@@ -166,7 +166,8 @@ async def all_rows(
     """All rows of a paged list, beginning with cursor None. Raises CursorExpired and RequestRejected where it has no end.
 
     longest_wait: for a limit that is met on the way (`Api.longest_wait`). A list of more pages than the limit allows at once would
-    never be read to its end if each try began anew, so it goes on where it was; a longer wait is the caller's: Throttled.
+    never be read to its end if each try began anew, so it goes on where it was; a longer wait, or one before the first page, is the
+    caller's: Throttled.
     """
     found: list[Any] = []
     cursor: JSON | None = None
@@ -177,7 +178,7 @@ async def all_rows(
             rows, cursor = await rows_at(cursor)
         except Throttled as error:
             waits += 1
-            if waits > MOST_WAITS:
+            if cursor is None or waits > MOST_WAITS:
                 raise
             # A list is not endless for that.
             until += await _wait_out(error, longest_wait)

@@ -130,23 +130,29 @@ def limit(seconds: float | None = 0.0, *, daily: bool = False) -> Throttled:
     return Throttled("slow", None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds), daily=daily)
 
 
-@pytest.mark.parametrize(("at_once", "asked"), [(2, [0, 1, 2, 2, 3, 4, 4]), (0, [0, 0, 0, 0, 1, 2, 3, 4])])
-async def test_a_list_that_meets_a_limit_goes_on_at_the_same_page(
-    monkeypatch: pytest.MonkeyPatch, at_once: int, asked: list[int]
-):
+async def test_a_list_that_meets_a_limit_goes_on_at_the_same_page(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(wire, "LEAST_WAIT", timedelta(seconds=0.01))
     monkeypatch.setattr(wire, "DEFAULT_WAIT", timedelta(seconds=0.02))
-    rows_at = Limited(at_once, limit(-1), limit(0.03), *[limit(None)] * (at_once == 0))
+    rows_at = Limited(1, limit(-1), limit(0.03), limit(None))
     assert await all_rows(rows_at, timedelta(seconds=1)) == [0, 1, 2, 3, 4]
-    assert rows_at.asked == asked
+    assert rows_at.asked == [0, 1, 1, 2, 2, 3, 3, 4]
+
+
+async def test_a_limit_that_is_met_before_the_first_page_is_the_callers():
+    """Nothing is lost by beginning anew, and a job that waits says so and frees its worker."""
+    rows_at = Limited(0, met := limit(0.01))
+    with pytest.raises(Throttled) as caught:
+        await all_rows(rows_at, timedelta(seconds=1))
+    assert caught.value is met
 
 
 @pytest.mark.parametrize(
-    ("met", "longest"),
-    [(limit(0.01), timedelta(0)), (limit(600), timedelta(minutes=2)), (limit(0.01, daily=True), timedelta(minutes=2))],
+    ("seconds", "daily", "longest"),
+    [(0.01, False, timedelta(0)), (600, False, timedelta(minutes=2)), (0.01, True, timedelta(minutes=2))],
     ids=["somebody waits for the list", "long", "daily"],
 )
-async def test_a_limit_that_lasts_longer_is_raised_at_once(met: Throttled, longest: timedelta):
+async def test_a_limit_that_lasts_longer_is_raised_at_once(seconds: float, daily: bool, longest: timedelta):
+    met = limit(seconds, daily=daily)
     rows_at = Limited(2, met)
     with pytest.raises(Throttled) as caught:
         await all_rows(rows_at, longest)
@@ -156,10 +162,16 @@ async def test_a_limit_that_lasts_longer_is_raised_at_once(met: Throttled, longe
 
 async def test_a_limit_that_nothing_comes_through_is_raised_in_the_end(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(wire, "LEAST_WAIT", timedelta(seconds=0.001))
-    rows_at = Limited(0, *[limit() for _ in range(20)])
+    limits = [limit() for _ in range(20)]
+
+    async def rows_at(cursor: JSON | None) -> tuple[list[Any], JSON | None]:
+        if cursor is not None:
+            raise limits.pop()
+        return [0], {"at": 1}
+
     with pytest.raises(Throttled):
         await all_rows(rows_at, timedelta(seconds=1))
-    assert len(rows_at.asked) == wire.MOST_WAITS + 1
+    assert len(limits) == 20 - (wire.MOST_WAITS + 1)
 
 
 async def test_the_time_that_a_list_waits_does_not_make_it_endless(monkeypatch: pytest.MonkeyPatch):
