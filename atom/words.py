@@ -196,15 +196,16 @@ def kind(value: str) -> str:
 
 # How a relationship reads from its other end.
 INVERSE = {
-    "assigned_to": "assigned", "attached_to": "attachments", "authored": "authored by", "comment_on": "comments",
+    "about": "subject of", "assigned_to": "assigned", "attached_to": "attachments", "attended": "attended by", "authored": "authored by",
+    "blocks": "blocked by", "comment_on": "comments", "depends_on": "needed by", "duplicates": "duplicated by", "for_account": "account of",
     "in_milestone": "contains", "labelled": "on", "member_of": "members", "mentions": "mentioned by", "owned_by": "owns",
-    "part_of": "contains", "replied_to": "replies", "with": "with", "works_at": "people",
+    "part_of": "contains", "raised_by": "raised", "relates_to": "relates to", "replied_to": "replies", "with": "with", "works_at": "people",
 }  # fmt: skip
 
 
 def relation(value: str, outward: bool) -> str:
     """A kind of relationship as it reads from this end: part of, contains."""
-    return kind(value) if outward else INVERSE.get(value, f"{kind(value)} (by)")
+    return kind(value) if outward else INVERSE.get(value, kind(value))
 
 
 def kind_of(value: str, count: int) -> str:

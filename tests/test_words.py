@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+import re
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from django.utils import timezone
 
 from atom import pictures, words
 from historical_sync.models import HistoricalSyncJob
+from tests.processes import PROJECT
 
 
 @pytest.mark.parametrize(
@@ -97,3 +99,17 @@ def test_how_long_a_job_took_leaves_out_when_it_did_not_run(fields: dict[str, An
 def test_what_workers_note_has_words_and_a_picture(kind: str) -> None:
     assert kind in words.EVENT_WORDS
     assert kind in pictures.ICONS
+
+
+def test_every_relation_that_a_provider_says_reads_from_its_other_end() -> None:
+    said = {
+        kind
+        for file in (PROJECT / "integrations" / "providers").glob("*.py")
+        for call in re.findall(r"said\.(?:to|by|refer|referred)\(([^,]*),", file.read_text())
+        for kind in re.findall(r'"(\w+)"', call)
+    }
+    assert {"raised_by", "attended", "comment_on"} <= said
+    assert said - words.INVERSE.keys() == set()
+    described = (PROJECT / "docs" / "providers.md").read_text()
+    [in_use] = re.findall(r"Relationships in use: ([\w,\s]+)\.", described)
+    assert set(re.split(r",\s+", in_use)) == words.INVERSE.keys()
