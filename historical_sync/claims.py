@@ -30,6 +30,7 @@ from historical_sync.job_changes import forget_pace, job_note, pause, set_runnin
 from historical_sync.leases import Lease
 from historical_sync.planning import PlannedChunk
 from historical_sync.settling import settle
+from integrations.providers import PROVIDERS
 from integrations.providers.base import JSON, Partition, Window
 
 MOST_CHUNKS = 20_000  # of one job; more means that a provider finds every window too large
@@ -240,7 +241,7 @@ async def retry_later(
             [code, message, lease.job_id],
         )
         if failed:
-            await _note(cursor, lease, "retry", f"{lease.stream}: {message}")
+            await _note(cursor, lease, "retry", message)
         await settle(cursor, lease.job_id)
 
 
@@ -261,7 +262,7 @@ async def fail(pool: Pool, lease: Lease, code: str, message: str, *, astray: boo
             """,
             [code, message, lease.job_id],
         )
-        await _note(cursor, lease, "chunk_failed", f"{lease.stream}: {message}")
+        await _note(cursor, lease, "chunk_failed", message)
         await settle(cursor, lease.job_id)
 
 
@@ -274,7 +275,7 @@ async def restart_window(pool: Pool, lease: Lease, code: str, message: str, not_
                 "UPDATE historical_sync_syncchunk SET cursor = NULL, restarts = restarts + 1 WHERE id = %s",
                 [lease.chunk_id],
             )
-            await _note(cursor, lease, "restarted", f"{lease.stream}: {message}")
+            await _note(cursor, lease, "restarted", message)
             await settle(cursor, lease.job_id)
 
 
@@ -310,7 +311,7 @@ async def split(pool: Pool, lease: Lease, at: datetime) -> bool:
             "UPDATE historical_sync_historicalsyncjob SET total_chunks = total_chunks + 1, revision = revision + 1 WHERE id = %s",
             [lease.job_id],
         )
-        await _note(cursor, lease, "split", f"{lease.stream}: the window holds more than the provider lists at once")
+        await _note(cursor, lease, "split", "the window holds more than the provider lists at once")
         await settle(cursor, lease.job_id)
         return True
 
@@ -439,5 +440,11 @@ async def _let_go(
     return await cursor.fetchone() is not None
 
 
-async def _note(cursor: AsyncCursor[Any], lease: Lease, kind: str, detail: str) -> None:
+async def _note(cursor: AsyncCursor[Any], lease: Lease, kind: str, words: str) -> None:
+    """In the job's timeline, beginning with what people know the part's stream by."""
+    await cursor.execute("SELECT provider FROM integrations_connection WHERE id = %s", [lease.connection_id])
+    row = await cursor.fetchone()
+    provider = PROVIDERS.get(row[0]) if row else None
+    labels = {stream.name: stream.label for stream in provider.streams} if provider else {}
+    detail = f"{labels.get(lease.stream, lease.stream)}: {words}"
     await job_note(cursor, lease.job_id, lease.tenant_id, kind, detail)

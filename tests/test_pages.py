@@ -266,6 +266,26 @@ def test_the_same_event_many_times_in_a_row_is_one_line(cast: SimpleNamespace, s
     assert "<strong>Alice</strong> resumed" in text
 
 
+def test_what_befalls_many_parts_in_turns_is_one_line(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        job = make_job(make_connection(cast.acme))
+        for i in range(150):
+            stream = ("Issues", "Commits", "Comments", "Pull requests", "Unheard of")[i % 5]
+            words = "GitHub is down." if i % 3 else "GitHub is slow."
+            JobEvent.objects.create(tenant=cast.acme, job=job, actor="Atom", kind="retry", detail=f"{stream}: {words}")
+        JobEvent.objects.create(tenant=cast.acme, job=job, actor="Atom", kind="worker_lost")
+        JobEvent.objects.create(tenant=cast.acme, job=job, actor="Atom", kind="retry", detail="Issues: GitHub is down.")
+    text = signed_in(cast.alice).get(f"/jobs/{job.id}").content.decode()
+    lines = re.findall(
+        r"will try a part again(?: <span class=\"num\">\((\d+) times\)</span>)?<span class=\"muted\">: ([^<]*)<", text
+    )
+    assert lines[0] == ("", "Issues: GitHub is down."), "before it something else happened"
+    assert sorted(lines[1:]) == [
+        ("10", "Unheard of: GitHub is slow."), ("20", "Unheard of: GitHub is down."),
+        ("40", "Issues, Pull requests and 2 more: GitHub is slow."), ("80", "Issues, Pull requests and 2 more: GitHub is down."),
+    ]  # fmt: skip
+
+
 def test_pages_name_no_state_by_its_code(cast: SimpleNamespace, signed_in: Any) -> None:
     with tenant_scope(cast.acme.id):
         for status, reason in (("pending", ""), ("paused", "reauth_required"), ("failed", ""), ("cancelled", "")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID, uuid4
@@ -29,6 +30,7 @@ from integrations.providers import PROVIDERS
 PAGE = 25
 SORTS = {"newest": "-created_at", "oldest": "created_at", "records": "-records_processed", "status": "status"}
 MOST_EVENTS = 100
+MOST_READ = 400  # events that those lines are made of
 MOST_QUARANTINED = 50
 REPLAY_SECONDS = 15.0  # that a click may take
 
@@ -104,34 +106,61 @@ def job_detail(request: HttpRequest, job_id: UUID) -> HttpResponse:
 
 @dataclass(slots=True)
 class Happening:
-    """One line of the timeline: an event, or the same one several times in a row; `at` is the last time."""
+    """One line of the timeline: an event, or the same one several times; `at` is the last time.
+
+    words: what is told of it, but for the streams whose parts it befell.
+    """
 
     event: JobEvent
+    words: str
+    streams: list[str]
     times: int = 1
 
+    @property
+    def detail(self) -> str:
+        """GitHub is down; Issues: GitHub is down; Issues, Commits and 4 more: GitHub is down"""
+        if not self.streams:
+            return self.words
+        named = ", ".join(self.streams)
+        if len(self.streams) > 3:
+            named = f"{', '.join(self.streams[:2])} and {len(self.streams) - 2} more"
+        return f"{named}: {self.words}"
 
-def _timeline(events: Iterable[JobEvent]) -> list[Happening]:
-    """Newest first, as the events are."""
+
+def _timeline(events: Iterable[JobEvent], labels: Iterable[str]) -> list[Happening]:
+    """Newest first, as the events are. In a run of events of one kind those with the same words are one line: parts are worked on
+    side by side, and what befalls them all comes in turns. labels: of streams, which a detail may begin with."""
+    known = list(labels)
     lines: list[Happening] = []
-    for event in events:
-        last = lines[-1].event if lines else None
-        if last is not None and (last.kind, last.actor, last.detail) == (event.kind, event.actor, event.detail):
-            lines[-1].times += 1
-        else:
-            lines.append(Happening(event))
+    for _, run in groupby(events, key=lambda event: (event.kind, event.actor)):
+        same: dict[str, Happening] = {}
+        for event in run:
+            stream, _, words = event.detail.partition(": ")
+            if stream not in known:
+                stream, words = "", event.detail
+            line = same.get(words)
+            if line is None:
+                same[words] = Happening(event, words, [stream] if stream else [])
+                continue
+            line.times += 1
+            if stream and stream not in line.streams:
+                line.streams.append(stream)
+        for line in same.values():
+            line.streams.sort(key=known.index)
+        lines += same.values()
     return lines
 
 
 def job_details(job: HistoricalSyncJob, opened: Sequence[str] = ()) -> dict[str, Any]:
     """What the job's page shows below the monitor. `opened`: streams whose partitions show on the map."""
-    events = job.events.filter(tenant_id=job.tenant_id).order_by("-at")[:MOST_EVENTS]
+    events = job.events.filter(tenant_id=job.tenant_id).order_by("-at")[:MOST_READ]
     quarantine = list(job.quarantine.filter(tenant_id=job.tenant_id, replayed_at=None)[:MOST_QUARANTINED])
     chunks = SyncChunk.objects.filter(tenant_id=job.tenant_id, job=job).exclude(status=states.CHUNK_SPLIT)
     labels = {stream.name: stream.label for stream in job.connection.provider.streams}
     facts = map(ChunkFacts._make, chunks.order_by("since").values_list(*FIELDS))
     return {
         "map": chunk_map(facts, job.start_date, job.end_date, labels, opened),
-        "timeline": _timeline(events),
+        "timeline": _timeline(events, labels.values())[:MOST_EVENTS],
         "quarantine": quarantine,
         "streams": labels,
         "finished": job.status in states.FINISHED,

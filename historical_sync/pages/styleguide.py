@@ -71,7 +71,9 @@ def styleguide(request: HttpRequest) -> HttpResponse:
         ],
         "toasts": [drawn("historical_sync/_toast.html", **job_context(job, True)) for job in _ended(jobs)],
         "details": drawn("historical_sync/_job_details.html", **job_context(jobs["Running"], True), **_details()),
-        "no_details": drawn("historical_sync/_job_details.html", map=[], timeline=[], quarantine=[], finished=False),
+        "no_details": drawn(
+            "historical_sync/_job_details.html", map=[], timeline=[], quarantine=[], streams={}, finished=False
+        ),
         "cancel": drawn("historical_sync/_cancel.html", job=jobs["Running"]),
         "estimates": [drawn("historical_sync/_estimate.html", **given) for given in _estimates()],
         "queued": [drawn("historical_sync/_queued.html", queued=one) for one in _queued(jobs["Queued"].connection)],
@@ -194,8 +196,9 @@ def _details() -> dict[str, Any]:
                 kind=kind,
                 actor="Alice" if kind in ("started", "resumed", "pause_requested") else "Atom",
                 at=now - timedelta(minutes=i),
-                detail="issues: GitHub answered 502 Bad Gateway." if kind == "retry" else "",
             ),
+            "GitHub answered 502 Bad Gateway." if kind == "retry" else "",
+            ["Issues"] if kind == "retry" else [],
             3 if kind == "retry" else 1,
         )
         for i, kind in enumerate(kinds)
@@ -214,6 +217,7 @@ def _details() -> dict[str, Any]:
         "map": chunk_map(chunks, start, now, labels, ("issues",)),
         "timeline": events,
         "quarantine": quarantine,
+        "streams": labels,
         "finished": False,
     }
 

@@ -77,7 +77,10 @@ def test_a_hiccup_leaves_no_trace_in_the_data(toy: ToyStage, worker: Worker, nam
     assert toy.server.hits >= 4
     assert not toy.damage()
     # A connection that was kept open and breaks is tried once more at once: such things happen.
-    assert toy.events(job, "retry") or name == "connection reset", "each of them was noted"
+    noted = toy.events(job, "retry")
+    assert noted or name == "connection reset", "each of them was noted"
+    labels = {stream.label for stream in toys.provider("").streams}
+    assert {detail.partition(": ")[0] for detail in noted} <= labels, "by the names that people know"
 
 
 def test_an_outage_in_planning_is_waited_out(toy: ToyStage, worker: Worker) -> None:
