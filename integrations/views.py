@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.contrib import messages
@@ -37,6 +38,8 @@ from integrations.providers import PROVIDERS
 from integrations.providers.base import Provider
 
 log = logging.getLogger(__name__)
+
+OFFER = ("start", "end", "streams", "prompt")  # fields of the offer to import
 
 
 def _provider(slug: str) -> Provider:
@@ -186,6 +189,7 @@ def choose_parts(request: HttpRequest, connection_id: UUID) -> HttpResponse:
     """Which repositories, channels or projects are imported (GET asks the provider); from the next import on (POST).
 
     `all`: every one, those to come as well; else `only`: their keys. A dialog for htmx, which goes on to the offer to import.
+    Who comes from there brings along what was chosen there (`start`, `end`, `streams`, `prompt`), and finds it there again.
     """
     actor = actor_of(request)
     try:
@@ -194,7 +198,17 @@ def choose_parts(request: HttpRequest, connection_id: UUID) -> HttpResponse:
         raise Http404 from None
     if connection.provider.partitions is None:
         raise Http404
-    context: dict[str, Any] = {"connection": connection, "parts": [], "all": connection.only is None, "problem": ""}
+    given = request.POST if request.method == "POST" else request.GET
+    answers = [(name, value[:100]) for name in OFFER for value in given.getlist(name)[:50]]
+    offer = f"{reverse('import', args=[connection.id])}?{urlencode(answers)}"
+    context: dict[str, Any] = {
+        "connection": connection,
+        "parts": [],
+        "all": connection.only is None,
+        "problem": "",
+        "answers": answers,
+        "offer": offer,
+    }
     chosen = set(connection.only or [])
     try:
         if request.method == "POST":
@@ -204,7 +218,7 @@ def choose_parts(request: HttpRequest, connection_id: UUID) -> HttpResponse:
             if getattr(request, "htmx", False):
                 return render(request, "integrations/_parts_chosen.html", context)
             messages.success(request, "From the next import on, that is what comes in.")
-            return redirect("integrations")
+            return redirect(offer if answers else "integrations")
         context["parts"] = [(part, context["all"] or part.key in chosen) for part in parts_of(connection)]
     except Refused as error:
         context["problem"] = error.detail

@@ -161,3 +161,29 @@ def test_the_choice_of_parts_is_a_page_or_a_dialog_that_goes_on_to_the_offer(
     assert "Saved" in text_of(client.post(path, {"only": ["1"]}, headers=HTMX))
     assert 'value="1" checked' in text_of(client.get(path))
     assert 'role="alert"' in text_of(client.post(path, {"only": ["3"]}, headers=HTMX))
+
+
+def test_who_chooses_parts_from_the_offer_finds_there_what_was_chosen_before(
+    cast: SimpleNamespace, signed_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [Partition("1", "acme/web")]
+    monkeypatch.setattr("integrations.views.parts_of", lambda connection: parts)
+    monkeypatch.setattr("integrations.narrowing.parts_of", lambda connection: parts)
+    with tenant_scope(cast.acme.id):
+        path = f"/connections/{make_connection(cast.acme).id}"
+    alice = signed_in(cast.alice)
+    chosen = {"start": "2026-10-01", "end": "2026-10-31", "streams": ["issues", "commits"], "prompt": "1"}
+    offer = f"{path}/import?start=2026-10-01&end=2026-10-31&streams=issues&streams=commits&prompt=1"
+    escaped = offer.replace("&", "&amp;")
+    dialog = alice.get(f"{path}/parts", chosen, headers={"HX-Request": "true"}).content.decode()
+    assert re.findall(r'<a [^>]*hx-get="([^"]+)"[^>]*>Leave as it is', dialog) == [escaped]
+    kept = re.findall(r'<input type="hidden" name="(start|end|streams|prompt)" value="([^"]*)">', dialog)
+    assert len(kept) == 5
+    saved = alice.post(f"{path}/parts", {**chosen, "all": "1"}, headers={"HX-Request": "true"}).content.decode()
+    assert f'hx-get="{escaped}"' in saved
+    assert alice.post(f"{path}/parts", {**chosen, "all": "1"}).headers["Location"] == offer
+    again = alice.get(offer, headers={"HX-Request": "true"}).content.decode()
+    assert 'name="start" value="2026-10-01"' in again
+    assert 'name="end" value="2026-10-31"' in again
+    assert re.findall(r'value="(\w+)" checked', again) == ["issues", "commits"]
+    assert 'name="prompt" value="1"' in again
