@@ -17,6 +17,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from atom.models import Tenant
 from atom.tenancy import tenant_scope
 from historical_sync import states
 from historical_sync.automation import Delivery, Notice, QueuedStart, WebhookEndpoint
@@ -418,3 +419,23 @@ def test_chunks_that_reach_beyond_the_range_stay_in_the_picture() -> None:
     (cell,) = row.cells
     assert cell.x == 0
     assert cell.x + cell.width <= 100
+
+
+@pytest.mark.parametrize(
+    ("plan", "open_to"),
+    [("free", "3 months"), ("solo", "12 months"), ("team", "3 years"), ("enterprise", "All")],
+)
+def test_the_furthest_range_that_a_plan_has_is_offered(
+    cast: SimpleNamespace, signed_in: Any, plan: str, open_to: str
+) -> None:
+    Tenant.objects.filter(id=cast.acme.id).update(plan=plan)
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+    alice = signed_in(cast.alice)
+    text = alice.get(f"/connections/{connection.id}/import").content.decode()
+    ranges = re.findall(r'data-since="([\d-]+)" aria-pressed="\w+">([^<]+)<', text)
+    since, label = ranges[-1]
+    assert label == open_to
+    assert [day for day, _ in ranges] == sorted((day for day, _ in ranges), reverse=True)
+    reply = alice.post(f"/connections/{connection.id}/import", {"start": since, "streams": "issues"})
+    assert "/jobs/" in reply.headers["Location"], "and is not refused"

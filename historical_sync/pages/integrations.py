@@ -185,9 +185,17 @@ def presets_of(actor: Actor, now: datetime) -> list[dict[str, Any]]:
     """The ranges that a dialog offers: label, since (ISO date), locked by the plan, and the first plan that has it."""
     history = actor.tenant.limits.history
     earliest = None if history is None else now - history - actions.DEPTH_GRACE
+    marks = [
+        (actions.months_back(now, months) if months else datetime(2005, 1, 1, tzinfo=UTC), label)
+        for months, label in PRESETS
+    ]
+    # As far as the plan reaches is a range that people want, unless one of the others comes close to it.
+    if earliest is not None and history is not None:
+        open_to = min((since for since, _ in marks if since >= earliest), default=now)
+        if open_to - earliest > timedelta(days=7):
+            marks = sorted([*marks, (now - history, span(history))], reverse=True)
     presets = []
-    for months, label in PRESETS:
-        since = actions.months_back(now, months) if months else datetime(2005, 1, 1, tzinfo=UTC)
+    for since, label in marks:
         plan = next(
             (p for p in PLANS.values() if p.history is None or since >= now - p.history - actions.DEPTH_GRACE), None
         )

@@ -337,6 +337,9 @@ document.addEventListener("change", (event) => {
   if (parts && event.target.name === "all" && event.target.checked) for (const box of parts.querySelectorAll("[name=only]")) box.checked = true;
   const { start, end } = event.target.form?.elements ?? {};
   if (!start || !end) return;
+  // What was refused is not what is chosen now.
+  for (const refusal of event.target.form.querySelectorAll(":scope > .notice.error")) refusal.remove();
+  for (const field of event.target.form.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
   for (const chip of event.target.form.querySelectorAll("[data-since]:not(:disabled)")) {
     chip.setAttribute("aria-pressed", String(chip.dataset.since === start.value && end.value === end.max));
   }

@@ -178,6 +178,11 @@ def test_the_offer_explains_what_the_plan_locks_and_counts_again_for_another_cho
     for box in dialog.get_by_role("checkbox").all():
         box.uncheck()
     expect(estimate).to_contain_text("Choose at least one")
+    dialog.get_by_role("button", name="Start Historical Sync").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("Choose at least one")
+    dialog.get_by_label("Issues").check()
+    expect(dialog.get_by_role("alert")).to_have_count(0)
+    expect(dialog.locator("[aria-invalid]")).to_have_count(0)
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
 
@@ -195,6 +200,20 @@ def test_an_import_can_be_narrowed_to_some_repositories_from_the_offer(page: Pag
     card.get_by_role("button", name="Sync History").click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("From all repositories.")
+    dialog.get_by_role("button", name="1 month", exact=True).click()
+    dialog.get_by_label("Commits").uncheck()
+    since = dialog.get_by_label("From", exact=True).input_value()
+
+    def is_as_it_was() -> None:
+        expect(dialog.get_by_label("From", exact=True)).to_have_value(since)
+        expect(dialog.get_by_role("button", name="1 month", exact=True)).to_have_attribute("aria-pressed", "true")
+        expect(dialog.get_by_label("Commits")).not_to_be_checked()
+        expect(dialog.get_by_label("Issues")).to_be_checked()
+
+    dialog.get_by_role("link", name="Choose").click()
+    dialog.get_by_role("button", name="Leave as it is").click()
+    expect(dialog.get_by_role("heading", name="Bring in GitHub's history")).to_be_focused()
+    is_as_it_was()
     dialog.get_by_role("link", name="Choose").click()
     expect(dialog.get_by_role("heading", name="Repositories to bring in")).to_be_focused()
     expect(dialog.get_by_label("All of them")).to_be_checked()
@@ -210,6 +229,7 @@ def test_an_import_can_be_narrowed_to_some_repositories_from_the_offer(page: Pag
     dialog.get_by_role("button", name="Save").click()
     expect(dialog.get_by_role("heading", name="Bring in GitHub's history")).to_be_focused()
     expect(dialog).to_contain_text("From 1 of the repositories.")
+    is_as_it_was()
     page.keyboard.press("Escape")
     page.reload()
     expect(card).to_contain_text("Only 1 of the repositories")
