@@ -21,8 +21,9 @@ from atom.models import Tenant
 from atom.tenancy import tenant_scope
 from historical_sync import states
 from historical_sync.automation import Delivery, Notice, QueuedStart, WebhookEndpoint
-from historical_sync.models import Entity, JobEvent, QuarantinedRecord, SyncChunk
+from historical_sync.models import Entity, JobEvent, QuarantinedRecord, SyncChunk, SyncSchedule
 from historical_sync.pages.chunkmap import MOST_CELLS, MOST_PARTS, ChunkFacts, chunk_map
+from integrations.models import ConnectionStatus
 from tests.graphs import make_connection, make_job
 
 START = datetime(2026, 7, 1, tzinfo=UTC)
@@ -439,3 +440,51 @@ def test_the_furthest_range_that_a_plan_has_is_offered(
     assert [day for day, _ in ranges] == sorted((day for day, _ in ranges), reverse=True)
     reply = alice.post(f"/connections/{connection.id}/import", {"start": since, "streams": "issues"})
     assert "/jobs/" in reply.headers["Location"], "and is not refused"
+
+
+@pytest.mark.parametrize("status", [states.CANCELLED, states.FAILED, states.COMPLETED])
+@pytest.mark.parametrize("came", [True, False])
+def test_the_page_of_an_import_that_is_over_leads_on(
+    cast: SimpleNamespace, signed_in: Any, status: str, came: bool
+) -> None:
+    with tenant_scope(cast.acme.id):
+        job = make_job(make_connection(cast.acme), status=status, completed_at=timezone.now())
+        job.entities_by_kind = {"issue": 3} if came else {}
+        job.save()
+    text = signed_in(cast.bob).get(f"/jobs/{job.id}").content.decode()
+    assert ("Explore what came in" in text) is came
+    offer = f"/connections/{job.connection_id}/import?start={job.start_date.date()}"
+    assert (f'href="{offer}"' in text) is (status != states.COMPLETED)
+
+
+def test_a_card_tells_why_the_last_import_failed_and_tries_again(cast: SimpleNamespace, signed_in: Any) -> None:
+    words = "GitHub does not let this connection read it. " * 5
+    with tenant_scope(cast.acme.id):
+        job = make_job(make_connection(cast.acme), status=states.FAILED, completed_at=timezone.now())
+        job.last_error_message = words
+        job.save()
+    text = signed_in(cast.bob).get("/integrations").content.decode()
+    assert f'title="{words}"' in text
+    assert f'formaction="/jobs/{job.id}/resume"' in text
+
+
+@pytest.mark.parametrize("by_oauth", [True, False])
+def test_a_connection_that_lost_its_access_can_be_reconnected_from_where_that_is_said(
+    cast: SimpleNamespace, signed_in: Any, by_oauth: bool
+) -> None:
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+        connection.status, connection.by_oauth = ConnectionStatus.REAUTH_REQUIRED, by_oauth
+        connection.save()
+        SyncSchedule.objects.create(
+            tenant=cast.acme,
+            connection=connection,
+            enabled=True,
+            interval=timedelta(days=1),
+            next_run_at=timezone.now(),
+        )
+    client = signed_in(cast.bob)
+    way = 'action="/integrations/github/connect"' if by_oauth else 'href="/integrations/github/token"'
+    for path in ("/integrations", "/coverage", f"/coverage/{connection.id}", "/schedules"):
+        text = client.get(path).content.decode()
+        assert way in text.partition(f'Reconnect<span class="visually-hidden"> {connection}')[0][-900:], path

@@ -56,6 +56,10 @@ class Panel:
     def is_connected(self) -> bool:
         return self.connection.status == ConnectionStatus.CONNECTED
 
+    @property
+    def needs_reconnect(self) -> bool:
+        return self.connection.status == ConnectionStatus.REAUTH_REQUIRED
+
 
 @require_GET
 @tenant_required()

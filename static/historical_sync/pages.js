@@ -271,6 +271,8 @@ addEventListener("pageshow", (event) => event.persisted && location.reload());
 
 // -- dialogs --------------------------------------------------------------------------------------------------------------
 
+let openedIn = null; // id of the job's row or monitor whose button opened the dialog
+
 /** Moves toasts, and what is said to screen readers, to where they can be used: what is outside an open dialog is inert. */
 function house(place) {
   const open = toasts.matches(":popover-open");
@@ -290,13 +292,20 @@ document.body.addEventListener("htmx:afterSwap", (event) => {
   const found = document.getElementById(event.detail.target.id)?.dataset.said; // how much a search or a filter left
   if (found) announce(found);
   if (event.detail.target !== modal) return;
-  if (!modal.open) modal.showModal();
+  if (!modal.open) {
+    openedIn = document.activeElement?.closest("[data-revision]")?.id;
+    modal.showModal();
+  }
   house(modal);
   (modal.querySelector("[aria-invalid]") ?? modal.querySelector("[autofocus]") ?? modal.querySelector("input:not([type=hidden]), .button"))?.focus();
 });
 modal.addEventListener("close", () => {
   house(document.body);
   modal.replaceChildren();
+  // The button that opened it may be gone with what it was good for: then on from its place, or from the page's beginning.
+  if (document.activeElement !== document.body) return;
+  const next = document.getElementById(openedIn)?.querySelector(".actions .button, a.cover");
+  (next ?? document.getElementById("main")).focus({ preventScroll: true });
 });
 let pressed = null; // a selection that ends outside a dialog is no click beside it
 document.addEventListener("pointerdown", (event) => (pressed = event.target));

@@ -30,6 +30,7 @@ def test_cancel_asks_first_and_says_what_is_kept(page: Page, site: Up, imports: 
     page.get_by_role("button", name="Cancel", exact=True).click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel the import").click()
     status(page, "cancelled")
+    expect(page.locator("body")).not_to_be_focused()
     expect(page.locator("#job-phase")).to_have_text("What came in is kept")
     expect(page.locator(".timeline")).to_contain_text("Alice asked to cancel")
     expect(page.get_by_role("button", name="Pause")).to_have_count(0)
@@ -251,4 +252,5 @@ def test_back_after_a_choice_leaves_a_page_that_works(page: Page, site: Up, impo
     expect(page.get_by_role("dialog").get_by_role("heading", name="Cancel this import?")).to_be_visible()
     page.get_by_role("dialog").get_by_role("button", name="Cancel the import").click()
     expect(page.locator(f"#job-{job}")).to_contain_text("Cancelled")
+    expect(page.locator(f"#job-{job} a.cover")).to_be_focused()
     expect(page.locator("#toasts")).to_contain_text("cancelled")
