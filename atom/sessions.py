@@ -1,10 +1,13 @@
-"""Sessions in the database, as Django keeps them."""
+"""Sessions in the database, as Django keeps them, and what the next page alone shows."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from django.contrib.sessions.backends import db
+from django.http import HttpRequest
+
+from atom.models import Tenant
 
 
 class SessionStore(db.SessionStore):
@@ -12,3 +15,14 @@ class SessionStore(db.SessionStore):
         """What a cookie holds may be a key of ours. Not NUL, for one, which the database takes in no text."""
         possible = super()._validate_session_key(key)  # type: ignore[misc] # Django's own hook, which its stubs leave out
         return bool(possible) and key.isascii() and key.isalnum()
+
+
+def show_next(request: HttpRequest, tenant: Tenant, page: str, whose: str, secret: str) -> None:
+    """Has the page show the secret, once: a form's answer that showed it itself would make another when it is loaded again."""
+    request.session[f"shown-once:{page}"] = [str(tenant.id), whose, secret]
+
+
+def shown_once(request: HttpRequest, tenant: Tenant, page: str) -> tuple[str, str]:
+    """Whose secret this page is to show, and the secret, which is forgotten with this; both "" when there is none."""
+    of_tenant, whose, secret = request.session.pop(f"shown-once:{page}", ("", "", ""))
+    return (whose, secret) if of_tenant == str(tenant.id) else ("", "")

@@ -23,6 +23,7 @@ from atom.errors import Refused
 from atom.middleware import actor_of
 from atom.models import ApiKey, AuditEvent, Membership, Role, User
 from atom.plans import PLANS
+from atom.sessions import show_next, shown_once
 from atom.views import tenant_required
 
 log = logging.getLogger(__name__)
@@ -123,10 +124,10 @@ def member(request: HttpRequest, membership_id: UUID) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 @tenant_required(Right.MANAGE)
 def keys(request: HttpRequest) -> HttpResponse:
-    """API keys (GET); a new one, whose secret this answer alone shows (POST)."""
+    """API keys (GET); a new one, whose secret the page that follows shows once (POST)."""
     actor = actor_of(request)
     errors: dict[str, str] = {}
-    made, secret, status = None, "", 200
+    status = 200
     if request.method == "POST":
         try:
             made, secret = members.create_key(
@@ -134,12 +135,16 @@ def keys(request: HttpRequest) -> HttpResponse:
             )
         except Refused as error:
             errors, status = {error.attr or "": error.detail}, error.status_code
-    given = request.POST if errors else {}
+        else:
+            show_next(request, actor.tenant, "keys", made.name, secret)
+            return redirect("settings-keys")
+    given = request.POST
+    whose, secret = shown_once(request, actor.tenant, "keys")
     context = {
         "keys": members.keys_of(actor.tenant)[: members.MOST_KEYS * 2],
         "roles": _roles(actor),
         "lives": members.KEY_LIVES.items(),
-        "made": made,
+        "secret_of": f"The key of {whose}",
         "secret": secret,
         "errors": errors,
         "given": {

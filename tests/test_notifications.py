@@ -477,16 +477,16 @@ def test_a_receiver_that_does_not_answer_is_given_up(hooked: SimpleNamespace, mo
 def test_the_secret_is_shown_once_and_sealed(hooked: SimpleNamespace, signed_in: Any) -> None:
     client = signed_in(hooked.cast.alice)
     form = {"url": hooked.receiver.url + "/2", "events": ["failed", "completed"]}
-    page = client.post("/settings/webhooks", form)
-    assert page.status_code == 200
+    assert client.post("/settings/webhooks", form).status_code == 302
+    page = client.get("/settings/webhooks")
     assert page["Cache-Control"].count("no-store") == 1
-    secret = page.content.decode().split("<code>whsec_")[1].split("</code>")[0]
+    secret = page.content.decode().split('<code id="secret">whsec_')[1].split("</code>")[0]
     assert "whsec_" not in client.get("/settings/webhooks").content.decode()
     with tenant_scope(hooked.tenant.id):
         made = WebhookEndpoint.objects.last()
     assert secret.encode() not in bytes(made.sealed_secret)
-    renewed = client.post(f"/settings/webhooks/{made.id}", {"action": "renew"}).content.decode()
-    assert "<code>whsec_" in renewed
+    renewed = client.post(f"/settings/webhooks/{made.id}", {"action": "renew"}, follow=True).content.decode()
+    assert '<code id="secret">whsec_' in renewed
     assert secret not in renewed
 
 

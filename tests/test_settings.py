@@ -239,10 +239,13 @@ def test_members_of_another_tenant_do_not_exist(cast: SimpleNamespace, signed_in
 def test_a_key_is_shown_once_works_with_its_role_and_ends_when_revoked(cast: SimpleNamespace, signed_in: Any) -> None:
     client = signed_in(cast.alice)
     reply = client.post("/settings/keys", {"name": "report", "role": "viewer", "days": "30"})
-    found = re.search(r"<code>(\w+\.\w+)</code>", reply.content.decode())
+    assert (reply.status_code, reply["Location"]) == (302, "/settings/keys"), "loaded again it makes no second one"
+    shown = client.get("/settings/keys")
+    found = re.search(r"<code id=\"secret\">(\w+\.\w+)</code>", shown.content.decode())
     assert found
-    assert "no-store" in reply["Cache-Control"]
+    assert "no-store" in shown["Cache-Control"]
     assert found[1] not in client.get("/settings/keys").content.decode()
+    assert found[1] not in str(dict(client.session)), "it is kept nowhere"
     actor = actor_for_key(found[1])
     assert actor
     assert (actor.tenant, actor.role) == (cast.acme, "viewer")
@@ -255,6 +258,17 @@ def test_a_key_is_shown_once_works_with_its_role_and_ends_when_revoked(cast: Sim
     assert "Revoked" in client.get("/settings/keys").content.decode()
     client.post(f"/settings/keys/{key.prefix}/revoke")
     assert log(cast.acme) == [("Alice", "key.created", "report"), ("Alice", "key.revoked", "report")]
+
+
+def test_a_key_is_shown_in_its_own_workspace_only(cast: SimpleNamespace, signed_in: Any) -> None:
+    with across_tenants("a test's"):
+        Membership.objects.create(tenant=cast.globex, user=cast.alice, role="owner")
+    client = signed_in(cast.alice)
+    client.post("/settings/keys", {"name": "report", "role": "viewer", "days": "30"})
+    client.post("/workspace", {"tenant": str(cast.globex.id)})
+    for tenant in (cast.globex, cast.acme):
+        client.post("/workspace", {"tenant": str(tenant.id)})
+        assert 'id="secret"' not in client.get("/settings/keys").content.decode()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from atom.access import Right
 from atom.errors import Refused
 from atom.middleware import actor_of
 from atom.models import Membership
+from atom.sessions import show_next, shown_once
 from atom.views import tenant_required
 from historical_sync import delivering, tasks
 from historical_sync import webhooks as endpoints
@@ -60,7 +61,7 @@ def notifications(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 @tenant_required(Right.MANAGE)
 def webhooks(request: HttpRequest) -> HttpResponse:
-    """Endpoints and the log (GET); a new endpoint, whose secret is shown this once (POST)."""
+    """Endpoints and the log (GET); a new endpoint, whose secret the page that follows shows once (POST)."""
     if request.method == "GET":
         return _webhooks(request)
     url, events = request.POST.get("url", ""), request.POST.getlist("events")
@@ -70,7 +71,8 @@ def webhooks(request: HttpRequest) -> HttpResponse:
         return _webhooks(
             request, errors={error.attr or "": error.detail}, given={"url": url, "events": events}, status=400
         )
-    return _webhooks(request, secret=secret, secret_of=endpoint.url)
+    show_next(request, actor_of(request).tenant, "webhooks", endpoint.url, secret)
+    return redirect("webhooks")
 
 
 @require_POST
@@ -84,8 +86,8 @@ def webhook(request: HttpRequest, endpoint_id: UUID) -> HttpResponse:
     action = request.POST.get("action", "")
     try:
         if action == "renew":
-            return _webhooks(request, secret=endpoints.renew_secret(actor, endpoint_id), secret_of=found.url)
-        if action == "on":
+            show_next(request, actor.tenant, "webhooks", found.url, endpoints.renew_secret(actor, endpoint_id))
+        elif action == "on":
             endpoints.turn_on(actor, endpoint_id)
         elif action == "off":
             endpoints.turn_off(actor, endpoint_id)
@@ -116,6 +118,7 @@ def resend(request: HttpRequest, delivery_id: UUID) -> HttpResponse:
 
 def _webhooks(request: HttpRequest, *, status: int = 200, **more: Any) -> HttpResponse:
     tenant = actor_of(request).tenant
+    whose, secret = shown_once(request, tenant, "webhooks")
     log = endpoints.log_of(tenant).select_related("endpoint", "notice__job__connection").defer("notice__snapshot")
     context = {
         "endpoints": endpoints.endpoints_of(tenant),
@@ -123,7 +126,8 @@ def _webhooks(request: HttpRequest, *, status: int = 200, **more: Any) -> HttpRe
         "events": EVENTS,
         "given": {"url": "", "events": EVENTS},
         "errors": {},
-        "secret": "",
+        "secret_of": f"The secret of {whose}",
+        "secret": secret,
         "confirmed": CONFIRMED,
     } | more
     return render(request, "historical_sync/webhooks.html", context, status=status)

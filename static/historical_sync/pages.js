@@ -354,6 +354,23 @@ document.addEventListener("change", (event) => {
   }
 });
 
+// -- copying --------------------------------------------------------------------------------------------------------------
+
+// Browsers let pages write to the clipboard on secure origins only.
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.hidden = !navigator.clipboard;
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+    } catch {
+      say("The browser did not let it be copied. Select it and copy it yourself.");
+      return;
+    }
+    button.lastElementChild.textContent = "Copied";
+    announce("Copied.");
+  });
+}
+
 // -- forms ----------------------------------------------------------------------------------------------------------------
 
 // What was sent is not sent again while its answer, or the page that it leads to, is on its way: a second click would start a second import.
