@@ -80,13 +80,13 @@ def time_left(progress: Any) -> str:
     if low is None or high is None:
         return ""
     if high < 5:
-        return "a few seconds left"
+        return "a few seconds"
     first, last = duration(low), duration(high)
     if first == last:
-        return f"about {last} left"
+        return f"about {last}"
     if first.rsplit(" ", 1)[-1] == last.rsplit(" ", 1)[-1] and first.count(" ") == last.count(" ") == 1:
         first = first.rsplit(" ", 1)[0]
-    return f"{first}–{last} left"
+    return f"{first}–{last}"
 
 
 def took(job: Any) -> str:
@@ -160,7 +160,7 @@ def days(since: datetime, until: datetime) -> SafeString:
         words = f"{first.day} {first:%b} – {_day(last)}"
     else:
         words = f"{first.day} {first:%b %Y} – {last.day} {last:%b %Y}"
-    hover = f"{first:%d %b %Y %H:%M} to {last:%d %b %Y %H:%M} UTC"
+    hover = f"{first.day} {first:%b %Y %H:%M} – {last.day} {last:%b %Y %H:%M} UTC"
     return mark_safe(f'<span title="{hover}">{words}</span>')  # noqa: S308 - of dates alone
 
 

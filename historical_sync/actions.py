@@ -24,7 +24,7 @@ from atom.errors import InvalidInput, Refused
 from atom.models import Tenant
 from atom.plans import ACTIVE_JOBS, Plan, cheapest
 from atom.words import span
-from historical_sync import broadcast, coverage, states, tasks
+from historical_sync import broadcast, coverage, planning, states, tasks
 from historical_sync.allowance import records_this_month
 from historical_sync.automation import QueuedStart
 from historical_sync.models import DataRemoval, HistoricalSyncJob, JobEvent, JobQuerySet, SyncChunk
@@ -32,6 +32,7 @@ from historical_sync.replaying import Replayed, replay
 from historical_sync.settling import settle_sync, take_from_the_dead
 from integrations.crypto import UndecipherableError
 from integrations.models import Connection, ConnectionStatus
+from integrations.providers.base import Window
 
 DEFAULT_MONTHS = 3
 # Someone who asks for "three months" on a plan that has three months is not off by the hours of a day.
@@ -124,7 +125,7 @@ def start_sync(
             created_by=actor.user,
             created_by_label=actor.label,
         )
-        record_event(job, actor.label, "started", f"{since:%d %b %Y} to {until:%d %b %Y}")
+        record_event(job, actor.label, "started", planning.words(Window(since, until)))
         tasks.enqueue(job, 1)
         _announce(job)
     job.was_created = True  # type: ignore[attr-defined]

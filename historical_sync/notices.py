@@ -19,9 +19,11 @@ from django.urls import reverse
 
 from atom.tenancy import across_tenants
 from atom.words import plural, sentence
+from historical_sync import planning
 from historical_sync.automation import Delivery, Notice, NotificationPreference, WebhookEndpoint
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.serializers import job_json
+from integrations.providers.base import Window
 
 KEPT = timedelta(days=30)  # notices, and with them the log of deliveries
 REMINDED = timedelta(hours=20)  # of a schedule that goes on failing, and no earlier: a daily one each day
@@ -110,7 +112,7 @@ def email(delivery: Delivery) -> EmailMessage:
     lines = [
         f"The import of {connection} {notice.event}.",
         "",
-        f"Range: {job.start_date:%d %b %Y} to {job.end_date:%d %b %Y} (UTC)",
+        f"Range: {planning.words(Window(job.start_date, job.end_date))} (UTC)",
         f"Came in: {plural(job.records_processed, 'record,records')}",
     ]
     if notice.event != "completed" and job.last_error_message:

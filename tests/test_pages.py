@@ -488,3 +488,15 @@ def test_a_connection_that_lost_its_access_can_be_reconnected_from_where_that_is
     for path in ("/integrations", "/coverage", f"/coverage/{connection.id}", "/schedules"):
         text = client.get(path).content.decode()
         assert way in text.partition(f'Reconnect<span class="visually-hidden"> {connection}')[0][-900:], path
+
+
+def test_a_range_is_written_alike_wherever_it_stands(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+    alice = signed_in(cast.alice)
+    choice = {"start": "2023-12-05", "end": "2026-10-31", "streams": "issues"}
+    job = alice.post(f"/connections/{connection.id}/import", choice)["Location"]
+    for path in (job, "/settings/audit"):
+        text = alice.get(path).content.decode()
+        assert "5 Dec 2023 – 31 Oct 2026" in text, path
+        assert "05 Dec" not in text, path
