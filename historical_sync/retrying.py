@@ -1,7 +1,8 @@
 """What happens after a provider call went wrong: by the error's class, how often it failed, and nothing else. Pure.
 
-Throttling never spends a retry, nor does an answer that is being prepared. Failures are counted since the last page that was stored, restarts of a window since the last
-page that brought something new: a provider that goes in circles is given up in the end, one that is only slow never.
+Throttling never spends a retry, nor does an answer that is being prepared. Failures are counted since the last page that was stored,
+restarts of a window since the last page that brought something new: a provider that goes in circles is given up in the end, one that is
+only slow never.
 """
 
 from __future__ import annotations

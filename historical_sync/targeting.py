@@ -70,7 +70,7 @@ def missing(
     covered: Mapping[tuple[str, str], Spans],
     asked: Mapping[str, tuple[datetime, datetime]],
     left: Mapping[tuple[str, str], Spans],
-    oldest: datetime = BEGINNING,
+    oldest: datetime,
 ) -> tuple[Window, ...]:
     """What the job has to read of the stream in the partition, which depends on its kind.
 
