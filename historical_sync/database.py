@@ -64,10 +64,11 @@ def connect_arguments() -> dict[str, Any]:
     # A frozen worker, or one whose machine is gone, must not keep its locks: the server ends a transaction in which nothing happens
     # (but not a pipeline: see `reaping.SilentClients`).
     patience = int(settings.LEASE_SECONDS * 1000)
-    # Whatever the server's default: a worker relies on what it has committed, and would go on behind a gap where a crash of the
-    # database took some of it back.
-    limits = f"-c idle_in_transaction_session_timeout={patience} -c synchronous_commit=on"
-    arguments["options"] = f"{arguments.get('options', '')} {limits}".strip()
+    # Whatever the server's defaults: a worker relies on what it has committed, and would go on behind a gap where a crash of the
+    # database took some of it back; and times come in the connection's zone, while pages and the API tell them in UTC.
+    limits = f"-c idle_in_transaction_session_timeout={patience}"
+    settled = "-c synchronous_commit=on -c timezone=UTC"
+    arguments["options"] = f"{arguments.get('options', '')} {limits} {settled}".strip()
     return arguments
 
 

@@ -277,6 +277,32 @@ def test_a_connection_that_the_database_cut_is_made_again(acme: SimpleNamespace)
     assert asyncio.run(scene()) == [0, 2, 3]
 
 
+def test_times_read_the_same_by_socket_as_by_the_api_whatever_the_databases_time_zone(acme: SimpleNamespace) -> None:
+    """Pages order rows by the text of their times."""
+    socket = progress_socket(acme)
+
+    async def scene() -> list[dict[str, Any]]:
+        async with opened(socket):
+            seen = [(await socket.receive_json_from(timeout=5))["job"]]  # as Django read it
+            await changed(acme.job, revision=2)
+            seen.append((await socket.receive_json_from(timeout=5))["job"])
+        return seen
+
+    def set_default(to: str) -> None:
+        with as_owner(), connection.cursor() as cursor:
+            cursor.execute(f'ALTER DATABASE "{connection.settings_dict["NAME"]}" {to}')
+
+    set_default("SET timezone = 'America/New_York'")
+    try:
+        opening, news = asyncio.run(scene())
+    finally:
+        set_default("RESET timezone")
+    assert {name: news[name] for name in news if name.endswith(("_at", "_date"))} == {
+        name: opening[name] for name in opening if name.endswith(("_at", "_date"))
+    }
+    assert opening["created_at"].endswith("Z")
+
+
 def test_what_is_read_for_sockets_holds_no_credentials(acme: SimpleNamespace) -> None:
     async def scene() -> Any:
         reader = live.Reader()
