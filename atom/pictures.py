@@ -40,14 +40,13 @@ ICONS = {
 }
 # kind of entity -> icon; any other is a box
 KINDS = {
-    "account": "building-2", "call": "phone", "channel": "hash", "comment": "message-square", "commit": "git-commit-horizontal",
-    "company": "building-2", "contact": "user-round", "conversation": "messages-square", "customer": "user-round",
-    "cycle": "refresh-cw", "database": "database", "deal": "handshake", "document": "file-text", "email": "mail",
-    "event": "calendar", "file": "file", "group": "users-round", "invoice": "receipt", "issue": "circle-dot", "label": "tag",
-    "meeting": "calendar", "message": "message-square", "milestone": "flag", "opportunity": "handshake", "organization": "building-2",
-    "page": "file-text", "payment": "credit-card", "person": "user-round", "product": "package", "project": "folder-kanban",
-    "pull_request": "git-pull-request", "repository": "book-marked", "sprint": "refresh-cw", "subscription": "repeat",
-    "tag": "tag", "task": "square-check", "team": "users-round", "ticket": "life-buoy", "workspace": "layout-grid",
+    "bot": "bot", "calendar": "calendar-days", "case": "briefcase", "channel": "hash", "collection": "table-2",
+    "commit": "git-commit-horizontal", "deal": "handshake", "document": "file-text", "event": "calendar", "folder": "folder",
+    "group": "users-round", "invoice": "receipt", "issue": "circle-dot", "label": "tag", "message": "message-square",
+    "milestone": "flag", "organization": "building-2", "payment": "credit-card", "person": "user-round", "product": "package",
+    "project": "folder-kanban", "pull_request": "git-pull-request", "repository": "book-marked", "room": "door-open",
+    "series": "calendar-sync", "subscription": "repeat", "task": "square-check", "team": "users-round",
+    "thread": "messages-square", "ticket": "life-buoy",
 }  # fmt: skip
 # Slug -> mark, where they differ.
 MARKS = {"google_calendar": "googlecalendar"}

@@ -113,3 +113,11 @@ def test_every_relation_that_a_provider_says_reads_from_its_other_end() -> None:
     described = (PROJECT / "docs" / "providers.md").read_text()
     [in_use] = re.findall(r"Relationships in use: ([\w,\s]+)\.", described)
     assert set(re.split(r",\s+", in_use)) == words.INVERSE.keys()
+
+
+def test_every_kind_that_is_described_has_a_picture() -> None:
+    described = (PROJECT / "docs" / "providers.md").read_text()
+    [in_use] = re.findall(r"Kinds in use: ([\w,\s]+)\.", described)
+    kinds = re.split(r",\s+", in_use)
+    assert set(kinds) == pictures.KINDS.keys()
+    assert all(pictures.kind_icon(kind) for kind in kinds)
