@@ -21,7 +21,6 @@ ICONS = {
     "failed": "circle-x",
     "graph": "waypoints",
     "key": "key-round",
-    "more": "ellipsis",
     "paused": "circle-pause",
     "pending": "circle-dashed",
     "refresh": "refresh-cw",
@@ -48,8 +47,6 @@ KINDS = {
     "series": "calendar-sync", "subscription": "repeat", "task": "square-check", "team": "users-round",
     "thread": "messages-square", "ticket": "life-buoy",
 }  # fmt: skip
-# Slug -> mark, where they differ.
-MARKS = {"google_calendar": "googlecalendar"}
 
 
 @lru_cache(maxsize=256)
@@ -71,7 +68,7 @@ def tile(provider: Any, size: str = "") -> SafeString:
 
 @lru_cache(maxsize=256)
 def _tile(slug: str, name: str, size: str) -> SafeString:
-    path = _marks().get(MARKS.get(slug, slug))
+    path = _marks().get(slug)
     if path is None:
         return format_html('<span class="tile letter mark-{} {}" aria-hidden="true">{}</span>', slug, size, name[:1])
     return format_html(

@@ -39,7 +39,7 @@ def environment(loader: BaseLoader, auto_reload: bool, **_: Any) -> Environment:
         made_of.__name__: made_of
         for made_of in (
             capfirst, words.bar_tone, words.day_month, words.day_month_year, words.detail, words.document, words.duration,
-            words.event, words.kind, words.kind_of, words.length_of, words.listed, words.number, words.pace, words.plain, words.plural, words.property_name, words.sentence,
+            words.event, words.kind, words.kind_of, words.length_of, words.listed, words.number, words.pace, words.plural, words.property_name, words.sentence,
             words.series, words.span, words.state_word, words.truncatechars,
         )
     }  # fmt: skip

@@ -37,10 +37,6 @@ COLOURS = (
     "good", "good-soft", "good-fill", "bad", "bad-soft", "bad-fill", "warn", "warn-soft", "warn-fill",
     "chart-1", "chart-2", "chart-3", "chart-4",
 )  # fmt: skip
-COMING = (
-    "asana", "github", "google", "hubspot", "intercom", "jira", "linear", "microsoft365", "notion", "salesforce", "slack",
-    "stripe", "zendesk",
-)  # fmt: skip
 
 
 @require_GET
@@ -61,7 +57,7 @@ def styleguide(request: HttpRequest) -> HttpResponse:
     }
     context = {
         "colours": COLOURS,
-        "marks": [PROVIDERS.get(slug) or SimpleNamespace(slug=slug, name=slug.capitalize()) for slug in COMING],
+        "marks": list(PROVIDERS.values()),
         "jobs": list(jobs.values()),
         "monitors": monitors,
         "asking": drawn("historical_sync/_pulse.html", **asking),
