@@ -10,9 +10,11 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from cryptography.fernet import Fernet
 from csp.constants import NONE, SELF
-from environs import Env, EnvError
+from environs import Env, EnvError, ValidationError
 
 from atom.home import development_secrets
 
@@ -20,41 +22,28 @@ env = Env()
 
 
 def _one_of(value: str, *choices: str) -> None:
-    from environs import ValidationError
-
     if value not in choices:
         raise ValidationError(f"must be one of {', '.join(choices)}")
 
 
 def _from_to(value: float, low: float, high: float) -> None:
-    from environs import ValidationError
-
     if not low <= value <= high:
         raise ValidationError(f"must be a number from {low} to {high}")
 
 
 def _matching(value: str, pattern: str, words: str) -> None:
-    from environs import ValidationError
-
     if not re.fullmatch(pattern, value):
         raise ValidationError(f"must be {words}")
 
 
 def _addresses(values: list[str] | str) -> None:
     """Each a scheme and a host; "" is none."""
-    from urllib.parse import urlsplit
-
-    from environs import ValidationError
-
     for value in [values] if isinstance(values, str) else values:
         if value and not (urlsplit(value).scheme in ("http", "https") and urlsplit(value).netloc):
             raise ValidationError("must be like https://atom.example.com")
 
 
 def _fernet_keys(values: list[str]) -> None:
-    from cryptography.fernet import Fernet
-    from environs import ValidationError
-
     try:
         keys = [Fernet(value) for value in values]
     except ValueError:
@@ -64,22 +53,16 @@ def _fernet_keys(values: list[str]) -> None:
 
 
 def _hosts(values: list[str]) -> None:
-    from environs import ValidationError
-
     if not values or not all(re.fullmatch(r"\*|\.?[\w-]+(\.[\w-]+)*|\[[0-9a-fA-F:.]+\]", value) for value in values):
         raise ValidationError("must be host names like atom.example.com, comma-separated, without scheme and port")
 
 
 def _some(values: list[str] | str) -> None:
-    from environs import ValidationError
-
     if not values:
         raise ValidationError("must not be empty")
 
 
 def _not_in_production(value: object) -> None:
-    from environs import ValidationError
-
     if value and PRODUCTION:
         raise ValidationError("must not be set in production")
 
