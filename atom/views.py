@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 from django.conf import settings
 from django.contrib import admin
@@ -14,13 +15,14 @@ from django.contrib.auth.views import redirect_to_login
 from django.db import DatabaseError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from atom import tries
-from atom.access import SESSION_TENANT, Right, tenants_of
+from atom.access import SESSION_TENANT, Right
 from atom.middleware import actor_of
 
 View = Callable[..., HttpResponse]
@@ -48,7 +50,7 @@ def tenant_required(right: Right = Right.VIEW, *, from_any_workspace: bool = Fal
                 if getattr(request, "htmx", False):
                     # A fragment can't hold the sign-in page: htmx goes there as a whole.
                     response = HttpResponse(status=401)
-                    response["HX-Redirect"] = settings_login_url(request)
+                    response["HX-Redirect"] = _sign_in_and_back(request)
                     return response
                 return redirect_to_login(request.get_full_path() if request.method == "GET" else "/integrations")
             if actor is None:
@@ -85,12 +87,8 @@ def workspace_of_page(request: HttpRequest) -> str | None:
     return request.POST.get("workspace") or request.headers.get("X-Workspace")
 
 
-def settings_login_url(request: HttpRequest) -> str:
+def _sign_in_and_back(request: HttpRequest) -> str:
     """Where htmx goes to sign in, and from there back to the page (not the fragment) that the person is on."""
-    from urllib.parse import urlencode, urlsplit
-
-    from django.urls import reverse
-
     try:
         current = urlsplit(request.headers.get("HX-Current-URL", ""))
     except ValueError:  # whatever was sent there
@@ -171,9 +169,7 @@ def sign_out(request: HttpRequest) -> HttpResponse:
 def switch_tenant(request: HttpRequest) -> HttpResponse:
     """Makes another of the user's tenants the session's; one that is not theirs does not exist."""
     wanted = request.POST.get("tenant", "")
-    user = actor_of(request).user
-    assert user is not None
-    if not any(str(tenant.id) == wanted for tenant in tenants_of(user)):
+    if not any(str(tenant.id) == wanted for tenant in actor_of(request).tenants):
         raise Http404
     request.session[SESSION_TENANT] = wanted
     return redirect(settings.LOGIN_REDIRECT_URL)
