@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -39,7 +40,6 @@ PLANS: dict[str, Plan] = {
 }
 
 
-def cheapest(allows: object) -> Plan | None:
+def cheapest(allows: Callable[[Plan], bool]) -> Plan | None:
     """The first plan for which `allows(plan)` holds: what an error names as the way on. None if no plan does."""
-    assert callable(allows)
     return next((plan for plan in PLANS.values() if allows(plan)), None)
