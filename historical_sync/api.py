@@ -18,7 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from atom.access import Actor, Right
-from atom.api_auth import TenantScoped
+from atom.api_auth import TenantScoped, caller
 from atom.errors import InvalidInput
 from historical_sync import actions, states
 from historical_sync.models import HistoricalSyncJob
@@ -177,7 +177,7 @@ class HistoricalSyncViewSet(TenantScoped, viewsets.GenericViewSet):
         ],
     )
     def start(self, request: Request, integration_id: str) -> Response:
-        actor = _actor(request)
+        actor = caller(request)
         given = StartSerializer(data=request.data)
         given.is_valid(raise_exception=True)
         asked = given.validated_data
@@ -206,7 +206,7 @@ class HistoricalSyncViewSet(TenantScoped, viewsets.GenericViewSet):
         operation_id="list_historical_sync_jobs", parameters=[INTEGRATION_ID], responses={200: JobSerializer(many=True)}
     )
     def jobs(self, request: Request, integration_id: str) -> Response:
-        actor = _actor(request)
+        actor = caller(request)
         jobs = actions.jobs_of(actor.tenant).with_names()
         connection_id = _uuid(integration_id)
         if connection_id is not None:
@@ -222,7 +222,7 @@ class HistoricalSyncViewSet(TenantScoped, viewsets.GenericViewSet):
 
     @extend_schema(operation_id="get_historical_sync_job", parameters=[JOB_ID], responses={200: JobSerializer})
     def job(self, request: Request, job_id: str) -> Response:
-        actor = _actor(request)
+        actor = caller(request)
         return Response(job_json(_job(actor, job_id), actor))
 
     @extend_schema(
@@ -246,7 +246,7 @@ class HistoricalSyncViewSet(TenantScoped, viewsets.GenericViewSet):
     def _act(
         self, request: Request, job_id: str, action: Callable[[Actor, HistoricalSyncJob], HistoricalSyncJob]
     ) -> Response:
-        actor = _actor(request)
+        actor = caller(request)
         job = action(actor, _job(actor, job_id))
         return Response(job_json(job, actor), status=status.HTTP_202_ACCEPTED)
 
@@ -282,11 +282,6 @@ class HistoricalSyncViewSet(TenantScoped, viewsets.GenericViewSet):
                 "connection_id",
             )
         return choice[0]
-
-
-def _actor(request: Request) -> Actor:
-    assert isinstance(request.auth, Actor), "HasTenant lets nobody else in"
-    return request.auth
 
 
 def _job(actor: Actor, job_id: str) -> HistoricalSyncJob:

@@ -15,8 +15,7 @@ from rest_framework import serializers, viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from atom.access import Actor
-from atom.api_auth import TenantScoped
+from atom.api_auth import TenantScoped, caller
 from atom.errors import InvalidInput
 from historical_sync import graph
 from historical_sync.models import Entity, Statement, SyncRecord
@@ -110,7 +109,7 @@ class GraphViewSet(TenantScoped, viewsets.GenericViewSet):
         responses={200: EntityPageSerializer},
     )
     def entities(self, request: Request) -> Response:
-        tenant, size = _actor(request).tenant, _size(request)
+        tenant, size = caller(request).tenant, _size(request)
         cursor = _cursor(request, _kind, UUID)
         found = graph.search(
             tenant,
@@ -128,7 +127,7 @@ class GraphViewSet(TenantScoped, viewsets.GenericViewSet):
         responses={200: EntityDetailSerializer},
     )
     def entity(self, request: Request, entity_id: str) -> Response:
-        tenant = _actor(request).tenant
+        tenant = caller(request).tenant
         found = graph.get_entity(tenant, entity_id)
         if found is None:
             raise Http404
@@ -168,7 +167,7 @@ class GraphViewSet(TenantScoped, viewsets.GenericViewSet):
         responses={200: RelationshipPageSerializer},
     )
     def relationships(self, request: Request) -> Response:
-        tenant, size = _actor(request).tenant, _size(request)
+        tenant, size = caller(request).tenant, _size(request)
         wanted = _uuid(request, "entity")
         entity = graph.get_entity(tenant, wanted) if wanted else None
         if wanted and entity is None:
@@ -190,11 +189,6 @@ class GraphViewSet(TenantScoped, viewsets.GenericViewSet):
 
 def _place(row: Statement) -> tuple[str, ...]:
     return (str(row.connection_id), str(row.record_id), str(row.position))
-
-
-def _actor(request: Request) -> Actor:
-    assert isinstance(request.auth, Actor), "HasTenant lets nobody else in"
-    return request.auth
 
 
 def _entity_json(row: Entity) -> dict[str, Any]:
