@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
+from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.conf import settings
 from django.db import connection
@@ -31,7 +33,7 @@ def readyz(request: HttpRequest) -> HttpResponse:
     for name, check in (
         ("database", _check_database),
         ("queue", _check_queue),
-        ("channel layer", _check_channel_layer),
+        ("channel layer", check_channel_layer),
     ):
         try:
             check()
@@ -58,15 +60,13 @@ def _ask(statement: str) -> None:
         ours.execute(statement)
 
 
-def _check_channel_layer() -> None:
-    from asgiref.sync import async_to_sync
+def check_channel_layer() -> None:
+    """Raises what the layer raises that is to carry a message, and TimeoutError when it takes too long."""
 
     async def send() -> None:
-        import asyncio
-
         layer: Any = get_channel_layer()
         async with asyncio.timeout(PATIENCE):
-            await layer.group_send("readiness", {"type": "nobody.listens"})
+            await layer.group_send("probe", {"type": "nobody.listens"})
 
     async_to_sync(send)()
 

@@ -25,6 +25,7 @@ from atom.tenancy import tenant_scope
 from atom.threads import in_thread
 from historical_sync import hub, live, states
 from historical_sync.live import LiveJob
+from historical_sync.models import HistoricalSyncJob
 
 log = logging.getLogger(__name__)
 
@@ -249,8 +250,6 @@ class JobFragments(OneJob):
 
 
 def _statuses(tenant_id: str) -> dict[str, str]:
-    from historical_sync.models import HistoricalSyncJob
-
     with tenant_scope(tenant_id):
         jobs = HistoricalSyncJob.objects.filter(tenant_id=tenant_id).values_list("id", "status")
         newest = jobs.order_by("-created_at")[:KNOWN]

@@ -6,24 +6,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import psycopg
-from asgiref.sync import async_to_sync
-from channels.layers import get_channel_layer
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from environs import EnvError
 
+from atom.probes import check_channel_layer
 from atom.rls import IS_MEMBER
 from atom.tenancy import across_tenants
 from historical_sync import tasks
 from historical_sync.database import connect_arguments
 from historical_sync.reaping import STOP_GRACE_SECONDS
 from integrations.crypto import UndecipherableError, box, decrypt
+from integrations.models import Connection, ConnectionStatus
 
 QUEUE_AGE = 120.0  # seconds that a due queue entry may wait
 OVERDUE_GRACE = 15.0  # seconds after its lease in which the reaper takes a chunk back
@@ -59,8 +59,8 @@ class Facts:
     overdue: int = 0
     unheard: int = 0
     queue_age: float | None = None
-    reconnect: Sequence[str] = field(default_factory=tuple)
-    unreadable: Sequence[str] = field(default_factory=tuple)
+    reconnect: Sequence[str] = ()
+    unreadable: Sequence[str] = ()
 
 
 def judge(facts: Facts) -> list[Finding]:
@@ -236,14 +236,8 @@ def _unapplied() -> list[str]:
 
 
 def _layer() -> str:
-    async def send() -> None:
-        import asyncio
-
-        async with asyncio.timeout(2):
-            await get_channel_layer().group_send("doctor", {"type": "nobody.listens"})
-
     try:
-        async_to_sync(send)()
+        check_channel_layer()
     except Exception as error:
         return type(error).__name__
     return ""
@@ -251,8 +245,6 @@ def _layer() -> str:
 
 def _connections() -> tuple[list[str], list[str]]:
     """(those that need a reconnect, those whose credentials no key opens), in words."""
-    from integrations.models import Connection, ConnectionStatus
-
     rows = Connection.objects.select_related("tenant")
     reconnect = [
         f"{row} of {row.tenant}" for row in rows.filter(status=ConnectionStatus.REAUTH_REQUIRED)[:SECRETS_TRIED]
