@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from django.contrib.auth.hashers import make_password
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import transaction
@@ -54,10 +55,9 @@ def invite(actor: Actor, email: str, role: str) -> Membership:
     _check_role(actor, role)
     with transaction.atomic():
         tenant = _locked(actor)
-        user = User.objects.filter(email=email).first()
-        if user is None:
-            user = User.objects.create_user(email)  # without a password nobody gets in
-        elif not user.is_active:
+        # Not looked for first: another workspace may invite them just now. Without a password nobody gets in.
+        user, _ = User.objects.get_or_create(email=email, defaults={"password": make_password(None)})
+        if not user.is_active:
             raise InvalidInput("invalid", "This account was closed by the operator.", "email")
         if Membership.objects.filter(tenant=tenant, user=user).exists():
             raise InvalidInput("invalid", f"{email} is a member already.", "email")

@@ -14,8 +14,10 @@ import pytest
 from django.db import connection as database
 from django.utils import timezone
 
+from atom import audit, members
 from atom.access import system_actor
-from atom.tenancy import tenant_scope
+from atom.models import Membership
+from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import actions, delivering, job_changes, replaying, webhooks
 from historical_sync.automation import Delivery, Notice, WebhookEndpoint
 from historical_sync.database import make_pool
@@ -188,3 +190,24 @@ def test_who_turns_an_endpoint_off_as_an_attempt_is_recorded_gets_no_error(
     with tenant_scope(acme.tenant.id):
         assert not WebhookEndpoint.objects.get(id=endpoint.id).enabled
         assert Delivery.objects.get(id=delivery.id).status == "failed"
+
+
+def test_two_workspaces_that_invite_the_same_new_person_at_once_both_have_them(
+    live_cast: SimpleNamespace, held: Any
+) -> None:
+    between = held(audit, "record")
+    acme, globex = live_cast.acme, live_cast.globex
+
+    def invite(tenant: Any) -> None:
+        members.invite(system_actor(tenant, "Alice"), "new@people.test", "member")
+
+    first = Aside(acme, invite, acme)
+    assert between.reached.wait(20)
+    second = Aside(globex, invite, globex)
+    wait_for(second.waits_or_is_done)
+    between.go.set()
+    first.ends()
+    second.ends()
+    with across_tenants("a person of two workspaces"):
+        theirs = Membership.objects.filter(user__email="new@people.test")
+        assert {one.tenant_id for one in theirs} == {acme.id, globex.id}
