@@ -283,6 +283,31 @@ def test_the_page_answers_what_came_in_from_where_and_what_failed(cast: SimpleNa
     assert "style=" not in text
 
 
+@pytest.mark.django_db(transaction=True)
+def test_what_failed_before_the_range_is_not_read_for_its_reasons(live_cast: SimpleNamespace, signed_in: Any) -> None:
+    """A schedule that fails leaves thousands."""
+    now = timezone.now()
+    with tenant_scope(live_cast.acme.id):
+        connection = make_connection(live_cast.acme)
+        times = [now, now - timedelta(days=29), *(now - timedelta(days=40, hours=n) for n in range(500))]
+        common: dict[str, Any] = {
+            "tenant": live_cast.acme, "connection": connection, "streams": ["issues"], "status": states.FAILED,
+            "start_date": now - timedelta(days=1), "end_date": now, "last_error_message": "It is away",
+        }  # fmt: skip
+        HistoricalSyncJob.objects.bulk_create([HistoricalSyncJob(completed_at=at, **common) for at in times])
+        with database.cursor() as cursor:
+            cursor.execute("ANALYZE historical_sync_historicalsyncjob")
+    with CaptureQueriesContext(database) as asked:
+        assert "2 times" in signed_in(live_cast.vera).get("/analytics").content.decode()
+    (reasons,) = [query["sql"] for query in asked.captured_queries if 'AS "words"' in query["sql"]]
+    with tenant_scope(live_cast.acme.id), database.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {reasons}")
+        plans = [cursor.fetchone()[0][0]["Plan"]]
+    for plan in plans:
+        plans += plan.get("Plans", [])
+    assert sum(plan.get("Rows Removed by Filter", 0) for plan in plans) == 0
+
+
 @pytest.mark.parametrize(
     ("records", "speed"), [(0, "0/s"), (9, "&lt; 0.1/s"), (630, "0.7/s"), (4_050, "4.5/s"), (900_000, "1,000/s")]
 )

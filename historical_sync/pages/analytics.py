@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from django.db.models import Count, Max, Sum
@@ -158,7 +158,8 @@ def _pace(rows: Iterable[dict[str, Any]], spans: list[tuple[date, date]]) -> Cha
 
 def _failures(actor: Actor, since: date) -> list[dict[str, Any]]:
     """Why imports failed, the most frequent reason first, in the words of one of them."""
-    failed = HistoricalSyncJob.objects.of(actor.tenant).filter(status=states.FAILED, completed_at__date__gte=since)
+    beginning = datetime.combine(since, time(), UTC)
+    failed = HistoricalSyncJob.objects.of(actor.tenant).filter(status=states.FAILED, completed_at__gte=beginning)
     grouped = (
         failed.order_by()
         .values("connection__provider_slug", "last_error_code")
