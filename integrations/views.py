@@ -11,7 +11,7 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
@@ -28,11 +28,10 @@ from integrations.connect import (
     connections_of,
     disconnect,
     finish_oauth,
-    get_connection,
     still_lost,
 )
 from integrations.errors import ProviderError, ReauthRequired
-from integrations.models import Connection, ConnectionStatus
+from integrations.models import ConnectionStatus
 from integrations.narrowing import narrow, parts_of
 from integrations.providers import PROVIDERS
 from integrations.providers.base import Provider
@@ -192,10 +191,7 @@ def choose_parts(request: HttpRequest, connection_id: UUID) -> HttpResponse:
     Who comes from there brings along what was chosen there (`start`, `end`, `streams`, `prompt`), and finds it there again.
     """
     actor = actor_of(request)
-    try:
-        connection = get_connection(actor.tenant, connection_id)
-    except Connection.DoesNotExist:
-        raise Http404 from None
+    connection = get_object_or_404(connections_of(actor.tenant), id=connection_id)
     if connection.provider.partitions is None:
         raise Http404
     given = request.POST if request.method == "POST" else request.GET
@@ -234,10 +230,7 @@ def choose_parts(request: HttpRequest, connection_id: UUID) -> HttpResponse:
 def disconnect_connection(request: HttpRequest, connection_id: UUID) -> HttpResponse:
     """Asks whether to disconnect, saying what is kept (GET); does it (POST)."""
     actor = actor_of(request)
-    try:
-        connection = get_connection(actor.tenant, connection_id)
-    except Connection.DoesNotExist:
-        raise Http404 from None
+    connection = get_object_or_404(connections_of(actor.tenant), id=connection_id)
     if request.method == "GET":
         htmx = getattr(request, "htmx", False)
         return render(

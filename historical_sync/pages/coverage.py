@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
@@ -25,13 +25,12 @@ from historical_sync import actions, coverage
 from historical_sync.coverage import Held
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.pages.coveragemap import MOST_GAPS, Gap, Row, coverage_map, gaps
-from historical_sync.pages.integrations import PRESETS
-from integrations.connect import connections_of, get_connection
+from historical_sync.pages.integrations import marks_of
+from integrations.connect import connections_of
 from integrations.models import Connection, ConnectionStatus
 from integrations.providers import PROVIDERS
 
 PAGE = 10
-EVERYTHING = datetime(2005, 1, 1, tzinfo=UTC)  # what "All" means in the offer
 
 
 @dataclass
@@ -163,8 +162,7 @@ def _panels(
 
 def _further_back(actor: Actor, since: datetime, now: datetime) -> tuple[str, str]:
     """(a day to extend to, "") as the plan allows; ("", why not) at the plan's end. Both are "" when all there is was asked for."""
-    marks = [actions.months_back(now, months) if months else EVERYTHING for months, _ in PRESETS]
-    wanted = next((mark for mark in marks if mark < since - timedelta(days=2)), None)
+    wanted = next((mark for mark, _ in marks_of(now) if mark < since - timedelta(days=2)), None)
     if wanted is None:
         return "", ""
     history = actor.tenant.limits.history
@@ -188,10 +186,7 @@ def _places(gap: Gap) -> str:
 
 
 def _connection(actor: Actor, connection_id: UUID) -> Connection:
-    try:
-        connection = get_connection(actor.tenant, connection_id)
-    except Connection.DoesNotExist:
-        raise Http404 from None
-    if connection.provider_slug not in PROVIDERS:
-        raise Http404
+    connection: Connection = get_object_or_404(
+        connections_of(actor.tenant), id=connection_id, provider_slug__in=PROVIDERS
+    )
     return connection

@@ -9,8 +9,8 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.db.models import OuterRef, Subquery
-from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods
@@ -38,6 +38,7 @@ from integrations.providers.base import Provider
 
 NOT_ON_CARDS = (states.COMPLETED, states.CANCELLED)
 PRESETS = ((1, "1 month"), (3, "3 months"), (6, "6 months"), (12, "12 months"), (0, "All"))
+EVERYTHING = datetime(2005, 1, 1, tzinfo=UTC)  # where "All" begins
 
 
 @dataclass
@@ -135,7 +136,7 @@ def _to_prompt(actor: Actor, given: str) -> Connection | None:
 def import_history(request: HttpRequest, connection_id: UUID) -> HttpResponse:
     """The offer to import (GET) and its answer (POST). A dialog for htmx, a page without."""
     actor = actor_of(request)
-    connection = _connection(actor, connection_id)
+    connection = get_object_or_404(connections_of(actor.tenant), id=connection_id)
     if connection.status != ConnectionStatus.CONNECTED:
         messages.error(request, f"Reconnect {connection} first.")
         return go(request, reverse("integrations"))
@@ -181,14 +182,16 @@ def _prompt(
     return render(request, template, context, status=200 if status < 400 or getattr(request, "htmx", False) else status)
 
 
+def marks_of(now: datetime) -> list[tuple[datetime, str]]:
+    """(beginning, label) of each preset, the latest first."""
+    return [(actions.months_back(now, months) if months else EVERYTHING, label) for months, label in PRESETS]
+
+
 def presets_of(actor: Actor, now: datetime) -> list[dict[str, Any]]:
     """The ranges that a dialog offers: label, since (ISO date), locked by the plan, and the first plan that has it."""
     history = actor.tenant.limits.history
     earliest = None if history is None else now - history - actions.DEPTH_GRACE
-    marks = [
-        (actions.months_back(now, months) if months else datetime(2005, 1, 1, tzinfo=UTC), label)
-        for months, label in PRESETS
-    ]
+    marks = marks_of(now)
     # As far as the plan reaches is a range that people want, unless one of the others comes close to it.
     if earliest is not None and history is not None:
         open_to = min((since for since, _ in marks if since >= earliest), default=now)
@@ -241,7 +244,7 @@ def choice_of(request: HttpRequest) -> tuple[datetime | None, datetime | None, l
 def import_estimate(request: HttpRequest, connection_id: UUID) -> HttpResponse:
     """What the choice in the dialog would bring: records, provider calls, time."""
     actor = actor_of(request)
-    connection = _connection(actor, connection_id)
+    connection = get_object_or_404(connections_of(actor.tenant), id=connection_id)
     context: dict[str, Any] = {"connection": connection}
     try:
         start, end, streams = choice_of(request)
@@ -249,13 +252,6 @@ def import_estimate(request: HttpRequest, connection_id: UUID) -> HttpResponse:
     except Refused as error:
         context["problem"] = error.detail
     return render(request, "historical_sync/_estimate.html", context)
-
-
-def _connection(actor: Actor, connection_id: UUID) -> Connection:
-    try:
-        return get_connection(actor.tenant, connection_id)
-    except Connection.DoesNotExist:
-        raise Http404 from None
 
 
 def go(request: HttpRequest, address: str) -> HttpResponse:

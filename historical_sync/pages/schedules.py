@@ -6,8 +6,8 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from atom.access import Actor, Right
@@ -16,7 +16,7 @@ from atom.middleware import actor_of
 from atom.views import refusal, tenant_required
 from historical_sync.models import SyncSchedule
 from historical_sync.schedules import INTERVALS, choose, plan_refusal, schedules_of
-from integrations.connect import connections_of, get_connection
+from integrations.connect import connections_of
 from integrations.models import Connection, ConnectionStatus
 
 DEFAULT = "1d"
@@ -44,10 +44,7 @@ def schedules(request: HttpRequest) -> HttpResponse:
 def schedule(request: HttpRequest, connection_id: UUID) -> HttpResponse:
     """Sets a connection's schedule: `interval`, and `enabled` when it is on. htmx gets the row."""
     actor = actor_of(request)
-    try:
-        connection = get_connection(actor.tenant, connection_id)
-    except Connection.DoesNotExist:
-        raise Http404 from None
+    connection = get_object_or_404(connections_of(actor.tenant), id=connection_id)
     htmx = getattr(request, "htmx", False)
     try:
         chosen = choose(actor, connection, request.POST.get("interval", ""), enabled="enabled" in request.POST)
