@@ -9,7 +9,6 @@ from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from atom.access import Actor, Right
@@ -21,7 +20,7 @@ from atom.words import plural
 from historical_sync import actions, queueing
 from historical_sync.estimating import RangeEstimate, estimates, together
 from historical_sync.models import HistoricalSyncJob
-from historical_sync.pages.integrations import choice_of, go, locked_words, presets_of
+from historical_sync.pages.integrations import choice_of, go, range_of
 from integrations.connect import connections_of
 from integrations.models import Connection
 
@@ -86,17 +85,9 @@ def _chosen(actor: Actor, given: QueryDict) -> list[Connection]:
 
 
 def _dialog(request: HttpRequest, actor: Actor, chosen: list[Connection], errors: dict[str, str]) -> HttpResponse:
-    now = timezone.now()
-    given = request.POST if request.method == "POST" else request.GET
-    presets = presets_of(actor, now)
     room = max(0, ACTIVE_JOBS - actions.jobs_of(actor.tenant).active().count())
-    context = {
+    context = range_of(request, actor) | {
         "chosen": chosen,
-        "presets": presets,
-        "locked": locked_words(actor, presets),
-        "start": given.get("start") or actions.default_start(actor.tenant, now).date().isoformat(),
-        "end": given.get("end") or now.date().isoformat(),
-        "today": now.date().isoformat(),
         "errors": errors,
         "waits": max(0, len(chosen) - room),
         "limit": ACTIVE_JOBS,

@@ -158,21 +158,13 @@ def import_history(request: HttpRequest, connection_id: UUID) -> HttpResponse:
 def _prompt(
     request: HttpRequest, actor: Actor, connection: Connection, errors: dict[str, str], status: int = 200
 ) -> HttpResponse:
-    now = timezone.now()
-    default = actions.default_start(actor.tenant, now)
     given = request.POST if request.method == "POST" else request.GET
-    presets = presets_of(actor, now)
     chosen = given.getlist("streams")
     if not chosen and request.method == "GET":
         chosen = [stream.name for stream in connection.provider.streams]
-    context = {
+    context = range_of(request, actor) | {
         "connection": connection,
-        "presets": presets,
-        "start": given.get("start") or default.date().isoformat(),
-        "end": given.get("end") or now.date().isoformat(),
-        "today": now.date().isoformat(),
         "streams": [(stream, stream.name in chosen) for stream in connection.provider.streams],
-        "locked": locked_words(actor, presets),
         "errors": errors,
         "off": any(name in errors for name in ("start_date", "end_date", "streams")),  # no estimate until it is mended
         "prompt": given.get("prompt", ""),
@@ -182,12 +174,26 @@ def _prompt(
     return render(request, template, context, status=200 if status < 400 or getattr(request, "htmx", False) else status)
 
 
+def range_of(request: HttpRequest, actor: Actor) -> dict[str, Any]:
+    """What `_range.html` shows: the range that was given, or else the default one, and what else a dialog offers."""
+    now = timezone.now()
+    given = request.POST if request.method == "POST" else request.GET
+    presets = _presets(actor, now)
+    return {
+        "presets": presets,
+        "locked": _locked_words(actor, presets),
+        "start": given.get("start") or actions.default_start(actor.tenant, now).date().isoformat(),
+        "end": given.get("end") or now.date().isoformat(),
+        "today": now.date().isoformat(),
+    }
+
+
 def marks_of(now: datetime) -> list[tuple[datetime, str]]:
     """(beginning, label) of each preset, the latest first."""
     return [(actions.months_back(now, months) if months else EVERYTHING, label) for months, label in PRESETS]
 
 
-def presets_of(actor: Actor, now: datetime) -> list[dict[str, Any]]:
+def _presets(actor: Actor, now: datetime) -> list[dict[str, Any]]:
     """The ranges that a dialog offers: label, since (ISO date), locked by the plan, and the first plan that has it."""
     history = actor.tenant.limits.history
     earliest = None if history is None else now - history - actions.DEPTH_GRACE
@@ -209,7 +215,7 @@ def presets_of(actor: Actor, now: datetime) -> list[dict[str, Any]]:
     return presets
 
 
-def locked_words(actor: Actor, presets: list[dict[str, Any]]) -> str:
+def _locked_words(actor: Actor, presets: list[dict[str, Any]]) -> str:
     """What the plan locks of the presets and which plan does not; "" when it locks nothing."""
     plan = actor.tenant.limits
     locked = [preset for preset in presets if preset["locked"]]
