@@ -23,6 +23,7 @@ from atom.tenancy import tenant_scope
 from atom.views import refusal
 from atom.words import plain, truncatechars
 from historical_sync import states
+from integrations.providers import PROVIDERS
 from integrations.providers.base import Partition
 from tests.conftest import PROJECT
 from tests.graphs import make_connection, make_job
@@ -35,6 +36,17 @@ def test_every_template_of_the_site_can_be_read_and_belongs_to_jinja() -> None:
     for name in names:
         assert type(get_template(name)).__module__ == "django.template.backends.jinja2", name
     assert type(get_template("admin/index.html")).__module__ == "django.template.backends.django"
+
+
+def test_the_style_sheet_has_classes_only_that_some_page_has() -> None:
+    sheet = (PROJECT / "static" / "atom" / "atom.css").read_text()
+    selectors = re.sub(r"(?s)/\*.*?\*/|\{[^{}]*\}", " ", sheet)
+    classes = set(re.findall(r"\.([a-z][\w-]*)", selectors))
+    assert len(classes) > 150
+    sources = [path for folder in ("templates", "static", "atom", "historical_sync") for path in (PROJECT / folder).rglob("*")]  # fmt: skip
+    named = {word for path in sources if path.suffix in (".html", ".js", ".py") for word in re.findall(r"[\w-]+", path.read_text())}  # fmt: skip
+    made = {f"mark-{slug}" for slug in PROVIDERS} | {"htmx-request"}
+    assert classes - named - made == set()
 
 
 def test_every_form_that_changes_something_holds_the_token_and_its_workspace() -> None:
