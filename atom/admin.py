@@ -24,13 +24,13 @@ from django.utils.safestring import SafeString
 from rest_framework_api_key.models import APIKey as UnusedKey
 
 from atom import audit, members
+from atom.audit import OPERATOR
 from atom.errors import Refused
 from atom.models import ApiKey, Membership, Role, Tenant, User
 from atom.words import day_month_year
 
 admin.site.site_header = admin.site.site_title = "Atom"
 admin.site.index_title = "This deployment"
-OPERATOR = "The operator"  # in tenants' audit logs
 RIGHTS_OF_STAFF = ("is_staff", "is_superuser", "groups", "user_permissions")  # which superusers alone give
 admin.site.unregister(UnusedKey)  # the library's own model; keys here belong to a tenant
 

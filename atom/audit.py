@@ -43,6 +43,7 @@ WORDS = {
         "job.replayed": "tried again what was kept aside of",
     },
 }
+OPERATOR = "The operator"  # who acts by the admin or a command
 PHRASES = {action: words for actions in WORDS.values() for action, words in actions.items()}
 
 

@@ -30,5 +30,5 @@ class Command(BaseCommand):
             raise CommandError("--name must have from 1 to 50 characters.", returncode=2)
         with tenant_scope(tenant.id):
             _, key = ApiKey.objects.create_key(tenant=tenant, role=options["role"], name=name)
-            audit.record(tenant.id, "The operator", "key.created", name, f"as {options['role']}")
+            audit.record(tenant.id, audit.OPERATOR, "key.created", name, f"as {options['role']}")
         self.stdout.write(key)
