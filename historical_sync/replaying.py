@@ -76,7 +76,7 @@ async def replay(job: HistoricalSyncJob, seconds: float | None = None) -> Replay
             while after is not None:
                 if end is not None and time.monotonic() > end:
                     return Replayed(mapped, left, max(await _kept(pool, job) - left, 0))
-                done, stay, after = await _replay_some(pool, job, chunk, after)
+                done, stay, after = await _replay_some(pool, chunk, after)
                 mapped, left = mapped + done, left + stay
         return Replayed(mapped, left)
     finally:
@@ -129,9 +129,7 @@ async def _chunks(pool: Pool, job: HistoricalSyncJob) -> list[_Chunk]:
 
 
 @retried
-async def _replay_some(
-    pool: Pool, job: HistoricalSyncJob, chunk: _Chunk, after: Place
-) -> tuple[int, int, Place | None]:
+async def _replay_some(pool: Pool, chunk: _Chunk, after: Place) -> tuple[int, int, Place | None]:
     """(mapped, left, the last row tried) of some rows after row `after`; None for the last when there were no more.
 
     Rows go in the order of their coming, and count as stored when they came: what was stored since is newer, whatever time it bears.

@@ -18,7 +18,7 @@ from psycopg import AsyncCursor
 from historical_sync.planning import words
 from integrations.providers.base import Window
 
-# $1 = %(job)s. One statement: the decision and the conditional update can't come apart.
+# One statement: the decision and the conditional update can't come apart.
 SETTLE = """
 WITH chunks AS MATERIALIZED (
     SELECT count(*) FILTER (WHERE status = 'running') AS running,
@@ -87,18 +87,16 @@ async def settle(cursor: AsyncCursor[Any], job_id: UUID | str) -> int:
     return int(waiting)
 
 
-def settle_sync(job_id: UUID) -> str | None:
-    """The same for actions: the job's new status, None when nothing was due."""
+def settle_sync(job_id: UUID) -> None:
+    """The same for actions."""
     with database.cursor() as cursor:
         cursor.execute(SETTLE, {"job": job_id})
         row = cursor.fetchone()
         assert row is not None, "a count always has a row"
-        status: str | None = row[0]
-        if status == "failed":
+        if row[0] == "failed":
             cursor.execute(MISSING, {"job": job_id})
             if missing := cursor.fetchall():
                 cursor.execute(SAY, {"job": job_id, "code": missing[0][2], "message": missing_words(missing)})
-    return status
 
 
 def missing_words(rows: Sequence[tuple[Any, ...]]) -> str:

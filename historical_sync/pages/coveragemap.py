@@ -47,7 +47,6 @@ class Row:
     label: str
     cells: list[Cell]
     percentage: int
-    gaps: int
     failed: int
     partitions: int = 0
     open: bool = False
@@ -154,14 +153,7 @@ def _row(key: str, label: str, parts: Sequence[Held], edges: Sequence[datetime])
     percentage = (
         0 if not total else 100 if not any(part.missing for part in parts) else min(99, int(100 * sum(have) / total))
     )
-    return Row(
-        key,
-        label,
-        cells,
-        percentage,
-        sum(len(part.missing) for part in parts),
-        sum(len(part.failed) for part in parts),
-    )
+    return Row(key, label, cells, percentage, sum(len(part.failed) for part in parts))
 
 
 def _joined(cells: Iterable[Cell]) -> list[Cell]:
