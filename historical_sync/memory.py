@@ -23,7 +23,7 @@ class Known(NamedTuple):
 
 
 class Memory:
-    """What this worker knows to be stored already, so that it need not be sent again: mentioned entities and aliases of its tenants.
+    """Mentioned entities and aliases, by tenant and generation of its graph.
 
     Forgetting is always safe. Remembering is safe because whoever removes such rows counts the generation up (`tidying.py`).
     """
@@ -35,7 +35,7 @@ class Memory:
         self.tenants: dict[tuple[str, int], Known] = {}  # who was asked for last comes last
 
     def of(self, tenant_id: str, generation: int = 0) -> Known:
-        """generation: grows when something is taken out of the tenant's graph; what was known before is void then."""
+        """What is known of the tenant. generation: grows when something is taken out of the tenant's graph; what was known before is void then."""
         found = self.tenants.pop((tenant_id, generation), None)
         if found is None or found.size > self.LIMIT:
             self.forget(tenant_id)
@@ -54,15 +54,15 @@ class Memory:
                 break
             beyond -= len(known.ids)
             known.ids.clear()
-        for tenant, known in others:
+        for place, known in others:
             if beyond <= 0 and len(self.tenants) <= self.TENANTS:
                 break
             beyond -= known.size
-            del self.tenants[tenant]
+            del self.tenants[place]
 
     def forget_all(self) -> None:
         self.tenants.clear()
 
     def forget(self, tenant_id: str) -> None:
-        for known in [known for known in self.tenants if known[0] == tenant_id]:
-            del self.tenants[known]
+        for place in [place for place in self.tenants if place[0] == tenant_id]:
+            del self.tenants[place]

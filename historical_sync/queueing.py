@@ -26,9 +26,9 @@ from integrations.models import Connection
 log = logging.getLogger(__name__)
 
 WAITS = f"{ACTIVE_JOBS} imports are active; it starts by itself when one of them ends."
-NO_ROOM = "too_many_concurrent_jobs"
+TOO_MANY_JOBS = "too_many_concurrent_jobs"
 # Refusals that pass by themselves, or when somebody reconnects: what is queued goes on waiting.
-_PASSING = (NO_ROOM, "job_already_active", "connection_reauth_required")
+_PASSING = (TOO_MANY_JOBS, "job_already_active", "connection_reauth_required")
 
 
 def waiting_of(tenant: Tenant) -> QuerySet[QueuedStart]:
@@ -43,7 +43,7 @@ def start_or_queue(
     try:
         return actions.start_sync(actor, connection, start=start, end=end)
     except Refused as error:
-        if error.code != NO_ROOM:
+        if error.code != TOO_MANY_JOBS:
             raise
         values = {
             "start_date": start, "end_date": end, "reason": WAITS, "refused": False,
@@ -66,7 +66,7 @@ def start_waiting(tenant_id: UUID | str) -> int:
     started = 0
     for queued_id in list(waiting_of(tenant).filter(refused=False).values_list("id", flat=True)):
         outcome = _start(tenant, queued_id)
-        if outcome == NO_ROOM:
+        if outcome == TOO_MANY_JOBS:
             break
         started += outcome == ""
     return started
@@ -101,7 +101,7 @@ def _start(tenant: Tenant, queued_id: UUID) -> str:
         try:
             actions.start_sync(_who(tenant, queued), queued.connection, start=queued.start_date, end=queued.end_date)
         except Refused as error:
-            queued.reason = WAITS if error.code == NO_ROOM else error.detail
+            queued.reason = WAITS if error.code == TOO_MANY_JOBS else error.detail
             queued.refused = error.code not in _PASSING
             queued.save(update_fields=["reason", "refused"])
             return error.code

@@ -1,4 +1,7 @@
-"""SQL functions that the engine's statements use; created by the first migration."""
+"""The database's own functions, triggers and one view, as they are now.
+
+Migrations make them from here, those of long ago as well: what is changed here takes a new migration that replaces it.
+"""
 
 # Adds two {"kind": count} objects, key by key.
 ADD_COUNTS = """

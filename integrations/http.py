@@ -52,7 +52,8 @@ class Limiter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A provider's answer. `data`: the decoded JSON, None when there was no body. `text`: its first 500 characters."""
+    """A provider's answer. `data`: the decoded JSON, a text when a success brought no JSON (CSV, say), None when there was no body.
+    `text`: the first 500 bytes of what came with any status but a success, "" with one. `url`: that answered, without its query."""
 
     status: int
     headers: Mapping[str, str]

@@ -84,7 +84,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return params
 
     def refuse_pooler(self) -> None:
-        """Raises EnvError where the connections to come would be no sessions of their own. Of the embedded server's nobody doubts it."""
+        """Raises EnvError where the connections to come would be no sessions of their own. The embedded server's are beyond doubt."""
         if not self.settings_dict.get("EMBEDDED"):
             arguments = super().get_connection_params()  # without the role, which there need not be yet
             pooler.refuse_pooler({name: arguments[name] for name in arguments if name not in OURS})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET
@@ -58,7 +57,7 @@ def entities(request: HttpRequest) -> HttpResponse:
 def entity(request: HttpRequest, entity_id: UUID) -> HttpResponse:
     """One entity: its properties, its links, and the records it comes from."""
     actor = actor_of(request)
-    found = Entity.objects.filter(Q(tenant=actor.tenant), id=entity_id).first()
+    found = Entity.objects.filter(tenant=actor.tenant, id=entity_id).first()
     if found is None:
         raise Http404
     if found.merged_into is not None:

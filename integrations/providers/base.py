@@ -289,7 +289,8 @@ class OAuth:
         HTTP Basic authentication instead of in the body.
     token_root_of: (token_root, facts) -> the root, where it depends on an answer (a region).
     client_errors: codes by which this token endpoint means the client's own credentials, though others mean the grant by them.
-    revoke: (Api-less) coroutine that revokes a grant at the provider; None when it has no revocation.
+    extra_authorize: goes into the address of the page of consent.
+    revoke: ends a grant at the provider; None when the provider has no revocation.
     revokes_all: it ends all that the account ever granted to the client, and not the one grant alone.
     token_facts: picks what a token response says besides tokens (Salesforce's instance_url) for `Connection.facts`.
     secret_as_user: the client's secret is the user name of HTTP Basic authentication, and says it all.
@@ -376,14 +377,17 @@ class Link:
 class Provider:
     """All that Atom knows about one provider.
 
+    category, summary, brings: for its card on the integrations page.
     api_url: root for relative paths; a connection's base_url or facts may override it through `api_root`.
     api_root: (default_api_url, facts) -> root, for providers that hand out a per-account host; must refuse foreign hosts.
-    auth_header: token -> headers that authorise a request.
+    headers: go with every request. auth_header: token -> headers that authorise a request.
     classify: reads a non-2xx reply (or a 2xx that is an error in disguise) and returns the error it means; None: ask the gate's
         defaults (401 reauth, 403/404 access denied, 429 throttled, 5xx unavailable, other 4xx rejected).
     expired: True when a reply's error is one that a token refresh may cure (tried once per request).
+    rate_state: what a reply's headers say of the budget, None if nothing. budget: what holds until they say it.
     identify: who the token belongs to; also verifies it. Raises ReauthRequired for a bad token.
     partitions: everything the partitioned streams are listed by; None when no stream is.
+    self_hosted: companies run servers of it, too, so that an address can be given with a token.
     token_site: an example of the site's address that a pasted token needs; "": only a self-hosted server's is asked for.
     token_help: words for the form where a personal or service token can be pasted; None: OAuth only.
     settle: how far behind now the newest window ends, because the provider's lists lag.

@@ -33,7 +33,7 @@ const FORMS = {
   elapsed: (at, passed) => span(passed),
 };
 
-// How far this computer's clock is ahead of the server's; null until the page says.
+// ms that this computer's clock is ahead of the server's; 0 until the page says.
 let ahead = 0;
 
 /** Takes the server's time (ISO), so that "4 s" is right on a computer whose clock is not. */
