@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from html import unescape
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
@@ -17,6 +18,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from atom import audit
 from atom.models import Tenant
 from atom.tenancy import tenant_scope
 from historical_sync import states
@@ -500,3 +502,36 @@ def test_a_range_is_written_alike_wherever_it_stands(cast: SimpleNamespace, sign
         text = alice.get(path).content.decode()
         assert "5 Dec 2023 – 31 Oct 2026" in text, path
         assert "05 Dec" not in text, path
+
+
+def pager(page: str) -> dict[str, str]:
+    """The words of the links below a list -> where they lead."""
+    [links] = re.findall(r'(?s)<nav class="pages".*?</nav>', page)
+    return {
+        re.sub(r"<.*?>", "", words): unescape(to) for to, words in re.findall(r'(?s)href="([^"]*)">(.*?)</a>', links)
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "onward", "back"),
+    [
+        ("/jobs", "integration=github", "Older", "Newer"),
+        ("/coverage", "q=git%20hub", "Next", "Previous"),
+        ("/settings/audit", "area=workspace", "Older", "Newer"),
+    ],
+)
+def test_a_long_list_is_read_page_by_page(
+    cast: SimpleNamespace, signed_in: Any, path: str, asked: str, onward: str, back: str
+) -> None:
+    with tenant_scope(cast.acme.id):
+        for _ in range(26):
+            make_job(make_connection(cast.acme), status="completed", completed_at=timezone.now())
+        for number in range(51):
+            audit.record(cast.acme.id, "Alice", "workspace.renamed", str(number))
+    client = signed_in(cast.alice)
+    first = client.get(f"{path}?{asked}").content.decode()
+    assert pager(first).keys() == {onward}
+    second = client.get(path + pager(first)[onward]).content.decode()
+    assert "Page 2 of" in second
+    assert "Page 1 of" in client.get(path + pager(second)[back]).content.decode()
+    assert asked in pager(second)[back]
