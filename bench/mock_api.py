@@ -118,6 +118,7 @@ class Server:
     def __init__(self, rows: Rows, repositories: int, latency: float) -> None:
         self.rows, self.repositories, self.latency = rows, repositories, latency
         self.host = ""
+        self.resets_at = int(time.time()) + 3600  # GitHub's window
         self.requests = 0
         self.first_request_at: dict[str, float] = {}
 
@@ -182,7 +183,7 @@ class Server:
                 body, link = self.answer(target, token)
                 lines = (
                     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-RateLimit-Limit: 10000000\r\nX-RateLimit-Remaining: 9999999\r\n"
-                    f"X-RateLimit-Reset: 4102444800\r\nContent-Length: {len(body)}\r\n"
+                    f"X-RateLimit-Reset: {self.resets_at}\r\nContent-Length: {len(body)}\r\n"
                 )
                 writer.write((lines + (f"Link: {link}\r\n" if link else "") + "\r\n").encode())
                 writer.write(body)

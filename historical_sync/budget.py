@@ -2,8 +2,9 @@
 
 The connection's row holds how many requests are left until the provider's window ends. A worker takes a few at a time, so that
 most requests cost no query, and brings back after a second what it has not used, or when its work on a job is over: then everybody
-knows of a block or a correction. The provider's own headers correct the row downwards, and upwards when they name a larger limit. A
-worker that dies takes what it had in hand with it, which errs on the side of asking too little.
+knows of a block or a correction. The provider's own headers correct the row downwards, and upwards when they name a larger limit:
+when the worker takes the next ones, or within two seconds. A worker that dies takes what it had in hand with it, which errs on the
+side of asking too little.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
 from historical_sync.database import (
     Pool,
@@ -39,6 +41,25 @@ BURST = 0.1  # of a minute's limit that may be asked at once; the rest comes eve
 LONGEST_WAIT_HERE = 2.0  # seconds; a longer wait gives the chunk back
 ANOTHER_WINDOW = 60.0  # seconds between the ends of two windows that can't be the same
 AFTER_RESET = timedelta(seconds=0.5)  # the provider's clock may be a little behind ours
+
+# What remains is never more than the provider says; a window that is over by now says nothing about the next. A limit that is smaller
+# than the one we knew says nothing of what was used of the larger one: the reply's number counts. A window that ends much later than the
+# one we know is another one (a short limit beside the long one, say): its number counts alone, or the zero of the short one would last as
+# long as the long one does.
+CORRECT = """
+    UPDATE integrations_connection
+    SET budget_left = CASE
+            WHEN %(over)s THEN budget_left
+            WHEN budget_resets_at < clock_timestamp() + %(resets_in)s::interval - make_interval(secs => %(another)s) THEN %(remaining)s
+            WHEN %(limit)s::float IS NOT NULL AND %(limit)s IS DISTINCT FROM COALESCE(budget_limit, %(requests)s)
+                THEN LEAST(%(remaining)s, CASE WHEN %(limit)s < COALESCE(budget_limit, %(requests)s) THEN %(remaining)s
+                    ELSE budget_left + %(limit)s - COALESCE(budget_limit, %(requests)s) END)
+            ELSE LEAST(budget_left, %(remaining)s) END,
+        budget_limit = COALESCE(%(limit)s, budget_limit),
+        budget_resets_at = CASE WHEN %(over)s THEN budget_resets_at
+                                ELSE COALESCE(clock_timestamp() + %(resets_in)s::interval, budget_resets_at) END
+    WHERE id = %(id)s
+"""
 
 
 def pace(a_minute: int | None) -> tuple[int, float | None]:
@@ -72,10 +93,11 @@ class ConnectionBudget:
         self.in_hand = 0
         self.held_until = 0.0  # on the monotonic clock
         self.window_ends = 0.0  # on the monotonic clock, of the window that they were taken from
+        self.size = float(provider.budget.requests)  # of that window
         self.lock = asyncio.Lock()
-        self.corrected_at = datetime.min.replace(tzinfo=UTC)
-        self.seen: RateState | None = None
-        self.correcting: set[asyncio.Task[None]] = set()
+        # What replies said that the row does not know yet, the last of each limit, and on the monotonic clock since when.
+        self.told: dict[int | None, RateState] = {}
+        self.told_since = 0.0
 
     async def before(self) -> None:
         """Takes one request from the budget. How many run at once is bounded by how many chunks of a connection do."""
@@ -84,7 +106,7 @@ class ConnectionBudget:
                 if self.in_hand > 0 and time.monotonic() < self.held_until:
                     self.in_hand -= 1
                     return
-                taken, seconds_left, wait = await self._withdraw(self.put_down())
+                taken, self.size, seconds_left, wait = await self._withdraw(self.put_down())
                 if taken > 0:
                     self.in_hand = taken - 1
                     self.window_ends = time.monotonic() + seconds_left
@@ -104,32 +126,40 @@ class ConnectionBudget:
         return unused if time.monotonic() < self.window_ends else 0
 
     def after(self, reply: Reply) -> None:
-        """Notes what the reply's headers say about the budget."""
+        """Notes what the reply's headers say about the budget; the row hears of it with the next withdrawal or by `bring_back`."""
         state = self.provider.rate_state(reply)
         if state is None:
             return
-        now = datetime.now(UTC)
-        known = self.seen
-        if known is None or state.limit != known.limit:
-            self.in_hand = 0  # it was taken from a budget of another size
-        news = (
-            known is None
-            or (state.limit, state.reset_at) != (known.limit, known.reset_at)
-            or (state.remaining == 0 != known.remaining)
-        )
-        if news or (now - self.corrected_at).total_seconds() >= 1:
-            self.seen, self.corrected_at = state, now
-            if state.reset_at is not None:
-                reset_at = min(reply.by_our_clock(state.reset_at), now + LONGEST_WAIT)
-                state = replace(state, reset_at=reset_at)
-            task = asyncio.get_running_loop().create_task(self._correct(state))
-            self.correcting.add(task)
-            task.add_done_callback(self._corrected)
+        ends = self.window_ends
+        if state.reset_at is not None:
+            now = datetime.now(UTC)
+            reset_at = min(reply.by_our_clock(state.reset_at), now + LONGEST_WAIT)
+            state = replace(state, reset_at=reset_at)
+            ends = time.monotonic() + (reset_at + AFTER_RESET - now).total_seconds()
+        if ends - self.window_ends > ANOTHER_WINDOW or (state.limit is not None and state.limit < self.size):
+            self.in_hand = 0  # they were taken from something else than what the row will hold
+        self.in_hand = min(self.in_hand, state.remaining)
+        if not self.told:
+            self.told_since = time.monotonic()
+        self.told.pop(state.limit, None)
+        self.told[state.limit] = state
 
-    def _corrected(self, task: asyncio.Task[None]) -> None:
-        self.correcting.discard(task)
-        if not task.cancelled():
-            task.exception()  # a missed correction is made by the next reply
+    def take_told(self) -> list[dict[str, Any]]:
+        """What `CORRECT` needs for each thing that was told; it counts as known from now on."""
+        told, self.told = self.told, {}
+        now = datetime.now(UTC)
+        return [
+            {
+                "over": state.reset_at is not None and state.reset_at <= now,
+                "limit": None if state.limit is None else float(state.limit),
+                "requests": float(self.provider.budget.requests),
+                "remaining": float(state.remaining),
+                "resets_in": from_now(state.reset_at and state.reset_at + AFTER_RESET),
+                "another": ANOTHER_WINDOW,
+                "id": self.connection_id,
+            }
+            for state in told.values()
+        ]
 
     async def block(self, until: datetime) -> None:
         """Nobody asks this connection's provider anything before `until`: workers that have requests in hand see it in a second."""
@@ -140,11 +170,13 @@ class ConnectionBudget:
                 [from_now(until), self.connection_id],
             )
 
-    async def _withdraw(self, unused: int) -> tuple[int, float, float]:
-        """Brings back `unused` requests and takes some: (how many, seconds until their window ends, and until another try if none). By
-        the database's clock: by this one's it may be over already."""
+    async def _withdraw(self, unused: int) -> tuple[int, float, float, float]:
+        """Brings back `unused` requests and takes some: (how many, the limit that they are of, seconds until their window ends, and until
+        another try if none). By the database's clock: by this one's it may be over already."""
         budget = self.provider.budget
         async with pipelined_transaction(self.pool, self.tenant_id, "withdraw") as db:
+            for told in self.take_told():
+                await db.execute(CORRECT, told)
             answer = await db.execute(
                 """
                 WITH held AS (
@@ -170,7 +202,7 @@ class ConnectionBudget:
                 SET budget_left = granted.remaining - granted.taken, budget_resets_at = granted.resets_at,
                     paced_until = granted.paced + make_interval(secs => granted.taken * %(apart)s::float)
                 FROM granted WHERE connection.id = %(id)s
-                RETURNING granted.taken, extract(epoch FROM granted.resets_at - granted.at)::float,
+                RETURNING granted.taken, granted.size, extract(epoch FROM granted.resets_at - granted.at)::float,
                           GREATEST(CASE WHEN granted.remaining - granted.kept < 1 THEN granted.resets_at END, granted.blocked_until,
                                    granted.paced - make_interval(secs => (%(burst)s - 1) * %(apart)s::float), granted.at), granted.at
                 """,
@@ -188,58 +220,30 @@ class ConnectionBudget:
             )
             row = await answer.fetchone()
             if row is None:
-                return 1, HELD, 0.0  # the connection was deleted; its lease will be refused
-            taken, seconds_left, again_at, at = row
-            return taken, seconds_left, (again_at - at).total_seconds()
-
-    async def _correct(self, state: RateState) -> None:
-        """What remains is never more than the provider says; a window that is over by now says nothing about the next.
-
-        A limit that is smaller than the one we knew says nothing of what was used of the larger one: the reply's number counts.
-        A window that ends much later than the one we know is another one (a short limit beside the long one, say): its number
-        counts alone, or the zero of the short one would last as long as the long one does.
-        """
-        over = state.reset_at is not None and state.reset_at <= datetime.now(UTC)
-        async with pipelined_transaction(self.pool, self.tenant_id, "correct") as db:
-            await db.execute(
-                """
-                UPDATE integrations_connection
-                SET budget_left = CASE
-                        WHEN %(over)s THEN budget_left
-                        WHEN budget_resets_at < clock_timestamp() + %(resets_in)s::interval - make_interval(secs => %(another)s) THEN %(remaining)s
-                        WHEN %(limit)s::float IS NOT NULL AND %(limit)s IS DISTINCT FROM COALESCE(budget_limit, %(requests)s)
-                            THEN LEAST(%(remaining)s, CASE WHEN %(limit)s < COALESCE(budget_limit, %(requests)s) THEN %(remaining)s
-                                ELSE budget_left + %(limit)s - COALESCE(budget_limit, %(requests)s) END)
-                        ELSE LEAST(budget_left, %(remaining)s) END,
-                    budget_limit = COALESCE(%(limit)s, budget_limit),
-                    budget_resets_at = CASE WHEN %(over)s THEN budget_resets_at
-                                            ELSE COALESCE(clock_timestamp() + %(resets_in)s::interval, budget_resets_at) END
-                WHERE id = %(id)s
-                """,
-                {
-                    "over": over,
-                    "limit": None if state.limit is None else float(state.limit),
-                    "requests": float(self.provider.budget.requests),
-                    "remaining": float(state.remaining),
-                    "resets_in": from_now(state.reset_at and state.reset_at + AFTER_RESET),
-                    "another": ANOTHER_WINDOW,
-                    "id": self.connection_id,
-                },
-            )
+                return 1, self.size, HELD, 0.0  # the connection was deleted; its lease will be refused
+            taken, size, seconds_left, again_at, at = row
+            return taken, size, seconds_left, (again_at - at).total_seconds()
 
 
-async def bring_back(pool: Pool, budgets: Iterable[ConnectionBudget]) -> None:
-    """What is left in hand of budgets whose work is over."""
+async def bring_back(pool: Pool, over: Iterable[ConnectionBudget], in_use: Iterable[ConnectionBudget] = ()) -> None:
+    """What is left in hand of budgets whose work is `over`; and what replies said of them, or a while ago of those `in_use`."""
+    over = list(over)
     unused: Counter[str] = Counter()
-    for budget in budgets:
+    for budget in over:
         unused[budget.connection_id] += budget.put_down()
-    if unused := +unused:
-        await _add(pool, unused)
+    a_while_ago = time.monotonic() - HELD
+    heard = [*over, *(budget for budget in in_use if budget.told_since < a_while_ago)]
+    # In one order in all workers, who otherwise wait for each other.
+    told = sorted((one for budget in heard for one in budget.take_told()), key=itemgetter("id"))
+    if told or +unused:
+        await _write(pool, told, +unused)
 
 
 @retried
-async def _add(pool: Pool, unused: Counter[str]) -> None:
+async def _write(pool: Pool, told: Sequence[dict[str, Any]], unused: Counter[str]) -> None:
     async with system_transaction(pool, "a worker's jobs are of many tenants") as cursor:
+        if told:
+            await cursor.executemany(CORRECT, told)
         await cursor.execute(
             """
             UPDATE integrations_connection c

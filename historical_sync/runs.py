@@ -137,10 +137,11 @@ class JobRuns:
                 self.let_go(job_id)
 
     async def bring_back_budgets(self) -> None:
-        """What runs that are over took of their providers' budgets and did not use: others may."""
+        """What runs that are over took of their providers' budgets and did not use, and what providers said: others may know."""
         over = [run for run in self.ending if run.users == 0]
         self.ending = [run for run in self.ending if run.users > 0]
-        await bring_back(self.pool, [run.budget for run in over])
+        in_use = [run.budget for run in (*self.current.values(), *self.ending)]
+        await bring_back(self.pool, [run.budget for run in over], in_use)
 
 
 def _load(job_id: str, tenant_id: str) -> Any:

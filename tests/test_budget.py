@@ -35,7 +35,7 @@ def answered(tenant: Any, connection: Connection, headers: dict[str, str]) -> No
         await pool.open(wait=True)
         budget = ConnectionBudget(pool, str(tenant.id), str(connection.id), connection.provider)
         budget.after(Reply(200, headers, [], "", "https://api.github.com/x"))
-        await asyncio.gather(*budget.correcting)
+        await bring_back(pool, [budget])
         await pool.close()
 
     asyncio.run(scene())
