@@ -77,8 +77,8 @@ async def _measure(kind: str, count: int) -> list[Cost]:
     await pool.open()
     try:
         chunk = planning.PlannedChunk(name, partition, Window(now - timedelta(days=90), now), count, float(count))
-        await claims.store_plan(pool, job_id, tenant_id, [chunk], count, "exact")
-        claim = await claims.claim(pool, job_id, tenant_id, claims.Room(1, 1))
+        planned = claims.Planned([chunk], count, "exact")
+        claim = await claims.claim(pool, job_id, tenant_id, claims.Room(1, 1), planned)
         assert isinstance(claim, claims.Claim)
         costs: list[Cost] = []
         pages = 0

@@ -58,6 +58,15 @@ class ToPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Planned:
+    """What became of that: the job's chunks, and how many records they hold by which kind of estimate."""
+
+    chunks: Sequence[PlannedChunk]
+    estimate: int | None
+    quality: str
+
+
+@dataclass(frozen=True, slots=True)
 class Nothing:
     """No chunk for this queue entry. again_at: when one may be ready; None: the entry is not needed any more."""
 
@@ -79,12 +88,17 @@ class Room:
 
 
 @retried
-async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | ToPlan | Nothing:
-    """The job's next chunk, newest window first, if there is room for it."""
-    async with pipelined_transaction(pool, tenant_id, "claim") as db:
+async def claim(
+    pool: Pool, job_id: str, tenant_id: str, room: Room, planned: Planned | None = None
+) -> Claim | ToPlan | Nothing:
+    """The job's next chunk, newest window first, if there is room for it. planned: written before, unless somebody else had planned the
+    job, or it was ended, meanwhile."""
+    async with pipelined_transaction(pool, tenant_id, "plan" if planned else "claim") as db:
         cursor = db.cursor()
         # Claims of a tenant come one after the other, so that its chunks can be counted.
         await db.execute("SELECT pg_advisory_xact_lock(hashtextextended('claim ' || %s, 0))", [tenant_id])
+        if planned is not None:
+            await _store_plan(cursor, job_id, tenant_id, planned)
         # The job's row lock puts claims, requests to stop and settling of one job in a row.
         held = await db.execute(
             f"""
@@ -112,11 +126,11 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | 
         job = await held.fetchone()
         if job is None or job[0] not in ("pending", "running"):
             return Nothing()
-        status, control, planned, connection_id, exhausted = job
+        status, control, is_planned, connection_id, exhausted = job
         if control != "none":
             await settle(cursor, job_id)
             return Nothing()
-        if not planned:
+        if not is_planned:
             await set_running(cursor, job_id, status)
             return ToPlan()
         if exhausted:
@@ -171,28 +185,6 @@ async def claim(pool: Pool, job_id: str, tenant_id: str, room: Room) -> Claim | 
             chunk[11],
             chunk[12],
         )
-
-
-@retried
-async def store_plan(
-    pool: Pool, job_id: str, tenant_id: str, chunks: Sequence[PlannedChunk], estimate: int | None, quality: str
-) -> bool:
-    """Writes the job's chunks, once; False when somebody else had planned it or it was ended meanwhile."""
-    async with pipelined_transaction(pool, tenant_id, "plan") as db:
-        cursor = await db.execute(
-            """
-            UPDATE historical_sync_historicalsyncjob
-            SET planned = true, attempts = 0, total_chunks = %s, total_records_estimate = %s, estimate_quality = %s, progress_total = %s,
-                pace_at = NULL, earlier_pace_at = NULL, waiting_until = NULL, revision = revision + 1
-            WHERE id = %s AND NOT planned AND status IN ('pending', 'running', 'paused') RETURNING id
-            """,
-            [len(chunks), estimate, quality, sum(c.weight for c in chunks), job_id],
-        )
-        if await cursor.fetchone() is None:
-            return False
-        await _insert_chunks(cursor, job_id, tenant_id, chunks, 0)
-        await settle(cursor, job_id)
-        return True
 
 
 @retried
@@ -365,6 +357,22 @@ async def prolong(pool: Pool, leases: Sequence[Lease]) -> set[str]:
             [settings.LEASE_SECONDS, [lease.chunk_id for lease in leases], [lease.token for lease in leases]],
         )
         return {row[0] for row in await cursor.fetchall()}
+
+
+async def _store_plan(cursor: AsyncCursor[Any], job_id: str, tenant_id: str, planned: Planned) -> None:
+    """Once. Also for a job that was paused meanwhile: whoever resumes it need not plan it again."""
+    weight = sum(chunk.weight for chunk in planned.chunks)
+    await cursor.execute(
+        """
+        UPDATE historical_sync_historicalsyncjob
+        SET planned = true, attempts = 0, total_chunks = %s, total_records_estimate = %s, estimate_quality = %s, progress_total = %s,
+            pace_at = NULL, earlier_pace_at = NULL, waiting_until = NULL, revision = revision + 1
+        WHERE id = %s AND NOT planned AND status IN ('pending', 'running', 'paused') RETURNING id
+        """,
+        [len(planned.chunks), planned.estimate, planned.quality, weight, job_id],
+    )
+    if await cursor.fetchone() is not None:
+        await _insert_chunks(cursor, job_id, tenant_id, planned.chunks, 0)
 
 
 async def _insert_chunks(

@@ -111,10 +111,7 @@ class Engine:
             claimed = await claims.claim(self.pool, job_id, tenant_id, run.room)
             if isinstance(claimed, ToPlan):
                 await broadcast.job_changed(job_id, tenant_id)
-                if not await self._plan(run):
-                    return False
-                # The first chunk follows at once: who waits for it has waited for the plan.
-                claimed = await claims.claim(self.pool, job_id, tenant_id, run.room)
+                claimed = await self._plan(run)
             if isinstance(claimed, Nothing):
                 if claimed.again_at is not None:
                     await self.defer(job_id, tenant_id, at=claimed.again_at)
@@ -127,32 +124,30 @@ class Engine:
 
     # -- planning -----------------------------------------------------------------------------------------------------------
 
-    async def _plan(self, run: JobRun) -> bool:
+    async def _plan(self, run: JobRun) -> Claim | ToPlan | Nothing:
+        """Plans the job; its first chunk follows at once: who waits for it has waited for the plan. ToPlan: go on at once, anew."""
         job = run.job
         job_id, tenant_id = str(job.id), str(job.tenant_id)
         try:
             with run.asks("plan", "what there is"):
                 targets = await self._until_stopped(run, targeting.gather_targets(run.api, job))
             if targets is None:
-                return True  # the next claim settles the stop
+                return await claims.claim(self.pool, job_id, tenant_id, run.room)  # which settles the stop
             chunks = planning.plan(targets, run.room.job)
-            records, quality = planning.total(targets)
-            if await claims.store_plan(self.pool, job_id, tenant_id, chunks, records, quality):
-                await self.defer(job_id, tenant_id, entries=max(0, min(run.room.job, len(chunks)) - 1))
-            await broadcast.job_changed(job_id, tenant_id)
-            return bool(chunks)
+            planned = claims.Planned(chunks, *planning.total(targets))
+            claimed = await claims.claim(self.pool, job_id, tenant_id, run.room, planned)
+            await self.defer(job_id, tenant_id, entries=max(0, min(run.room.job, len(chunks)) - 1))
+            return claimed
         except DiskFull as error:
             at = self._room_again(job_id, error)
             again_at = await job_changes.planning_waits(
                 self.pool, job_id, tenant_id, at, states.NO_ROOM, NO_ROOM_WORDS, failed=False
             )
-            await self.defer(job_id, tenant_id, at=again_at)
-            await broadcast.job_changed(job_id, tenant_id)
-            return False
+            return Nothing(again_at)
         except AWAY:
             raise
         except Exception as error:
-            return await self._job_went_wrong(job, error, run)
+            return ToPlan() if await self._job_went_wrong(job, error, run) else Nothing()
 
     async def _job_went_wrong(self, job: HistoricalSyncJob, error: Exception, run: JobRun | None = None) -> bool:
         """Has the job as a whole wait, fail or be reconnected, as the error's class says: planning it went wrong, or, without a run,

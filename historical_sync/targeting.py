@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from channels.db import database_sync_to_async
@@ -25,6 +26,17 @@ COUNTS_AT_ONCE = 8
 COUNT_TIMEOUT = 15.0  # seconds for all of them
 
 
+@dataclass(frozen=True, slots=True)
+class History:
+    """A connection's, as far as a job of its kind asks. By stream and partition what is here (`covered`) and what earlier imports were to
+    bring and did not (`left`), by stream what was asked for; `oldest`: as far back as the plan goes."""
+
+    covered: Mapping[tuple[str, str], Spans]
+    asked: Mapping[str, tuple[datetime, datetime]]
+    left: Mapping[tuple[str, str], Spans]
+    oldest: datetime
+
+
 async def gather_targets(api: Api, job: HistoricalSyncJob) -> list[planning.Target]:
     """The job's targets, with counts where they are cheap.
 
@@ -41,10 +53,9 @@ async def gather_targets(api: Api, job: HistoricalSyncJob) -> list[planning.Targ
             partitions = (*error.found, WHOLE)
         except AccessDenied:
             partitions = (WHOLE,)
-    covered, asked, left = await _covered(job), await _asked(job), await _left_over(job)
-    oldest = _oldest(job)
+    history = await database_sync_to_async(_history)(job)
     targets = [
-        planning.Target(stream, partition, missing(job, stream, partition, covered, asked, left, oldest))
+        planning.Target(stream, partition, missing(job, stream, partition, history))
         for stream in streams
         for partition in (partitions if stream.partitioned else (WHOLE,))
     ]
@@ -55,23 +66,14 @@ async def listed_targets(api: Api, job: HistoricalSyncJob, stream: Stream, windo
     """The targets, within `window`, of a partitioned stream that could not be listed when the job was planned."""
     assert job.connection.provider.partitions is not None
     partitions = await gateway.partitions_of(job.connection, api)
-    covered, asked, left = await _covered(job), await _asked(job), await _left_over(job)
-    oldest = _oldest(job)
-    wanted = [(partition, missing(job, stream, partition, covered, asked, left, oldest)) for partition in partitions]
+    history = await database_sync_to_async(_history)(job)
+    wanted = [(partition, missing(job, stream, partition, history)) for partition in partitions]
     return await count_targets(
         api, [planning.Target(stream, partition, coverage.inside(parts, window)) for partition, parts in wanted]
     )
 
 
-def missing(
-    job: HistoricalSyncJob,
-    stream: Stream,
-    partition: Partition,
-    covered: Mapping[tuple[str, str], Spans],
-    asked: Mapping[str, tuple[datetime, datetime]],
-    left: Mapping[tuple[str, str], Spans],
-    oldest: datetime,
-) -> tuple[Window, ...]:
+def missing(job: HistoricalSyncJob, stream: Stream, partition: Partition, history: History) -> tuple[Window, ...]:
     """What the job has to read of the stream in the partition, which depends on its kind.
 
     historical: what of its range is not here. repair: that, within what was asked of the stream before. incremental: from where
@@ -81,43 +83,36 @@ def missing(
     and did not, though they brought what is newer (`left`). All that from `oldest` on, which is as far as the plan goes. Any other
     hole further back is a repair's. What has no time, whole.
     """
-    spans = covered.get((stream.name, partition.key), ())
+    spans = history.covered.get((stream.name, partition.key), ())
     since, until = job.start_date, job.end_date
     if job.kind == "repair":
-        low, high = asked.get(stream.name, (until, until))
+        low, high = history.asked.get(stream.name, (until, until))
         since, until = max(since, low), min(until, high)
     elif job.kind == "incremental" and stream.window is not WindowKind.SNAPSHOT:
         if spans:
             since = max(spans[0][0], min(spans[-1][1], until) - READ_AGAIN[stream.clock])
         else:
-            since = _earliest(stream, covered) or asked.get(stream.name, (since, until))[0]
-        since = max(since, oldest)
-        here = Window(max(spans[0][0], oldest) if spans else since, since)
-        again = left.get((stream.name, partition.key), ())
+            since = _earliest(stream, history.covered) or history.asked.get(stream.name, (since, until))[0]
+        since = max(since, history.oldest)
+        here = Window(max(spans[0][0], history.oldest) if spans else since, since)
+        again = history.left.get((stream.name, partition.key), ())
         before = [part for span in again for part in planning.subtract(Window(*span), spans)]
         return (*coverage.inside(before, here), *planning.subtract(Window(since, until), ()))
     return planning.subtract(Window(since, until), spans) if since < until else ()
-
-
-def _oldest(job: HistoricalSyncJob) -> datetime:
-    history = job.tenant.limits.history
-    return BEGINNING if history is None else job.end_date - history
 
 
 def _earliest(stream: Stream, covered: Mapping[tuple[str, str], Spans]) -> datetime | None:
     return min((spans[0][0] for (name, _), spans in covered.items() if name == stream.name and spans), default=None)
 
 
-async def _asked(job: HistoricalSyncJob) -> Mapping[str, tuple[datetime, datetime]]:
-    return await database_sync_to_async(coverage.asked)(job.connection) if job.kind != "historical" else {}
-
-
-async def _left_over(job: HistoricalSyncJob) -> Mapping[tuple[str, str], Spans]:
-    return await database_sync_to_async(coverage.left_over)(job.connection) if job.kind == "incremental" else {}
-
-
-async def _covered(job: HistoricalSyncJob) -> Mapping[tuple[str, str], Spans]:
-    return {} if job.full else await database_sync_to_async(coverage.ledger)(job.connection)
+def _history(job: HistoricalSyncJob) -> History:
+    connection, kind, as_far = job.connection, job.kind, job.tenant.limits.history
+    return History(
+        {} if job.full else coverage.ledger(connection),
+        coverage.asked(connection) if kind != "historical" else {},
+        coverage.left_over(connection) if kind == "incremental" else {},
+        BEGINNING if as_far is None else job.end_date - as_far,
+    )
 
 
 async def count_targets(api: Api, targets: Sequence[planning.Target]) -> list[planning.Target]:

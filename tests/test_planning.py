@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from historical_sync import planning
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.planning import Target, plan, subtract, total, words
-from historical_sync.targeting import missing
+from historical_sync.targeting import History, missing
 from integrations.providers import PROVIDERS
 from integrations.providers.base import WHOLE, Estimate, Partition, Stream, Window
 
@@ -147,7 +147,7 @@ def read(
     day = timedelta(days=1)
     return [
         ((w.since - START) / day, (w.until - START) / day)
-        for w in missing(job, stream, Partition("here"), ledger, {}, again, window(oldest, 100).since)
+        for w in missing(job, stream, Partition("here"), History(ledger, {}, again, window(oldest, 100).since))
     ]
 
 

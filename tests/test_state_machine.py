@@ -452,11 +452,12 @@ def make_machine(world: SimpleNamespace) -> type[RuleBasedStateMachine]:
 
         @rule()
         def claim(self) -> None:
-            found = self.do(claims.claim(self.pool, str(self.job.id), str(self.tenant.id), ROOM))
+            who = str(self.job.id), str(self.tenant.id), ROOM
+            found = self.do(claims.claim(self.pool, *who))
             if isinstance(found, ToPlan):
-                plan = [PlannedChunk("issues", WHOLE, window, 3, 1.0) for window in WINDOWS]
-                self.do(claims.store_plan(self.pool, str(self.job.id), str(self.tenant.id), plan, 18, "about"))
-            elif isinstance(found, Claim):
+                chunks = [PlannedChunk("issues", WHOLE, window, 3, 1.0) for window in WINDOWS]
+                found = self.do(claims.claim(self.pool, *who, claims.Planned(chunks, 18, "about")))
+            if isinstance(found, Claim):
                 self.held.append(found)
 
         @precondition(lambda self: self.held)

@@ -180,12 +180,12 @@ def in_weeks(start: datetime) -> list[PlannedChunk]:
 
 
 async def plan(job: Any, chunks: list[PlannedChunk]) -> None:
-    """Plans the job with the given chunks, as a worker would."""
+    """Plans the job with the given chunks, as a worker would that has no room for any of them."""
     pool = make_pool(2)
     await pool.open()
     try:
-        await claims.claim(pool, str(job.id), str(job.tenant_id), claims.Room(1, 1))
-        assert await claims.store_plan(pool, str(job.id), str(job.tenant_id), chunks, None, "unknown")
+        room, planned = claims.Room(0, 0), claims.Planned(chunks, None, "unknown")
+        await claims.claim(pool, str(job.id), str(job.tenant_id), room, planned)
     finally:
         await pool.close()
 
