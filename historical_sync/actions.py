@@ -143,6 +143,7 @@ def start_incremental(actor: Actor, connection: Connection, *, trigger: str = "m
     if mark is None:
         raise Refused("invalid_state", f"Nothing of {connection} has been imported yet. Import its history first.")
     have = {stream for stream, _ in coverage.ledger(connection)} | coverage.empty_so_far(connection)
+    have |= coverage.partly_here(connection)
     names = [stream.name for stream in connection.provider.streams if stream.name in have]
     start = _within_depth(actor.tenant, min(mark, now - CLOCKS_APART), now)
     return start_sync(actor, connection, start=start, streams=names, trigger=trigger, kind="incremental")

@@ -14,12 +14,13 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection as database
+from django.db.models import Q
 
 from atom.tenancy import across_tenants
 from historical_sync import planning, states
 from historical_sync.models import Coverage, SyncChunk
 from integrations.models import Connection
-from integrations.providers.base import Window
+from integrations.providers.base import Window, WindowKind
 
 Spans = Sequence[tuple[datetime, datetime]]
 
@@ -32,13 +33,16 @@ job.tenant_id = ANY(%(tenants)s) AND job.connection_id = ANY(%(connections)s) AN
     WHERE gone.connection_id = job.connection_id AND COALESCE(gone.completed_at, 'infinity') > job.created_at)
 """
 
+# Jobs that ended without all that they were to bring.
+LACKING = "(job.status IN ('failed', 'cancelled') OR (job.status = 'completed' AND job.failed_chunks > 0))"
+
 PARTS_KEPT = timedelta(days=30)  # of an import that ended; those that this module needs are kept for good
 JOBS_AT_ONCE = 100  # whose parts are forgotten in one transaction
 
 # What `_partitions`, `_failures` and `left_over` find is what it was: parts that failed or were never begun stay as long as what they
 # lack is neither here nor lacking in incremental jobs that are not old yet, and those of the newest job that was at a partition, and of
 # the newest incremental one.
-FORGET = """
+FORGET = f"""
 WITH old AS (
     SELECT id, connection_id, created_at FROM historical_sync_historicalsyncjob
     WHERE completed_at < %(before)s AND NOT parts_forgotten
@@ -53,7 +57,7 @@ WITH old AS (
         SELECT job.connection_id, chunk.stream, chunk.partition, tstzmultirange(tstzrange(chunk.since, chunk.until))
         FROM historical_sync_historicalsyncjob job JOIN historical_sync_syncchunk chunk ON chunk.job_id = job.id
         WHERE job.connection_id IN (SELECT connection_id FROM old) AND job.completed_at >= %(before)s
-          AND job.kind = 'incremental' AND job.status IN ('failed', 'cancelled') AND chunk.status IN ('pending', 'failed')
+          AND job.kind = 'incremental' AND {LACKING} AND chunk.status IN ('pending', 'failed')
     ) AS here_or_tried_again GROUP BY connection_id, stream, partition
 ), gone AS (
     DELETE FROM historical_sync_syncchunk chunk USING old
@@ -74,7 +78,7 @@ WITH old AS (
     DELETE FROM historical_sync_quarantinedrecord q USING gone WHERE q.chunk_id = gone.id
 )
 SELECT count(*) FROM gone
-"""
+"""  # noqa: S608 - a condition of this module's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +175,15 @@ def empty_so_far(connection: Connection) -> set[str]:
     return names - set(parts.exclude(status=states.CHUNK_SPLIT).values_list("stream", flat=True).distinct())
 
 
+def partly_here(connection: Connection) -> set[str]:
+    """Streams that are read whole and of which something came in, whether all of it did or not: such a list counts as imported with its
+    last place, and one of these may refuse for good."""
+    whole = [stream.name for stream in connection.provider.streams if stream.window is WindowKind.SNAPSHOT]
+    parts = SyncChunk.objects.filter(tenant_id=connection.tenant_id, job__connection=connection, stream__in=whole)
+    came = parts.filter(Q(records_processed__gt=0) | Q(records_skipped__gt=0))
+    return set(came.values_list("stream", flat=True).distinct()) & asked(connection).keys()
+
+
 def brought(connections: Sequence[Connection]) -> dict[UUID, tuple[int, datetime | None]]:
     """connection -> records that its imports brought, and when the last that completed did; of one tenant.
 
@@ -232,7 +245,7 @@ def left_over(connection: Connection) -> Mapping[tuple[str, str], Spans]:
         f"""
         SELECT chunk.stream, chunk.partition, range_agg(tstzrange(chunk.since, chunk.until))
         FROM historical_sync_historicalsyncjob job JOIN historical_sync_syncchunk chunk ON chunk.job_id = job.id
-        WHERE {KEPT} AND job.kind = 'incremental' AND job.status IN ('failed', 'cancelled')
+        WHERE {KEPT} AND job.kind = 'incremental' AND {LACKING}
           AND chunk.status IN ('pending', 'failed')
         GROUP BY chunk.stream, chunk.partition
         """,  # noqa: S608 - a condition of this module's own

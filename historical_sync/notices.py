@@ -88,6 +88,8 @@ def job_of(notice: Notice) -> HistoricalSyncJob:
         **{field.attname: field.to_python(snapshot[field.column]) for field in fields if field.column in snapshot}
     )
     job.connection = notice.job.connection
+    if notice.event == "completed":  # for good, and what it went without was put into words right after
+        job.last_error_code, job.last_error_message = notice.job.last_error_code, notice.job.last_error_message
     return job
 
 
@@ -115,8 +117,9 @@ def email(delivery: Delivery) -> EmailMessage:
         f"Range: {planning.words(Window(job.start_date, job.end_date))} (UTC)",
         f"Came in: {plural(job.records_processed, 'record,records')}",
     ]
-    if notice.event != "completed" and job.last_error_message:
-        lines.append(f"Why: {sentence(job.last_error_message)}")
+    if job.last_error_message:
+        why = "Why: " if notice.event != "completed" else ""
+        lines.append(f"{why}{sentence(job.last_error_message)}")
     if settings.PUBLIC_URL:
         lines += [
             "",

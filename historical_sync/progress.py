@@ -149,6 +149,8 @@ def _phase(job: JobNumbers, waiting: datetime | None) -> str:
     if job.status == states.COMPLETED:
         if job.total_chunks == 0:
             return "Nothing to import: this range is already here"
+        if job.failed_chunks:
+            return "Completed without what is refused"
         if job.records_processed == 0:
             return "Completed: nothing new"
         return "Completed"

@@ -26,9 +26,27 @@ WITH chunks AS MATERIALIZED (
            count(*) FILTER (WHERE status = 'failed') AS failed,
            count(*) FILTER (WHERE status IN ('pending', 'failed') AND error_code <> '') AS troubled
     FROM historical_sync_syncchunk WHERE job_id = %(job)s
+), told AS (
+    -- Of a scheduled job, what was refused in the same words when the connection's imports were last at that stream: that did not
+    -- fail unheard, and goes on until the provider or a person changes it.
+    SELECT count(*) AS failed
+    FROM historical_sync_historicalsyncjob job
+    JOIN historical_sync_syncchunk chunk ON chunk.job_id = job.id
+    CROSS JOIN LATERAL (
+        SELECT earlier.id FROM historical_sync_historicalsyncjob earlier
+        WHERE earlier.connection_id = job.connection_id AND earlier.created_at < job.created_at
+          AND earlier.status IN ('failed', 'completed')
+          AND EXISTS (SELECT FROM historical_sync_syncchunk c
+                      WHERE c.job_id = earlier.id AND c.stream = chunk.stream AND c.status <> 'split')
+        ORDER BY earlier.created_at DESC LIMIT 1) last
+    WHERE job.id = %(job)s AND job.trigger = 'schedule' AND chunk.status = 'failed' AND chunk.error_code = 'provider_access_denied'
+      AND EXISTS (SELECT FROM historical_sync_syncchunk c
+                  WHERE c.job_id = last.id AND c.status = 'failed' AND c.stream = chunk.stream AND c.partition = chunk.partition
+                    AND c.error_code = chunk.error_code AND c.error_message = chunk.error_message)
 ), verdict AS (
     SELECT CASE WHEN job.control = 'cancel' THEN 'cancelled'
-                WHEN job.status = 'running' AND job.planned AND chunks.pending = 0 THEN CASE WHEN chunks.failed > 0 THEN 'failed' ELSE 'completed' END
+                WHEN job.status = 'running' AND job.planned AND chunks.pending = 0
+                THEN CASE WHEN chunks.failed > (SELECT failed FROM told) THEN 'failed' ELSE 'completed' END
                 WHEN job.control = 'pause' THEN 'paused'
            END AS status
     FROM historical_sync_historicalsyncjob job, chunks
@@ -53,14 +71,15 @@ WITH chunks AS MATERIALIZED (
 ), noted AS (
     INSERT INTO historical_sync_jobevent (id, tenant_id, job_id, at, actor, kind, detail)
     SELECT gen_random_uuid(), tenant_id, id, clock_timestamp(), 'Atom', status,
-           CASE WHEN status = 'failed' THEN failed_chunks || ' parts could not be imported' ELSE '' END
+           CASE WHEN failed_chunks = 0 THEN ''
+                ELSE failed_chunks || CASE WHEN failed_chunks = 1 THEN ' part' ELSE ' parts' END || ' could not be imported' END
     FROM settled
 )
 SELECT (SELECT status FROM settled), pending FROM chunks
 """
 
 
-# What a failed job lacks: its failed chunks, one line a stream, place and reason.
+# What a job lacks that is over: its failed chunks, one line a stream, place and reason.
 MISSING = """
 SELECT stream, partition_label, error_code, error_message, min(since), max(until)
 FROM historical_sync_syncchunk WHERE job_id = %(job)s AND status = 'failed'
@@ -68,7 +87,7 @@ GROUP BY stream, partition_label, error_code, error_message ORDER BY min(ordinal
 """
 SAY = """
 UPDATE historical_sync_historicalsyncjob SET last_error_code = %(code)s, last_error_message = %(message)s
-WHERE id = %(job)s AND status = 'failed'
+WHERE id = %(job)s AND status IN ('failed', 'completed')
 RETURNING tenant_id
 """
 MOST_SAID = 5  # streams and reasons in the words for what is missing
@@ -80,7 +99,7 @@ async def settle(cursor: AsyncCursor[Any], job_id: UUID | str) -> int:
     row = await cursor.fetchone()
     assert row is not None, "a count always has a row"
     status, waiting = row
-    if status == "failed":
+    if status in ("failed", "completed"):
         await cursor.execute(MISSING, {"job": job_id})
         if missing := await cursor.fetchall():
             await cursor.execute(SAY, {"job": job_id, "code": missing[0][2], "message": missing_words(missing)})
@@ -93,7 +112,7 @@ def settle_sync(job_id: UUID) -> None:
         cursor.execute(SETTLE, {"job": job_id})
         row = cursor.fetchone()
         assert row is not None, "a count always has a row"
-        if row[0] == "failed":
+        if row[0] in ("failed", "completed"):
             cursor.execute(MISSING, {"job": job_id})
             if missing := cursor.fetchall():
                 cursor.execute(SAY, {"job": job_id, "code": missing[0][2], "message": missing_words(missing)})

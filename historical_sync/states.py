@@ -27,7 +27,7 @@ TRANSITIONS: Final[dict[tuple[str, str], str]] = {
     (PENDING, CANCELLED): "cancelled before a worker took it up",
     (PENDING, FAILED): "planning failed",
     (RUNNING, PAUSED): "a person paused it, access was lost, or the plan's records of the month are used up",
-    (RUNNING, COMPLETED): "every chunk is done",
+    (RUNNING, COMPLETED): "every chunk is done, but for what a scheduled job was refused as the one before it",
     (RUNNING, FAILED): "every chunk is done or failed, and at least one failed",
     (RUNNING, CANCELLED): "cancelled; workers have let go of its chunks",
     (PAUSED, PENDING): "resumed by a person, by a reconnect, or when the plan has records again",

@@ -194,6 +194,19 @@ def test_what_is_told_is_how_the_job_was_then(hooked: SimpleNamespace) -> None:
     assert said["last_error"] == {"code": "provider_access_denied", "message": "Not imported: issues."}
 
 
+def test_what_an_import_completed_without_is_told(hooked: SimpleNamespace, signed_in: Any) -> None:
+    signed_in(hooked.cast.alice).post("/settings/notifications", {"completed": "on"})
+    end(hooked.job, "completed", last_error_code="provider_access_denied", last_error_message="One of its reasons.")
+    with tenant_scope(hooked.tenant.id):
+        HistoricalSyncJob.objects.filter(id=hooked.job.id).update(last_error_message="Not imported: issues.")
+    tell(hooked.tenant)
+    said = verified(hooked)["data"]
+    assert said["status"] == "completed"
+    assert said["last_error"] == {"code": "provider_access_denied", "message": "Not imported: issues."}
+    (sent,) = mail.outbox
+    assert "\nNot imported: issues.\n" in sent.body
+
+
 def test_what_fails_is_tried_again_with_the_same_id_ever_later_and_then_given_up(hooked: SimpleNamespace) -> None:
     hooked.receiver.answers = [500] * 10
     end(hooked.job, "completed")

@@ -470,6 +470,22 @@ def test_a_card_tells_why_the_last_import_failed_and_tries_again(cast: SimpleNam
     assert f'formaction="/jobs/{job.id}/resume"' in text
 
 
+def test_a_job_that_completed_without_what_is_refused_says_so_wherever_it_is_shown(
+    cast: SimpleNamespace, signed_in: Any
+) -> None:
+    words = "Not imported: issues of 1–30 Sep 2026 in acme/web (GitHub does not allow it)."
+    with tenant_scope(cast.acme.id):
+        job = make_job(
+            make_connection(cast.acme), status=states.COMPLETED, completed_at=timezone.now() - timedelta(days=2), planned=True,
+            total_chunks=3, completed_chunks=2, failed_chunks=1, records_processed=9, last_error_message=words,
+        )  # fmt: skip
+    client = signed_in(cast.bob)
+    for path in ("/integrations", f"/jobs/{job.id}"):
+        text = client.get(path).content.decode()
+        assert words in text, path
+        assert "Everything of" not in text
+
+
 @pytest.mark.parametrize("by_oauth", [True, False])
 def test_a_connection_that_lost_its_access_can_be_reconnected_from_where_that_is_said(
     cast: SimpleNamespace, signed_in: Any, by_oauth: bool

@@ -43,7 +43,7 @@ EVERYTHING = datetime(2005, 1, 1, tzinfo=UTC)  # where "All" begins
 
 @dataclass
 class Account:
-    """One connection on a card. `shown`: its latest job, when that runs or failed."""
+    """One connection on a card. `shown`: its latest job, when that runs, failed, or completed without a part."""
 
     connection: Connection
     health: Health
@@ -102,7 +102,9 @@ def _cards(actor: Actor) -> list[Card]:
     brought = coverage.brought(connections)
     wanted = [connection.newest_job for connection in connections]
     latest = {
-        job.connection_id: job for job in jobs.with_names().filter(id__in=wanted) if job.status not in NOT_ON_CARDS
+        job.connection_id: job
+        for job in jobs.with_names().filter(id__in=wanted)
+        if job.status not in NOT_ON_CARDS or (job.status == states.COMPLETED and job.failed_chunks)
     }
     scheduled = {schedule.connection_id: schedule for schedule in schedules_of(actor.tenant).filter(enabled=True)}
     queued = {one.connection_id: one for one in waiting_of(actor.tenant).select_related("connection")}

@@ -349,12 +349,62 @@ def test_a_site_that_refuses_is_named_and_the_others_finish(
         assert {name for name, count in truth.items() if count} == set(some)
         assert some < truth
 
-        # Once it is allowed, Retry brings the rest.
+        # It was told: what is scheduled goes on without it, and names it.
+        job = actions.start_incremental(actor, connection, trigger="schedule")
+        job = until(job, "failed", "completed", seconds=60)
+        assert job.status == "completed", job.last_error_message
+        assert set(job.streams) == {stream.name for stream in connection.provider.streams}
+        assert f"{refuses}: " in job.last_error_message
+
+        # Once it is allowed, the next one brings the rest.
         sandbox.control(deny=[])
-        actions.resume(actor, job)
+        job = actions.start_incremental(actor, connection, trigger="schedule")
         job = until(job, "failed", "completed", seconds=60)
         assert job.status == "completed", job.last_error_message
         assert stored() == +truth
+
+
+def test_a_scheduled_sync_fails_for_a_new_refusal_and_completes_without_one_that_was_told(
+    toy: ToyStage, worker: Worker
+) -> None:
+    def scheduled(status: str, trigger: str = "schedule") -> HistoricalSyncJob:
+        return toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection, trigger=trigger), status)
+
+    def refuse(box: str, words: str) -> None:
+        toy.server.inject(toys.says(403, {"error": words}), every=1, times=10_000, path=f"/rows/{box}")
+
+    toy.done(toy.job())
+    refuse("attic", "scope")
+    job = scheduled("failed")
+    told, event = job.last_error_message, toy.events(job, "failed")
+    assert "the attic" in told
+
+    again = scheduled("completed")
+    assert (again.failed_chunks, again.last_error_code) == (1, "provider_access_denied")
+    assert "the attic" in again.last_error_message
+    assert toy.events(again, "completed") == event == ["1 part could not be imported"]
+    assert scheduled("completed").failed_chunks == 1, "what completed was told before, too"
+    assert scheduled("failed", trigger="manual").failed_chunks == 1, "somebody waits for it"
+    assert scheduled("completed").failed_chunks == 1
+
+    refuse("cellar", "scope")
+    both = scheduled("failed")
+    assert both.failed_chunks == 2, "that is news"
+    assert scheduled("completed").failed_chunks == 2
+
+    # What was left out comes in as soon as it is allowed, and a refusal after that is news again.
+    toy.server.faults.clear()
+    assert scheduled("completed").failed_chunks == 0
+    refuse("attic", "scope")
+    scheduled("failed")
+
+
+def test_a_list_that_was_never_allowed_is_no_part_of_what_is_scheduled(toy: ToyStage, worker: Worker) -> None:
+    toy.server.inject(toys.says(403, {"error": "scope"}), every=1, times=10_000, path="/rows/labels")
+    toy.done(toy.job(), "failed")
+    job = toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection, trigger="schedule"))
+    assert "labels" not in job.streams
+    assert job.failed_chunks == 0
 
 
 def test_who_chose_only_parts_of_other_sites_hears_of_no_refusal(

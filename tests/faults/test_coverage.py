@@ -171,17 +171,20 @@ def test_a_partition_that_failed_last_time_is_caught_up_from_where_it_ended(toy:
     assert not any(part.missing for part in held(toy).values())
 
 
-@pytest.mark.parametrize("ending", ["failed", "cancelled"])
+@pytest.mark.parametrize("ending", ["failed", "cancelled", "completed"])
 def test_a_hole_that_an_incremental_sync_left_is_closed_by_the_next_one(
     toy: ToyStage, worker: Worker, ending: str
 ) -> None:
     """Long after the last one it comes in parts, the newest first: that one is here, the older one is not."""
     since = START + timedelta(days=10)
-    toy.done(toy.job(end=since))
     is_old = lambda call: call.path == "/rows/attic" and call.query["since"] < MIDDLE.isoformat()  # noqa: E731
-    answer = toys.Answer(403, {"error": "scope"}) if ending == "failed" else toys.Answer(500, {})
+    answer = toys.Answer(500, {}) if ending == "cancelled" else toys.Answer(403, {"error": "scope"})
+    toy.done(toy.job(end=since))
     toy.server.faults.append(lambda call: answer if is_old(call) else None)
-    job = toy.within(actions.start_incremental, toy.actor, toy.connection)
+    if ending == "completed":  # without what was refused the last time, too
+        toy.done(toy.job(start=START - timedelta(days=9), end=START, streams=["things"]), "failed")
+    trigger = "schedule" if ending == "completed" else "manual"
+    job = toy.within(actions.start_incremental, toy.actor, toy.connection, trigger=trigger)
     if ending == "cancelled":
         wait_for(lambda: len(toy.chunks(job, status="completed")) == job_now(job).total_chunks - 1 > 0)
         toy.within(actions.cancel, toy.actor, job)
@@ -189,8 +192,10 @@ def test_a_hole_that_an_incremental_sync_left_is_closed_by_the_next_one(
     assert any(part.missing for part in held(toy).values())
     toy.server.faults.clear()
     toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
-    assert not any(part.missing for part in held(toy).values())
     assert ids(toy) == {row["id"] for rows in toy.server.world.values() for row in rows}
+    if ending == "completed":  # what was refused before that is a repair's
+        toy.done(toy.within(actions.repair_gaps, toy.actor, toy.connection))
+    assert not any(part.missing for part in held(toy).values())
     # What is here is not read once more.
     asked = len(toy.server.pages())
     toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
@@ -323,11 +328,16 @@ def test_coverage_stays_what_it_was_without_the_parts_of_old_imports(
     assert told() == before
 
 
-def test_of_parts_that_fail_again_and_again_the_newest_are_kept(toy: ToyStage, worker: Worker) -> None:
+@pytest.mark.parametrize("trigger", ["manual", "schedule"])
+def test_of_parts_that_fail_again_and_again_the_newest_are_kept(toy: ToyStage, worker: Worker, trigger: str) -> None:
     """As by a schedule that nobody looks after."""
     toy.done(toy.job(end=datetime.now(UTC)))
     toy.server.inject(toys.says(403, {"error": "scope"}), every=1, times=10_000, path="/rows/cellar")
-    jobs = [toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection), "failed") for _ in range(3)]
+    again = "completed" if trigger == "schedule" else "failed"  # which goes on without what was refused before
+    jobs = [
+        toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection, trigger=trigger), status)
+        for status in ("failed", again, again)
+    ]
 
     def told() -> tuple[Any, ...]:
         return held(toy), toy.within(coverage.left_over, toy.connection)
