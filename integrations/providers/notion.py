@@ -422,12 +422,34 @@ def _extract_data_source(row: JSON, context: Context) -> Graph:
 
 
 def _shown(value: JSON) -> Any:
-    """What of a page's property is a fact about the page; None for what is told as text or as relationships."""
+    """What of a page's property is a fact about the page; None for what is told as text or as relationships.
+
+    What a rollup gathers and a formula works out is as of the page's last edit, which changes elsewhere are none of.
+    """
     kind = value.get("type") or ""
     held = value.get(kind)
     if kind in ("status", "select", "date"):
         return (held or {}).get("start" if kind == "date" else "name")
-    return held if kind in ("number", "checkbox", "url", "email", "phone_number") else None
+    if kind == "multi_select":
+        return [one["name"] for one in held or ()] or None
+    if kind == "unique_id" and held and held.get("number") is not None:
+        return "-".join(str(part) for part in (held.get("prefix"), held["number"]) if part is not None)
+    if kind == "rollup" and held and held.get("type") == "array":
+        return [one for each in held["array"] for one in _gathered(each)] or None
+    if kind in ("rollup", "formula"):
+        return _shown(held or {})
+    return held if kind in ("number", "checkbox", "url", "email", "phone_number", "string", "boolean") else None
+
+
+def _gathered(value: JSON) -> list[Any]:
+    """What a rollup shows of another page's property: as a fact about that page, or else its text or the names of people."""
+    kind = value.get("type") or ""
+    if kind in ("title", "rich_text"):
+        return [text] if (text := _plain(value.get(kind))) else []
+    if kind == "people":
+        return [one["name"] for one in value["people"] or () if one.get("name")]
+    shown = _shown(value)
+    return shown if isinstance(shown, list) else [] if shown is None else [shown]
 
 
 def _title(row: JSON) -> str:

@@ -285,6 +285,20 @@ class Workspace:
             "Related": {"id": "r%7D%3Ek", "type": "relation", "relation": related, "has_more": False},
             "Contact": {"id": "mail", "type": "email", "email": person.email if place % 6 == 0 else None},
             "Notes": {"id": "note", "type": "rich_text", "rich_text": notes},
+            "Steps": {
+                "id": "step",
+                "type": "rollup",
+                "rollup": {"type": "number", "number": len(related), "function": "count"},
+            },
+            "Names": {
+                "id": "names",
+                "type": "rollup",
+                "rollup": {
+                    "type": "array",
+                    "array": [{"type": "title", "title": [text(TITLES[at % 6])]} for at in range(len(related[:2]))],
+                    "function": "show_original",
+                },
+            },
         }
         parent = {"type": "data_source_id", "data_source_id": source, "database_id": source.replace("02b", "07b", 1)}
         return self._page("rows", place, parent, properties)

@@ -427,6 +427,43 @@ def test_a_row_tells_its_title_its_place_and_who_is_on_it():
     }
 
 
+ROLLED_UP = [
+    {"type": "title", "title": [{"plain_text": "Launch"}]},
+    {"type": "rich_text", "rich_text": []},
+    {"type": "people", "people": [{"id": "u2", "name": "Ben"}, {"id": "u3"}]},
+    {"type": "multi_select", "multi_select": [{"name": "red"}, {"name": "blue"}]},
+    {"type": "relation", "relation": [{"id": "p2"}]},
+    {"type": "formula", "formula": {"type": "number", "number": 0}},
+]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ({"type": "rollup", "rollup": {"type": "number", "number": 12.5, "function": "sum"}}, 12.5),
+        ({"type": "rollup", "rollup": {"type": "number", "number": None, "function": "average"}}, None),
+        ({"type": "rollup", "rollup": {"type": "date", "date": {"start": "2026-01-02", "end": None}}}, "2026-01-02"),
+        ({"type": "rollup", "rollup": {"type": "array", "array": ROLLED_UP}}, ["Launch", "Ben", "red", "blue", 0]),
+        ({"type": "rollup", "rollup": {"type": "array", "array": []}}, None),
+        ({"type": "rollup", "rollup": {"type": "incomplete", "incomplete": {}}}, None),
+        ({"type": "rollup", "rollup": {"type": "unsupported", "unsupported": {}}}, None),
+        ({"type": "formula", "formula": {"type": "string", "string": "on time"}}, "on time"),
+        ({"type": "formula", "formula": {"type": "boolean", "boolean": False}}, False),
+        ({"type": "formula", "formula": {"type": "date", "date": {"start": "2026-01-02"}}}, "2026-01-02"),
+        ({"type": "formula", "formula": {"type": "date", "date": None}}, None),
+        ({"type": "formula", "formula": None}, None),
+        ({"type": "multi_select", "multi_select": [{"name": "red"}]}, ["red"]),
+        ({"type": "multi_select", "multi_select": []}, None),
+        ({"type": "unique_id", "unique_id": {"prefix": "OPS", "number": 7}}, "OPS-7"),
+        ({"type": "unique_id", "unique_id": {"prefix": None, "number": 7}}, "7"),
+        ({"type": "rich_text", "rich_text": [{"plain_text": "of its own it is text"}]}, None),
+    ],
+)
+def test_what_a_row_works_out_or_gathers_from_others_is_a_fact_about_it(value: dict[str, Any], shown: object):
+    found = graph("rows", id="p1", properties={"It": value}).entities[0].properties
+    assert found == ({} if shown is None else {"properties": {"It": shown}})
+
+
 def test_a_person_is_one_by_address_and_id_and_one_without_address_by_id():
     own = graph("users", id="u1", type="person", name="Ana", person={"email": "Ana@x.test"}).entities[0]
     assert (own.key, own.aliases) == ("person:email:ana@x.test", ("notion:user:u1",))
