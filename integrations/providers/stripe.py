@@ -1,4 +1,4 @@
-"""Stripe's REST API: customers, products, subscriptions, invoices, payments, refunds and disputes, and what became of them.
+"""Stripe's REST API: customers, products, prices, subscriptions, invoices, payments, refunds and disputes, and what became of them.
 
 Lists are filtered by `created` only, exactly and on both sides, newest first; nothing tells when an object changed. What
 changed comes from the events of the last 30 days, each with the object as it then was.
@@ -40,7 +40,6 @@ MOST_COUNTED = 10_000  # up to which a search's total is right
 # Amounts are in the currency's smallest unit, which for these is the unit itself, or a thousandth.
 _WHOLE = {"bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"}
 _THOUSANDTHS = {"bhd", "jod", "kwd", "omr", "tnd"}
-# At most twenty kinds of event can be asked for at once.
 CHANGES = (
     "customer.updated", "customer.deleted", "product.updated", "product.deleted",
     "customer.subscription.updated", "customer.subscription.deleted",
@@ -49,7 +48,9 @@ CHANGES = (
     "charge.succeeded", "charge.failed",  # days after it was made, where a bank takes its time
     "charge.updated", "charge.refunded", "refund.updated",
     "charge.dispute.created", "charge.dispute.updated", "charge.dispute.closed",
+    "price.updated", "price.deleted",
 )  # fmt: skip
+TYPES_AT_ONCE = 20  # kinds of event that can be asked for
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
 
@@ -91,17 +92,21 @@ def _token_reply(answer: Mapping[str, Any]) -> Mapping[str, Any]:
 _CREATED = reader("id", lambda row: epoch(row["created"]))
 
 
-async def _page(resource: str, more: JSON, api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
+async def _page(
+    resource: str, asked_for: tuple[JSON, ...], api: Api, partition: Partition, window: Window, cursor: JSON | None
+) -> Rows:
+    """asked_for: of one list after the other, each from the window's end."""
     since, until = ticks(window)
-    after = {"starting_after": cursor["after"]} if cursor else {}
-    asked = {"limit": 100, "created[gte]": since, "created[lt]": until, **more, **after}
+    at = {"list": 0, **(cursor or {})}
+    after = {"starting_after": at["after"]} if "after" in at else {}
+    asked = {"limit": 100, "created[gte]": since, "created[lt]": until, **asked_for[at["list"]], **after}
     data = (await api.get(f"/v1/{resource}", asked)).data
     rows = data["data"]
     if not data["has_more"]:
-        return rows, None
+        return rows, {"list": at["list"] + 1} if at["list"] + 1 < len(asked_for) else None
     if not rows or not (isinstance(rows[-1], dict) and rows[-1].get("id")):
         raise RequestRejected("Stripe says that there is more but not where to go on.")
-    return rows, {"after": rows[-1]["id"]}
+    return rows, {"list": at["list"], "after": rows[-1]["id"]}
 
 
 async def _count(resource: str, api: Api, partition: Partition, window: Window) -> Estimate | None:
@@ -176,13 +181,38 @@ def _extract_product(row: JSON, context: Context) -> Graph:
     return said
 
 
+def _extract_price(row: JSON, context: Context) -> Graph:
+    """What one of a product costs, and how often: a part of it. Where it depends on how many are bought there is no single amount."""
+    every, amount = row.get("recurring") or {}, row.get("unit_amount")
+    price = "Price" if amount is None else f"Price of {money(amount, row.get('currency'))}"
+    count, interval = every.get("interval_count") or 1, every.get("interval")
+    if interval:
+        price += f" a {interval}" if count == 1 else f" for {count} {interval}s"
+    shown = ("active", "currency", "billing_scheme", "lookup_key", "livemode")
+    known = facts(
+        row,
+        *shown,
+        deleted=row.get("deleted"),
+        type="price",
+        interval=interval,
+        interval_count=every.get("interval_count"),
+    )
+    if amount is not None:
+        known["amount"] = money(amount, row.get("currency"))
+    said = Graph(Entity("product", context.key("price", row["id"]), row.get("nickname") or price, known))
+    said.to("part_of", _other("product", "Stripe product", row.get("product"), context))
+    return said
+
+
 def _extract_subscription(row: JSON, context: Context) -> Graph:
     shown = ("status", "currency", "start_date", "cancel_at", "canceled_at", "ended_at", "trial_end", "livemode")
     name = row.get("description") or f"Subscription {row['id']}"
     said = Graph(Entity("subscription", context.key("subscription", row["id"]), name, facts(row, *shown)))
     said.to("for_account", _customer(row, context))
     for item in (row.get("items") or {}).get("data") or ():
-        said.to("about", _other("product", "Stripe product", (item.get("price") or {}).get("product"), context))
+        price = item.get("price") or {}
+        said.to("about", _other("product", "Stripe product", price.get("product"), context))
+        said.to("about", _other("product", "Stripe price", price, context, "price"))
     return said
 
 
@@ -197,8 +227,9 @@ def _extract_invoice(row: JSON, context: Context) -> Graph:
     subscription = _id(subscription or row.get("subscription"))
     said.to("part_of", _other("subscription", f"Subscription {subscription}", subscription, context))
     for line in (row.get("lines") or {}).get("data") or ():
-        product = ((line.get("pricing") or {}).get("price_details") or {}).get("product")
-        said.to("about", _other("product", "Stripe product", product, context))
+        priced = (line.get("pricing") or {}).get("price_details") or {}
+        said.to("about", _other("product", "Stripe product", priced.get("product"), context))
+        said.to("about", _other("product", "Stripe price", priced.get("price"), context, "price"))
     for entry in (row.get("payments") or {}).get("data") or ():
         for kind in ("payment_intent", "charge"):
             said.to("with", _other("payment", "Payment", (entry.get("payment") or {}).get(kind), context, kind))
@@ -235,6 +266,7 @@ _CHARGE = ("paid", "refunded", "disputed", "amount_refunded", "failure_message",
 _EXTRACT: dict[str, Extract] = {
     "customer": _said_of_customer,
     "product": _extract_product,
+    "price": _extract_price,
     "subscription": _extract_subscription,
     "invoice": _extract_invoice,
     "payment_intent": partial(_extract_payment, "payment_intent", "Payment", ("canceled_at", "livemode")),
@@ -265,7 +297,7 @@ _COURSE = {
 def _extract_change(row: JSON, context: Context) -> Graph:
     """An event says what its object is from then on: its word counts where it is younger than the reading of the object itself."""
     found = row["data"]["object"]
-    if row["type"] in ("customer.deleted", "product.deleted"):
+    if row["type"] in ("customer.deleted", "product.deleted", "price.deleted"):
         found = {**found, "deleted": True}
     said = _EXTRACT[found["object"]](found, context)
     # Events are told by the second, in which an object may go from one state to the next.
@@ -294,10 +326,12 @@ def _stream(
     *,
     counted: bool = False,
     path: str = "",
-    more: JSON | None = None,
+    asked_for: tuple[JSON, ...] = ({},),
     as_read: bool = True,
 ) -> Stream:
-    fetch, count = pages(partial(_page, path or name, more or {}), _CREATED, min), partial(_count, path or name)
+    # How far back one of several lists has come says nothing of the next.
+    reached = min if len(asked_for) == 1 else None
+    fetch, count = pages(partial(_page, path or name, asked_for), _CREATED, reached), partial(_count, path or name)
     return Stream(
         name, label, WindowKind.EXACT, fetch, extract, count if counted else None, ascending=False, clock=Clock.CREATED,
         as_read=as_read, record=_CREATED,
@@ -309,7 +343,7 @@ STRIPE = Provider(
     name="Stripe",
     category="Finance",
     summary="Who pays for what: customers, subscriptions, invoices, payments, refunds and disputes.",
-    brings=("Customers", "Products", "Subscriptions", "Invoices", "Payments", "Refunds", "Disputes"),
+    brings=("Customers", "Products", "Prices", "Subscriptions", "Invoices", "Payments", "Refunds", "Disputes"),
     api_url="https://api.stripe.com",
     auth_url="https://marketplace.stripe.com",
     headers={"Stripe-Version": VERSION},
@@ -323,21 +357,26 @@ STRIPE = Provider(
         pkce=False, token_reply=_token_reply,
     ),
     token_help="A restricted key (rk_live_...) from the dashboard's API keys, with read permission for accounts, customers, "
-    "products, subscriptions, invoices, payment intents, charges and refunds, disputes and events.",
+    "products, prices, subscriptions, invoices, payment intents, charges and refunds, disputes and events.",
     settle=timedelta(minutes=1),
     ids_by_account=True,  # products have the ids that people chose, in test mode the same ones
     streams=(
         _stream("customers", "Customers", _extract_customer, counted=True),
         _stream("products", "Products", _extract_product, counted=True),
-        _stream("subscriptions", "Subscriptions", _extract_subscription, counted=True, more={"status": "all"}),
-        _stream("invoices", "Invoices", _extract_invoice, counted=True, more={"expand[0]": "data.payments"}),
+        # Those that are active, unless the others are asked for.
+        _stream("prices", "Prices", _extract_price, asked_for=({"active": "true"}, {"active": "false"})),
+        _stream("subscriptions", "Subscriptions", _extract_subscription, counted=True, asked_for=({"status": "all"},)),
+        _stream("invoices", "Invoices", _extract_invoice, counted=True, asked_for=({"expand[0]": "data.payments"},)),
         _stream("payments", "Payments", _EXTRACT["payment_intent"], counted=True, path="payment_intents"),
         _stream("charges", "Charges", _EXTRACT["charge"], counted=True),
         _stream("refunds", "Refunds", _EXTRACT["refund"]),
         _stream("disputes", "Disputes", _extract_dispute),
         _stream(
             "events", "Changes of the last 30 days", _extract_change, as_read=False,
-            more={f"types[{i}]": t for i, t in enumerate(CHANGES)},
+            asked_for=tuple(
+                {f"types[{i}]": t for i, t in enumerate(CHANGES[first : first + TYPES_AT_ONCE])}
+                for first in range(0, len(CHANGES), TYPES_AT_ONCE)
+            ),
         ),
     ),
 )  # fmt: skip

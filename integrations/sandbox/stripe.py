@@ -17,6 +17,7 @@ SEARCHED = ("customers", "products", "subscriptions", "invoices", "payment_inten
 FILTERS = {
     "customers": {"email"},
     "products": {"active"},
+    "prices": {"active", "product", "currency", "type"},
     "subscriptions": {"customer", "status", "collection_method"},
     "invoices": {"customer", "status", "subscription"},
     "payment_intents": {"customer"},
@@ -222,6 +223,10 @@ class Stripe(StandIn):
         status = wanted.pop("status", "")
         if resource == "events":
             wanted.pop("types", None)
+        if resource == "prices":
+            wanted.setdefault("active", "true")
+        if "active" in wanted:
+            wanted["active"] = str(wanted["active"] == "true")
         if not wanted and not status and resource not in ("events", "subscriptions"):
             return list(places)
         kept = []

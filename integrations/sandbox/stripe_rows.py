@@ -17,6 +17,7 @@ VERSION = "2026-10-28.endive"
 PREFIXES = {
     "customers": "cus",
     "products": "prod",
+    "prices": "price",
     "subscriptions": "sub",
     "invoices": "in",
     "payment_intents": "pi",
@@ -25,7 +26,7 @@ PREFIXES = {
     "disputes": "du",
     "events": "evt",
 }
-SHARES = {"customers": 0.2, "products": 0.02, "subscriptions": 0.12, "invoices": 0.2, "events": 0.1}
+SHARES = {"customers": 0.2, "products": 0.02, "prices": 0.04, "subscriptions": 0.12, "invoices": 0.2, "events": 0.1}
 EVENT_DAYS = 30
 PLANS = ("Starter", "Team", "Über-Plan", "Archive", "Support", "Onboarding", "Données", "Seats")
 _CHANGES = (
@@ -34,6 +35,7 @@ _CHANGES = (
     ("payment_intent.succeeded", "payment_intents"),
     ("customer.updated", "customers"),
     ("charge.refunded", "charges"),
+    ("price.updated", "prices"),
 )
 
 
@@ -142,12 +144,43 @@ class Books:
             "metadata": {},
         }
 
+    def _product_of(self, price: int) -> str:
+        return self._pick("products", "price", price)
+
+    def _prices(self, place: int) -> JSON:
+        recurring, tiered = place % 3 != 2, place % 7 == 6
+        amount = None if tiered else 500 + int(self._chance("price", place) * 9_000)
+        often = {
+            "interval": "month",
+            "interval_count": 1 + place % 2 * 2,
+            "trial_period_days": None,
+            "usage_type": "licensed",
+        }
+        return {
+            "object": "price",
+            "active": place % 4 != 3,
+            "billing_scheme": "tiered" if tiered else "per_unit",
+            "currency": ("eur", "usd", "jpy")[place % 3],
+            "custom_unit_amount": None,
+            "lookup_key": f"plan_{place}" if place % 5 == 0 else None,
+            "nickname": f"Früher Vogel {place}" if place % 6 == 5 else None,
+            "product": self._product_of(place),
+            "recurring": often if recurring else None,
+            "tax_behavior": "unspecified",
+            "tiers_mode": "graduated" if tiered else None,
+            "transform_quantity": None,
+            "type": "recurring" if recurring else "one_time",
+            "unit_amount": amount,
+            "unit_amount_decimal": None if amount is None else str(amount),
+            "metadata": {},
+        }
+
     def _subscriptions(self, place: int) -> JSON:
         canceled = self._chance("canceled", place) < 0.25
         created = self.times("subscriptions")[place]
-        price = {"object": "price", "id": f"price_1Sb{self.number}{place:05d}", "unit_amount": 4900, "currency": "eur"}
+        price = int(self._chance("price", "subscription", place) * len(self.times("prices")))
         item: JSON = {"object": "subscription_item", "id": f"si_1Sb{self.number}{place:05d}", "quantity": 1}
-        item["price"] = {**price, "product": self._pick("products", "subscription", place)}
+        item["price"] = self.row("prices", price)
         return {
             "object": "subscription",
             "customer": self._pick("customers", "subscription", place),
@@ -171,8 +204,9 @@ class Books:
         )
         amount = self._amount(place)
         line: JSON = {"object": "line_item", "id": f"il_1Sb{self.number}{place:05d}", "amount": amount["amount"]}
-        product = self._pick("products", "invoice", place)
-        line["pricing"] = {"type": "price_details", "price_details": {"price": "price_x", "product": product}}
+        price = int(self._chance("price", "invoice", place) * len(self.times("prices")))
+        named = {"price": self.id_of("prices", price), "product": self._product_of(price)}
+        line["pricing"] = {"type": "price_details", "price_details": named}
         parent = None
         if subscription is not None:
             details = {"subscription": self.id_of("subscriptions", subscription), "metadata": {}}

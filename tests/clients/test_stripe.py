@@ -20,6 +20,7 @@ def client(sandbox: Any) -> stripe.StripeClient:
 LISTS = {
     "customers": lambda v1: v1.customers,
     "products": lambda v1: v1.products,
+    "prices": lambda v1: v1.prices,
     "subscriptions": lambda v1: v1.subscriptions,
     "invoices": lambda v1: v1.invoices,
     "payments": lambda v1: v1.payment_intents,
@@ -34,8 +35,11 @@ LISTS = {
 def test_it_pages_through_every_list_newest_first(client: stripe.StripeClient, sandbox: Any, stream: str):
     params: dict[str, Any] = {"limit": 7} | ({"status": "all"} if stream == "subscriptions" else {})
     rows = list(LISTS[stream](client.v1).list(params).auto_paging_iter())
-    assert len({row.id for row in rows}) == len(rows) == sandbox.truth("stripe")[stream]
     assert [row.created for row in rows] == sorted((row.created for row in rows), reverse=True)
+    if stream == "prices":
+        assert {row.active for row in rows} == {True}, "those that are not have to be asked for"
+        rows += client.v1.prices.list({"limit": 7, "active": False}).auto_paging_iter()
+    assert len({row.id for row in rows}) == len(rows) == sandbox.truth("stripe")[stream]
 
 
 def test_it_pages_backwards_too(client: stripe.StripeClient):
