@@ -1,4 +1,7 @@
-"""Jira Cloud's REST API, version 3: projects, people, issues, comments, work logged and changes, of every site that was granted."""
+"""Jira Cloud's REST API, version 3: projects, people, issues, comments, work logged and changes, of every site that was granted.
+
+Sprints are known by the issues that were planned in them, as versions are; their dates and goals are behind another API and scope.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ from integrations.providers.base import (
     WindowKind,
 )
 from integrations.providers.graph import facts, headline, person
-from integrations.providers.replies import body, rate_headers, reset_of
+from integrations.providers.replies import body, inner, rate_headers, reset_of
 from integrations.providers.text import MOST_MENTIONS, mentioned_emails
 from integrations.providers.wire import (
     EPOCH,
@@ -63,6 +66,8 @@ _FIELDS = (
     "labels,components,fixVersions,parent,issuelinks"
 )
 _KEY = re.compile(r"(?<![\w-])([A-Z][A-Z0-9_]{1,9}-[1-9]\d{0,6})(?![\w-])")
+# The type of the custom field that holds an issue's sprints, whose id is each site's own.
+_SPRINT = "com.pyxis.greenhopper.jira:gh-sprint"
 # What looks like an issue's key and is none.
 _NOT_KEYS = ("UTF-", "SHA-", "ISO-", "RFC-", "CVE-", "TLS-", "HTTP-", "COVID-", "AES-", "MD-", "UTC-", "GMT-")
 
@@ -134,13 +139,24 @@ async def _list_users(api: Api, site: JSON, cursor: JSON | None) -> Rows:
     return rows, {"start": start + len(rows)} if rows else None
 
 
+async def _sprint_fields(api: Api, site: JSON) -> list[str]:
+    """Ids of the fields of issues that hold their sprints; none where the site does not tell."""
+    try:
+        rows = (await api.get(f"{site['base']}/field")).data
+    except AccessDenied:
+        return []
+    return [row["id"] for row in rows if inner(row, "schema").get("custom") == _SPRINT]
+
+
 async def _partitions(api: Api) -> list[Partition]:
     """The projects of all sites. What is archived can't be searched."""
 
     async def projects_of(site: JSON) -> list[Partition]:
-        known = {"site": site["id"], "url": site["url"], "base": site["base"]}
         found = []
-        for row in await all_rows(partial(_list_projects, api, site, states=("live",)), api.longest_wait):
+        rows = await all_rows(partial(_list_projects, api, site, states=("live",)), api.longest_wait)
+        sprints = await _sprint_fields(api, site) if rows else []
+        known = {"site": site["id"], "url": site["url"], "base": site["base"], "sprints": sprints}
+        for row in rows:
             key, label = f"{site['id']}:{row['id']}", f"{row['name']} ({row['key']})"
             found.append(Partition(key, label, {**known, "project": str(row["id"])}))
         return found
@@ -189,7 +205,8 @@ def _next(data: JSON) -> JSON | None:
 
 async def _fetch_issues(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     jql = f"{_condition(partition, window)} ORDER BY updated ASC, key ASC"
-    data = await _search(api, partition, cursor, {"jql": jql, "maxResults": 100, "fields": _FIELDS.split(",")})
+    fields = [*_FIELDS.split(","), *partition.facts.get("sprints", ())]
+    data = await _search(api, partition, cursor, {"jql": jql, "maxResults": 100, "fields": fields})
     site = partition.facts["site"]
     read = reader(lambda row: f"{site}:{row['id']}", lambda row: utc(row["fields"]["updated"]))
     return page(data["issues"], read, _next(data), max)
@@ -314,6 +331,8 @@ def _extract_issue(row: JSON, context: Context) -> Graph:
         said.to("labelled", _part("label", "component", component, site, context))
     for version in fields.get("fixVersions") or ():
         said.to("in_milestone", _part("milestone", "version", version, site, context))
+    for sprint in (one for name in context.partition.facts.get("sprints", ()) for one in fields.get(name) or ()):
+        said.to("in_milestone", _part("milestone", "sprint", sprint, site, context))
     for link in fields.get("issuelinks") or ():
         kind = re.sub(r"[^a-z]+", "_", (link.get("type") or {}).get("outward", "").lower()).strip("_") or "relates_to"
         for side, tell in (("outwardIssue", said.refer), ("inwardIssue", said.referred)):

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from integrations.sandbox.jira_rows import SITES, ZONE, Holdings, Site
+from integrations.sandbox.jira_rows import SITES, SPRINT, ZONE, Holdings, Site
 from integrations.sandbox.stand_in import JSON, Grants, Route, StandIn, Table
 from integrations.sandbox.wire import Request, Response, whole
 from integrations.sandbox.world import World
@@ -200,7 +200,11 @@ class Jira(StandIn):
             "name": "Story point estimate",
             "clauseNames": ["cf[10016]"],
         }
-        return Response(200, [*rows, {**about, **own, "custom": True}])
+        sprint = {"id": SPRINT, "key": SPRINT, "name": "Sprint", "clauseNames": ["cf[10020]", "Sprint"]}
+        schema = {"type": "array", "items": "json", "custom": "com.pyxis.greenhopper.jira:gh-sprint", "customId": 10020}
+        return Response(
+            200, [*rows, {**about, **own, "custom": True}, {**about, **sprint, "custom": True, "schema": schema}]
+        )
 
     def _projects(self, held: Holdings, site: Site, base: str, request: Request, account: str) -> Response:
         # `status` may be repeated; whoever asks for archived ones too names them last.

@@ -15,6 +15,7 @@ ZONE = timezone(timedelta(hours=1))  # of the person who granted access
 PEOPLE = 16  # of the cast; what comes after them is an app
 SHARES = {"issues": 0.4, "comments": 0.25, "worklogs": 0.1, "changes": 0.25}
 FIRST_ISSUE = 10_001
+SPRINT = "customfield_10020"
 STATUSES = (("To Do", "new"), ("In Progress", "indeterminate"), ("In Review", "indeterminate"), ("Done", "done"))
 TITLES = (
     "Rotate TLS certs",
@@ -229,6 +230,7 @@ class Holdings:
                 "components": [{"id": "10300", "name": "Zürich office"}] if place % 5 == 0 else [],
                 "fixVersions": [{"id": f"1020{place % 3}", "name": f"2026.{place % 3 + 1}", "released": place % 3 == 0, "archived": False}] if place % 4 else [],
                 "issuelinks": links,
+                SPRINT: [{"id": 40 + sprint, "name": f"Sprint {sprint}", "state": "closed" if sprint < 4 else "active", "boardId": 1} for sprint in range(place % 5, min(place % 5 + place % 3, 5))] or None,
                 **({"parent": parent} if parent else {}),
             },
         }  # fmt: skip

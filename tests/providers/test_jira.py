@@ -250,6 +250,36 @@ def test_an_issue_names_the_versions_and_components_that_it_is_for() -> None:
     }
 
 
+def test_an_issue_names_the_sprints_that_it_was_planned_in() -> None:
+    knows = dataclasses.replace(ACME, facts={**ACME.facts, "sprints": ["customfield_10020"]})
+    sprints = [{"id": 7, "name": "Sprint 7", "state": "closed", "boardId": 1}, {"id": 8, "state": "active"}]
+    row = {"id": "10421", "key": "OPS-77", "fields": {"summary": "Rotate certs", "customfield_10020": sprints}}
+    found = JIRA.stream("issues").extract(row, Context("jira", knows))
+    own = "jira:issue:s1:10421"
+    assert said(found) == {("in_milestone", own, "jira:sprint:s1:7"), ("in_milestone", own, "jira:sprint:s1:8")}
+    assert [(entity.kind, entity.name) for entity in found.entities[1:]] == [
+        ("milestone", "Sprint 7"),
+        ("milestone", "Sprint"),
+    ]
+    row["fields"]["customfield_10020"] = None
+    assert not said(JIRA.stream("issues").extract(row, Context("jira", knows)))
+
+
+async def test_where_a_site_keeps_its_sprints_is_asked_with_its_projects() -> None:
+    async with staged("jira") as stage:
+        partitions = await JIRA.partitions(stage.api())  # type: ignore[misc]
+        assert {name for part in partitions for name in part.facts["sprints"]} == {"customfield_10020"}
+        stream, rows = JIRA.stream("issues"), []
+        for part in partitions:
+            rows += (await stream.fetch(stage.api(), part, ALL, None)).records
+        assert any(row.payload["fields"]["customfield_10020"] for row in rows)
+        # As a version before planned it.
+        old = dataclasses.replace(part, facts={name: value for name, value in part.facts.items() if name != "sprints"})
+        found = (await stream.fetch(stage.api(), old, ALL, None)).records
+        assert found
+        assert "customfield_10020" not in found[0].payload["fields"]
+
+
 def test_an_issue_is_part_of_its_project_and_its_parent() -> None:
     graph = issue(project={"id": "10", "key": "OPS", "name": "Operations"}, parent={"id": "7", "key": "OPS-1"})
     assert said(graph) == {
