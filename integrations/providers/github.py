@@ -75,6 +75,8 @@ def _classify(reply: Reply) -> ProviderError | None:
         if "required" in reply.headers.get("x-github-sso", ""):
             return AccessDenied("The organization asks for single sign-on: authorise this connection for it on GitHub.")
         return AccessDenied(f"GitHub does not allow this: {message or 'permission missing'}")
+    if status == 451:
+        return AccessDenied(f"GitHub shows it to nobody, for legal reasons: {message or 'blocked'}")
     if (status == 409 and "empty" in message.lower()) or status == 410:
         return Gone(f"GitHub has nothing there: {message}")  # an empty repository; issues that are switched off
     if status == 422 and "pagination" in message.lower():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from historical_sync.targeting import READ_AGAIN
-from integrations.errors import Throttled
+from integrations.errors import AccessDenied, Throttled
 from integrations.http import Reply
 from integrations.providers.base import Context, Estimate, Partition, Window
 from integrations.providers.github import GITHUB
@@ -156,3 +156,10 @@ def test_an_old_servers_words_for_too_much_at_once() -> None:
         "message": "You have triggered an abuse detection mechanism. Please wait a few minutes before you try again."
     }
     assert isinstance(GITHUB.classify(Reply(403, {}, words, "", "")), Throttled)
+
+
+def test_a_repository_that_is_blocked_by_law_is_no_request_gone_wrong() -> None:
+    words = {"message": "Repository access blocked", "block": {"reason": "dmca"}}
+    error = GITHUB.classify(Reply(451, {}, words, "", ""))
+    assert isinstance(error, AccessDenied)
+    assert "Repository access blocked" in str(error)
