@@ -6,7 +6,7 @@ changed comes from the events of the last 30 days, each with the object as it th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -51,6 +51,7 @@ CHANGES = (
     "price.updated", "price.deleted",
 )  # fmt: skip
 TYPES_AT_ONCE = 20  # kinds of event that can be asked for
+LISTS_OF_LINES = 25  # of 100 lines of one invoice
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
 
@@ -107,6 +108,30 @@ async def _page(
     if not rows or not (isinstance(rows[-1], dict) and rows[-1].get("id")):
         raise RequestRejected("Stripe says that there is more but not where to go on.")
     return rows, {"list": at["list"], "after": rows[-1]["id"]}
+
+
+async def _invoices(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
+    rows, following = await _page("invoices", ({"expand[0]": "data.payments"},), api, partition, window, cursor)
+    return [await _with_lines(api, row) for row in rows], following
+
+
+async def _with_lines(api: Api, row: Any) -> Any:
+    """The invoice with all of its lines, of which it tells ten by itself; as it is where they can't be listed."""
+    lines = inner(row, "lines") if isinstance(row, dict) and row.get("id") else {}
+    if not lines.get("has_more"):
+        return row
+    whole: JSON = {**lines, "data": []}
+    asked: JSON = {"limit": 100}
+    for _ in range(LISTS_OF_LINES):
+        try:
+            data = (await api.get(f"/v1/invoices/{row['id']}/lines", asked)).data
+        except AccessDenied:
+            return row  # a draft that was deleted just now
+        whole["data"] += data["data"]
+        if not data["has_more"] or not data["data"]:
+            return {**row, "lines": {**whole, "has_more": False}}
+        asked["starting_after"] = data["data"][-1]["id"]
+    return {**row, "lines": whole}
 
 
 async def _count(resource: str, api: Api, partition: Partition, window: Window) -> Estimate | None:
@@ -189,14 +214,7 @@ def _extract_price(row: JSON, context: Context) -> Graph:
     if interval:
         price += f" a {interval}" if count == 1 else f" for {count} {interval}s"
     shown = ("active", "currency", "billing_scheme", "lookup_key", "livemode")
-    known = facts(
-        row,
-        *shown,
-        deleted=row.get("deleted"),
-        type="price",
-        interval=interval,
-        interval_count=every.get("interval_count"),
-    )
+    known = facts(row, *shown, deleted=row.get("deleted"), type="price") | facts(every, "interval", "interval_count")
     if amount is not None:
         known["amount"] = money(amount, row.get("currency"))
     said = Graph(Entity("product", context.key("price", row["id"]), row.get("nickname") or price, known))
@@ -277,21 +295,15 @@ _EXTRACT: dict[str, Extract] = {
 
 
 # What becomes of an object, in order: the later word of one second's events counts.
-_COURSE = {
-    name: place
-    for place, names in enumerate(
-        (
-            ("draft", "incomplete", "requires_payment_method", "warning_needs_response"),
-            ("requires_confirmation", "warning_under_review", "trialing"),
-            ("open", "pending", "requires_action", "needs_response", "active"),
-            ("processing", "under_review", "past_due", "requires_capture"),
-            ("unpaid", "uncollectible", "paused"),
-            ("paid", "succeeded", "failed", "void", "canceled", "won", "lost", "warning_closed", "incomplete_expired"),
-        ),
-        start=1,
-    )
-    for name in names
-}
+_STEPS = (
+    ("draft", "incomplete", "requires_payment_method", "warning_needs_response"),
+    ("requires_confirmation", "warning_under_review", "trialing"),
+    ("open", "pending", "requires_action", "needs_response", "active"),
+    ("processing", "under_review", "past_due", "requires_capture"),
+    ("unpaid", "uncollectible", "paused"),
+    ("paid", "succeeded", "failed", "void", "canceled", "won", "lost", "warning_closed", "incomplete_expired"),
+)
+_COURSE = {name: place for place, names in enumerate(_STEPS, start=1) for name in names}
 
 
 def _extract_change(row: JSON, context: Context) -> Graph:
@@ -327,11 +339,13 @@ def _stream(
     counted: bool = False,
     path: str = "",
     asked_for: tuple[JSON, ...] = ({},),
+    rows_at: Callable[[Api, Partition, Window, JSON | None], Awaitable[Rows]] | None = None,
     as_read: bool = True,
 ) -> Stream:
     # How far back one of several lists has come says nothing of the next.
     reached = min if len(asked_for) == 1 else None
-    fetch, count = pages(partial(_page, path or name, asked_for), _CREATED, reached), partial(_count, path or name)
+    fetch = pages(rows_at or partial(_page, path or name, asked_for), _CREATED, reached)
+    count = partial(_count, path or name)
     return Stream(
         name, label, WindowKind.EXACT, fetch, extract, count if counted else None, ascending=False, clock=Clock.CREATED,
         as_read=as_read, record=_CREATED,
@@ -366,7 +380,7 @@ STRIPE = Provider(
         # Those that are active, unless the others are asked for.
         _stream("prices", "Prices", _extract_price, asked_for=({"active": "true"}, {"active": "false"})),
         _stream("subscriptions", "Subscriptions", _extract_subscription, counted=True, asked_for=({"status": "all"},)),
-        _stream("invoices", "Invoices", _extract_invoice, counted=True, asked_for=({"expand[0]": "data.payments"},)),
+        _stream("invoices", "Invoices", _extract_invoice, counted=True, rows_at=_invoices),
         _stream("payments", "Payments", _EXTRACT["payment_intent"], counted=True, path="payment_intents"),
         _stream("charges", "Charges", _EXTRACT["charge"], counted=True),
         _stream("refunds", "Refunds", _EXTRACT["refund"]),

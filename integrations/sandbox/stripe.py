@@ -29,6 +29,7 @@ FILTERS = {
 PAGING = {"limit", "starting_after", "ending_before", "created", "expand"}
 EXPANDS = {"data.customer", "data.payments"}
 _PATH = re.compile(r"/v1/([a-z_]+)(?:/([A-Za-z0-9_]+))?")
+_LINES = re.compile(r"/v1/invoices/([A-Za-z0-9_]+)/lines")
 _TERM = re.compile(r"created(>=|<=|>|<)([0-9]{1,11})")
 
 
@@ -121,6 +122,8 @@ class Stripe(StandIn):
             return self.not_found(request)
         if request.path == "/v1/account":
             return Response(200, self._account(account))
+        if (lines := _LINES.fullmatch(request.path)) is not None:
+            return self._lines(request, account, lines[1])
         found = _PATH.fullmatch(request.path)
         if found is None or found[1] not in FILTERS:
             return self.not_found(request)
@@ -155,6 +158,19 @@ class Stripe(StandIn):
         if self.is_deleted(place):
             return Response(200, {"id": given, "object": kind, "deleted": True})
         return Response(200, books.row(resource, place))
+
+    def _lines(self, request: Request, account: str, given: str) -> Response:
+        books = self.books[account]
+        place = books.place_of("invoices", given)
+        if self.denies("invoices"):
+            return self.forbidden(request, "invoices")
+        if place is None or self.is_deleted(place):
+            return _error(404, f"No such invoice: '{given}'", "resource_missing", "id")
+        rows, after = books.lines_of(place), request.query.get("starting_after")
+        first = next((at + 1 for at, row in enumerate(rows) if row["id"] == after), 0)
+        page = rows[first : first + self.page_size(request.query.get("limit"), 10, 100)]
+        more = first + len(page) < len(rows)
+        return Response(200, {"object": "list", "url": request.path, "has_more": more, "data": page})
 
     def _list(self, request: Request, account: str, stream: str) -> Response:
         resource, query = STREAMS[stream], request.query

@@ -28,6 +28,7 @@ PREFIXES = {
 }
 SHARES = {"customers": 0.2, "products": 0.02, "prices": 0.04, "subscriptions": 0.12, "invoices": 0.2, "events": 0.1}
 EVENT_DAYS = 30
+INLINE = 10  # lines that come with an invoice
 PLANS = ("Starter", "Team", "Über-Plan", "Archive", "Support", "Onboarding", "Données", "Seats")
 _CHANGES = (
     ("customer.subscription.updated", "subscriptions"),
@@ -203,10 +204,7 @@ class Books:
             self.times("invoices")[place],
         )
         amount = self._amount(place)
-        line: JSON = {"object": "line_item", "id": f"il_1Sb{self.number}{place:05d}", "amount": amount["amount"]}
-        price = int(self._chance("price", "invoice", place) * len(self.times("prices")))
-        named = {"price": self.id_of("prices", price), "product": self._product_of(price)}
-        line["pricing"] = {"type": "price_details", "price_details": named}
+        lines = self.lines_of(place)
         parent = None
         if subscription is not None:
             details = {"subscription": self.id_of("subscriptions", subscription), "metadata": {}}
@@ -227,9 +225,24 @@ class Books:
             "period_end": created,
             "hosted_invoice_url": None if draft else f"https://invoice.stripe.test/i/{place}",
             "parent": parent,
-            "lines": {"object": "list", "data": [line], "has_more": False, "url": f"{own}/lines"},
+            "lines": {"object": "list", "data": lines[:INLINE], "has_more": len(lines) > INLINE, "url": f"{own}/lines"},
             "metadata": {},
         }
+
+    def lines_of(self, place: int) -> list[JSON]:
+        """What the invoice is for: of many lines it tells the first by itself."""
+        found = []
+        for at in range(13 if place % 12 == 5 else 1):
+            price = int(self._chance("price", "invoice", place, at) * len(self.times("prices")))
+            named = {"price": self.id_of("prices", price), "product": self._product_of(price)}
+            line: JSON = {
+                "object": "line_item",
+                "id": f"il_1Sb{self.number}{place:05d}{at:02d}",
+                "invoice": self.id_of("invoices", place),
+            }
+            line |= {"amount": self._amount(place)["amount"] if at == 0 else 0}
+            found.append({**line, "pricing": {"type": "price_details", "price_details": named}})
+        return found
 
     def payments_of(self, place: int) -> JSON:
         """The invoice's payments, which come with it when they are asked for."""

@@ -72,6 +72,14 @@ def test_an_invoice_brings_its_payments_when_they_are_asked_for(client: stripe.S
     assert client.v1.charges.retrieve(intent.latest_charge).payment_intent == intent.id
 
 
+def test_an_invoice_tells_ten_of_its_lines_and_lists_the_others(client: stripe.StripeClient):
+    rows = list(client.v1.invoices.list({"limit": 100}).auto_paging_iter())
+    long = next(row for row in rows if row.lines.has_more)
+    lines = list(client.v1.invoices.line_items.list(long.id, {"limit": 5}).auto_paging_iter())
+    assert [line.id for line in lines[:10]] == [line.id for line in long.lines.data]
+    assert len({line.id for line in lines}) == len(lines) > 10
+
+
 def test_the_search_counts(client: stripe.StripeClient, sandbox: Any):
     found = client.v1.customers.search({"query": "created>=0", "limit": 1, "expand": ["total_count"]})
     assert found["total_count"] == sandbox.truth("stripe")["customers"]

@@ -12,7 +12,7 @@ from integrations.grants import token_request
 from integrations.http import Reply
 from integrations.providers.base import WHOLE, Context, Window
 from integrations.providers.stripe import CHANGES, STRIPE, VERSION, money
-from tests.contract.stage import ALL, Stage
+from tests.contract.stage import ALL, Stage, staged
 
 CONTEXT = Context("stripe")
 
@@ -259,3 +259,45 @@ async def test_a_count_from_a_place_without_search_is_unknown():
         stream = STRIPE.stream("charges")
         assert stream.count is not None
         assert await stream.count(stage.api(), (await stage.partitions(stream))[0], ALL) is None
+
+
+async def test_an_invoice_of_many_lines_tells_all_that_it_is_for():
+    async with staged("stripe") as stage:
+        books, stream = stage.stand_in.books[stage.account], STRIPE.stream("invoices")
+        cursor, told = None, {}
+        while cursor is not None or not told:
+            found = await stream.fetch(stage.api(), WHOLE, ALL, cursor)
+            told |= {one.external_id: one.payload["lines"] for one in found.records}
+            cursor = found.next_cursor
+        wanted = {
+            books.id_of("invoices", place): books.lines_of(place) for place in range(len(books.times("invoices")))
+        }
+        assert any(len(lines) > 10 for lines in wanted.values())
+        assert {own: lines["data"] for own, lines in told.items()} == wanted
+        assert not any(lines["has_more"] for lines in told.values())
+
+
+class Lines:
+    """An API with one invoice, whose other lines are as `answer` has them."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer, self.asked = answer, 0
+
+    async def get(self, path: str, params: dict[str, Any]) -> Reply:
+        if path == "/v1/invoices":
+            lines = {"data": [{"id": "il_0"}], "has_more": True}
+            return Reply(200, {}, {"data": [{"id": "in_1", "created": 1, "lines": lines}], "has_more": False}, "", "")
+        self.asked += 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return Reply(200, {}, {"data": [{"id": f"il_{self.asked}"}], "has_more": True}, "", "")
+
+
+@pytest.mark.parametrize("answer", [AccessDenied("a draft that was deleted just now"), None])
+async def test_lines_that_can_not_be_listed_or_have_no_end_leave_what_there_is(answer: Any):
+    api = Lines(answer)
+    (found,) = (await STRIPE.stream("invoices").fetch(api, WHOLE, ALL, None)).records  # type: ignore[arg-type]
+    lines = found.payload["lines"]
+    assert lines["has_more"], "not all of them"
+    assert lines["data"] == ([{"id": "il_0"}] if answer else [{"id": f"il_{n + 1}"} for n in range(api.asked)])
+    assert api.asked < 100
