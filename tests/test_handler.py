@@ -60,6 +60,26 @@ def test_a_body_sent_in_chunks_is_read(live_cast: SimpleNamespace) -> None:
     assert b"unheard_of" in content
 
 
+@pytest.mark.parametrize("charset", ["punycode", "latin-1", "utf-16"])
+def test_bodies_are_utf_8_whatever_charset_they_name(live_cast: SimpleNamespace, client: Client, charset: str) -> None:
+    """Of Python's charsets some take minutes for a megabyte, and who is not signed in may send that much, too."""
+    with tenant_scope(live_cast.acme.id):
+        _, key = ApiKey.objects.create_key(tenant=live_cast.acme, role="member", name="k")
+    # `post` would write it in the charset.
+    reply = client.generic(
+        "POST",
+        "/api/integrations/github/historical-sync/start",
+        '{"unheard-é": 1}'.encode(),
+        content_type=f"application/json; charset={charset}",
+        headers={"Authorization": f"Api-Key {key}"},
+    )
+    assert reply.json()["errors"][0]["attr"] == "unheard-é"
+
+    body = '--x\r\nContent-Disposition: form-data; name="email"\r\n\r\nnobody-é@acme.test\r\n--x--\r\n'.encode()
+    reply = client.generic("POST", "/sign-in", body, content_type=f"multipart/form-data; boundary=x; charset={charset}")
+    assert "nobody-é@acme.test" in reply.content.decode()
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 def test_load_balancers_may_ask_by_head(live_cast: SimpleNamespace, path: str) -> None:
     assert asyncio.run(ask(path, method="HEAD"))[0] == 200
