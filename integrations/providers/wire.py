@@ -33,8 +33,10 @@ MOST_ROWS, MOST_PAGES, MOST_SECONDS = 100_000, 2_000, 1800.0
 MOST_WAITS, DEFAULT_WAIT, LEAST_WAIT = 5, timedelta(seconds=60), timedelta(milliseconds=200)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SECOND, MILLISECOND = timedelta(seconds=1), timedelta(milliseconds=1)
-_NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
-_LAST_PAGE = re.compile(r'[?&]page=(\d+)[^>]*>;\s*rel="last"')
+# No "<" within: each of many that nothing ends would be looked after to the header's end, which anybody's server may send.
+_LINK = r'<([^<>]+)>;\s{0,9}rel="%s"'
+_NEXT, _LAST = re.compile(_LINK % "next"), re.compile(_LINK % "last")
+_PAGE = re.compile(r"[?&]page=(\d{1,18})")
 
 # -- times --------------------------------------------------------------------------------------------------------------------
 
@@ -278,7 +280,8 @@ def last_page(reply: Reply) -> int | None:
 
     None where a next page follows and nobody says how many: lists by cursor.
     """
-    link = _LAST_PAGE.search(reply.headers.get("link", ""))
-    if link is None:
+    link = _LAST.search(reply.headers.get("link", ""))
+    page = _PAGE.search(link[1]) if link else None
+    if page is None:
         return None if next_link(reply) else len(reply.data)
-    return int(link[1])
+    return int(page[1])

@@ -28,6 +28,7 @@ from integrations.providers.wire import (
     stamp,
     ticks,
 )
+from integrations.transport import LONGEST_HEADER
 
 NOON = datetime(2025, 1, 2, 12, tzinfo=UTC)
 
@@ -344,6 +345,22 @@ def test_a_mail_that_anybody_may_send_takes_no_worker_from_the_others(piece: str
     began = time.process_time()
     one_line(piece * (MOST_TEXT // len(piece)))
     assert time.process_time() - began < 1, "seconds, not the quarter of a minute that looking for each one's end takes"
+
+
+@pytest.mark.parametrize("piece", ["<", "<a", "<a>;", "<?page=1", "?page=1", '<a>; rel="', "<a>;\t"])
+def test_a_header_that_anybodys_server_may_send_takes_no_worker_from_the_others(piece: str):
+    answer = reply(data=[1], link=piece * (LONGEST_HEADER // len(piece)))
+    began = time.process_time()
+    assert (wire.next_link(answer), wire.last_page(answer)) == (None, 1)
+    assert time.process_time() - began < 1, "seconds, not the minute that looking for each one's end takes"
+
+
+def test_the_next_and_the_last_page_are_found_wherever_they_stand():
+    first, last = '<https://a.test/x?page=2>; rel="next"', '<https://a.test/x?per_page=1&page=12&a=b>;rel="last"'
+    for link in (f"{first}, {last}", f"{last}, {first}"):
+        assert wire.next_link(reply(link=link)) == "https://a.test/x?page=2"
+        assert wire.last_page(reply(link=link)) == 12
+    assert wire.last_page(reply(link=first)) is None
 
 
 def test_what_no_name_server_and_no_mail_server_knows_is_no_address():
