@@ -61,8 +61,9 @@ _TYPES = {"public_channel": "channels:read", "private_channel": "groups:read", "
 SCOPES = ("channels:read", "channels:history", "groups:read", "groups:history", "users:read", "users:read.email", "team:read", "files:read")  # fmt: skip
 _HISTORY = ("channels:history", "groups:history")
 _EVENTS = re.compile(r"(?:channel|group)_|bot_(?:add|remove)|(?:un)?pinned_item|reminder_add|tombstone|huddle_thread")
-_USER = re.compile(r"<@([UW][A-Z0-9]+)(?:\|[^>]*)?>")
-_CHANNEL = re.compile(r"<#([CGD][A-Z0-9]+)(?:\|[^>]*)?>")
+# No "<" within: each of many that nothing ends would be looked after to the text's end.
+_USER = re.compile(r"<@([UW][A-Z0-9]+)(?:\|[^<>]*)?>")
+_CHANNEL = re.compile(r"<#([CGD][A-Z0-9]+)(?:\|[^<>]*)?>")
 _PERMALINK = re.compile(r"\.slack\.com/archives/([CGD][A-Z0-9]+)/p(\d{10})(\d{6})")
 _MARKUP = re.compile(r"<([^<>|]+)(?:\|([^<>]*))?>")
 
