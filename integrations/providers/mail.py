@@ -14,6 +14,7 @@ from integrations.providers.base import JSON, Entity
 from integrations.providers.text import MOST_TEXT, email_key, plain
 
 _DEEPEST = 50  # parts within parts
+_MOST_CODED = 10_000  # characters of a header's words that are decoded; some of the charsets that they may name take seconds for more
 _MESSAGE_ID = re.compile(r"<([^<>\s]{1,250})>")
 
 
@@ -37,7 +38,7 @@ def message_key(ns: str, message_id: str) -> str:
 def words(header: str) -> str:
     """A header's words, which are mostly decoded already."""
     try:
-        return str(make_header(decode_header(header))) if "=?" in header else header
+        return str(make_header(decode_header(header))) if "=?" in header and len(header) <= _MOST_CODED else header
     except (ValueError, LookupError, HeaderParseError):
         return header
 

@@ -13,6 +13,7 @@ from integrations.http import Reply
 from integrations.providers import wire
 from integrations.providers.base import JSON, Context, Entity, Graph, Partition, RateState, Relationship, Window
 from integrations.providers.graph import facts, organization
+from integrations.providers.mail import words
 from integrations.providers.replies import Means, body, error_in, inner, rate_headers, reset_of
 from integrations.providers.text import MOST_TEXT, domain_key, mentioned_emails, one_line
 from integrations.providers.wire import (
@@ -345,6 +346,13 @@ def test_a_mail_that_anybody_may_send_takes_no_worker_from_the_others(piece: str
     began = time.process_time()
     one_line(piece * (MOST_TEXT // len(piece)))
     assert time.process_time() - began < 1, "seconds, not the quarter of a minute that looking for each one's end takes"
+
+
+def test_a_subject_in_a_charset_that_takes_its_time_takes_no_worker_from_the_others():
+    subject = f"=?punycode?q?{'a' * 200_000}-{'b' * 200_000}?="
+    began = time.process_time()
+    assert words(subject) == subject
+    assert time.process_time() - began < 1, "seconds, not the eight that decoding it takes"
 
 
 @pytest.mark.parametrize("piece", ["<", "<a", "<a>;", "<?page=1", "?page=1", '<a>; rel="', "<a>;\t"])
