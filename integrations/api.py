@@ -15,6 +15,7 @@ from rest_framework.response import Response
 
 from atom.access import Right
 from atom.api_auth import TenantScoped, caller
+from atom.api_fields import BoundedList
 from atom.openapi import ErrorsSerializer
 from integrations.connect import get_connection
 from integrations.models import Connection
@@ -25,7 +26,7 @@ from integrations.providers.base import Partition
 class OnlySerializer(serializers.Serializer):
     """Which partitions to import, by key or label; null for all of them."""
 
-    only = serializers.ListField(
+    only = BoundedList(
         child=serializers.CharField(max_length=500), allow_null=True, allow_empty=False, max_length=MOST_NAMES
     )
 

@@ -309,6 +309,16 @@ def test_bad_input_is_refused_at_its_field_and_leaves_no_trace(
     assert trace() == before
 
 
+def test_a_body_of_a_hundred_thousand_faults_is_told_of_some(acme: SimpleNamespace) -> None:
+    """Each takes a tenth of a millisecond and makes the answer longer: a body of a megabyte took half a minute, and seven back."""
+    unknown = acme.api.start("github", {f"{number:x}": 1 for number in range(1000)}).json()["errors"]
+    assert len(unknown) == 20
+    refused(acme.api.start("github", {"streams": [""] * 1000}), 400, "max_length", "streams")
+    path = f"/api/connections/{acme.connection.id}/partitions"
+    only = acme.api.client.post(path, {"only": [""] * 6000}, "application/json")
+    refused(only, 400, "max_length", "only")
+
+
 def test_what_is_no_json_is_refused(acme: SimpleNamespace) -> None:
     path = "/api/integrations/github/historical-sync/start"
     refused(acme.api.client.post(path, {"full": "true"}), 415, "unsupported_media_type")
