@@ -58,7 +58,24 @@ def test_replay_without_scripts_says_it_on_the_jobs_page(live_cast: SimpleNamesp
     job = kept_aside(live_cast, GOOD)
     page = signed_in(live_cast.alice).post(f"/jobs/{job.id}/replay", follow=True).content.decode()
     assert "1 of 1 quarantined records were mapped." in page
+    assert 'class="notice success"' in page
     assert "quarantine-title" not in page, "nothing is kept aside any more"
+
+
+def test_what_still_can_not_be_read_is_told_as_a_warning(live_cast: SimpleNamespace, signed_in: Any) -> None:
+    job = kept_aside(live_cast, {"id": 8})
+    page = signed_in(live_cast.alice).post(f"/jobs/{job.id}/replay", follow=True).content.decode()
+    assert 'class="notice warn"' in page, "a class that the style sheet knows"
+
+
+def test_how_many_more_are_kept_aside_than_the_page_shows_is_said(live_cast: SimpleNamespace, signed_in: Any) -> None:
+    client = signed_in(live_cast.alice)
+    few, many = kept_aside(live_cast, *[{}] * 50), kept_aside(live_cast, *[{}] * 53)
+    shown = client.get(f"/jobs/{many.id}").content.decode()
+    assert shown.count('id="quarantined-') == 50
+    assert "and 3 more" in shown
+    assert "and 3 more" in client.post(f"/jobs/{many.id}/replay", headers={"HX-Request": "true"}).content.decode()
+    assert " more</p>" not in client.get(f"/jobs/{few.id}").content.decode()
 
 
 def test_who_may_only_look_sees_what_is_kept_aside_but_no_replay(live_cast: SimpleNamespace, signed_in: Any) -> None:

@@ -162,6 +162,7 @@ def job_details(job: HistoricalSyncJob, opened: Sequence[str] = ()) -> dict[str,
         "map": chunk_map(facts, job.start_date, job.end_date, labels, opened),
         "timeline": _timeline(events, labels.values())[:MOST_EVENTS],
         "quarantine": quarantine,
+        "more_aside": job.records_quarantined - len(quarantine) if len(quarantine) == MOST_QUARANTINED else 0,
         "streams": labels,
         "finished": job.status in states.FINISHED,
     }

@@ -68,7 +68,13 @@ def styleguide(request: HttpRequest) -> HttpResponse:
         "toasts": [drawn("historical_sync/_toast.html", **job_context(job, True)) for job in _ended(jobs)],
         "details": drawn("historical_sync/_job_details.html", **job_context(jobs["Running"], True), **_details()),
         "no_details": drawn(
-            "historical_sync/_job_details.html", map=[], timeline=[], quarantine=[], streams={}, finished=False
+            "historical_sync/_job_details.html",
+            map=[],
+            timeline=[],
+            quarantine=[],
+            more_aside=0,
+            streams={},
+            finished=False,
         ),
         "cancel": drawn("historical_sync/_cancel.html", job=jobs["Running"]),
         "estimates": [drawn("historical_sync/_estimate.html", **given) for given in _estimates()],
@@ -220,6 +226,7 @@ def _details() -> dict[str, Any]:
         "map": chunk_map(chunks, start, now, labels, ("issues",)),
         "timeline": events,
         "quarantine": quarantine,
+        "more_aside": 0,
         "streams": labels,
         "finished": False,
     }
