@@ -18,7 +18,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from atom import accounts, audit, members, tries
-from atom.access import Actor, Right
+from atom.access import RIGHTS, Actor, Right
 from atom.errors import Refused
 from atom.middleware import actor_of
 from atom.models import ApiKey, AuditEvent, Membership, Role, User
@@ -102,12 +102,17 @@ def member(request: HttpRequest, membership_id: UUID) -> HttpResponse:
     if found is None:
         raise Http404
     action = request.POST.get("action", "")
+    role = found.role
     try:
         if action == "role":
-            members.change_role(actor, found.id, request.POST.get("role", ""))
-            messages.success(request, f"The role of {found.user} is changed.")
+            role = members.change_role(actor, found.id, request.POST.get("role", "")).role
+            if role == found.role:
+                messages.info(request, f"{found.user} has this role already.")
+            else:
+                messages.success(request, f"The role of {found.user} is changed.")
         elif action == "remove":
             members.remove(actor, found.id)
+            role = ""
             messages.success(request, f"{found.user} is no member any more.")
         elif action == "link" and not found.user.has_usable_password() and found.user.is_active:
             _write_to(request, actor, found.user)
@@ -118,7 +123,7 @@ def member(request: HttpRequest, membership_id: UUID) -> HttpResponse:
         return redirect("settings-members")
     # Whoever removed or demoted themselves may not see the members any more.
     mine = found.user_id == getattr(actor.user, "id", None)
-    return redirect("home" if mine else "settings-members")
+    return redirect("home" if mine and Right.MANAGE not in RIGHTS.get(role, ()) else "settings-members")
 
 
 @require_http_methods(["GET", "POST"])

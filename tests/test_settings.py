@@ -199,6 +199,27 @@ def test_the_last_owner_stays(cast: SimpleNamespace, signed_in: Any, data: dict[
     assert log(cast.acme) == []
 
 
+def test_a_role_that_somebody_has_already_is_not_said_to_be_changed(cast: SimpleNamespace, signed_in: Any) -> None:
+    form = {"action": "role", "role": "owner"}
+    reply = signed_in(cast.alice).post(f"/settings/members/{member(cast, 'alice').id}", form, follow=True)
+    assert reply.redirect_chain[-1][0] == "/settings/members", "they may see it as before"
+    assert "alice@acme.test has this role already." in reply.content.decode()
+
+
+def test_an_owner_who_becomes_admin_goes_on_with_the_members(cast: SimpleNamespace, signed_in: Any) -> None:
+    client = signed_in(cast.alice)
+    client.post(f"/settings/members/{member(cast, 'bob').id}", {"action": "role", "role": "owner"})
+    reply = client.post(
+        f"/settings/members/{member(cast, 'alice').id}", {"action": "role", "role": "admin"}, follow=True
+    )
+    assert reply.redirect_chain[-1][0] == "/settings/members"
+    assert "The role of alice@acme.test is changed." in reply.content.decode()
+    again = client.post(
+        f"/settings/members/{member(cast, 'alice').id}", {"action": "role", "role": "viewer"}, follow=True
+    )
+    assert again.redirect_chain[-1][0] == "/integrations"
+
+
 def test_an_owner_may_leave_once_there_is_another(cast: SimpleNamespace, signed_in: Any) -> None:
     client = signed_in(cast.alice)
     client.post(f"/settings/members/{member(cast, 'bob').id}", {"action": "role", "role": "owner"})
