@@ -148,6 +148,7 @@ MIDDLEWARE = [
     "django_htmx.middleware.HtmxMiddleware",
     "atom.middleware.TenantMiddleware",
     "atom.middleware.AdminQuestionMiddleware",
+    "atom.views.method_refused",
 ]
 
 ROOT_URLCONF = "atom.urls"

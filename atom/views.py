@@ -213,7 +213,28 @@ def permission_denied(request: HttpRequest, exception: Exception | None = None) 
 
 def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
     words = "This page was open for too long, or cookies are switched off. Reload it and try again."
+    if not getattr(request, "htmx", False):
+        # This answer, loaded again, would send the same form again.
+        words = (
+            "The page before was open for too long, you signed in or out in another tab meanwhile, or cookies are switched off. "
+            "Go back, load that page anew and try again."
+        )
     return _error(request, 403, "permission_denied", "Please try again", words)
+
+
+def method_refused(get_response: View) -> View:
+    """Middleware: in words what Django refuses with an empty page, as where the address of a form is opened from the history."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        response = get_response(request)
+        if response.status_code != 405 or response.content:
+            return response
+        words = "This address only takes what a page of Atom sends to it. Nothing was done."
+        told = _error(request, 405, "method_not_allowed", "Nothing to show", words)
+        told["Allow"] = response["Allow"]
+        return told
+
+    return middleware
 
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:

@@ -51,6 +51,26 @@ def test_a_fragment_of_somebody_signed_out_leads_to_sign_in_and_back(page: str, 
     assert (reply.status_code, reply["HX-Redirect"]) == (401, f"/sign-in?{urlencode({'next': back})}")
 
 
+def test_an_address_that_takes_forms_alone_says_so(cast: SimpleNamespace, signed_in: Any) -> None:
+    for client in (Client(), signed_in(cast.bob)):
+        for path in ("/sign-out", "/workspace", f"/jobs/{uuid4()}/pause"):
+            reply = client.get(path)
+            assert reply.status_code == 405, path
+            assert reply["Allow"] == "POST"
+            assert "Nothing was done." in reply.content.decode()
+    assert signed_in(cast.bob).post("/jobs", headers={"HX-Request": "true"})["X-Fragments"] == "1"
+
+
+def test_a_form_without_its_token_is_sent_again_from_the_page_before(cast: SimpleNamespace) -> None:
+    """To load the answer again would send the same form again, and be refused again."""
+    client = Client(enforce_csrf_checks=True)
+    page = client.post("/sign-in", {"email": "bob@acme.test", "password": "bob"})
+    assert page.status_code == 403
+    assert "Go back, load that page anew and try again." in page.content.decode()
+    toast = client.post("/sign-in", headers={"HX-Request": "true"}).content.decode()
+    assert "Reload it and try again." in toast
+
+
 # -- lists ----------------------------------------------------------------------------------------------------------------
 
 
