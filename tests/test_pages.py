@@ -71,6 +71,17 @@ def test_a_form_without_its_token_is_sent_again_from_the_page_before(cast: Simpl
     assert "Reload it and try again." in toast
 
 
+@pytest.mark.parametrize("page", ["jobs", "schedules", "coverage", "entities", "analytics"])
+def test_what_is_still_empty_offers_a_next_step_to_who_may_take_it(
+    cast: SimpleNamespace, signed_in: Any, page: str
+) -> None:
+    offer = '<a class="button primary" href="/integrations">'
+    assert offer in signed_in(cast.bob).get(f"/{page}").content.decode()
+    looking = signed_in(cast.vera).get(f"/{page}").content.decode()
+    assert 'class="empty' in looking
+    assert offer not in looking
+
+
 # -- lists ----------------------------------------------------------------------------------------------------------------
 
 
