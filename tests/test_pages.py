@@ -148,6 +148,18 @@ def deliveries(cast: SimpleNamespace, count: int) -> None:
         Delivery.objects.create(tenant=cast.acme, notice=notice, endpoint=endpoint)
 
 
+def test_every_delivery_of_the_log_is_on_one_of_its_pages(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        deliveries(cast, 53)
+    client = signed_in(cast.alice)
+    pages = [client.get(f"/settings/webhooks{query}").content.decode() for query in ("", "?page=2")]
+    sent = [re.findall(r"deliveries/([0-9a-f-]{36})/resend", page) for page in pages]
+    assert [len(ids) for ids in sent] == [50, 3]
+    assert len({*sent[0], *sent[1]}) == 53
+    assert 'href="?page=2"' in pages[0]
+    assert 'href="?page=1"' in pages[1]
+
+
 LISTS: dict[str, tuple[Callable[[SimpleNamespace, int], Any], str]] = {
     "jobs": (jobs, "/jobs"),
     "integrations": (connections, "/integrations"),

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
+from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -21,7 +22,7 @@ from historical_sync import delivering, tasks
 from historical_sync import webhooks as endpoints
 from historical_sync.automation import EVENTS, NotificationPreference, WebhookEndpoint
 
-LOGGED = 50  # deliveries that the page shows
+LOGGED = 50  # deliveries on a page of the log
 # What is asked before it is done to an endpoint: (action, words, question, what is lost and what is kept).
 CONFIRMED = (
     ("off", "Turn off", "Turn it off?", "What is on its way is given up; the log keeps it, and it can be sent again once the endpoint is on."),
@@ -61,7 +62,7 @@ def notifications(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 @tenant_required(Right.MANAGE)
 def webhooks(request: HttpRequest) -> HttpResponse:
-    """Endpoints and the log (GET); a new endpoint, whose secret the page that follows shows once (POST)."""
+    """Endpoints and the log, `?page=` (GET); a new endpoint, whose secret the page that follows shows once (POST)."""
     if request.method == "GET":
         return _webhooks(request)
     url, events = request.POST.get("url", ""), request.POST.getlist("events")
@@ -120,9 +121,10 @@ def _webhooks(request: HttpRequest, *, status: int = 200, **more: Any) -> HttpRe
     tenant = actor_of(request).tenant
     whose, secret = shown_once(request, tenant, "webhooks")
     log = endpoints.log_of(tenant).select_related("endpoint", "notice__job__connection").defer("notice__snapshot")
+    log = log.order_by("-created_at", "id")
     context = {
         "endpoints": endpoints.endpoints_of(tenant),
-        "log": log[:LOGGED],
+        "log": Paginator(log, LOGGED).get_page(request.GET.get("page")),
         "events": EVENTS,
         "given": {"url": "", "events": EVENTS},
         "errors": {},
