@@ -24,6 +24,9 @@ PAGES = {
     "settings-members": "/settings/members",
     "settings-keys": "/settings/keys",
     "settings-audit": "/settings/audit",
+    "notifications": "/settings/notifications",
+    "webhooks": "/settings/webhooks",
+    "schedules": "/schedules",
     "welcome": "/welcome/MQ/a-b",
     "change-password": "/password",
     "forgot-password": "/password/forgotten",
@@ -98,8 +101,9 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(
             picture(page, f"{name}-{size}-{scheme}")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} scrolls sideways"
             assert violations(page) == [], f"{name}, {size}, {scheme}"
-    page.set_viewport_size({"width": 320, "height": 640})  # 1280 pixels at four times the size
-    assert page.evaluate("document.documentElement.scrollWidth") <= 320, f"{name} scrolls sideways"
+    for width in (768, 320):  # a tablet held upright; 1280 pixels at four times the size
+        page.set_viewport_size({"width": width, "height": 640})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} scrolls sideways at {width}"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -252,6 +256,13 @@ def test_a_long_name_in_one_word_scrolls_nothing_sideways(another: Callable[...,
     for path in ("/integrations", "/settings", "/settings/members", "/settings/audit", "/settings/notifications"):
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= 320, path
+
+
+def test_the_header_fits_a_tablet_held_upright(window: Page) -> None:
+    window.goto("/jobs")
+    for width in range(700, 1100, 20):
+        window.set_viewport_size({"width": width, "height": 900})
+        assert window.evaluate("document.documentElement.scrollWidth") <= width, f"the page scrolls sideways at {width}"
 
 
 def test_an_import_is_printed_in_ink_on_paper(page: Page, places: dict[str, str]) -> None:
