@@ -156,6 +156,18 @@ def test_the_page_says_what_is_missing_and_why(cast: SimpleNamespace, signed_in:
     assert "Repair gaps" in text
 
 
+def test_two_accounts_of_one_tool_are_called_differently(cast: SimpleNamespace, signed_in: Any) -> None:
+    """By who jumps from heading to heading, from link to link or from region to region, too."""
+    with tenant_scope(cast.acme.id):
+        for account in ("ana", "ben"):
+            connection = make_connection(cast.acme)
+            connection.account_label = account
+            connection.save()
+    page = signed_in(cast.bob).get("/coverage").content.decode()
+    headings = re.findall(r'<h2 id="coverage-[0-9a-f-]{36}-name">(.*?)</h2>', page)
+    assert sorted(re.sub("<[^>]*>", "", heading) for heading in headings) == ["GitHub (ana)", "GitHub (ben)"]
+
+
 def test_all_but_the_last_minutes_is_99_percent() -> None:
     [row] = coverage_map([held(covered=(span(1, 30),), missing=(Window(END - timedelta(minutes=5), END),))], START, END)
     assert row.percentage == 99
