@@ -27,6 +27,7 @@ from integrations.providers.base import Window
 
 KEPT = timedelta(days=30)  # notices, and with them the log of deliveries
 REMINDED = timedelta(hours=20)  # of a schedule that goes on failing, and no earlier: a daily one each day
+LONGEST = timedelta(days=7)  # that an import takes, as a rule: a schedule leaves tens of thousands
 
 
 def spread(tenant_id: UUID | str, now: datetime) -> None:
@@ -66,7 +67,7 @@ def _goes_on(notice: Notice) -> bool:
     since = notice.at - REMINDED
     earlier = (
         Notice.objects.filter(tenant_id=notice.tenant_id, job__connection_id=failed["connection_id"])
-        .filter(at__gt=since, at__lt=notice.at, job__created_at__gt=since)
+        .filter(at__gt=since, at__lt=notice.at, job__created_at__gt=since - LONGEST)
         .annotate(mailed=Exists(Delivery.objects.filter(notice=OuterRef("pk"), membership__isnull=False)))
         .order_by("-at")
     )

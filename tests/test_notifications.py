@@ -597,6 +597,20 @@ def test_a_schedule_that_goes_on_failing_is_mailed_once_a_day(hooked: SimpleName
     assert len([one for one in deliveries(hooked.tenant) if one.endpoint]) == 28, "programs are told of each"
 
 
+def test_a_run_that_took_long_to_fail_is_known_by_its_e_mail_when_the_next_one_does(
+    hooked: SimpleNamespace, signed_in: Any
+) -> None:
+    signed_in(hooked.cast.alice).post("/settings/notifications", {"failed": "on"})
+    end(hooked.job, "cancelled")
+    for hours in (30, 0):
+        with tenant_scope(hooked.tenant.id):
+            job = make_job(hooked.job.connection, trigger="schedule")
+            HistoricalSyncJob.objects.filter(id=job.id).update(created_at=timezone.now() - timedelta(hours=hours))
+        end(job, "failed", last_error_code="provider_error")
+        tell(hooked.tenant)
+    assert len(mail.outbox) == 1
+
+
 def test_nobody_gets_e_mail_that_they_did_not_ask_for_or_after_they_left(hooked: SimpleNamespace) -> None:
     end(hooked.job, "failed")
     tell(hooked.tenant)
