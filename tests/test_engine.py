@@ -30,7 +30,7 @@ from integrations import gateway
 from integrations.errors import Unavailable
 from integrations.models import Connection
 from tests.conftest import Worker, wait_for
-from tests.graphs import NOW, make_connection, make_job
+from tests.graphs import NOW, had, make_connection, make_job
 from tests.test_state_machine import a_job
 from tests.test_state_machine import running as running
 
@@ -101,6 +101,19 @@ def test_the_reaper_adds_nobody_to_those_who_wait_for_a_provider(running: Simple
         else:
             HistoricalSyncJob.objects.filter(id=job.id).update(attempts=1, waiting_until=later)
         assert ready() == 0
+
+
+@pytest.mark.parametrize(("records", "status"), [(99, "running"), (100, "paused")])
+def test_the_last_record_of_a_months_number_is_the_last_that_comes_in(
+    running: SimpleNamespace, records: int, status: str
+) -> None:
+    with tenant_scope(running.tenant.id):
+        job = a_job(running.tenant, "pending")
+        had(job.connection, records)
+        room = claims.Room(job=3, tenant=5, records_a_month=100)
+        running.do(claims.claim(running.pool, str(job.id), str(job.tenant_id), room))
+        job.refresh_from_db()
+        assert (job.status, job.pause_reason) == (status, "plan" if status == "paused" else "")
 
 
 def test_the_reaper_adds_nobody_to_those_who_wait_for_room(running: SimpleNamespace) -> None:

@@ -155,6 +155,27 @@ def test_a_schedule_pauses_with_its_connection_and_runs_once_after_the_reconnect
     assert schedules.start_due(now + timedelta(hours=3)) == 0
 
 
+def test_a_run_whose_connection_loses_access_as_it_starts_is_made_up_after_the_reconnect(
+    cast: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, now = actions.start_incremental, timezone.now()
+
+    def too_late(actor: Any, connection: Connection, **options: Any) -> Any:
+        Connection.objects.filter(id=connection.id).update(status="reauth_required")
+        return start(actor, connection, **options)
+
+    with tenant_scope(cast.acme.id):
+        schedule = due(imported(cast.acme))
+    with monkeypatch.context() as patched:
+        patched.setattr(actions, "start_incremental", too_late)
+        assert schedules.start_due(now) == 0
+    after = now_of(schedule)
+    assert (after.last_result, after.next_run_at) == ("waiting", schedule.next_run_at)
+    with tenant_scope(cast.acme.id):
+        Connection.objects.filter(id=schedule.connection_id).update(status="connected")
+    assert schedules.start_due(now) == 1
+
+
 def test_what_is_turned_off_or_not_yet_due_does_not_run(cast: SimpleNamespace) -> None:
     now = timezone.now()
     with tenant_scope(cast.acme.id):

@@ -266,6 +266,17 @@ def test_a_cancel_with_no_worker_alive_is_done_at_once(running: SimpleNamespace)
             running.do(store(running.pool, claim, [record(WINDOWS[1], 0)]))
 
 
+def test_a_cancel_waits_for_no_worker_that_is_gone_though_others_live(running: SimpleNamespace) -> None:
+    with tenant_scope(running.tenant.id):
+        job = a_job(running.tenant, "pending")
+        claim = running.do(claims.claim(running.pool, str(job.id), str(job.tenant_id), ROOM))
+        heartbeat()
+        SyncChunk.objects.filter(id=claim.lease.chunk_id).update(lease_until=timezone.now() - timedelta(seconds=1))
+        assert actions.cancel(system_actor(running.tenant, "a test"), job).status == "cancelled"
+        with pytest.raises(LeaseLost):
+            running.do(store(running.pool, claim, [record(WINDOWS[1], 0)]))
+
+
 def test_a_worker_that_does_not_listen_does_not_keep_a_job_in_cancelling(running: SimpleNamespace) -> None:
     with tenant_scope(running.tenant.id):
         job = a_job(running.tenant, "pending")

@@ -89,14 +89,28 @@ def test_gaps_are_listed_with_what_failed_and_closed_by_one_action(toy: ToyStage
         toy.within(actions.repair_gaps, toy.actor, toy.connection)
 
 
+def test_that_parts_could_not_be_listed_is_old_news_once_they_were(toy: ToyStage, worker: Worker) -> None:
+    toy.server.inject(toys.says(403, {"error": "scope"}), every=1, times=10_000, path="/boxes")
+    toy.done(toy.job(streams=["things"]), "failed")
+    assert {key: bool(part.failed) for key, part in held(toy).items()} == {("things", ""): True}
+    toy.server.faults.clear()
+    toy.done(toy.job(streams=["things"]))
+    assert {key: bool(part.missing) for key, part in held(toy).items()} == {
+        ("things", box): False for box in toys.BOXES
+    }
+
+
 def test_a_repair_brings_nothing_that_nobody_asked_for(toy: ToyStage, worker: Worker) -> None:
     """Events were asked for over all the time, visits only lately; there is a hole in the events."""
     third = START + timedelta(days=20)
     toy.done(toy.job(streams=["events"], end=third))
     toy.done(toy.job(streams=["events"], start=MIDDLE))
-    toy.done(toy.job(streams=["visits"], start=MIDDLE, end=END - timedelta(days=10)))
+    toy.done(toy.job(streams=["visits"], start=MIDDLE, end=END - timedelta(days=20)))
+    toy.done(toy.job(streams=["visits"], start=END - timedelta(days=10)))
     assert held(toy)["events", ""].missing == (Window(third, MIDDLE),)
-    toy.done(toy.within(actions.repair_gaps, toy.actor, toy.connection))
+    repair = toy.done(toy.within(actions.repair_gaps, toy.actor, toy.connection))
+    assert (repair.start_date, set(repair.streams)) == (third, {"events", "visits"})
+    assert not any(part.missing for part in held(toy).values()), "nor is that missed now"
     assert {row["id"] for row in toy.server.world["events"]} <= ids(toy)
     visits = [row for row in toy.server.world["visits"] if row["id"] in ids(toy)]
     assert min(row["at"] for row in visits) >= MIDDLE.isoformat()

@@ -17,7 +17,7 @@ from atom.access import system_actor
 from atom.errors import InvalidInput, Refused
 from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import coverage
-from historical_sync.actions import start_incremental, start_sync
+from historical_sync.actions import pause, resume, start_incremental, start_sync
 from historical_sync.models import SyncChunk, SyncRecord
 from integrations.models import Connection
 from integrations.narrowing import narrow, parts_of
@@ -144,6 +144,31 @@ def test_what_is_chosen_later_comes_in_where_it_was_sorted_out_before(
         # To bring less takes nothing back.
         narrow(actor, connection, [parts_of(connection)[0].label])
         assert not [part for part in coverage.of_connection(connection) if part.missing]
+
+
+def test_a_part_that_is_half_read_begins_anew_once_more_is_chosen(
+    live_cast: SimpleNamespace, sandbox: Sandbox, worker: Worker
+) -> None:
+    connection = connected(live_cast.acme, "slack", sandbox.root)
+    actor = system_actor(live_cast.acme, "a test")
+    with tenant_scope(live_cast.acme.id):
+        connection = narrow(actor, connection, [parts_of(connection)[0].label])
+        start = timezone.now() - timedelta(days=700)
+        sandbox.control(latency_ms=100, page_size=2)
+        job = start_sync(actor, connection, start=start, streams=["files"])
+        begun = SyncChunk.objects.filter(job=job, pages__gt=4).exclude(cursor=None)
+        wait_for(begun.exists)
+        pause(actor, job)
+        until(job, "paused")
+        assert begun.filter(status="pending").exists()
+        sandbox.control(latency_ms=0)
+        connection = narrow(actor, connection, None)
+        resume(actor, job)
+        until(job, "completed")
+        other = connected(live_cast.acme, "slack", sandbox.root, account="2")
+        until(start_sync(actor, other, start=start, streams=["files"]), "completed")
+        files = SyncRecord.objects.filter(stream="files")
+        assert files.filter(connection=connection).count() == files.filter(connection=other).count()
 
 
 def test_what_is_sorted_out_while_more_is_chosen_does_not_count_as_imported(
