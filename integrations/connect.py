@@ -191,8 +191,11 @@ def disconnect(actor: Actor, connection: Connection, *, delete_data: bool = Fals
     """
     for hook in disconnecting_hooks:
         hook(actor, connection)
-    _try_to_revoke(connection)
+    goes_on_elsewhere = not _try_to_revoke(connection)
     _give_up(actor, connection, delete_data)
+    if goes_on_elsewhere:
+        # The other may have been given up at the same time, and have left the grant to this one.
+        _try_to_revoke(connection)
     # The provider may have taken its time: what a schedule or a program started meanwhile would wait for a reconnect.
     for hook in disconnecting_hooks:
         hook(actor, connection)
@@ -350,25 +353,26 @@ def _check_plan(tenant: Tenant, existing: Connection | None) -> None:
         )
 
 
-def _try_to_revoke(connection: Connection) -> None:
-    """Revokes the connection's grant at the provider, or says in the log why not."""
+def _try_to_revoke(connection: Connection) -> bool:
+    """Revokes the connection's grant at the provider, or says in the log why not. False: another connection goes on by it."""
     try:
-        _revoke(connection)
+        return _revoke(connection)
     except (ProviderError, TimeoutError, OSError) as error:
         log.warning("could not revoke %s at the provider: %s", connection.id, error)
+        return True
 
 
-def _revoke(connection: Connection) -> None:
+def _revoke(connection: Connection) -> bool:
     provider = connection.provider
     config = gateway.configured(provider, connection.facts)
     if provider.oauth is None or provider.oauth.revoke is None or config is None or not connection.by_oauth:
-        return
+        return True
     revoke, credentials = provider.oauth.revoke, connection.credentials
     if not credentials.get("access_token"):
-        return
+        return True
     if _goes_on_elsewhere(connection, provider.oauth, credentials["access_token"]):
         log.info("not revoked at the provider: what %s was granted is another connection's as well", connection.id)
-        return
+        return False
 
     async def call() -> None:
         async with asyncio.timeout(REVOKE_TIMEOUT), make_client(allow_private=True) as client:
@@ -387,6 +391,7 @@ def _revoke(connection: Connection) -> None:
             )
 
     async_to_sync(call)()
+    return True
 
 
 def _goes_on_elsewhere(connection: Connection, oauth: OAuth, token: str) -> bool:

@@ -27,6 +27,7 @@ from django.db import connection as database
 from django.test import Client
 from django.utils import timezone
 
+import integrations.connect
 from atom.models import Membership
 from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import actions
@@ -543,6 +544,28 @@ def test_disconnecting_leaves_another_workspace_its_access_to_the_same_account(
     assert is_accepted(sandbox, slug, token)
     charlie.post(f"/connections/{globex.id}/disconnect")
     assert not is_accepted(sandbox, slug, token), "nobody else goes on by it"
+
+
+def test_the_grant_ends_though_two_workspaces_disconnect_the_account_at_once(
+    alice: Client, cast: Any, signed_in: Any, sandbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    charlie = signed_in(cast.charlie)
+    for client in (alice, charlie):
+        connect(client, "google")
+    acme, globex = stored()
+    tokens = [row.credentials["access_token"] for row in (acme, globex)]
+    give_up = integrations.connect._give_up
+
+    def meanwhile(actor: Any, connection: Connection, delete_data: bool) -> None:
+        """Each has seen that the other goes on."""
+        if connection.id == acme.id:
+            charlie.post(f"/connections/{globex.id}/disconnect")
+        give_up(actor, connection, delete_data)
+
+    monkeypatch.setattr(integrations.connect, "_give_up", meanwhile)
+    alice.post(f"/connections/{acme.id}/disconnect")
+    assert [row.status for row in stored()] == ["disconnected", "disconnected"]
+    assert not any(is_accepted(sandbox, "google", token) for token in tokens)
 
 
 def test_a_token_that_a_vendor_gave_twice_ends_with_the_last_connection_that_holds_it(
