@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from django.conf import settings
 from django.contrib.sessions.backends import db
 from django.http import HttpRequest
 
@@ -18,11 +20,23 @@ class SessionStore(db.SessionStore):
 
 
 def show_next(request: HttpRequest, tenant: Tenant, page: str, whose: str, secret: str) -> None:
-    """Has the page show the secret, once: a form's answer that showed it itself would make another when it is loaded again."""
-    request.session[f"shown-once:{page}"] = [str(tenant.id), whose, secret]
+    """Has the page show the secret, once: a form's answer that showed it itself would make another when it is loaded again.
+
+    Sealed until then: who never loads that page leaves it in the session's row, and in backups.
+    """
+    request.session[f"shown-once:{page}"] = [str(tenant.id), whose, _box().encrypt(secret.encode()).decode()]
 
 
 def shown_once(request: HttpRequest, tenant: Tenant, page: str) -> tuple[str, str]:
     """Whose secret this page is to show, and the secret, which is forgotten with this; both "" when there is none."""
-    of_tenant, whose, secret = request.session.pop(f"shown-once:{page}", ("", "", ""))
-    return (whose, secret) if of_tenant == str(tenant.id) else ("", "")
+    of_tenant, whose, sealed = request.session.pop(f"shown-once:{page}", ("", "", ""))
+    if of_tenant != str(tenant.id):
+        return "", ""
+    try:
+        return whose, _box().decrypt(sealed).decode()
+    except InvalidToken:  # the key went meanwhile
+        return "", ""
+
+
+def _box() -> MultiFernet:
+    return MultiFernet([Fernet(key) for key in settings.ENCRYPTION_KEYS])

@@ -261,12 +261,14 @@ def test_a_key_is_shown_once_works_with_its_role_and_ends_when_revoked(cast: Sim
     client = signed_in(cast.alice)
     reply = client.post("/settings/keys", {"name": "report", "role": "viewer", "days": "30"})
     assert (reply.status_code, reply["Location"]) == (302, "/settings/keys"), "loaded again it makes no second one"
+    until_then = str(dict(client.session))
     shown = client.get("/settings/keys")
     found = re.search(r"<code id=\"secret\">(\w+\.\w+)</code>", shown.content.decode())
     assert found
     assert "no-store" in shown["Cache-Control"]
     assert found[1] not in client.get("/settings/keys").content.decode()
     assert found[1] not in str(dict(client.session)), "it is kept nowhere"
+    assert found[1] not in until_then, "nor was it, in words that can be read"
     actor = actor_for_key(found[1])
     assert actor
     assert (actor.tenant, actor.role) == (cast.acme, "viewer")
