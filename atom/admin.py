@@ -11,8 +11,10 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
+from django.contrib.auth.models import Group
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import Count, Model, QuerySet
@@ -32,6 +34,7 @@ from atom.words import day_month_year
 admin.site.site_header = admin.site.site_title = "Atom"
 admin.site.index_title = "This deployment"
 RIGHTS_OF_STAFF = ("is_staff", "is_superuser", "groups", "user_permissions")  # which superusers alone give
+admin.site.unregister(Group)
 admin.site.unregister(UnusedKey)  # the library's own model; keys here belong to a tenant
 
 
@@ -145,6 +148,20 @@ class UserAdmin(DjangoUserAdmin):  # type: ignore[type-arg]
         except Refused as error:  # the other owner went since the page asked
             raise PermissionDenied(error.detail) from None
         super().delete_queryset(request, queryset)
+
+
+@admin.register(Group)
+class GroupAdmin(DjangoGroupAdmin):
+    """Groups, which superusers alone change: else whoever may do so could give their own every right that there is."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return bool(request.user.is_superuser)
+
+    def has_change_permission(self, request: HttpRequest, obj: Group | None = None) -> bool:
+        return bool(request.user.is_superuser)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Group | None = None) -> bool:
+        return bool(request.user.is_superuser)
 
 
 class MembershipFormSet(BaseInlineFormSet):  # type: ignore[type-arg]

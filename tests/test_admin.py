@@ -255,6 +255,21 @@ def test_superusers_are_changed_by_superusers_alone(helper: SimpleNamespace, sta
     assert User.objects.get(pk=root.pk).email == "taken@atom.test"
 
 
+def test_what_a_group_may_do_is_changed_by_superusers_alone(helper: SimpleNamespace, staff: Client) -> None:
+    from django.contrib.auth.models import Group, Permission
+
+    group = Group.objects.create(name="helpers")
+    helper.user.groups.add(group)
+    helper.user.user_permissions.add(*Permission.objects.filter(content_type__model="group"))
+    every = {"name": "helpers", "permissions": list(Permission.objects.values_list("pk", flat=True))}
+    assert "helpers" in helper.client.get(path(Group)).content.decode()
+    for address in (path(Group, group.pk, "change"), path(Group, "add"), path(Group, group.pk, "delete")):
+        assert helper.client.post(address, every | {"post": "yes"}).status_code == 403, address
+    assert not group.permissions.exists()
+    assert staff.post(path(Group, group.pk, "change"), every).status_code == 302
+    assert group.permissions.count() == len(every["permissions"])
+
+
 def people_form(tenant: Tenant, *roles: str, name: str = "", plan: str = "team") -> dict[str, Any]:
     """The tenant's page as it is posted: its members, by address, in these roles; one "" more is a row to fill."""
     with tenant_scope(tenant.id):
