@@ -282,7 +282,7 @@ def _too_many(held: Held, mapped: int, quarantined: int) -> str:
     seen = held.seen + mapped + quarantined - held.forgiven
     if bad <= QUARANTINE_FLOOR or bad <= QUARANTINE_SHARE * seen:
         return ""
-    return f"{bad:,} of {seen:,} records could not be mapped; they are in quarantine"
+    return f"{bad:,} of {seen:,} records could not be understood and are kept aside; Retry goes on without them"
 
 
 async def _advance(
