@@ -65,10 +65,10 @@ def connect_arguments() -> dict[str, Any]:
     # (but not a pipeline: see `reaping.SilentClients`).
     patience = int(settings.LEASE_SECONDS * 1000)
     # Whatever the server's defaults: a worker relies on what it has committed, and would go on behind a gap where a crash of the
-    # database took some of it back; and times come in the connection's zone, while pages and the API tell them in UTC.
-    limits = f"-c idle_in_transaction_session_timeout={patience}"
-    settled = "-c synchronous_commit=on -c timezone=UTC"
-    arguments["options"] = f"{arguments.get('options', '')} {limits} {settled}".strip()
+    # database took some of it back; and times come in the connection's zone. Pages and the API tell them in UTC, and where clocks go
+    # through an hour twice, times of such a zone are neither compared nor subtracted as moments.
+    limits = f"-c idle_in_transaction_session_timeout={patience} -c synchronous_commit=on -c timezone=UTC"
+    arguments["options"] = f"{arguments.get('options', '')} {limits}".strip()
     return arguments
 
 

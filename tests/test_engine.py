@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from datetime import timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
@@ -22,14 +23,17 @@ from procrastinate.contrib.django.models import ProcrastinateJob as Entries
 from atom.tenancy import tenant_scope
 from historical_sync import claims, reaping, removing, tasks, tidying, upkeep, worker
 from historical_sync.database import make_pool
-from historical_sync.engine import Engine
+from historical_sync.engine import Engine, _remaining
 from historical_sync.extraction import Ids
 from historical_sync.leases import Lease
 from historical_sync.models import Coverage, DataRemoval, Entity, HistoricalSyncJob, StaleEntity, SyncChunk, SyncRecord
 from integrations import gateway
 from integrations.errors import Unavailable
 from integrations.models import Connection
+from integrations.providers import PROVIDERS
+from integrations.providers.base import Window
 from tests.conftest import Worker, wait_for
+from tests.faults.stage import database_url
 from tests.graphs import NOW, had, make_connection, make_job
 from tests.test_state_machine import a_job
 from tests.test_state_machine import running as running
@@ -101,6 +105,32 @@ def test_the_reaper_adds_nobody_to_those_who_wait_for_a_provider(running: Simple
         else:
             HistoricalSyncJob.objects.filter(id=job.id).update(attempts=1, waiting_until=later)
         assert ready() == 0
+
+
+@pytest.fixture
+def in_berlin(transactional_db: None) -> Iterator[None]:
+    """The database's server is set to a time zone whose clocks go through an hour twice."""
+    with psycopg.connect(database_url(), autocommit=True) as owner:
+        name = owner.info.dbname
+        owner.execute(f"ALTER DATABASE \"{name}\" SET timezone = 'Europe/Berlin'")
+        yield
+        owner.execute(f'ALTER DATABASE "{name}" RESET timezone')
+
+
+def test_what_is_left_of_a_part_is_reckoned_in_utc_whatever_the_servers_time_zone(
+    in_berlin: None, running: SimpleNamespace
+) -> None:
+    """It was read up to 2:50 in summer and is to be read on, without a cursor, up to 2:30 in winter."""
+    since = datetime(2026, 10, 24, tzinfo=UTC)
+    position, until = since + timedelta(hours=24, minutes=50), since + timedelta(hours=25, minutes=30)
+    with tenant_scope(running.tenant.id):
+        job = a_job(running.tenant, "pending")
+        SyncChunk.objects.filter(job=job, status="pending").update(since=since, until=until, position=position)
+        claim = running.do(claims.claim(running.pool, str(job.id), str(job.tenant_id), claims.Room(job=3, tenant=5)))
+    stream = PROVIDERS["github"].stream("issues")
+    assert stream.ascending
+    assert _remaining(stream, claim) == Window(position, until)
+    assert claim.window.until - claim.window.since == timedelta(hours=25.5)
 
 
 @pytest.mark.parametrize(("records", "status"), [(99, "running"), (100, "paused")])
