@@ -242,6 +242,10 @@ def test_what_was_given_up_can_be_sent_again(hooked: SimpleNamespace, signed_in:
     page = client.get("/settings/webhooks").content.decode()
     assert "Delivered" in page
     assert "204" in page
+    with tenant_scope(hooked.tenant.id):
+        webhooks.turn_off(hooked.actor, hooked.endpoint.id)
+    client.post(f"/settings/webhooks/deliveries/{delivery.id}/resend")
+    assert deliveries(hooked.tenant)[0].status == "delivered", "nothing goes where it was turned off"
 
 
 def test_redirects_are_not_followed(hooked: SimpleNamespace) -> None:
@@ -295,10 +299,56 @@ def test_a_worker_that_dies_at_it_leaves_it_to_the_next(hooked: SimpleNamespace)
     assert delivering._claim(hooked.tenant.id, delivery.id, now) is not None, "and nothing more is heard of it"
     tell(hooked.tenant, now + timedelta(seconds=30))
     assert hooked.receiver.got == [], "it may still be at it"
+    assert delivering._claim(hooked.tenant.id, delivery.id, now + timedelta(seconds=30)) is None, "nor is it one's own"
     assert hooked.tenant.id in delivering.tenants_with_something_due(now + 2 * MINUTE)
     tell(hooked.tenant, now + 2 * MINUTE)
     verified(hooked)
     assert deliveries(hooked.tenant)[0].status == "delivered"
+
+
+def test_what_is_heard_late_of_an_attempt_that_was_given_up_for_lost_changes_nothing(hooked: SimpleNamespace) -> None:
+    end(hooked.job, "completed")
+    after_an_end(str(hooked.tenant.id))
+    (delivery,) = deliveries(hooked.tenant)
+    now = timezone.now()
+    first = delivering._claim(hooked.tenant.id, delivery.id, now)
+    second = delivering._claim(hooked.tenant.id, delivery.id, now + 2 * MINUTE)
+    assert first
+    assert second
+    delivering._record(first, 500, "The receiver answered with status 500.", now + 2 * MINUTE)
+    (delivery,) = deliveries(hooked.tenant)
+    assert delivery.next_attempt_at == second.next_attempt_at, "nobody else makes it while the second is under way"
+
+
+def test_what_is_on_its_way_to_an_endpoint_that_is_gone_is_given_up(hooked: SimpleNamespace) -> None:
+    hooked.receiver.answers = [500, 410]
+    end(hooked.job, "completed")
+    following = tell(hooked.tenant)
+    with tenant_scope(hooked.tenant.id):
+        other = make_job(make_connection(hooked.tenant))
+    end(other, "completed")
+    tell(hooked.tenant)
+    tell(hooked.tenant, following)
+    assert len(hooked.receiver.got) == 2
+    assert [(one.status, one.response_code) for one in deliveries(hooked.tenant)] == [("failed", None), ("failed", 410)]
+    assert deliveries(hooked.tenant)[0].detail == "The endpoint is turned off."
+
+
+def test_an_endpoint_that_is_turned_on_again_has_its_days_anew(hooked: SimpleNamespace) -> None:
+    end(hooked.job, "completed")
+    tell(hooked.tenant)
+    with tenant_scope(hooked.tenant.id):
+        long_since = timezone.now() - 6 * DAY
+        WebhookEndpoint.objects.update(enabled=False, disabled_reason="Nothing got through.", failing_since=long_since)
+        webhooks.turn_on(hooked.actor, hooked.endpoint.id)
+        other = make_job(make_connection(hooked.tenant))
+    hooked.receiver.answers = [500]
+    end(other, "completed")
+    tell(hooked.tenant)
+    with tenant_scope(hooked.tenant.id):
+        assert WebhookEndpoint.objects.get().enabled
+        webhooks.turn_off(hooked.actor, hooked.endpoint.id)
+    assert [one.status for one in deliveries(hooked.tenant)] == ["delivered", "failed"], "what had arrived has"
 
 
 def test_an_end_that_nobody_heard_of_is_noticed(hooked: SimpleNamespace) -> None:
