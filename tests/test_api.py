@@ -769,6 +769,16 @@ def test_a_failed_job_is_not_resumed_over_another_of_its_connection(acme: Simple
     refused(acme.api.post(f"historical-sync/jobs/{failed.id}/resume"), 409, "job_already_active")
 
 
+def test_a_failed_job_needs_room_to_be_resumed_and_a_paused_one_has_its_own(acme: SimpleNamespace) -> None:
+    with tenant_scope(acme.tenant.id):
+        failed = make_job(acme.connection, status="failed", completed_at=timezone.now())
+        paused = make_job(make_connection(acme.tenant), status="paused", pause_reason="user")
+        for _ in range(2):
+            make_job(make_connection(acme.tenant), status="running")
+    refused(acme.api.post(f"historical-sync/jobs/{failed.id}/resume"), 429, "too_many_concurrent_jobs")
+    assert acme.api.post(f"historical-sync/jobs/{paused.id}/resume").status_code == 202
+
+
 def test_a_session_needs_its_csrf_token(acme: SimpleNamespace) -> None:
     client = Client(enforce_csrf_checks=True)
     client.force_login(acme.cast.alice)
