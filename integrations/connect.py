@@ -191,6 +191,8 @@ def disconnect(actor: Actor, connection: Connection, *, delete_data: bool = Fals
     """
     for hook in disconnecting_hooks:
         hook(actor, connection)
+    # A worker may have had it refreshed since it was read: to revoke a token that was replaced ends nothing.
+    connection.refresh_from_db(fields=["sealed_credentials"])
     goes_on_elsewhere = not _try_to_revoke(connection)
     _give_up(actor, connection, delete_data)
     if goes_on_elsewhere:

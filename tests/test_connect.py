@@ -527,6 +527,24 @@ def test_disconnecting_takes_the_grant_back_and_forgets_the_tokens(alice: Client
         assert HistoricalSyncJob.objects.get(id=job.id).status == "cancelled"
 
 
+@pytest.mark.parametrize("slug", ["linear", "notion"])
+def test_a_token_that_a_worker_refreshes_while_its_import_is_cancelled_ends_too(
+    alice: Client, sandbox: Any, monkeypatch: pytest.MonkeyPatch, slug: str
+) -> None:
+    connect(alice, slug)
+    (row,) = stored()
+    refreshed: list[str] = []
+
+    def refreshes(actor: Any, connection: Connection) -> None:
+        if not refreshed:
+            refreshed.append(gateway.refresh_token(connection, row.credentials["access_token"]))
+
+    monkeypatch.setattr(integrations.connect, "disconnecting_hooks", [refreshes])
+    alice.post(f"/connections/{row.id}/disconnect")
+    assert refreshed != [row.credentials["access_token"]]
+    assert not is_accepted(sandbox, slug, refreshed[0])
+
+
 @pytest.mark.parametrize("slug", ["github", "google", "intercom", "salesforce"])
 def test_disconnecting_leaves_another_workspace_its_access_to_the_same_account(
     alice: Client, cast: Any, signed_in: Any, sandbox: Any, slug: str
