@@ -35,7 +35,7 @@ from integrations.providers.base import Window
 from tests.conftest import Worker, wait_for
 from tests.faults.stage import database_url
 from tests.graphs import NOW, had, make_connection, make_job
-from tests.test_state_machine import a_job
+from tests.test_state_machine import a_job, record, store
 from tests.test_state_machine import running as running
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -144,6 +144,22 @@ def test_the_last_record_of_a_months_number_is_the_last_that_comes_in(
         running.do(claims.claim(running.pool, str(job.id), str(job.tenant_id), room))
         job.refresh_from_db()
         assert (job.status, job.pause_reason) == (status, "plan" if status == "paused" else "")
+
+
+def test_restarts_count_since_something_new_came_in(running: SimpleNamespace) -> None:
+    """A cursor that lives shorter than its part takes to be read dies again and again."""
+    room = claims.Room(job=3, tenant=5)
+    with tenant_scope(running.tenant.id):
+        job = a_job(running.tenant, "pending")
+        claimed = running.do(claims.claim(running.pool, str(job.id), str(job.tenant_id), room))
+        words = ("cursor_expired", "Its cursor ran out.", timezone.now())
+        running.do(claims.restart_window(running.pool, claimed.lease, *words))
+        claimed = running.do(claims.claim(running.pool, str(job.id), str(job.tenant_id), room))
+        assert running.do(claims.failures(running.pool, claimed.lease)) == (0, 1)
+        running.do(store(running.pool, claimed, []))
+        assert running.do(claims.failures(running.pool, claimed.lease)) == (0, 1), "nothing new"
+        running.do(store(running.pool, claimed, [record(claimed.window, 0)]))
+        assert running.do(claims.failures(running.pool, claimed.lease)) == (0, 0)
 
 
 def test_the_reaper_adds_nobody_to_those_who_wait_for_room(running: SimpleNamespace) -> None:
