@@ -113,6 +113,23 @@ def test_what_lost_access_goes_on_waiting_and_holds_up_nobody(cast: SimpleNamesp
     assert "Reconnect" in left.reason
 
 
+def test_what_waits_goes_on_waiting_where_a_sync_of_its_connection_came_before(
+    cast: SimpleNamespace, signed_in: Any
+) -> None:
+    ask(signed_in(cast.bob), five(cast.acme))
+    first, _ = queued(cast.acme)
+    with tenant_scope(cast.acme.id):
+        for job in active(cast.acme)[:2]:
+            actions.cancel(system_actor(cast.acme, "Test"), job)
+        sync = actions.start_sync(system_actor(cast.acme, "Schedule"), first.connection)
+        assert queueing.start_waiting(cast.acme.id) == 1
+        (waits,) = queued(cast.acme)
+        assert (waits, waits.refused) == (first, False)
+        actions.cancel(system_actor(cast.acme, "Test"), sync)
+        assert queueing.start_waiting(cast.acme.id) == 1
+    assert queued(cast.acme) == []
+
+
 def test_what_waits_is_taken_back_when_its_connection_is_given_up(cast: SimpleNamespace, signed_in: Any) -> None:
     ask(signed_in(cast.bob), five(cast.acme))
     first, second = queued(cast.acme)

@@ -27,11 +27,12 @@ from historical_sync.engine import Engine, _remaining
 from historical_sync.extraction import Ids
 from historical_sync.leases import Lease
 from historical_sync.models import Coverage, DataRemoval, Entity, HistoricalSyncJob, StaleEntity, SyncChunk, SyncRecord
+from historical_sync.planning import PlannedChunk
 from integrations import gateway
 from integrations.errors import Unavailable
 from integrations.models import Connection
 from integrations.providers import PROVIDERS
-from integrations.providers.base import Window
+from integrations.providers.base import WHOLE, Window
 from tests.conftest import Worker, wait_for
 from tests.faults.stage import database_url
 from tests.graphs import NOW, had, make_connection, make_job
@@ -144,6 +145,18 @@ def test_the_last_record_of_a_months_number_is_the_last_that_comes_in(
         running.do(claims.claim(running.pool, str(job.id), str(job.tenant_id), room))
         job.refresh_from_db()
         assert (job.status, job.pause_reason) == (status, "plan" if status == "paused" else "")
+
+
+def test_who_has_planned_a_job_second_adds_nothing(running: SimpleNamespace) -> None:
+    with tenant_scope(running.tenant.id):
+        job = make_job(make_connection(running.tenant), status="running")
+
+        def plan(since: datetime) -> bool:
+            part = PlannedChunk("issues", WHOLE, Window(since, job.end_date), None, 1.0)
+            return running.do(claims.store_plan(running.pool, str(job.id), str(job.tenant_id), [part], None, ""))
+
+        assert [plan(job.start_date), plan(job.start_date + timedelta(days=1))] == [True, False]
+        assert list(job.chunks.values_list("since", flat=True)) == [job.start_date]
 
 
 def test_restarts_count_since_something_new_came_in(running: SimpleNamespace) -> None:
