@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from django.conf import settings
+from cryptography.fernet import InvalidToken
 from django.contrib.sessions.backends import db
 from django.http import HttpRequest
 
+from atom.encryption import box
 from atom.models import Tenant
 
 
@@ -24,7 +24,7 @@ def show_next(request: HttpRequest, tenant: Tenant, page: str, whose: str, secre
 
     Sealed until then: who never loads that page leaves it in the session's row, and in backups.
     """
-    request.session[f"shown-once:{page}"] = [str(tenant.id), whose, _box().encrypt(secret.encode()).decode()]
+    request.session[f"shown-once:{page}"] = [str(tenant.id), whose, box().encrypt(secret.encode()).decode()]
 
 
 def shown_once(request: HttpRequest, tenant: Tenant, page: str) -> tuple[str, str]:
@@ -33,10 +33,6 @@ def shown_once(request: HttpRequest, tenant: Tenant, page: str) -> tuple[str, st
     if of_tenant != str(tenant.id):
         return "", ""
     try:
-        return whose, _box().decrypt(sealed).decode()
+        return whose, box().decrypt(sealed).decode()
     except InvalidToken:  # the key went meanwhile
         return "", ""
-
-
-def _box() -> MultiFernet:
-    return MultiFernet([Fernet(key) for key in settings.ENCRYPTION_KEYS])

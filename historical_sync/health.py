@@ -16,13 +16,14 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from environs import EnvError
 
+from atom.encryption import box
 from atom.probes import check_channel_layer
 from atom.rls import IS_MEMBER
 from atom.tenancy import across_tenants
 from historical_sync import tasks
 from historical_sync.database import connect_arguments
 from historical_sync.reaping import STOP_GRACE_SECONDS
-from integrations.crypto import UndecipherableError, box, decrypt
+from integrations.crypto import UndecipherableError, decrypt
 from integrations.models import Connection, ConnectionStatus
 
 QUEUE_AGE = 120.0  # seconds that a due queue entry may wait

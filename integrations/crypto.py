@@ -1,15 +1,13 @@
-"""Encryption at rest. The newest key encrypts, every listed key decrypts, so that keys can be rotated."""
+"""Documents that are encrypted at rest: credentials, secrets, and records that were kept aside."""
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import orjson
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
+from cryptography.fernet import InvalidToken
 
+from atom.encryption import box
 from integrations.errors import Misconfigured
 
 
@@ -18,20 +16,6 @@ class UndecipherableError(Misconfigured):
 
     def __init__(self) -> None:
         super().__init__("No key of ATOM_ENCRYPTION_KEYS opens what is stored: add the one that it was stored with.")
-
-
-@lru_cache(maxsize=4)
-def _box(keys: tuple[str, ...]) -> MultiFernet:
-    try:
-        return MultiFernet([Fernet(key) for key in keys])
-    except ValueError as error:
-        raise ImproperlyConfigured(
-            "ATOM_ENCRYPTION_KEYS must be comma-separated Fernet keys (32 bytes, URL-safe base64), newest first"
-        ) from error
-
-
-def box() -> MultiFernet:
-    return _box(tuple(settings.ENCRYPTION_KEYS))
 
 
 def encrypt(value: Any) -> bytes:

@@ -151,11 +151,10 @@ def test_who_has_planned_a_job_second_adds_nothing(running: SimpleNamespace) -> 
     with tenant_scope(running.tenant.id):
         job = make_job(make_connection(running.tenant), status="running")
 
-        def plan(since: datetime) -> bool:
+        for since in (job.start_date, job.start_date + timedelta(days=1)):
             part = PlannedChunk("issues", WHOLE, Window(since, job.end_date), None, 1.0)
-            return running.do(claims.store_plan(running.pool, str(job.id), str(job.tenant_id), [part], None, ""))
-
-        assert [plan(job.start_date), plan(job.start_date + timedelta(days=1))] == [True, False]
+            room, planned = claims.Room(job=3, tenant=5), claims.Planned([part], None, "")
+            running.do(claims.claim(running.pool, str(job.id), str(job.tenant_id), room, planned))
         assert list(job.chunks.values_list("since", flat=True)) == [job.start_date]
 
 
