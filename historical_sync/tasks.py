@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from copy import copy
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from procrastinate import App, JobContext
 from procrastinate.contrib.django import app as django_app
 from procrastinate.exceptions import AlreadyEnqueued
 from procrastinate.jobs import JobDeferrer
+from procrastinate.periodic import PeriodicRegistry
 from procrastinate.tasks import configure_task
 from procrastinate.types import JSONDict
 
@@ -51,7 +53,6 @@ async def work(context: JobContext, job_id: str, tenant_id: str) -> None:
     await current().work(job_id, tenant_id, beginning=context.job.queue == STARTS)
 
 
-@django_app.periodic(cron="* * * * *")
 @django_app.task(queue=UPKEEP, name=TICK, priority=1, queueing_lock=TICK, pass_context=False)
 async def tick(timestamp: int) -> None:
     """Does what is due by the clock; one worker of all, once a minute. `timestamp`: the minute, not used: what is due shows."""
@@ -70,6 +71,19 @@ async def ended(tenant_id: str) -> None:
 
     await in_thread(after_an_end)(tenant_id)
     await current().deliveries.look(tenant_id)
+
+
+def by_the_clock(worker_app: App) -> PeriodicRegistry:
+    """What a worker puts into the queue each minute, through its own connections.
+
+    Django's is opened by that alone in a worker that nothing else asks of it. Once the database has closed it, nobody opens another, and each
+    failure ends the worker's loops.
+    """
+    ours = copy(tick)
+    ours.blueprint = worker_app
+    registry = PeriodicRegistry()  # type: ignore[no-untyped-call]
+    registry.register_task(ours, cron="* * * * *", periodic_id="", configure_kwargs={})
+    return registry
 
 
 def tell(tenant_id: UUID | str) -> None:

@@ -99,6 +99,7 @@ async def _run(
     pool = make_pool(POOL_SIZE)
     # By the engine's parameters: what a frozen worker holds of the queue is let go of with the rest.
     worker_app: App = django_app.with_connector(QueueConnector(kwargs=connect_arguments()))
+    worker_app.periodic_registry = tasks.by_the_clock(worker_app)
     try:
         async with contextlib.AsyncExitStack() as opened:
             async with _until_told(stop):

@@ -18,6 +18,7 @@ from django.db import OperationalError
 from django.db import connection as database
 from django.utils import timezone
 from procrastinate import PsycopgConnector, sql
+from procrastinate.contrib.django.django_connector import DjangoConnector
 from procrastinate.contrib.django.models import ProcrastinateJob as Entries
 
 from atom.tenancy import tenant_scope
@@ -327,6 +328,29 @@ def test_an_entry_that_comes_while_a_worker_looks_waits_for_no_poll(
         wait_for(lambda: not Entries.objects.exists(), 10)
     finally:
         running.stop()
+
+
+@pytest.mark.parametrize("connector", [PsycopgConnector, DjangoConnector])
+def test_what_is_due_by_the_clock_goes_by_the_workers_own_connections(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch, connector: Any
+) -> None:
+    """Django's would stay broken once the database was away: an idle worker has no work that closes it, and none goes on without it."""
+    asked, ask = [], connector.execute_query_one_async
+
+    async def noted(self: Any, query: Any, **arguments: Any) -> dict[str, Any]:
+        asked.append(query)
+        return dict(await ask(self, query, **arguments))
+
+    monkeypatch.setattr(connector, "execute_query_one_async", noted)
+    monkeypatch.setattr(upkeep, "by_the_clock", (done := threading.Event()).set)
+    running = Worker()
+    try:
+        assert done.wait(20)
+        if connector is PsycopgConnector:
+            wait_for(lambda: sql.queries["defer_periodic_job"] in asked, 20)
+    finally:
+        running.stop()
+    assert connector is PsycopgConnector or not asked
 
 
 def test_upkeep_waits_behind_no_import(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
