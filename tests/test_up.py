@@ -293,6 +293,24 @@ def test_a_terminal_that_is_closed_leaves_no_server_behind(tmp_path: Path, servi
         running.stop()
 
 
+def test_a_closed_terminal_stops_nothing_that_was_started_by_nohup(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which its children inherit
+    try:
+        up = Running("manage.py", "up", anew=True, ATOM_HOME=str(tmp_path / "nohup"), PORT=str(free_port()))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    try:
+        up.signal(signal.SIGHUP)
+        address = up.says("Atom runs at", 120).split()[-1]
+        up.signal(signal.SIGHUP)
+        assert httpx2.get(f"{address}/healthz", verify=False).status_code == 200
+        up.signal(signal.SIGTERM)
+        assert up.ends() == 0
+        assert up.output.count("Stopping") == 1
+    finally:
+        up.stop()
+
+
 def test_who_reads_only_where_it_runs_leaves_it_running(home: Path) -> None:
     port = free_port()
     read, write = os.pipe()

@@ -109,14 +109,15 @@ def asked(query: str, *parameters: Any) -> set[int]:
         return {row[0] for row in owner.execute(query, parameters).fetchall()}
 
 
-def test_sigterm_in_mid_page_ends_the_worker_in_order_and_gives_its_chunks_back(
-    theatre: Stage, undisturbed: Undisturbed
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGHUP])
+def test_who_is_told_to_stop_in_mid_page_ends_in_order_and_gives_its_chunks_back(
+    theatre: Stage, undisturbed: Undisturbed, told: signal.Signals
 ) -> None:
     theatre.sandbox.control(latency_ms=400)
     job = theatre.job()
     worker = theatre.worker(lease=60, concurrency=4)
     wait_for(lambda: leases(job) and pages_of(job) > 0, 30)
-    worker.signal(signal.SIGTERM)
+    worker.signal(told)
     assert worker.process.wait(20) == 0, worker.words()
     assert leases(job) == {}
     theatre.sandbox.control(latency_ms=0)

@@ -22,6 +22,7 @@ from django.db import transaction
 
 from atom import demo, embedded
 from atom.models import User
+from atom.stopping import stopping_signals
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 15.0  # for the worker to finish its pages
@@ -53,7 +54,7 @@ class Command(BaseCommand):
             except OSError:
                 raise CommandError(f"Atom is already running with ATOM_HOME {home}.") from None
             self._check_port(port)
-            for number in (signal.SIGTERM, signal.SIGHUP):
+            for number in set(stopping_signals()) - {signal.SIGINT}:
                 signal.signal(number, _give_up)  # until there is something to finish: see `Serving`
             self._prepare(options["no_demo"])
             address = f"http://{HOST}:{port}"
@@ -155,7 +156,7 @@ class Serving:
         self.worker = loop.create_task(run_worker(20, stop=self.stop))
         self.worker.add_done_callback(self._worker_ended)
         self.keeper = loop.create_task(_keep_database())
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in stopping_signals():
             loop.add_signal_handler(number, self._asked_to_stop)
         threading.Thread(target=self.say, daemon=True).start()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from atom.stopping import stopping_signals
 from historical_sync.tasks import QUEUES
 from historical_sync.worker import run_worker
 
@@ -39,7 +39,7 @@ class Command(BaseCommand):
     async def _run(self, concurrency: int, queues: list[str]) -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stopping_signals():
             loop.add_signal_handler(number, stop.set)
         self.stderr.write(f"Working on {', '.join(queues)} with {concurrency} chunks at once")
         await run_worker(concurrency, queues=queues, stop=stop)
