@@ -12,6 +12,8 @@ COPY . .
 RUN ATOM_ENV=production ATOM_SECRET_KEY=build ATOM_ALLOWED_HOSTS=build DATABASE_URL=postgresql:///build \
     ATOM_ENCRYPTION_KEYS=$(python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())") \
     python manage.py collectstatic --noinput --verbosity 0
+# Files keep the modes that they have where the image is built, which may be their owner's alone (umask 077).
+RUN chmod -R a+rX .
 RUN useradd --system --no-create-home atom
 USER atom
 

@@ -60,6 +60,16 @@ def web_command(port: int) -> list[str]:
     return [given.get(word, word) for word in json.loads(command)]
 
 
+def test_the_images_user_reads_its_files_whatever_the_umask_of_who_builds_it(tmp_path: Path) -> None:
+    (tmp_path / "atom").mkdir(mode=0o700)
+    (tmp_path / "atom" / "settings.py").touch(mode=0o600)
+    after_copying = (PROJECT / "Dockerfile").read_text().partition("\nCOPY . .\n")[2].partition("\nUSER ")[0]
+    for step in re.findall(r"^RUN (chmod .*)$", after_copying, re.M):
+        subprocess.run(step, shell=True, cwd=tmp_path, check=True)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes == {"atom": 0o755, "settings.py": 0o644}
+
+
 # What the proxy in front adds.
 BEHIND_TLS = {"X-Forwarded-Proto": "https"}
 
