@@ -29,6 +29,7 @@ from integrations.models import Connection, ConnectionStatus
 QUEUE_AGE = 120.0  # seconds that a due queue entry may wait
 OVERDUE_GRACE = 15.0  # seconds after its lease in which the reaper takes a chunk back
 CONNECT_SECONDS = 5
+OURS = ("atom", "integrations", "historical_sync")
 SECRETS_TRIED = 200  # connections whose credentials are opened
 
 
@@ -44,7 +45,7 @@ class Finding:
 class Facts:
     """The deployment as it is just now. Ages in seconds; None: there is nothing to be old.
 
-    pooler: why no process starts where DATABASE_URL leads to one. unapplied: migrations. workers: alive. overdue: chunks whose worker
+    pooler: why no process starts where DATABASE_URL leads to one. unapplied: migrations. unknown: those that a later version made. workers: alive. overdue: chunks whose worker
     is gone and which nobody took over. unheard: jobs whose request to stop nobody honours. reconnect, unreadable: connections, in
     words. layer: why the channel layer does not answer, "" if it does.
     """
@@ -52,6 +53,7 @@ class Facts:
     database: str = ""
     pooler: str = ""
     unapplied: Sequence[str] = ()
+    unknown: Sequence[str] = ()
     keys: str = ""
     layer: str = ""
     shared_layer: bool = True
@@ -76,6 +78,14 @@ def judge(facts: Facts) -> list[Finding]:
         return found
     if facts.pooler:
         found.append(Finding(facts.pooler, "Correct DATABASE_URL: no process starts on this one."))
+        return found
+    if facts.unknown:
+        found.append(
+            Finding(
+                f"The database is a later version's, which made {_some(facts.unknown)} in it.",
+                "Run that version, or bring back a backup from before.",
+            )
+        )
         return found
     if facts.unapplied:
         names = _some(facts.unapplied)
@@ -149,15 +159,15 @@ def read() -> Facts:
         if not _has_roles():
             return Facts(unapplied=["all of them"], keys=keys)
         connection.ensure_connection()
-        unapplied = _unapplied()
+        unapplied, unknown = _migrations()
     except EnvError as error:
         return Facts(pooler=str(error), keys=keys)
     except (DatabaseError, psycopg.Error, OSError) as error:
         return Facts(database=str(error).partition("\n")[0], keys=keys)
     layer = _layer()
     shared = bool(settings.REDIS_URL)
-    if unapplied:
-        return Facts(unapplied=unapplied, keys=keys, layer=layer, shared_layer=shared)
+    if unapplied or unknown:
+        return Facts(unapplied=unapplied, unknown=unknown, keys=keys, layer=layer, shared_layer=shared)
     with across_tenants("an operator looks after the deployment"):
         now = standing()
         reconnect, unreadable = _connections()
@@ -230,10 +240,15 @@ def _has_roles() -> bool:
     return bool(row and row[0])
 
 
-def _unapplied() -> list[str]:
+def _migrations() -> tuple[list[str], list[str]]:
+    """(those that are missing, those of ours that this version does not know)"""
     executor = MigrationExecutor(connection)
-    plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
-    return [f"{migration.app_label} {migration.name}" for migration, _ in plan]
+    loader = executor.loader
+    plan = executor.migration_plan(loader.graph.leaf_nodes())
+    unapplied = [f"{migration.app_label} {migration.name}" for migration, _ in plan]
+    # Other packages may have given up some of theirs.
+    unknown = [key for key in sorted(loader.applied_migrations) if key[0] in OURS and key not in loader.disk_migrations]
+    return unapplied, [f"{label} {name}" for label, name in unknown]
 
 
 def _layer() -> str:

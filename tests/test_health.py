@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.db import NotSupportedError, connection
+from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
 
 from atom.tenancy import across_tenants, tenant_scope
@@ -38,6 +39,7 @@ WELL = Facts(workers=1)
     [
         ({"database": "connection refused"}, "database does not answer: connection refused", "DATABASE_URL"),
         ({"unapplied": ["atom 0002_x"]}, "Migrations are missing: atom 0002_x", "manage.py migrate"),
+        ({"unknown": ["atom 0099_x"]}, "a later version's, which made atom 0099_x", "backup"),
         ({"keys": "ATOM_ENCRYPTION_KEYS must be"}, "ATOM_ENCRYPTION_KEYS must be", "ATOM_ENCRYPTION_KEYS"),
         ({"workers": 0}, "No worker is running", "manage.py sync_worker"),
         ({"workers": 0, "workable_jobs": 3}, "3 imports wait for one", "manage.py sync_worker"),
@@ -121,6 +123,17 @@ def test_the_doctor_lists_what_is_stuck_and_exits_with_1(cast: SimpleNamespace) 
     ):  # fmt: skip
         assert words in said
     assert "secret-access-token" not in said
+
+
+def test_a_database_of_a_later_version_is_not_well(cast: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    heartbeat()
+    applied = MigrationRecorder(connection).applied_migrations()
+    later: Any = {**applied, ("historical_sync", "0999_later"): None, ("sessions", "0999_given_up"): None}
+    monkeypatch.setattr(MigrationRecorder, "applied_migrations", lambda _: later)
+    code, said = doctor()
+    assert code == 1
+    assert "historical_sync 0999_later" in said
+    assert "sessions" not in said
 
 
 def test_the_doctor_speaks_json(cast: SimpleNamespace) -> None:
