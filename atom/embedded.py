@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import re
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -118,7 +119,12 @@ def _start() -> dict[str, Any]:
     data = settings.ATOM_HOME / "postgres"
     fresh = not (data / "PG_VERSION").exists()
     _wait_for_what_starts_or_stops(data)
-    server = _server = get_server(data)
+    try:
+        server = _server = get_server(data)
+    except subprocess.CalledProcessError:  # no room on the disk, say; the wheel logs what the server said
+        raise EnvError(
+            "ATOM_HOME can't be used: its database's server does not start. The log above says why."
+        ) from None
     info = psycopg.conninfo.conninfo_to_dict(server.get_uri())
     with psycopg.connect(server.get_uri(), autocommit=True) as owner:
         _set(owner)

@@ -390,6 +390,18 @@ def test_a_variable_that_is_missing_or_malformed_is_named_at_the_start(
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("command", ["up", "doctor"])
+def test_a_server_that_cannot_be_made_is_told_with_its_reason(tmp_path: Path, command: str) -> None:
+    """As on a disk that is full."""
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "postgres" / "something").touch()
+    ended = manage(command, ATOM_HOME=str(tmp_path), PORT=str(free_port()))
+    assert ended.returncode == 1
+    assert "not empty" in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("atom: ATOM_HOME can't be used")
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize(
     "command",
     [
