@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from procrastinate.contrib.django.models import ProcrastinateJob as Entries
 
 from atom.tenancy import tenant_scope
-from historical_sync import engine, states
+from historical_sync import engine, states, tasks
 from historical_sync.models import SyncChunk
 from historical_sync.progress import describe
 from tests.conftest import Worker, job_now, wait_for
 from tests.faults.stage import database_url
 from tests.faults.toy_stage import ToyStage
+from tests.processes import PROJECT, environment
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -69,3 +74,15 @@ def test_a_plan_waits_for_room_as_well(toy: ToyStage, worker: Worker, monkeypatc
         wait_for(lambda: is_waiting(job))
     toy.done(job)
     assert not toy.damage()
+
+
+def test_a_worker_whose_log_has_no_room_works(transactional_db: None) -> None:
+    tasks.tick.defer(timestamp=0)
+    with Path("/dev/full").open("w") as log:
+        command = [sys.executable, "manage.py", "sync_worker"]
+        worker = subprocess.Popen(command, cwd=PROJECT, env=environment(DATABASE_URL=database_url()), stderr=log)
+    try:
+        wait_for(lambda: worker.poll() is not None or not Entries.objects.exists(), 60)
+    finally:
+        worker.terminate()
+    assert worker.wait(30) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from argparse import ArgumentParser
 from typing import Any
 
@@ -41,5 +42,6 @@ class Command(BaseCommand):
         loop = asyncio.get_running_loop()
         for number in stopping_signals():
             loop.add_signal_handler(number, stop.set)
-        self.stderr.write(f"Working on {', '.join(queues)} with {concurrency} chunks at once")
+        with contextlib.suppress(OSError):  # no room for the log keeps nobody from working
+            self.stderr.write(f"Working on {', '.join(queues)} with {concurrency} chunks at once")
         await run_worker(concurrency, queues=queues, stop=stop)
