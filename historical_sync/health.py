@@ -45,9 +45,9 @@ class Finding:
 class Facts:
     """The deployment as it is just now. Ages in seconds; None: there is nothing to be old.
 
-    pooler: why no process starts where DATABASE_URL leads to one. unapplied: migrations. unknown: those that a later version made. workers: alive. overdue: chunks whose worker
-    is gone and which nobody took over. unheard: jobs whose request to stop nobody honours. reconnect, unreadable: connections, in
-    words. layer: why the channel layer does not answer, "" if it does.
+    pooler: why no process starts where DATABASE_URL leads to one. unapplied: migrations; unknown: those that a later version made.
+    workers: alive. overdue: chunks whose worker is gone and which nobody took over. unheard: jobs whose request to stop nobody honours.
+    reconnect, unreadable: connections, in words. layer: why the channel layer does not answer, "" if it does.
     """
 
     database: str = ""
