@@ -18,7 +18,8 @@ from psycopg import AsyncCursor
 from historical_sync.planning import words
 from integrations.providers.base import Window
 
-# One statement: the decision and the conditional update can't come apart.
+# One statement: the decision and the conditional update can't come apart. told: what `TOLD` has counted; without it a scheduled job that
+# lacks something is not ended yet. The third column: whether the job is over and lacks something.
 SETTLE = """
 WITH chunks AS MATERIALIZED (
     SELECT count(*) FILTER (WHERE status = 'running') AS running,
@@ -26,27 +27,12 @@ WITH chunks AS MATERIALIZED (
            count(*) FILTER (WHERE status = 'failed') AS failed,
            count(*) FILTER (WHERE status IN ('pending', 'failed') AND error_code <> '') AS troubled
     FROM historical_sync_syncchunk WHERE job_id = %(job)s
-), told AS (
-    -- Of a scheduled job, what was refused in the same words when the connection's imports were last at that stream: that did not
-    -- fail unheard, and goes on until the provider or a person changes it.
-    SELECT count(*) AS failed
-    FROM historical_sync_historicalsyncjob job
-    JOIN historical_sync_syncchunk chunk ON chunk.job_id = job.id
-    CROSS JOIN LATERAL (
-        SELECT earlier.id FROM historical_sync_historicalsyncjob earlier
-        WHERE earlier.connection_id = job.connection_id AND earlier.created_at < job.created_at
-          AND earlier.status IN ('failed', 'completed')
-          AND EXISTS (SELECT FROM historical_sync_syncchunk c
-                      WHERE c.job_id = earlier.id AND c.stream = chunk.stream AND c.status <> 'split')
-        ORDER BY earlier.created_at DESC LIMIT 1) last
-    WHERE job.id = %(job)s AND job.trigger = 'schedule' AND chunk.status = 'failed' AND chunk.error_code = 'provider_access_denied'
-      AND EXISTS (SELECT FROM historical_sync_syncchunk c
-                  WHERE c.job_id = last.id AND c.status = 'failed' AND c.stream = chunk.stream AND c.partition = chunk.partition
-                    AND c.error_code = chunk.error_code AND c.error_message = chunk.error_message)
 ), verdict AS (
     SELECT CASE WHEN job.control = 'cancel' THEN 'cancelled'
                 WHEN job.status = 'running' AND job.planned AND chunks.pending = 0
-                THEN CASE WHEN chunks.failed > (SELECT failed FROM told) THEN 'failed' ELSE 'completed' END
+                THEN CASE WHEN chunks.failed = 0 THEN 'completed'
+                          WHEN %(told)s::bigint IS NULL AND job.trigger = 'schedule' THEN NULL
+                          WHEN chunks.failed > COALESCE(%(told)s, 0) THEN 'failed' ELSE 'completed' END
                 WHEN job.control = 'pause' THEN 'paused'
            END AS status
     FROM historical_sync_historicalsyncjob job, chunks
@@ -75,7 +61,26 @@ WITH chunks AS MATERIALIZED (
                 ELSE failed_chunks || CASE WHEN failed_chunks = 1 THEN ' part' ELSE ' parts' END || ' could not be imported' END
     FROM settled
 )
-SELECT (SELECT status FROM settled), pending FROM chunks
+SELECT (SELECT status FROM settled), pending, running + pending = 0 AND failed > 0 FROM chunks
+"""
+
+# How much of what a scheduled job was refused was refused in the same words when the connection's imports were last at that stream: that
+# did not fail unheard, and goes on until the provider or a person changes it. Not a part of SETTLE, which each page would have planned.
+TOLD = """
+SELECT count(*)
+FROM historical_sync_historicalsyncjob job
+JOIN historical_sync_syncchunk chunk ON chunk.job_id = job.id
+CROSS JOIN LATERAL (
+    SELECT earlier.id FROM historical_sync_historicalsyncjob earlier
+    WHERE earlier.connection_id = job.connection_id AND earlier.created_at < job.created_at
+      AND earlier.status IN ('failed', 'completed')
+      AND EXISTS (SELECT FROM historical_sync_syncchunk c
+                  WHERE c.job_id = earlier.id AND c.stream = chunk.stream AND c.status <> 'split')
+    ORDER BY earlier.created_at DESC LIMIT 1) last
+WHERE job.id = %(job)s AND job.trigger = 'schedule' AND chunk.status = 'failed' AND chunk.error_code = 'provider_access_denied'
+  AND EXISTS (SELECT FROM historical_sync_syncchunk c
+              WHERE c.job_id = last.id AND c.status = 'failed' AND c.stream = chunk.stream AND c.partition = chunk.partition
+                AND c.error_code = chunk.error_code AND c.error_message = chunk.error_message)
 """
 
 
@@ -95,27 +100,36 @@ MOST_SAID = 5  # streams and reasons in the words for what is missing
 
 async def settle(cursor: AsyncCursor[Any], job_id: UUID | str) -> int:
     """Ends what is due to end; how many chunks of the job wait for a worker. The caller holds the job's row lock."""
-    await cursor.execute(SETTLE, {"job": job_id})
-    row = await cursor.fetchone()
-    assert row is not None, "a count always has a row"
-    status, waiting = row
-    if status in ("failed", "completed"):
-        await cursor.execute(MISSING, {"job": job_id})
-        if missing := await cursor.fetchall():
-            await cursor.execute(SAY, {"job": job_id, "code": missing[0][2], "message": missing_words(missing)})
+
+    async def found(statement: str, **values: Any) -> list[tuple[Any, ...]]:
+        await cursor.execute(statement, {"job": job_id, **values})
+        return await cursor.fetchall()
+
+    [(status, waiting, lacks)] = await found(SETTLE, told=None)
+    if lacks and status is None:
+        [(told,)] = await found(TOLD)
+        [(status, waiting, lacks)] = await found(SETTLE, told=told)
+    if lacks and status in ("failed", "completed"):
+        missing = await found(MISSING)
+        await cursor.execute(SAY, {"job": job_id, "code": missing[0][2], "message": missing_words(missing)})
     return int(waiting)
 
 
 def settle_sync(job_id: UUID) -> None:
     """The same for actions."""
     with database.cursor() as cursor:
-        cursor.execute(SETTLE, {"job": job_id})
-        row = cursor.fetchone()
-        assert row is not None, "a count always has a row"
-        if row[0] in ("failed", "completed"):
-            cursor.execute(MISSING, {"job": job_id})
-            if missing := cursor.fetchall():
-                cursor.execute(SAY, {"job": job_id, "code": missing[0][2], "message": missing_words(missing)})
+
+        def found(statement: str, **values: Any) -> list[tuple[Any, ...]]:
+            cursor.execute(statement, {"job": job_id, **values})
+            return cursor.fetchall()
+
+        [(status, _, lacks)] = found(SETTLE, told=None)
+        if lacks and status is None:
+            [(told,)] = found(TOLD)
+            [(status, _, lacks)] = found(SETTLE, told=told)
+        if lacks and status in ("failed", "completed"):
+            missing = found(MISSING)
+            cursor.execute(SAY, {"job": job_id, "code": missing[0][2], "message": missing_words(missing)})
 
 
 def missing_words(rows: Sequence[tuple[Any, ...]]) -> str:
