@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 from django.conf import settings
 from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse
@@ -15,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from atom.probes import check_database
 from atom.tenancy import across_tenants
 from historical_sync.health import standing
 
@@ -30,12 +32,20 @@ def metrics(request: HttpRequest) -> HttpResponse:
         refused = _plain("The token of ATOM_METRICS_TOKEN is needed: Authorization: Bearer ...", 401)
         refused["WWW-Authenticate"] = "Bearer"
         return refused
+    try:
+        check_database()  # which Prometheus has no patience to wait for as pages do
+    except (psycopg.Error, OSError) as error:
+        return _away(error)
     registry = CollectorRegistry()
     registry.register(_Database())
     try:
         return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
     except (DatabaseError, OSError) as error:
-        return _plain(f"The database does not answer: {type(error).__name__}", 503)
+        return _away(error)
+
+
+def _away(error: Exception) -> HttpResponse:
+    return _plain(f"The database does not answer: {type(error).__name__}", 503)
 
 
 def _plain(words: str, status: int) -> HttpResponse:

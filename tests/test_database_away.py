@@ -123,10 +123,10 @@ def test_readiness_is_told_in_time_while_the_database_is_away_and_as_soon_as_it_
         wait_for(lambda: ready() == 200, 60)
         relay.cut()
         assert ready() == 503
-        began = time.monotonic()
-        assert ready() == 503
-        assert time.monotonic() - began < 5
-        assert ready("/metrics") == 503
+        for probe in ("/readyz", "/metrics"):
+            began = time.monotonic()
+            assert ready(probe) == 503
+            assert time.monotonic() - began < 5
         assert ready(f"/password/{urlsafe_base64_encode(str(uuid4()).encode())}/the-token") == 500
         assert "the-token" not in web.output
         relay.mend()
