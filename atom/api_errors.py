@@ -10,7 +10,8 @@ from rest_framework import status
 from rest_framework.exceptions import APIException, ParseError, ValidationError
 from rest_framework.response import Response
 
-from atom.errors import Refused
+from atom.db import away
+from atom.errors import UNAVAILABLE, UNAVAILABLE_WORDS, Refused
 
 
 class BodyTooLarge(APIException):
@@ -21,11 +22,24 @@ class BodyTooLarge(APIException):
     default_detail = "The body is too large."
 
 
+class Unavailable(APIException):
+    """The database is away."""
+
+    status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+    default_code = UNAVAILABLE
+    default_detail = UNAVAILABLE_WORDS
+    wait = away.AGAIN_AFTER
+
+
 def exception_handler(error: Exception, context: Any) -> Response | None:
     """DRF's hook: Refused becomes an API error of its own status and code; all else is the library's."""
     # The library imports DRF's views, which import this module by way of the settings.
     from drf_standardized_errors.handler import exception_handler as standard_handler
 
+    if away.why_away(error):
+        unavailable = Unavailable()
+        unavailable.__cause__ = error  # for the log
+        return standard_handler(unavailable, context)
     if isinstance(error, RequestDataTooBig):
         return standard_handler(BodyTooLarge(), context)
     if isinstance(error, SuspiciousOperation):  # more parameters than anybody needs, and the like

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+# Of what is answered while the database is away.
+UNAVAILABLE = "unavailable"
+UNAVAILABLE_WORDS = "Atom can't reach its database just now. Try again in a moment."
+
 
 class Refused(Exception):
     """An action was refused; nothing was changed.

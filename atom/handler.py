@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, cast
 
 import django
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.core.handlers.base import BaseHandler
@@ -23,15 +24,21 @@ from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 
 THREADS = 16  # requests answered at once; more wait for their turn
+PROBE_THREADS = 2
 
 
 class SyncHandler(ASGIHandler):
-    """HTTP for sync middleware and views. Responses that stream go on in the thread pool, too."""
+    """HTTP for sync middleware and views. Responses that stream go on in the thread pool, too.
+
+    Probes have threads of their own: while the database is away all others wait for it, and a process that does not say that it serves
+    is ended.
+    """
 
     def __init__(self) -> None:
         BaseHandler.__init__(self)
         self.load_middleware(is_async=False)
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
+        self.probe_threads = ThreadPoolExecutor(PROBE_THREADS, thread_name_prefix="probe")
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
@@ -40,7 +47,8 @@ class SyncHandler(ASGIHandler):
             return
         with body:
             scope = _with_length(scope, body)
-            response = await self._in_thread(self._answer)(scope, body)
+            threads = self.probe_threads if scope["path"] in settings.PROBES else self.threads
+            response = await self._in_thread(self._answer, threads)(scope, body)
         if response.streaming and not response.is_async:  # a static file
             response.streaming_content = self._parts(iter(response.streaming_content))
         await self.send_response(response, send)
@@ -51,8 +59,8 @@ class SyncHandler(ASGIHandler):
         while (part := await self._in_thread(next)(parts, None)) is not None:
             yield part
 
-    def _in_thread(self, function: Any) -> Any:
-        return sync_to_async(function, thread_sensitive=False, executor=self.threads)
+    def _in_thread(self, function: Any, threads: ThreadPoolExecutor | None = None) -> Any:
+        return sync_to_async(function, thread_sensitive=False, executor=threads or self.threads)
 
     def _answer(self, scope: Any, body: BinaryIO) -> HttpResponseBase:
         set_script_prefix(get_script_prefix(scope))

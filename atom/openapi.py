@@ -8,7 +8,7 @@ from drf_spectacular.openapi import AutoSchema
 from rest_framework import serializers
 
 # status: why. Whatever the operation, and for operations that change something.
-REFUSALS = {"401": "No session or key.", "403": "The role or the plan does not allow it.", "404": "There is none, or it is another tenant's.", "406": "Answers are JSON.", "429": "Too much; Retry-After says when."}  # fmt: skip
+REFUSALS = {"401": "No session or key.", "403": "The role or the plan does not allow it.", "404": "There is none, or it is another tenant's.", "406": "Answers are JSON.", "429": "Too much; Retry-After says when.", "503": "The database is away; Retry-After says when."}  # fmt: skip
 RETRY_AFTER = {
     "description": "Seconds until it may be tried again.",
     "required": True,
@@ -41,7 +41,8 @@ class ApiSchema(AutoSchema):
         for status, why in refusals.items():
             body = self._get_response_for_code(ErrorsSerializer, status)  # type: ignore[no-untyped-call]
             bodies.setdefault(status, {**body, "description": why})
-        bodies["429"]["headers"] = {"Retry-After": RETRY_AFTER}
+        for status in ("429", "503"):
+            bodies[status]["headers"] = {"Retry-After": RETRY_AFTER}
         return dict(sorted(bodies.items()))
 
     def _map_serializer_field(self, field: Any, direction: Any, bypass_extensions: bool = False) -> Any:

@@ -384,23 +384,38 @@ def _in_a_line(record: logging.LogRecord) -> bool:
     return True
 
 
+def _away_in_a_line(record: logging.LogRecord) -> bool:
+    """That the database is away is told in a line, and where in the code somebody missed it says nothing."""
+    from atom.db.away import why_away  # psycopg, for which the settings need not wait
+
+    if record.exc_info and (why := why_away(record.exc_info[1])):
+        said = record.getMessage()
+        record.msg, record.args, record.exc_info = (said if why in said else f"{said}: {why}"), (), None
+    return True
+
+
 # What follows lets in who has it: links of e-mails, and the codes with which people come back from a provider.
 SECRET_LINK = re.compile(r"(/(?:password|welcome)/|\?(?=[\w.~-]+=))\S+")
 
 
-class WithoutLinks(logging.Formatter):
+class Plain(logging.Formatter):
+    """Each message a line, without what links let in by. Tracebacks follow it as they are."""
+
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return SECRET_LINK.sub(r"\1...", super().formatMessage(record))
+        return SECRET_LINK.sub(r"\1...", " ".join(super().formatMessage(record).split()))
 
 
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "plain": {"()": WithoutLinks, "fmt": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
+        "plain": {"()": Plain, "fmt": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
     },
-    "filters": {"in a line": {"()": "django.utils.log.CallbackFilter", "callback": _in_a_line}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "filters": {
+        "in a line": {"()": "django.utils.log.CallbackFilter", "callback": _in_a_line},
+        "away in a line": {"()": "django.utils.log.CallbackFilter", "callback": _away_in_a_line},
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain", "filters": ["away in a line"]}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
         "django": {"handlers": []},  # its own, in debug mode, writes all a second time, links and all

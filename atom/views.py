@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from collections.abc import Callable
 from functools import wraps
@@ -23,6 +24,8 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from atom import tries
 from atom.access import SESSION_TENANT, Right
+from atom.db import away
+from atom.errors import UNAVAILABLE, UNAVAILABLE_WORDS
 from atom.middleware import actor_of
 
 View = Callable[..., HttpResponse]
@@ -242,5 +245,11 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpR
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
+    """A bug; or that the database is away, which passes."""
+    if away.why_away(sys.exception()):
+        request.actor = None  # type: ignore[attr-defined] # what the page's frame shows of them would ask the database, and wait
+        told = _error(request, 503, UNAVAILABLE, "Back in a moment", UNAVAILABLE_WORDS)
+        told["Retry-After"] = str(away.AGAIN_AFTER)
+        return told
     words = "Something went wrong on our side. It has been noted; try again in a moment."
     return _error(request, 500, "error", "Something broke", words)

@@ -76,14 +76,16 @@ async def run_worker(
     """
     tune_garbage_collection()
     abandoned: list[Lease] = []
+    was_away = False
     while not stop.is_set():
         try:
-            await _run(concurrency, list(queues or tasks.QUEUES), stop, once, abandoned)
+            await _run(concurrency, list(queues or tasks.QUEUES), stop, once, abandoned, was_away)
             return
         except (psycopg.OperationalError, psycopg.errors.InterfaceError, ConnectorException, OSError) as error:
             if stop.is_set():  # what it waited for was broken off
                 return
             log.warning("the database is away, trying again: %s", _why(error))
+            was_away = True
             await _wait(stop, RECONNECT_SECONDS)
 
 
@@ -93,6 +95,7 @@ async def _run(
     stop: asyncio.Event,
     once: Callable[[], Awaitable[bool]] | None,
     abandoned: list[Lease],
+    was_away: bool,
 ) -> None:
     global _engine
     lease = settings.LEASE_SECONDS
@@ -106,6 +109,8 @@ async def _run(
                 await asyncio.to_thread(_refuse_pooler)
                 await pool.open(wait=True, timeout=10)
                 await opened.enter_async_context(worker_app.open_async())
+            if was_away:
+                log.warning("the database answers again")
             defer = tasks.Defer(worker_app)
             mapper = await opened.enter_async_context(MapperBeside()) if settings.MAPPING_PROCESS else Mapper()
             engine = _engine = Engine(pool, defer, abandoned, mapper)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from io import StringIO
 from types import SimpleNamespace
 from typing import Any
 
+import psycopg
 import pytest
 from asgiref.testing import ApplicationCommunicator
 from django.conf import settings
+from django.db import utils
+from django.db.models import QuerySet
 from django.test import Client
+from psycopg_pool import PoolTimeout
 
 from atom.models import ApiKey
 from atom.tenancy import tenant_scope
@@ -163,3 +169,43 @@ def test_static_files_come_whole() -> None:
     status, content, headers = asyncio.run(ask("/static/django_htmx/htmx-2.min.js"))
     assert status == 200
     assert int(headers[b"Content-Length"]) == len(content) > 10_000
+
+
+@pytest.mark.parametrize(
+    ("cause", "status"),
+    [
+        (psycopg.OperationalError("the connection is closed"), 503),
+        (PoolTimeout("couldn't get a connection after 10.00 sec"), 503),
+        (psycopg.errors.AdminShutdown("terminating connection due to administrator command"), 503),
+        (psycopg.errors.TooManyConnections("sorry, too many clients already"), 503),
+        (psycopg.errors.QueryCanceled("canceling statement due to statement timeout"), 500),
+        (psycopg.errors.DeadlockDetected("deadlock detected"), 500),
+        (psycopg.errors.UndefinedTable('relation "gone" does not exist'), 500),
+        (psycopg.InterfaceError("the cursor is closed"), 500),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("path", ["/jobs", "/api/entities"])
+def test_only_a_database_that_is_away_is_no_bug(
+    path: str, cause: Exception, status: int, live_cast: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug keeps its traceback in the log."""
+    client = Client(raise_request_exception=False)
+    client.force_login(live_cast.alice)
+
+    def broken(*_: Any, **__: Any) -> Any:
+        error = getattr(utils, next(c.__name__ for c in type(cause).__mro__ if c.__module__ == "psycopg"))
+        raise error(str(cause)) from cause
+
+    said = StringIO()
+    (stderr,) = [handler for handler in logging.getLogger().handlers if handler.get_name() == "stderr"]
+    monkeypatch.setattr(stderr, "stream", said)
+    monkeypatch.setattr(QuerySet, "_fetch_all", broken)
+    answer = client.get(path)
+    monkeypatch.undo()
+    assert answer.status_code == status
+    assert ("Retry-After" in answer) == (status == 503)
+    assert f": {path}" in said.getvalue()
+    assert ("Traceback" in said.getvalue()) == (status == 500)
+    if status == 503:
+        assert len(said.getvalue().splitlines()) == 1
