@@ -34,6 +34,7 @@ from historical_sync.quarantine import TOO_MANY
 from historical_sync.retrying import Action, decide
 from historical_sync.runs import JobRun, JobRuns
 from historical_sync.storage import Pages, Saved, save_pages
+from historical_sync.trouble import Trouble
 from integrations.errors import CursorExpired, Endless, ProviderError
 from integrations.providers.base import JSON, Context, Stream, Window, WindowKind
 
@@ -76,6 +77,7 @@ class Engine:
         self.deliveries = Deliveries()
         self.in_hand = InHand()
         self.runs = JobRuns(pool, defer)
+        self.trouble = Trouble()
         self.abandoned = abandoned if abandoned is not None else []
         self.leases: dict[str, tuple[Lease, asyncio.Event]] = {}
         self.closing = asyncio.Event()
@@ -158,6 +160,7 @@ class Engine:
         attempts = await job_changes.job_failures(self.pool, job_id, tenant_id)
         decision = decide(error, now=datetime.now(UTC), jitter=_jitter(), attempts=attempts)
         code, message, at, again = decision.code, decision.message, decision.at, False
+        self.trouble.tell(job, "", error, code, decision.action, at)
         if decision.action is Action.RECONNECT:
             token = run.api.token or "" if run else job.connection.credentials["access_token"]
             again = await self._lost_access(job, token, message)
@@ -241,6 +244,7 @@ class Engine:
         """Gives the chunk back or up, as the error's class says. True: the job may have more chunks for this entry."""
         lease = claim.lease
         if isinstance(error, TooManyRejected | UnknownStream):
+            self.trouble.tell(run.job, lease.stream, error, error.code, Action.FAIL)
             await claims.fail(self.pool, lease, error.code, str(error))
             return True
         stream = _stream(run, lease)
@@ -255,6 +259,8 @@ class Engine:
             window=claim.window,
         )
         code, message, at = decision.code, decision.message, decision.at
+        if decision.action not in (Action.SPLIT, Action.FAIL):
+            self.trouble.tell(run.job, lease.stream, error, code, decision.action, at)
         if decision.action is Action.RECONNECT:
             if not await self._lost_access(run.job, run.api.token or "", message):
                 return False
@@ -270,6 +276,7 @@ class Engine:
         elif decision.action is Action.RESTART and at is not None:
             await claims.restart_window(self.pool, lease, code, message, at)
         elif decision.action is not Action.SPLIT or at is None or not await claims.split(self.pool, lease, at):
+            self.trouble.tell(run.job, lease.stream, error, code, Action.FAIL)
             astray = isinstance(error, CursorExpired | Endless)
             await claims.fail(self.pool, lease, code, message, astray=astray)
         return True

@@ -7,6 +7,8 @@ quarantine, coverage and every counter.
 from __future__ import annotations
 
 import json
+import logging
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ import pytest
 
 from atom.access import system_actor
 from atom.tenancy import tenant_scope
+from historical_sync import trouble
 from historical_sync.actions import pause, start_sync
 from historical_sync.models import SyncChunk
 from integrations.providers import wire
@@ -81,6 +84,30 @@ def test_a_hiccup_leaves_no_trace_in_the_data(toy: ToyStage, worker: Worker, nam
     assert noted or name == "connection reset", "each of them was noted"
     labels = {stream.label for stream in toys.provider("").streams}
     assert {detail.partition(": ")[0] for detail in noted} <= labels, "by the names that people know"
+
+
+def test_an_outage_is_told_in_the_workers_log_without_flooding_it(
+    toy: ToyStage, worker: Worker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who looks after a deployment sees no tenant's pages. Of what a tenant has the log says nothing, whatever the provider answers."""
+    caplog.set_level(logging.INFO, "historical_sync.trouble")
+    toy.server.inject(toys.says(502), times=6)
+    job = toy.done(toy.job())
+    (line,) = [record for record in caplog.records if record.name == "historical_sync.trouble"]
+    assert line.levelname == "WARNING"
+    assert re.fullmatch(
+        rf"job {job.id} of Toy, \w+ tries again at [\d-]+ [\d:]+ UTC; "
+        r"provider_unavailable: Toy has a problem of its own \(502\)\.",
+        line.getMessage(),
+    ), line.getMessage()
+    caplog.clear()
+    monkeypatch.setattr(trouble, "AGAIN_SECONDS", 0.0)
+    toy.server.inject(toys.throttled("seconds"), every=1, times=1)
+    toy.server.inject(toys.says(400, {"error": "no row of Jane Doe"}), every=1, times=1)
+    toy.done(toy.job(full=True), "failed")
+    said = [record.getMessage() for record in caplog.records if record.name == "historical_sync.trouble"]
+    assert [words for words in said if words.endswith(" gave up; provider_rejected_request")], said
+    assert not [words for words in said if "Jane" in words]
 
 
 def test_an_outage_in_planning_is_waited_out(toy: ToyStage, worker: Worker) -> None:
