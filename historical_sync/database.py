@@ -100,7 +100,13 @@ async def still_there(connection: AsyncConnection[Any]) -> None:
 
 
 async def note_use(connection: AsyncConnection[Any]) -> None:
-    """For `still_there`: the pool has its connection back."""
+    """For `still_there`: the pool has its connection back; not one that still is in a pipeline.
+
+    psycopg leaves it so where a task is cancelled as its pipeline begins (`wait_async` lets others go first in a loop that is busy), and
+    whoever was lent it next would be in that pipeline unasked.
+    """
+    if connection.pgconn.pipeline_status:
+        raise InterfaceError("a task was cancelled as it began a pipeline: the pool makes a new connection")
     connection.used_at = time.monotonic()  # type: ignore[attr-defined]
 
 

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from django.db import connection as database
 from django.utils import timezone
+from psycopg import waiting
 
 from atom import audit, members
 from atom.access import system_actor
@@ -20,7 +21,7 @@ from atom.models import Membership
 from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import actions, delivering, job_changes, replaying, webhooks
 from historical_sync.automation import Delivery, Notice, WebhookEndpoint
-from historical_sync.database import make_pool
+from historical_sync.database import Pool, make_pool, pipelined_transaction, tenant_transaction
 from historical_sync.models import QuarantinedRecord, SyncChunk
 from integrations.crypto import encrypt
 from tests.conftest import job_now, wait_for
@@ -211,3 +212,31 @@ def test_two_workspaces_that_invite_the_same_new_person_at_once_both_have_them(
     with across_tenants("a person of two workspaces"):
         theirs = Membership.objects.filter(user__email="new@people.test")
         assert {one.tenant_id for one in theirs} == {acme.id, globex.id}
+
+
+# -- the engine's connections -----------------------------------------------------------------------------------------------
+
+
+def test_whoever_is_cancelled_leaves_a_connection_that_is_good_for_the_next(
+    acme: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A removal of data ended in an error where an import had been paused just as it began a transaction."""
+    tenant_id = str(acme.tenant.id)
+    monkeypatch.setattr(waiting, "MAX_BUSY_TIME", -1.0)  # as in a loop that has always much to do
+
+    async def use(pool: Pool) -> None:
+        async with pipelined_transaction(pool, tenant_id) as db:
+            await db.execute("SELECT 1")
+
+    async def sweep(pool: Pool) -> None:
+        for steps in range(20):
+            using = asyncio.create_task(use(pool))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            using.cancel()
+            await asyncio.wait([using])
+            async with tenant_transaction(pool, tenant_id) as cursor, cursor.connection.cursor("rows") as rows:
+                await rows.execute("SELECT 2")
+                assert await rows.fetchall() == [(2,)]
+
+    with_pool(sweep)
