@@ -51,6 +51,11 @@ EVENT_WORDS = {
 }
 
 
+def in_a_terminal(text: str) -> str:
+    """What others named, in a line of a terminal: what would move its cursor, colour it or begin another line shows as its code."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
 def number(value: Any) -> str:
     """12345 -> 12,345; None -> an en dash."""
     return "–" if value is None else f"{int(value):,}"

@@ -228,6 +228,28 @@ def test_sync_history_refuses_what_can_not_be_started(cast: Any, connection: Con
     assert "Reconnect it first" in refused("sync_history", connection.id)
 
 
+def test_what_others_named_moves_no_operators_cursor(cast: Any, connection: Connection) -> None:
+    with tenant_scope(cast.acme.id):
+        Connection.objects.update(account_label="Acme\x1b[2J\r\n\x9b31m", status="reauth_required")
+    shown = r"(Acme\x1b[2J\x0d\x0a\x9b31m)"
+    assert shown in refused("sync_history", "1")
+    out = io.StringIO()
+    with pytest.raises(SystemExit):
+        call_command("doctor", stdout=out)
+    assert shown in out.getvalue()
+
+
+def test_progress_moves_no_operators_cursor_by_a_name(
+    cast: Any, connection: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tenant_scope(cast.acme.id):
+        job = make_job(
+            connection, status="paused", pause_reason="user", last_error_message="They said \x1b]0;hello\x07"
+        )
+        sync_history._Display(quiet=False).show(actions.get_job(cast.acme, job.id))
+    assert r"They said \x1b]0;hello\x07" in capsys.readouterr().err
+
+
 def test_sync_history_without_wait_prints_the_jobs_id(connection: Connection) -> None:
     job_id = run("sync_history", connection.id, "--streams", "issues, commits")
     with tenant_scope(connection.tenant_id):

@@ -10,6 +10,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
+from atom.words import in_a_terminal
 from historical_sync import health
 
 
@@ -26,7 +27,7 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps([asdict(finding) for finding in found]))
         else:
             for finding in found:
-                self.stdout.write(f"- {finding.what}\n  {finding.mend}")
+                self.stdout.write(f"- {in_a_terminal(finding.what)}\n  {in_a_terminal(finding.mend)}")
             if not found:
                 self.stdout.write("All is well.")
         if found:

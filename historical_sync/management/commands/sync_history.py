@@ -24,6 +24,7 @@ from rich.text import Text
 from atom.access import system_actor
 from atom.errors import Refused
 from atom.tenancy import across_tenants, tenant_scope
+from atom.words import in_a_terminal
 from historical_sync import actions, states
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.moments import moment
@@ -73,7 +74,7 @@ class Command(BaseCommand):
                     trigger="command",
                 )
             except Refused as error:
-                raise CommandError(error.detail, returncode=2) from None
+                raise CommandError(in_a_terminal(error.detail), returncode=2) from None
             if options["wait"] or options["inline"]:
                 job = self._watch(actor, job, inline=options["inline"], quiet=options["json"])
             if options["json"]:
@@ -139,7 +140,7 @@ def _connections() -> str:
         rows = list(Connection.objects.select_related("tenant").order_by("tenant__slug", "created_at")[: LISTED + 1])
     if not rows:
         return "There is none yet: manage.py connect makes one."
-    lines = [f"  {row.id}  {row.tenant.slug}  {row}" for row in rows[:LISTED]]
+    lines = [f"  {row.id}  {row.tenant.slug}  {in_a_terminal(str(row))}" for row in rows[:LISTED]]
     return "\n".join(["There are:", *lines, *(["  and more"] if len(rows) > LISTED else [])])
 
 
@@ -232,6 +233,7 @@ class _Display:
         phase = seen.phase
         if job.last_error_message and job.status in (states.FAILED, states.PAUSED):
             phase += f": {job.last_error_message}"
+        phase = in_a_terminal(phase)
         if self.console.is_terminal:
             self.bar.update(self.task, completed=seen.percentage, left=left)
             self.live.update(Group(Text(phase), self.bar, Text(numbers)), refresh=True)

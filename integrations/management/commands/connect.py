@@ -14,6 +14,7 @@ from atom.access import system_actor
 from atom.errors import Refused
 from atom.models import Tenant
 from atom.tenancy import tenant_scope
+from atom.words import in_a_terminal
 from integrations.connect import connect_with_token
 from integrations.providers import PROVIDERS
 
@@ -64,7 +65,7 @@ class Command(BaseCommand):
                 )
             except Refused as error:
                 at = f"{error.attr}: " if error.attr else ""
-                raise CommandError(f"{at}{error.detail}", returncode=2) from None
+                raise CommandError(in_a_terminal(f"{at}{error.detail}"), returncode=2) from None
         if options["json"]:
             shown = {
                 "id": str(connection.id),

@@ -16,6 +16,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from atom.errors import InvalidInput
+from atom.words import in_a_terminal
 from integrations import gateway
 from integrations.checking import MOST_REASONS, PATIENCE, StreamReport, check_stream
 from integrations.connect import checked_answers
@@ -105,25 +106,25 @@ class Command(BaseCommand):
             except PartlyDenied as error:
                 partitions, refusal = error.found, f"{error.code}: {error}"
             except ProviderError as error:
-                raise CommandError(f"{provider.name}: {error.code}: {error}", returncode=3) from None
+                raise CommandError(in_a_terminal(f"{provider.name}: {error.code}: {error}"), returncode=3) from None
             scopes = "not told" if account.scopes is None else ", ".join(account.scopes) or "none"
             what = (provider.partition_label or "partitions").lower()
-            self.stdout.write(
+            self._say(
                 f"{provider.name}: {account.label} ({account.external_id}), scopes {scopes}"
                 + (f", {len(partitions)} {what}" if provider.partitions else "")
             )
             if refusal:
-                self.stdout.write(f"  {what}: FAILED {refusal}")
+                self._say(f"  {what}: FAILED {refusal}")
             for label, missing in missing_scopes(provider, account.scopes).items():
-                self.stdout.write(f"  not granted: {', '.join(missing)}, needed for {label}")
+                self._say(f"  not granted: {', '.join(missing)}, needed for {label}")
             if account.expires_at is not None:
-                self.stdout.write(f"  access ends {account.expires_at:%Y-%m-%d}")
+                self._say(f"  access ends {account.expires_at:%Y-%m-%d}")
             now = datetime.now(UTC)
             window = Window(now - timedelta(days=days), now - provider.settle)
             well = not refusal
             for stream in streams:
                 if stream.partitioned and not partitions:
-                    self.stdout.write(f"  {stream.name}: nothing to list it by")
+                    self._say(f"  {stream.name}: nothing to list it by")
                     continue
                 report = await self._stream(api, stream, partitions if stream.partitioned else [WHOLE], window)
                 self._tell(report)
@@ -138,15 +139,18 @@ class Command(BaseCommand):
                 break
         return report
 
+    def _say(self, line: str) -> None:
+        self.stdout.write(in_a_terminal(line))
+
     def _tell(self, report: StreamReport) -> None:
         where = f" in {report.partition}" if report.partition else ""
         if report.error is not None:
-            self.stdout.write(f"  {report.stream}: FAILED {report.error[0]}: {report.error[1]}")
+            self._say(f"  {report.stream}: FAILED {report.error[0]}: {report.error[1]}")
             return
         reading, counted = report.reading, report.counted
         expected = "" if counted is None else f" of {'' if counted.exact else 'about '}{counted.records}"
         more = "" if reading.whole else ", more to come"
-        self.stdout.write(
+        self._say(
             f"  {report.stream}{where}: {len(reading.records)}{expected} records in {reading.pages} {'page' if reading.pages == 1 else 'pages'}{more}, "
             f"{report.entities.total()} entities, {report.relationships.total()} relationships, "
             f"{len(reading.rejected)} rejected"
@@ -155,13 +159,13 @@ class Command(BaseCommand):
             first, last = report.span
             outside = f", {reading.outside} rows outside the window left out" if reading.outside else ""
             repeated = f", {reading.repeated} came twice" if reading.repeated else ""
-            self.stdout.write(f"    from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M}{outside}{repeated}")
+            self._say(f"    from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M}{outside}{repeated}")
         if report.edges:
-            self.stdout.write(f"    window edges: {report.edges}")
+            self._say(f"    window edges: {report.edges}")
         for kinds in (report.entities, report.relationships):
             if kinds:
-                self.stdout.write(f"    {', '.join(f'{kind} {count}' for kind, count in kinds.most_common())}")
+                self._say(f"    {', '.join(f'{kind} {count}' for kind, count in kinds.most_common())}")
         for reason in reading.rejected[:MOST_REASONS]:
-            self.stdout.write(f"    rejected: {reason}")
+            self._say(f"    rejected: {reason}")
         for words in report.wrong[:MOST_REASONS]:
-            self.stdout.write(f"    WRONG: {words}")
+            self._say(f"    WRONG: {words}")
