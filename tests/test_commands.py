@@ -100,6 +100,7 @@ def test_create_tenant_says_how_an_owner_without_a_password_gets_one(monkeypatch
         ("Initech", "Not A Slug", "b@initech.test", "long enough it is", "slug"),
         ("", "initech", "b@initech.test", "long enough it is", "name"),
         ("x" * 151, "initech", "b@initech.test", "long enough it is", "name"),
+        ("Initech\nInc", "initech", "b@initech.test", "long enough it is", "name"),
         ("Initech", "initech", "nobody", "long enough it is", "email"),
         ("Initech", "initech", "b@initech.test", "short", "too short"),
         ("Initech", "initech", "b@initech.test", "password123", "too common"),
@@ -114,6 +115,16 @@ def test_create_tenant_refuses_in_words(
         "create_tenant", name, "--slug", slug, "--plan", "solo", "--owner", owner, "--password-file", tmp_path / "p"
     )
     assert words in said
+
+
+def test_create_tenant_says_that_no_password_was_given(cast: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ctrl_d(prompt: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("getpass.getpass", ctrl_d)
+    said = refused("create_tenant", "X", "--slug", "x", "--plan", "solo", "--owner", "b@x.test")
+    assert said == "password: None was given."
 
 
 def test_create_tenant_says_when_the_password_file_is_not_there(cast: Any, tmp_path: Path) -> None:
@@ -134,6 +145,7 @@ def test_create_api_key_refuses_in_words(cast: Any) -> None:
     assert "'nobody'" in refused("create_api_key", "--tenant", "nobody", "--role", "viewer", "--name", "x")
     assert "50" in refused("create_api_key", "--tenant", "acme", "--role", "viewer", "--name", "x" * 51)
     assert "50" in refused("create_api_key", "--tenant", "acme", "--role", "viewer", "--name", "  ")
+    assert "50" in refused("create_api_key", "--tenant", "acme", "--role", "viewer", "--name", "a\nb")
 
 
 # -- connect --------------------------------------------------------------------------------------------------------------

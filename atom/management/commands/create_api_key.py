@@ -26,8 +26,8 @@ class Command(BaseCommand):
         if tenant is None:
             raise CommandError(f"There is no tenant {options['tenant']!r}.", returncode=2)
         name = options["name"].strip()
-        if not name or len(name) > 50:
-            raise CommandError("--name must have from 1 to 50 characters.", returncode=2)
+        if not name or len(name) > 50 or not name.isprintable():
+            raise CommandError("--name must have from 1 to 50 printable characters.", returncode=2)
         with tenant_scope(tenant.id):
             _, key = ApiKey.objects.create_key(tenant=tenant, role=options["role"], name=name)
             audit.record(tenant.id, audit.OPERATOR, "key.created", name, f"as {options['role']}")

@@ -35,6 +35,8 @@ class Command(BaseCommand):
             with transaction.atomic():
                 tenant = Tenant(name=options["name"].strip(), slug=options["slug"], plan=options["plan"])
                 tenant.full_clean()
+                if not tenant.name.isprintable():
+                    raise ValidationError({"name": "It must be one line of printable characters."})
                 tenant.save()
                 email = options["owner"].strip().lower()
                 user = User.objects.filter(email__iexact=email).first()
@@ -65,7 +67,11 @@ class Command(BaseCommand):
                 f"There is no terminal to ask for a password at: manage.py changepassword {email} sets one."
             )
             return secrets.token_urlsafe(24)
-        password = getpass.getpass("Password for the owner: ")
-        if password != getpass.getpass("Again: "):
+        try:
+            password = getpass.getpass("Password for the owner: ")
+            again = getpass.getpass("Again: ")
+        except EOFError:  # Ctrl-D
+            raise ValidationError("None was given.") from None
+        if password != again:
             raise ValidationError("The two passwords differ.")
         return password
