@@ -839,6 +839,25 @@ def test_keys_are_rotated_and_it_may_be_interrupted(cast: Any, settings: Any) ->
     assert error.value.returncode == 1
 
 
+def test_what_no_key_opens_keeps_nobody_else_from_the_new_one(cast: Any, settings: Any) -> None:
+    old = settings.ENCRYPTION_KEYS
+    with tenant_scope(cast.acme.id):
+        rows = sorted((make_connection(cast.acme) for _ in range(2)), key=lambda row: row.id)
+        settings.ENCRYPTION_KEYS = [Fernet.generate_key().decode()]  # of which no backup was kept
+        rows[0].set_credentials("lost", "")
+        rows[0].save()
+    settings.ENCRYPTION_KEYS = [Fernet.generate_key().decode(), *old]
+    out = io.StringIO()
+    with pytest.raises(CommandError, match=f"^connection {rows[0].id}: No key of ATOM_ENCRYPTION_KEYS opens") as error:
+        call_command("rotate_encryption_key", stdout=out)
+    assert error.value.returncode == 1
+    assert "connection: 1 re-encrypted" in out.getvalue()
+    settings.ENCRYPTION_KEYS = settings.ENCRYPTION_KEYS[:1]
+    with tenant_scope(cast.acme.id):
+        rows[1].refresh_from_db()
+    assert rows[1].credentials["access_token"] == "secret-access-token"
+
+
 def test_no_provider_is_shown_a_code_of_another(alice: Client, sandbox: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     back = consent(to_provider(alice))
     asked: list[Any] = []

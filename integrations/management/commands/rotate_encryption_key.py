@@ -12,19 +12,26 @@ from atom.tenancy import across_tenants
 from integrations.crypto import UndecipherableError, rotate
 
 BATCH = 200
+NAMED = 5  # of those that no key opens
 
 
 class Command(BaseCommand):
     help = "Re-encrypts all credentials and quarantined records with the first of ATOM_ENCRYPTION_KEYS. May be interrupted and run again."
 
     def handle(self, *args: Any, **options: Any) -> None:
+        lost: list[str] = []
         with across_tenants("every tenant's secrets move to the new key"):
             for model in apps.get_models():
                 for field in model._meta.fields:
                     if isinstance(field, models.BinaryField) and field.name.startswith("sealed_"):
-                        self._rotate(model, field.name)
+                        lost += self._rotate(model, field.name)
+        if lost:
+            more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+            raise CommandError(f"{', '.join(lost[:NAMED])}{more}: {UndecipherableError()}")
 
-    def _rotate(self, model: type[models.Model], field: str) -> None:
+    def _rotate(self, model: type[models.Model], field: str) -> list[str]:
+        """Those that no key opens, which keep nobody else from the new one."""
+        lost: list[str] = []
         manager, last, done = model._default_manager, None, 0
         while True:
             with transaction.atomic():
@@ -33,10 +40,12 @@ class Command(BaseCommand):
                 for row in batch:
                     try:
                         setattr(row, field, rotate(getattr(row, field)))
-                    except UndecipherableError as error:
-                        raise CommandError(f"{model._meta.verbose_name} {row.pk}: {error}", returncode=1) from None
-                    row.save(update_fields=[field])
+                    except UndecipherableError:
+                        lost.append(f"{model._meta.verbose_name} {row.pk}")
+                    else:
+                        row.save(update_fields=[field])
             if not batch:
                 break
             last, done = batch[-1].pk, done + len(batch)
-        self.stdout.write(f"{model._meta.verbose_name}: {done} re-encrypted")
+        self.stdout.write(f"{model._meta.verbose_name}: {done - len(lost)} re-encrypted")
+        return lost
