@@ -10,6 +10,7 @@ from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django_htmx.http import trigger_client_event
 
 from atom.access import Actor, Right
 from atom.errors import Refused
@@ -139,7 +140,8 @@ def take_back(request: HttpRequest, queued_id: UUID) -> HttpResponse:
     """What waits does not start."""
     if not queueing.take_back(actor_of(request).tenant, queued_id):
         raise Http404
+    words = "It was taken back and will not start."
     if getattr(request, "htmx", False):
-        return HttpResponse("")
-    messages.success(request, "It was taken back and will not start.")
+        return trigger_client_event(HttpResponse(""), "said", {"value": words})
+    messages.success(request, words)
     return redirect("jobs")

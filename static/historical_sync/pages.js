@@ -186,6 +186,11 @@ function followSoon() {
 
 // -- toasts ---------------------------------------------------------------------------------------------------------------
 
+let focusedBefore = null; // what somebody left to go to the toasts
+toasts.addEventListener("focusin", (event) => {
+  if (!toasts.contains(event.relatedTarget)) focusedBefore = event.relatedTarget;
+});
+
 function toast(element) {
   const key = element.dataset.toast;
   if (key !== "refused") {
@@ -200,7 +205,9 @@ function toast(element) {
   close.setAttribute("aria-label", "Dismiss");
   const remove = () => {
     element.remove();
-    if (!toasts.querySelector(".toast") && toasts.matches(":popover-open")) toasts.hidePopover();
+    const next = toasts.querySelector(".toast");
+    if (!next && toasts.matches(":popover-open")) toasts.hidePopover();
+    refocus(next?.querySelector(".close"), focusedBefore);
   };
   close.addEventListener("click", remove);
   element.append(close);
@@ -211,6 +218,12 @@ function toast(element) {
   announce(element.querySelector("p").innerText);
   const later = () => setTimeout(() => (element.matches(":hover, :focus-within") ? later() : remove()), TOAST_SECONDS * 1000);
   later();
+}
+
+/** Where what had the focus is gone: on from the first of these places that is there, or from the page's beginning. */
+function refocus(...places) {
+  if (document.activeElement !== document.body) return;
+  (places.find((place) => place?.isConnected) ?? document.getElementById("main")).focus({ preventScroll: true });
 }
 
 /** Says it to screen readers only. */
@@ -302,10 +315,8 @@ document.body.addEventListener("htmx:afterSwap", (event) => {
 modal.addEventListener("close", () => {
   house(document.body);
   modal.replaceChildren();
-  // The button that opened it may be gone with what it was good for: then on from its place, or from the page's beginning.
-  if (document.activeElement !== document.body) return;
-  const next = document.getElementById(openedIn)?.querySelector(".actions .button, a.cover");
-  (next ?? document.getElementById("main")).focus({ preventScroll: true });
+  // The button that opened it may be gone with what it was good for.
+  refocus(document.getElementById(openedIn)?.querySelector(".actions .button, a.cover"));
 });
 let pressed = null; // a selection that ends outside a dialog is no click beside it
 document.addEventListener("pointerdown", (event) => (pressed = event.target));
@@ -399,7 +410,10 @@ document.body.addEventListener("htmx:afterRequest", (event) => {
     if (elt.matches("form[hx-trigger=change]")) elt.reset(); // what was chosen was refused
   }
   if (elt.matches("[data-close-after]")) modal.close();
+  // What was pressed went off the page with what it was good for; `elt` is what is left around it.
+  if (event.detail.requestConfig.verb === "post" && !event.detail.target.isConnected && !document.getElementById(event.detail.target.id)) refocus(elt.querySelector(".button"));
 });
+document.body.addEventListener("said", (event) => announce(event.detail.value));
 document.body.addEventListener("htmx:responseError", (event) => {
   const { xhr, elt } = event.detail;
   if (!asksByItself(elt) && !xhr.getResponseHeader("X-Fragments") && !xhr.getResponseHeader("HX-Redirect")) say("That did not work. Try again in a moment.");

@@ -147,3 +147,48 @@ def test_a_changed_import_takes_its_place_among_the_others(page: Page, site: Up,
     else:
         expect(page.locator("#jobs-body tr")).not_to_have_count(0)
         expect(row).to_have_count(0)
+
+
+def test_what_is_taken_back_or_dismissed_is_said_and_leaves_the_focus_nearby(
+    another: Callable[..., Page], site: Up
+) -> None:
+    owner = ("--owner", "quinn@queue.test", "--password-file", "-")
+    made = site.manage("create_tenant", "Queue", "--slug", "queue", "--plan", "team", *owner, input="waits for room")
+    assert made.returncode == 0, made.stderr
+    done = site.manage("shell", "-c", "from tests.browser.test_dialogs import queue_two; queue_two('queue')")
+    assert done.returncode == 0, done.stderr
+    page = another(storage_state=None)
+    sign_in(page, site.address, "quinn@queue.test", "waits for room")
+    page.goto("/jobs")
+    waiting = page.locator(".panel-box.waiting")
+    waiting.get_by_role("button", name="Take back").press("Enter")
+    expect(page.locator("#said")).to_contain_text("It was taken back and will not start.")
+    expect(waiting.get_by_role("button", name="Dismiss")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#said p")).to_have_count(2)
+    expect(page.locator("#main")).to_be_focused()
+    # A toast's: back to where one was.
+    page.route(re.compile("/jobs"), lambda route: route.abort())
+    chosen = page.get_by_role("combobox", name="Status")
+    chosen.select_option("failed")
+    toast = page.locator("#toasts .toast", has_text="Atom can't be reached.")
+    chosen.focus()
+    toast.get_by_role("button", name="Dismiss").press("Enter")
+    expect(toast).to_have_count(0)
+    expect(chosen).to_be_focused()
+
+
+def queue_two(slug: str) -> None:
+    """Two starts that wait, the second refused; for `manage.py shell`."""
+    from atom.models import Tenant
+    from atom.tenancy import tenant_scope
+    from historical_sync.automation import QueuedStart
+    from tests.graphs import make_connection
+
+    tenant = Tenant.objects.get(slug=slug)
+    with tenant_scope(tenant.id):
+        for tool, refused in (("github", False), ("slack", True)):
+            connection = make_connection(tenant, tool)
+            QueuedStart.objects.create(
+                tenant=tenant, connection=connection, reason="Odd.", refused=refused, created_by_label="Quinn"
+            )
