@@ -191,22 +191,21 @@ def disconnect(actor: Actor, connection: Connection, *, delete_data: bool = Fals
     """
     for hook in disconnecting_hooks:
         hook(actor, connection)
-    # A worker may have had it refreshed since it was read: to revoke a token that was replaced ends nothing.
-    connection.refresh_from_db(fields=["sealed_credentials"])
-    goes_on_elsewhere = not _try_to_revoke(connection)
     _give_up(actor, connection, delete_data)
-    if goes_on_elsewhere:
-        # The other may have been given up at the same time, and have left the grant to this one.
-        _try_to_revoke(connection)
-    # The provider may have taken its time: what a schedule or a program started meanwhile would wait for a reconnect.
+    # What a schedule or a program started meanwhile would wait for a reconnect.
     for hook in disconnecting_hooks:
         hook(actor, connection)
+    # After it was given up: of two workspaces that disconnect an account at once, one sees that nobody goes on by the grant.
+    _try_to_revoke(connection)
 
 
 @again_after_giving_way
 @transaction.atomic
 def _give_up(actor: Actor, connection: Connection, delete_data: bool) -> None:
+    """`connection` has then the last credentials that there were: no refresh stores, or begins, another."""
+    gateway.lock_token(connection)
     row = connections_of(actor.tenant).select_for_update().get(id=connection.id)
+    connection.sealed_credentials = row.sealed_credentials
     row.set_credentials("")
     row.status = ConnectionStatus.DISCONNECTED
     row.last_error = ""
@@ -355,26 +354,25 @@ def _check_plan(tenant: Tenant, existing: Connection | None) -> None:
         )
 
 
-def _try_to_revoke(connection: Connection) -> bool:
-    """Revokes the connection's grant at the provider, or says in the log why not. False: another connection goes on by it."""
+def _try_to_revoke(connection: Connection) -> None:
+    """Revokes the connection's grant at the provider, or says in the log why not."""
     try:
-        return _revoke(connection)
+        _revoke(connection)
     except (ProviderError, TimeoutError, OSError) as error:
         log.warning("could not revoke %s at the provider: %s", connection.id, error)
-        return True
 
 
-def _revoke(connection: Connection) -> bool:
+def _revoke(connection: Connection) -> None:
     provider = connection.provider
     config = gateway.configured(provider, connection.facts)
     if provider.oauth is None or provider.oauth.revoke is None or config is None or not connection.by_oauth:
-        return True
+        return
     revoke, credentials = provider.oauth.revoke, connection.credentials
     if not credentials.get("access_token"):
-        return True
+        return
     if _goes_on_elsewhere(connection, provider.oauth, credentials["access_token"]):
         log.info("not revoked at the provider: what %s was granted is another connection's as well", connection.id)
-        return False
+        return
 
     async def call() -> None:
         async with asyncio.timeout(REVOKE_TIMEOUT), make_client(allow_private=True) as client:
@@ -393,7 +391,6 @@ def _revoke(connection: Connection) -> bool:
             )
 
     async_to_sync(call)()
-    return True
 
 
 def _goes_on_elsewhere(connection: Connection, oauth: OAuth, token: str) -> bool:

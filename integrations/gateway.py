@@ -224,10 +224,7 @@ def refresh_token(connection: Connection, old: str) -> str:
     with tenant_scope(connection.tenant_id):
         gone: ReauthRequired | None = None
         with transaction.atomic():
-            with database.cursor() as cursor:
-                cursor.execute(
-                    "SELECT pg_advisory_xact_lock(hashtextextended('token ' || %s, 0))", [str(connection.id)]
-                )
+            lock_token(connection)
             row = Connection.objects.get(tenant_id=connection.tenant_id, id=connection.id)
             if row.status != ConnectionStatus.CONNECTED:
                 raise ReauthRequired(f"Access to {row} was lost or given up.")
@@ -268,6 +265,12 @@ def refresh_token(connection: Connection, old: str) -> str:
         if gone is not None:
             raise gone
         return str(token["access_token"])
+
+
+def lock_token(connection: Connection) -> None:
+    """Until the transaction ends nobody else has the connection's token refreshed; waits for who is at it."""
+    with database.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('token ' || %s, 0))", [str(connection.id)])
 
 
 def exchange_code(

@@ -479,12 +479,18 @@ def test_a_grant_that_was_taken_back_needs_a_person(live_cast: Any, sandbox: Any
 # -- disconnecting --------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_started_while_the_provider_takes_the_grant_back_is_cancelled_too(
+def test_what_is_started_while_a_connection_is_being_disconnected_is_cancelled_too(
     alice: Client, sandbox: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect(alice, "github")
     (row,) = stored()
-    monkeypatch.setattr("integrations.connect._revoke", make_job)
+    give_up = integrations.connect._give_up
+
+    def meanwhile(actor: Any, connection: Connection, delete_data: bool) -> None:
+        make_job(connection)
+        give_up(actor, connection, delete_data)
+
+    monkeypatch.setattr(integrations.connect, "_give_up", meanwhile)
     assert alice.post(f"/connections/{row.id}/disconnect").status_code == 302
     with tenant_scope(row.tenant_id):
         assert [job.status for job in HistoricalSyncJob.objects.filter(connection=row)] == ["cancelled"]
@@ -575,7 +581,7 @@ def test_the_grant_ends_though_two_workspaces_disconnect_the_account_at_once(
     give_up = integrations.connect._give_up
 
     def meanwhile(actor: Any, connection: Connection, delete_data: bool) -> None:
-        """Each has seen that the other goes on."""
+        """The other is given up and looks whether anybody goes on by the grant, while this one is being given up."""
         if connection.id == acme.id:
             charlie.post(f"/connections/{globex.id}/disconnect")
         give_up(actor, connection, delete_data)

@@ -23,10 +23,12 @@ from historical_sync import actions, delivering, job_changes, replaying, webhook
 from historical_sync.automation import Delivery, Notice, WebhookEndpoint
 from historical_sync.database import Pool, make_pool, pipelined_transaction, tenant_transaction
 from historical_sync.models import QuarantinedRecord, SyncChunk
+from integrations import connect, gateway
 from integrations.crypto import encrypt
-from tests.conftest import job_now, wait_for
+from tests.conftest import connected, job_now, wait_for
 from tests.faults.stage import database_url
 from tests.graphs import make_connection, make_job
+from tests.test_connect import is_accepted
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -212,6 +214,28 @@ def test_two_workspaces_that_invite_the_same_new_person_at_once_both_have_them(
     with across_tenants("a person of two workspaces"):
         theirs = Membership.objects.filter(user__email="new@people.test")
         assert {one.tenant_id for one in theirs} == {acme.id, globex.id}
+
+
+@pytest.mark.parametrize("slug", ["linear", "notion"])
+def test_a_token_that_comes_while_its_connection_is_disconnected_ends_too(
+    live_cast: SimpleNamespace, sandbox: Any, held: Any, slug: str
+) -> None:
+    """Once as what the provider ends is the whole grant, once as it is one token: nobody stored what came last, nor ended it."""
+    tenant, came = live_cast.acme, []
+    connection = connected(tenant, slug, sandbox.root)
+    between = held(gateway.grants, "read_token")
+    real = between.real
+    between.real = lambda *reply: came.append(real(*reply)) or came[-1]
+    refreshing = Aside(tenant, gateway.refresh_token, connection, connection.credentials["access_token"])
+    assert between.reached.wait(20)
+    leaving = Aside(tenant, connect.disconnect, system_actor(tenant, "Alice"), connection)
+    wait_for(leaving.waits_or_is_done)
+    between.go.set()
+    leaving.ends()
+    refreshing.thread.join(20)
+    assert len(came) == 1
+    assert not is_accepted(sandbox, slug, came[0]["access_token"])
+
 
 
 # -- the engine's connections -----------------------------------------------------------------------------------------------
