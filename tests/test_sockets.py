@@ -278,7 +278,9 @@ def test_a_page_of_a_workspace_that_another_tab_has_left_is_told_nothing_of_the_
 
 
 @pytest.mark.parametrize("since", ["", "yesterday", "2026-13-01T00:00:00Z", "2026-01-01T00:00:00"])
-def test_a_page_that_says_no_time_is_refused(acme: SimpleNamespace, since: str) -> None:
+def test_a_page_that_says_no_time_is_refused(
+    acme: SimpleNamespace, since: str, caplog: pytest.LogCaptureFixture
+) -> None:
     query = urlencode({"since": since})
     socket = socket_to("ws/pages", acme, acme.cast.alice, query=query)
 
@@ -291,6 +293,7 @@ def test_a_page_that_says_no_time_is_refused(acme: SimpleNamespace, since: str) 
     reply = client.get(f"/live?{query}")
     assert reply.status_code == 400
     assert "could not be understood" in reply.content.decode()
+    assert "Traceback" not in caplog.text
 
 
 def test_polling_tells_of_what_ended_since_the_page_was_made(acme: SimpleNamespace) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 from django.urls import reverse
@@ -15,7 +14,7 @@ from django.views.decorators.http import require_GET
 
 from atom.access import Right
 from atom.middleware import actor_of
-from atom.views import tenant_required
+from atom.views import bad_request, tenant_required
 from historical_sync.live import job_context, of_late, running_jobs, since
 from historical_sync.pages.integrations import go
 
@@ -52,8 +51,8 @@ def live(request: HttpRequest) -> HttpResponse:
         return go(request, reverse("integrations"))
     try:
         ended_since = since(request.GET["since"]) if "since" in request.GET else timezone.now() - RECENT
-    except ValueError as error:
-        raise BadRequest(f"since: {error}") from None
+    except ValueError:
+        return bad_request(request)  # the exception would be logged with its traceback, as if it were one of ours
     may = actor.may(Right.OPERATE)
     parts: list[str] = []
     running = running_jobs(actor.tenant.id)
