@@ -145,7 +145,9 @@ def check_address(url: str, *, with_query: bool = False) -> tuple[str, int]:
     """
     try:
         parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        port = parts.port
+        if port == 0:  # nobody can be asked there
+            raise ValueError
     except ValueError:
         raise Misconfigured("This is not a valid address.") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -156,7 +158,7 @@ def check_address(url: str, *, with_query: bool = False) -> tuple[str, int]:
         raise Misconfigured("The address must not contain a fragment.")
     if parts.query and not with_query:
         raise Misconfigured("The address must not contain a query.")
-    return parts.hostname, port
+    return parts.hostname, port or (443 if parts.scheme == "https" else 80)
 
 
 def check_public_address(url: str, *, with_query: bool = False) -> None:

@@ -698,7 +698,7 @@ def test_a_token_that_is_none_is_refused_at_its_field(alice: Client, own_host: s
         "http://0x7f.1", "http://0177.0.0.1", "http://127.1", "http://224.0.0.1", "http://100.64.0.1", "http://[64:ff9b::7f00:1]",
         "http://[fec0::1]", "http://[::127.0.0.1]", "http://[::a00:1]", "http://[64:ff9b:1::a00:1]",
         "ftp://example.com", "file:///etc/passwd", "javascript:alert(1)", "//example.com", "example.com", "http://", "https:///x",
-        "https://user:pass@8.8.8.8", "https://8.8.8.8?x=1", "https://8.8.8.8#x", "https://8.8.8.8:99999", "https://8.8.8.8:x",
+        "https://user:pass@8.8.8.8", "https://8.8.8.8?x=1", "https://8.8.8.8#x", "https://8.8.8.8:99999", "https://8.8.8.8:0", "https://8.8.8.8:x",
         "https://nothing.invalid", "http://a" + "b" * 500, "http://exa mple.com", "http://\x00", "http://[::1", "http://[2606:4700::%eth0]", "http://8.8\t.8.8",
     ],
 )  # fmt: skip

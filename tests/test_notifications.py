@@ -506,6 +506,7 @@ def test_private_addresses_are_refused_in_the_form_and_at_the_connection(
             "http://[::1]/",
             "ftp://a.test/",
             "nonsense",
+            "https://8.8.8.8:0/x",
         ):
             with pytest.raises(InvalidInput) as refused:
                 webhooks.add(hooked.actor, url, ["failed"])
