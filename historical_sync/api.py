@@ -19,7 +19,7 @@ from rest_framework.response import Response
 
 from atom.access import Actor, Right
 from atom.api_auth import TenantScoped, caller
-from atom.api_fields import BoundedList
+from atom.api_fields import Body, BoundedList
 from atom.errors import InvalidInput
 from historical_sync import actions, states
 from historical_sync.models import HistoricalSyncJob
@@ -30,7 +30,6 @@ from integrations.models import Connection
 from integrations.providers import PROVIDERS
 
 MAX_KEY = 200
-MOST_NAMED = 20  # unknown fields of a body; a megabyte has room for a hundred thousand
 
 
 @extend_schema_field(OpenApiTypes.STR)
@@ -55,7 +54,7 @@ class MomentField(serializers.Field):
         return value.isoformat()
 
 
-class StartSerializer(serializers.Serializer):
+class StartSerializer(Body):
     """What to import; all of it optional."""
 
     connection_id = serializers.UUIDField(required=False, help_text="Needed when the provider has several connections.")
@@ -68,17 +67,6 @@ class StartSerializer(serializers.Serializer):
     )
     streams = BoundedList(child=serializers.CharField(max_length=60), required=False, max_length=100)
     full = serializers.BooleanField(required=False, default=False, help_text="Import again what is covered already.")
-
-    def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, dict) and (unknown := [name for name in data if name not in self.fields]):
-            raise serializers.ValidationError(
-                {
-                    str(name)[:100].encode(errors="replace").decode(): ["There is no such field."]
-                    for name in unknown[:MOST_NAMED]
-                },
-                code="invalid",
-            )
-        return super().to_internal_value(data)
 
 
 class LastErrorSerializer(serializers.Serializer):

@@ -15,7 +15,7 @@ from rest_framework.response import Response
 
 from atom.access import Right
 from atom.api_auth import TenantScoped, caller
-from atom.api_fields import BoundedList
+from atom.api_fields import Body, BoundedList
 from atom.openapi import ErrorsSerializer
 from integrations.connect import get_connection
 from integrations.models import Connection
@@ -23,7 +23,7 @@ from integrations.narrowing import MOST_NAMES, narrow, parts_of
 from integrations.providers.base import Partition
 
 
-class OnlySerializer(serializers.Serializer):
+class OnlySerializer(Body):
     """Which partitions to import, by key or label; null for all of them."""
 
     only = BoundedList(

@@ -68,6 +68,8 @@ def test_the_api_lists_and_chooses(live_cast: SimpleNamespace, sandbox: Sandbox,
         reply = client.post(path, {"only": wrong}, content_type="application/json")
         assert reply.status_code == 400
         assert reply.json()["errors"][0]["attr"].startswith("only")
+    reply = client.post(path, {"only": None, "onyl": NAMES}, content_type="application/json")
+    assert (reply.status_code, reply.json()["errors"][0]["attr"]) == (400, "onyl")
     assert client.get(path).json()["only"] == KEYS
     assert client.post(path, {"only": None}, content_type="application/json").json()["only"] is None
     assert signed_in(live_cast.vera).get(path).status_code == 200
