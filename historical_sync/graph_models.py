@@ -103,7 +103,12 @@ class Entity(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.name
+        return self.called
+
+    @property
+    def called(self) -> str:
+        """Its name, for people: tools have things without one, and a link needs words."""
+        return self.name if self.name.strip() else "Without a name"
 
 
 class EntityAlias(models.Model):

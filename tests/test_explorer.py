@@ -534,3 +534,14 @@ def test_pages_go_on_within_a_kind_past_a_gap_in_what_a_word_of_very_many_names_
             seen += [entity.name for entity in page]
             after = f"{page[-1].kind} {page[-1].id}"
     assert seen == [f"Broken {n}" for n in (*range(1, 11), *range(2511, 2526))]
+
+
+def test_what_has_no_name_has_words_to_follow(cast: SimpleNamespace, signed_in: Any) -> None:
+    nameless, known = add(cast.acme, " ", "page"), add(cast.acme, "Ada")
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+    told(cast.acme, known, connection, None, ("wrote", nameless.id))
+    client = signed_in(cast.alice)
+    for path in ("/entities", f"/entities/{known.id}"):
+        assert f'href="/entities/{nameless.id}">Without a name</a>' in client.get(path).content.decode()
+    assert "<title>Without a name" in client.get(f"/entities/{nameless.id}").content.decode()
