@@ -300,6 +300,13 @@ class SyncChunk(models.Model):
         return f"{self.stream} {self.partition_label} {self.since:%Y-%m-%d} to {self.until:%Y-%m-%d}"
 
 
+# What a reason that Python gave begins with (`integrations.providers.wire`, `extraction`) -> what people read of it.
+SAID_OF = {
+    "no usable id or time": "It has no id, or no time, that can be read.",
+    "unexpected shape": "It does not look as others of its kind do.",
+}
+
+
 class QuarantinedRecord(models.Model):
     """A record that could not be mapped: kept encrypted, shown with its reason, replayed after a fix.
 
@@ -332,6 +339,11 @@ class QuarantinedRecord(models.Model):
 
     def __str__(self) -> str:
         return f"{self.stream} {self.external_id}: {self.reason}"
+
+    @property
+    def why(self) -> str:
+        """The reason for people. Where Python gave it, that is for who mends a mapping."""
+        return SAID_OF.get(self.reason.partition(":")[0], self.reason)
 
 
 class JobEvent(models.Model):

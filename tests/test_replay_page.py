@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from datetime import timedelta
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from atom.tenancy import tenant_scope
 from historical_sync import states
 from historical_sync.models import HistoricalSyncJob, QuarantinedRecord, SyncChunk, SyncRecord
 from integrations.crypto import encrypt
+from integrations.providers.wire import reader, records
 from tests.graphs import make_connection, make_job
 
 GOOD = {"id": 7, "number": 7, "title": "Now it can be read", "state": "open", "user": {"id": 1, "login": "ada"}}
@@ -87,3 +89,24 @@ def test_who_may_only_look_sees_what_is_kept_aside_but_no_replay(live_cast: Simp
     assert client.post(f"/jobs/{job.id}/replay").status_code == 403
     with tenant_scope(live_cast.acme.id):
         assert QuarantinedRecord.objects.filter(tenant=live_cast.acme, replayed_at=None).count() == 1
+
+
+def test_why_a_record_is_kept_aside_is_said_in_words(live_cast: SimpleNamespace, signed_in: Any) -> None:
+    """What Python said of it is for who mends the mapping."""
+    shapes = ({"id": None}, {"id": 7, "created_at": None}, {"id": 8, "created_at": "2026-01-31T09:00:00Z", "user": 1})
+    job = kept_aside(live_cast, *shapes)
+    with tenant_scope(live_cast.acme.id):
+        QuarantinedRecord.objects.filter(job=job, external_id__in="01").update(occurred_at=None)
+    client = signed_in(live_cast.bob)
+    client.post(f"/jobs/{job.id}/replay")
+    page = client.get(f"/jobs/{job.id}").content.decode()
+    whys = re.findall(r'data-label="Why"><span(?: title="([^"]*)")?>([^<]*)<', page)
+    assert {words for _, words in whys} == {
+        "It has no id, or no time, that can be read.", "It does not look as others of its kind do.",
+    }  # fmt: skip
+    assert all("Error" in detail for detail, _ in whys)
+    # As the provider's file keeps it aside at once.
+    _, rejected = records(list(shapes), reader("id", "created_at"))
+    assert {QuarantinedRecord(reason=why).why for _, _, why in rejected} == {
+        "It has no id, or no time, that can be read."
+    }

@@ -217,7 +217,8 @@ def _details() -> dict[str, Any]:
             id=1,
             external_id="4711",
             stream="issues",
-            reason="The field created_at is not a time: 'yesterday'.",
+            why="It has no id, or no time, that can be read.",
+            reason="no usable id or time: ValueError: 'yesterday'",
             created_at=now,
         )
     ]
