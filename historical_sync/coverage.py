@@ -264,8 +264,7 @@ def _held(
     since: datetime | None,
     until: datetime | None,
 ) -> list[Held]:
-    labels = {place: one.label for place, one in known.items()}
-    tried_at = {place: one.tried_at for place, one in known.items()}
+    labels, tried_at = {at: one.label for at, one in known.items()}, {at: one.tried_at for at, one in known.items()}
     gone = {
         (stream, key)
         for (stream, key), one in known.items()
@@ -281,11 +280,14 @@ def _held(
         low, high = hulls[stream.name]
         window = Window(since or low, until or high) if (since or low) < (until or high) else None
         names = names_of.get(stream.name, set())
+        unlisted: Sequence[tuple[Window, str, str]] = ()
         if stream.partitioned and "" in names:
-            # That its partitions could not be listed is old news once they were.
-            at = tried_at[stream.name, ""]
-            if any(tried_at.get((stream.name, key), BEGINNING) > at for key in names):
-                names.discard("")
+            at, parts = tried_at[stream.name, ""], names - {""}
+            if any(tried_at.get((stream.name, key), BEGINNING) > at for key in parts):
+                names = parts  # that they could not be listed is old news
+            elif any((stream.name, key) not in gone for key in parts):
+                # No part of its own, of which nothing is here, but why those that are known lack something.
+                names, unlisted = parts, failures.get((stream.name, ""), ())
         for key in sorted(names, key=lambda key: (labels.get((stream.name, key), key), key)):
             have = spans.get((stream.name, key), ())
             missing = planning.subtract(window, have) if window and (stream.name, key) not in gone else ()
@@ -299,7 +301,7 @@ def _held(
                     missing,
                     tuple(
                         Failed(part, code, reason)
-                        for failed, code, reason in failures.get((stream.name, key), ())
+                        for failed, code, reason in (*unlisted, *failures.get((stream.name, key), ()))
                         for gap in missing
                         if (part := _common(failed, gap)) is not None
                     ),

@@ -100,6 +100,25 @@ def test_that_parts_could_not_be_listed_is_old_news_once_they_were(toy: ToyStage
     }
 
 
+def test_while_parts_can_not_be_listed_those_that_are_known_lack_what_is_new_and_say_why(
+    toy: ToyStage, worker: Worker
+) -> None:
+    """The list that was refused counted as one more part, without a name, of which nothing was here."""
+    toy.done(toy.job(streams=["things"], end=datetime.now(UTC)))
+    known = held(toy)
+    toy.server.inject(toys.says(403, {"error": "scope"}), every=1, times=10_000, path="/boxes")
+    toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection), "failed")
+    found = held(toy)
+    assert found.keys() == known.keys() == {("things", box) for box in toys.BOXES}
+    for place, part in found.items():
+        assert part.covered == known[place].covered
+        assert [failed.window for failed in part.failed] == list(part.missing)
+        assert "things:read" in part.failed[0].reason
+    toy.server.faults.clear()
+    toy.done(toy.within(actions.repair_gaps, toy.actor, toy.connection))
+    assert not any(part.missing for part in held(toy).values())
+
+
 def test_a_repair_brings_nothing_that_nobody_asked_for(toy: ToyStage, worker: Worker) -> None:
     """Events were asked for over all the time, visits only lately; there is a hole in the events."""
     third = START + timedelta(days=20)
