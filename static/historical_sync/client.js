@@ -31,6 +31,7 @@ export class ApiError extends Error {
     const first = body?.errors?.[0] ?? {};
     super(first.detail ?? `The request failed (${status}).`);
     this.status = status;
+    this.detail = this.message;
     this.code = first.code ?? "error";
     this.attr = first.attr ?? null;
   }
