@@ -237,7 +237,6 @@ def test_a_token_that_comes_while_its_connection_is_disconnected_ends_too(
     assert not is_accepted(sandbox, slug, came[0]["access_token"])
 
 
-
 # -- the engine's connections -----------------------------------------------------------------------------------------------
 
 
