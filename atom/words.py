@@ -305,8 +305,11 @@ def length_of(value: Any) -> int:
 
 
 def property_name(value: str) -> str:
-    """A property's name in words: merged_at and mergedAt -> merged at."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", value).replace("_", " ").lower() if not value.isupper() else value
+    """A property's name in words: merged_at and mergedAt -> merged at; html_url -> html URL."""
+    if value.isupper():
+        return value
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", value).replace("_", " ").lower()
+    return re.sub(r"\b(?:url|id)\b", lambda found: found[0].upper(), words)
 
 
 def pace(value: float | None) -> str:

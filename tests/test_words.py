@@ -30,7 +30,15 @@ def test_values_are_no_programs(value: Any, written: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "written"), [("merged_at", "merged at"), ("sizeEstimate", "size estimate"), ("URL", "URL"), ("url", "url")]
+    ("name", "written"),
+    [
+        ("merged_at", "merged at"),
+        ("sizeEstimate", "size estimate"),
+        ("URL", "URL"),
+        ("html_url", "html URL"),
+        ("externalId", "external ID"),
+        ("valid", "valid"),
+    ],
 )
 def test_names_of_properties_are_words(name: str, written: str) -> None:
     assert words.property_name(name) == written
