@@ -244,12 +244,13 @@ async def _write(pool: Pool, told: Sequence[dict[str, Any]], unused: Counter[str
     async with system_transaction(pool, "a worker's jobs are of many tenants") as cursor:
         if told:
             await cursor.executemany(CORRECT, told)
-        await cursor.execute(
-            """
-            UPDATE integrations_connection c
-            SET budget_left = LEAST(c.budget_left + u.unused, COALESCE(c.budget_limit, c.budget_left + u.unused))
-            FROM unnest(%s::uuid[], %s::int[]) AS u(id, unused)
-            WHERE c.id = u.id AND c.budget_resets_at > clock_timestamp()
-            """,
-            [list(unused), list(unused.values())],
-        )
+        if unused:
+            await cursor.execute(
+                """
+                UPDATE integrations_connection c
+                SET budget_left = LEAST(c.budget_left + u.unused, COALESCE(c.budget_limit, c.budget_left + u.unused))
+                FROM unnest(%s::uuid[], %s::int[]) AS u(id, unused)
+                WHERE c.id = u.id AND c.budget_resets_at > clock_timestamp()
+                """,
+                [list(unused), list(unused.values())],
+            )

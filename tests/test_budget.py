@@ -74,6 +74,102 @@ def test_headers_correct_the_shared_budget(
     assert connection.budget_limit == limit
 
 
+def reply(limit: int, remaining: int, minutes: int = 50) -> Reply:
+    """GitHub's, of a window that ends then."""
+    headers = {"limit": limit, "remaining": remaining, "reset": int(time.time()) + minutes * 60}
+    return Reply(200, {f"x-ratelimit-{name}": str(value) for name, value in headers.items()}, [], "", "https://x.test")
+
+
+def test_what_a_worker_has_in_hand_is_gone_when_the_provider_says_that_nothing_is_left(
+    live_cast: SimpleNamespace,
+) -> None:
+    connection = with_a_whole_budget(live_cast, timedelta(minutes=50))
+
+    async def scene() -> None:
+        pool = make_pool(2)
+        await pool.open(wait=True)
+        budget = ConnectionBudget(pool, str(live_cast.acme.id), str(connection.id), connection.provider)
+        await budget.before()
+        budget.after(reply(5000, 0))
+        with pytest.raises(Throttled):  # the row hears of it as it is asked for more
+            await budget.before()
+        await pool.close()
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("limit", "remaining", "minutes", "left"),
+    [
+        (50, 40, 50, 39),  # a smaller limit
+        (5000, 4000, 58, 3900),  # a window that ends much later
+    ],
+)
+def test_what_was_taken_from_another_budget_than_the_provider_tells_of_is_not_asked(
+    live_cast: SimpleNamespace, limit: int, remaining: int, minutes: int, left: int
+) -> None:
+    connection = with_a_whole_budget(live_cast, timedelta(minutes=50))
+
+    async def scene() -> None:
+        pool = make_pool(2)
+        await pool.open(wait=True)
+        budget = ConnectionBudget(pool, str(live_cast.acme.id), str(connection.id), connection.provider)
+        await budget.before()
+        budget.after(reply(limit, remaining, minutes))
+        await budget.before()
+        await pool.close()
+
+    asyncio.run(scene())
+    with tenant_scope(live_cast.acme.id):
+        connection.refresh_from_db()
+    assert connection.budget_left == left
+
+
+def test_requests_in_hand_are_asked_on_while_replies_say_what_was_known(live_cast: SimpleNamespace) -> None:
+    """A question to the database for each would cost more than many an answer."""
+    connection = with_a_whole_budget(live_cast, timedelta(minutes=50))
+
+    async def scene() -> int:
+        pool = make_pool(2)
+        await pool.open(wait=True)
+        budget = ConnectionBudget(pool, str(live_cast.acme.id), str(connection.id), connection.provider)
+        await budget.before()
+        budget.after(reply(5000, 4999))
+        in_hand = budget.in_hand
+        await pool.close()
+        return in_hand
+
+    assert asyncio.run(scene()) == 99
+
+
+def test_what_replies_said_a_while_ago_of_a_budget_in_use_is_written_for_the_others(
+    live_cast: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = with_a_whole_budget(live_cast, timedelta(minutes=50))
+
+    def left() -> float:
+        with tenant_scope(live_cast.acme.id):
+            connection.refresh_from_db()
+        return connection.budget_left
+
+    async def look(budget: ConnectionBudget) -> float:
+        await bring_back(budget.pool, [], [budget])
+        return await asyncio.to_thread(left)
+
+    async def scene() -> list[float]:
+        pool = make_pool(2)
+        await pool.open(wait=True)
+        budget = ConnectionBudget(pool, str(live_cast.acme.id), str(connection.id), connection.provider)
+        budget.after(reply(5000, 3000))
+        found = [await look(budget)]  # its next withdrawal is about to tell
+        monkeypatch.setattr("historical_sync.budget.HELD", 0.0)
+        found.append(await look(budget))
+        await pool.close()
+        return found
+
+    assert asyncio.run(scene()) == [5000, 3000]
+
+
 def test_a_reset_in_another_age_bars_nobody_for_more_than_a_day(live_cast: SimpleNamespace) -> None:
     with tenant_scope(live_cast.acme.id):
         connection = make_connection(live_cast.acme)

@@ -148,13 +148,20 @@ def test_what_is_chosen_later_comes_in_where_it_was_sorted_out_before(
         assert not [part for part in coverage.of_connection(connection) if part.missing]
 
 
-def test_a_part_that_is_half_read_begins_anew_once_more_is_chosen(
-    live_cast: SimpleNamespace, sandbox: Sandbox, worker: Worker
-) -> None:
+@pytest.fixture
+def first_channel_only(live_cast: SimpleNamespace, sandbox: Sandbox) -> Connection:
+    """Slack's, of which only the first of its channels is imported."""
     connection = connected(live_cast.acme, "slack", sandbox.root)
+    with tenant_scope(live_cast.acme.id):
+        return narrow(system_actor(live_cast.acme, "a test"), connection, [parts_of(connection)[0].label])
+
+
+def test_a_part_that_is_half_read_begins_anew_once_more_is_chosen(
+    live_cast: SimpleNamespace, sandbox: Sandbox, worker: Worker, first_channel_only: Connection
+) -> None:
+    connection = first_channel_only
     actor = system_actor(live_cast.acme, "a test")
     with tenant_scope(live_cast.acme.id):
-        connection = narrow(actor, connection, [parts_of(connection)[0].label])
         start = timezone.now() - timedelta(days=700)
         sandbox.control(latency_ms=100, page_size=2)
         job = start_sync(actor, connection, start=start, streams=["files"])
@@ -174,12 +181,11 @@ def test_a_part_that_is_half_read_begins_anew_once_more_is_chosen(
 
 
 def test_what_is_sorted_out_while_more_is_chosen_does_not_count_as_imported(
-    live_cast: SimpleNamespace, sandbox: Sandbox, worker: Worker
+    live_cast: SimpleNamespace, sandbox: Sandbox, worker: Worker, first_channel_only: Connection
 ) -> None:
-    connection = connected(live_cast.acme, "slack", sandbox.root)
+    connection = first_channel_only
     actor = system_actor(live_cast.acme, "a test")
     with tenant_scope(live_cast.acme.id):
-        connection = narrow(actor, connection, [parts_of(connection)[0].label])
         sandbox.control(latency_ms=700)
         job = start_sync(actor, connection, streams=["files"])
         wait_for(lambda: SyncChunk.objects.filter(job=job, status="running").exists())
