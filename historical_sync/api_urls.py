@@ -14,5 +14,7 @@ urlpatterns = [
     path("integrations/historical-sync/jobs/<str:job_id>/resume", Jobs.as_view({"post": "resume"}), name="api-resume"),
     path("entities", Graph.as_view({"get": "entities"}), name="api-entities"),
     path("entities/<str:entity_id>", Graph.as_view({"get": "entity"}), name="api-entity"),
+    path("connections/<str:connection_id>/records", Graph.as_view({"get": "records"}), name="api-records"),
+    path("records/<str:record_id>", Graph.as_view({"get": "record"}), name="api-record"),
     path("relationships", Graph.as_view({"get": "relationships"}), name="api-relationships"),
 ]

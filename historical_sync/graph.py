@@ -20,6 +20,8 @@ from integrations.models import Connection
 
 MOST_LINKS = 200
 MOST_RECORDS = 20
+LOOKED_THROUGH = 5_000  # records of a connection for a page of one stream's: there is no index of streams
+MOST_PAYLOAD = 4 * 1024 * 1024  # bytes of JSON in a page of records, beside the first
 COUNTS_KEPT = 60  # seconds
 
 
@@ -193,6 +195,33 @@ def links_of(
                 break
             place = (records[-1].id, len(records[-1].link_ids))
     return found[:limit]
+
+
+def records_of(
+    tenant: Tenant, connection: Connection, stream: str = "", *, after: UUID | None = None, limit: int = 50
+) -> tuple[list[SyncRecord], UUID | None]:
+    """At most `limit` records that came in through the connection, in the order of their ids, from behind `after` on; and the id that the
+    next page begins behind, None at the end.
+
+    A page may be short, or empty, without being the last: with a stream it holds what LOOKED_THROUGH records have of it, and what is
+    large comes in pages of MOST_PAYLOAD.
+    """
+    rows = SyncRecord.objects.filter(tenant=tenant, connection=connection).order_by("id")
+    if after is not None:
+        rows = rows.filter(id__gt=after)
+    most = LOOKED_THROUGH if stream else limit
+    looked = list(rows.values_list("id", "stream")[:most])
+    ids = [key for key, of in looked if of == stream or not stream][:limit]
+    end = ids[-1] if len(ids) == limit else looked[-1][0] if len(looked) == most else None
+    chosen = SyncRecord.objects.filter(tenant=tenant, id__in=ids).order_by("id")
+    size = 0
+    for number, (key, length) in enumerate(chosen.values_list("id", RawSQL("octet_length(payload::text)", ()))):
+        size += length
+        if number and size > MOST_PAYLOAD:
+            ids = [other for other in ids if other < key]
+            end = ids[-1]
+            break
+    return list(chosen.filter(id__in=ids).select_related("connection")), end
 
 
 def _records_from(

@@ -15,10 +15,13 @@ from rest_framework import serializers, viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from atom.access import Right
 from atom.api_auth import TenantScoped, caller
 from atom.errors import InvalidInput
 from historical_sync import graph
 from historical_sync.models import Entity, Statement, SyncRecord
+from integrations.connect import get_connection
+from integrations.models import Connection
 
 PAGE = 50
 MOST = 200
@@ -42,6 +45,18 @@ class RecordSerializer(serializers.Serializer):
     stream = serializers.CharField()
     external_id = serializers.CharField()
     occurred_at = serializers.DateTimeField()
+
+
+class WholeRecordSerializer(RecordSerializer):
+    """A record as its provider sent it."""
+
+    partition = serializers.CharField(
+        help_text='Key of the repository, channel, ... it lies in; "" where there are none.'
+    )
+    entity_id = serializers.UUIDField(allow_null=True, help_text="What it is about.")
+    job_id = serializers.UUIDField(help_text="The import that last wrote it.")
+    stored_at = serializers.DateTimeField(help_text="When it did.")
+    payload = serializers.DictField()
 
 
 class EntityDetailSerializer(EntitySerializer):
@@ -70,6 +85,13 @@ class EntityPageSerializer(serializers.Serializer):
     results = EntitySerializer(many=True)
 
 
+class RecordPageSerializer(serializers.Serializer):
+    """A page may be short, or empty, without being the last."""
+
+    next = serializers.CharField(allow_null=True, help_text="Goes into `cursor` for the next page; null at the end.")
+    results = WholeRecordSerializer(many=True)
+
+
 class RelationshipPageSerializer(serializers.Serializer):
     next = serializers.CharField(allow_null=True, help_text="Goes into `cursor` for the next page.")
     results = RelationshipSerializer(many=True)
@@ -86,8 +108,9 @@ PAGING = [
 
 
 class GraphViewSet(TenantScoped, viewsets.GenericViewSet):
-    """Entities and relationships of all the tenant's tools."""
+    """Entities and relationships of all the tenant's tools, and the records that they come from."""
 
+    rights = {"records": Right.OPERATE, "record": Right.OPERATE}
     serializer_class = EntitySerializer
     # For the schema only; requests are answered from `graph`.
     queryset = Entity.objects.none()
@@ -143,19 +166,43 @@ class GraphViewSet(TenantScoped, viewsets.GenericViewSet):
                 **_entity_json(found),
                 "also_known_as": sorted(keys.values()),
                 "property_records": origins,
-                "records": [
-                    {
-                        "id": row.id,
-                        "integration_id": row.connection.provider_slug,
-                        "connection_id": row.connection_id,
-                        "stream": row.stream,
-                        "external_id": row.external_id,
-                        "occurred_at": row.occurred_at,
-                    }
-                    for row in records
-                ],
+                "records": [_record_json(row) for row in records],
             }
         )
+
+    @extend_schema(
+        operation_id="list_records",
+        parameters=[
+            OpenApiParameter("connection_id", OpenApiTypes.UUID, OpenApiParameter.PATH),
+            _asked("stream", "Only this stream's."),
+            *PAGING,
+        ],
+        responses={200: RecordPageSerializer},
+    )
+    def records(self, request: Request, connection_id: str) -> Response:
+        tenant, size, cursor = caller(request).tenant, _size(request), _cursor(request, UUID)
+        try:
+            connection = get_connection(tenant, UUID(connection_id))
+        except (ValueError, Connection.DoesNotExist):
+            raise Http404 from None
+        after = cursor[0] if cursor else None
+        found, end = graph.records_of(tenant, connection, _text(request, "stream", 60), after=after, limit=size)
+        return Response({"next": end and _mark(str(end)), "results": [_whole_record_json(row) for row in found]})
+
+    @extend_schema(
+        operation_id="get_record",
+        parameters=[OpenApiParameter("record_id", OpenApiTypes.UUID, OpenApiParameter.PATH)],
+        responses={200: WholeRecordSerializer},
+    )
+    def record(self, request: Request, record_id: str) -> Response:
+        try:
+            wanted = UUID(record_id)
+        except ValueError:
+            raise Http404 from None
+        found = SyncRecord.objects.filter(tenant=caller(request).tenant, id=wanted).select_related("connection").first()
+        if found is None:
+            raise Http404
+        return Response(_whole_record_json(found))
 
     @extend_schema(
         operation_id="list_relationships",
@@ -202,6 +249,27 @@ def _entity_json(row: Entity) -> dict[str, Any]:
     }
 
 
+def _record_json(row: SyncRecord) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "integration_id": row.connection.provider_slug,
+        "connection_id": row.connection_id,
+        "stream": row.stream,
+        "external_id": row.external_id,
+        "occurred_at": row.occurred_at,
+    }
+
+
+def _whole_record_json(row: SyncRecord) -> dict[str, Any]:
+    return _record_json(row) | {
+        "partition": row.partition,
+        "entity_id": row.entity_id,
+        "job_id": row.job_id,
+        "stored_at": row.stored_at,
+        "payload": row.payload,
+    }
+
+
 def _end_json(end: UUID, things: dict[UUID, Entity]) -> dict[str, Any]:
     thing = things.get(end)
     return {"id": thing.id if thing else end, "kind": thing and thing.kind, "name": thing and thing.name}
@@ -209,8 +277,12 @@ def _end_json(end: UUID, things: dict[UUID, Entity]) -> dict[str, Any]:
 
 def _page(results: list[Any], rows: Sequence[Any], size: int, place: Any) -> Response:
     more = len(rows) > size
-    mark = base64.urlsafe_b64encode("\0".join(place(rows[size - 1])).encode()).decode() if more else None
-    return Response({"next": mark, "results": results[:size]})
+    return Response({"next": _mark(*place(rows[size - 1])) if more else None, "results": results[:size]})
+
+
+def _mark(*place: str) -> str:
+    """The `next` of a page that ends there."""
+    return base64.urlsafe_b64encode("\0".join(place).encode()).decode()
 
 
 def _cursor(request: Request, *parts: Callable[[str], Any]) -> tuple[Any, ...]:

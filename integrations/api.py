@@ -1,4 +1,4 @@
-"""The REST API of connections: which parts of an account are imported."""
+"""The REST API of connections: which there are, and which parts of an account are imported."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+import django_filters
 from django.http import Http404
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
@@ -17,10 +18,48 @@ from atom.access import Right
 from atom.api_auth import TenantScoped, caller
 from atom.api_fields import Body, BoundedList
 from atom.openapi import ErrorsSerializer
-from integrations.connect import get_connection
-from integrations.models import Connection
+from integrations.connect import connections_of
+from integrations.health import health_of
+from integrations.models import Connection, ConnectionQuerySet, ConnectionStatus
 from integrations.narrowing import MOST_NAMES, narrow, parts_of
+from integrations.providers import PROVIDERS
 from integrations.providers.base import Partition
+
+
+class StreamSerializer(serializers.Serializer):
+    name = serializers.CharField(help_text="What a start's `streams` calls it.")
+    label = serializers.CharField()
+    missing_permissions = serializers.ListField(
+        child=serializers.CharField(), help_text="What it needs and the grant lacks, as far as the provider tells."
+    )
+
+
+class ConnectionSerializer(serializers.Serializer):
+    """Access to one account at one provider."""
+
+    id = serializers.UUIDField()
+    integration_id = serializers.CharField(help_text="The provider's slug.")
+    account = serializers.CharField(help_text="What the provider calls the account.")
+    status = serializers.ChoiceField(ConnectionStatus.values, help_text="reauth_required: a person must reconnect it.")
+    last_error = serializers.CharField(allow_null=True)
+    last_success_at = serializers.DateTimeField(allow_null=True, help_text="When an import last completed.")
+    access_ends_at = serializers.DateTimeField(allow_null=True, help_text="null: never, or not known.")
+    only = serializers.ListField(
+        child=serializers.CharField(), allow_null=True, help_text="Keys of the partitions that are imported; null: all."
+    )
+    streams = StreamSerializer(many=True)
+    created_at = serializers.DateTimeField()
+
+
+class ConnectionFilter(django_filters.FilterSet):
+    integration_id = django_filters.ChoiceFilter(
+        field_name="provider_slug", choices=[(slug, slug) for slug in PROVIDERS], help_text="Only this provider's."
+    )
+    status = django_filters.ChoiceFilter(choices=ConnectionStatus.choices, help_text="Only those of this status.")
+
+    class Meta:
+        model = Connection
+        fields = ["integration_id", "status"]
 
 
 class OnlySerializer(Body):
@@ -53,10 +92,22 @@ class ConnectionViewSet(TenantScoped, viewsets.GenericViewSet):
     """A connection to one account at one provider."""
 
     rights = {"narrow": Right.CONNECT}
-    serializer_class = PartsSerializer
-    # For the schema only; requests are answered from `get_connection`.
+    serializer_class = ConnectionSerializer
+    filterset_class = ConnectionFilter
+    # For the schema only; requests are answered from `connections_of`.
     queryset = Connection.objects.none()
-    pagination_class = None
+
+    @extend_schema(operation_id="list_connections", responses={200: ConnectionSerializer(many=True)})
+    def connections(self, request: Request) -> Response:
+        found = self.filter_queryset(_connections(request).order_by("created_at", "id"))
+        page = self.paginate_queryset(found)
+        return self.get_paginated_response([_connection_json(connection) for connection in page or []])
+
+    @extend_schema(
+        operation_id="get_connection", parameters=[CONNECTION_ID], responses={200: ConnectionSerializer}, filters=False
+    )
+    def connection(self, request: Request, connection_id: str) -> Response:
+        return Response(_connection_json(_connection(request, connection_id)))
 
     @extend_schema(
         operation_id="get_connection_partitions",
@@ -82,11 +133,35 @@ class ConnectionViewSet(TenantScoped, viewsets.GenericViewSet):
         return Response(_parts_json(narrow(caller(request), connection, given.validated_data["only"], parts), parts))
 
 
+def _connections(request: Request) -> ConnectionQuerySet:
+    """The caller's, of providers that there still are."""
+    return connections_of(caller(request).tenant).filter(provider_slug__in=PROVIDERS)
+
+
 def _connection(request: Request, connection_id: str) -> Connection:
     try:
-        return get_connection(caller(request).tenant, UUID(connection_id))
+        return _connections(request).get(id=UUID(connection_id))
     except (ValueError, Connection.DoesNotExist):
         raise Http404 from None
+
+
+def _connection_json(connection: Connection) -> dict[str, Any]:
+    health = health_of(connection)
+    return {
+        "id": connection.id,
+        "integration_id": connection.provider_slug,
+        "account": connection.account_label,
+        "status": health.status,
+        "last_error": health.last_error or None,
+        "last_success_at": health.last_success_at,
+        "access_ends_at": health.ends_at,
+        "only": connection.only,
+        "streams": [
+            {"name": stream.name, "label": stream.label, "missing_permissions": health.missing.get(stream.label, ())}
+            for stream in connection.provider.streams
+        ],
+        "created_at": connection.created_at,
+    }
 
 
 def _parts_json(connection: Connection, parts: Sequence[Partition]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def one_of_everything(tenant: Any) -> SimpleNamespace:
             tenant=tenant, entity_id=entity.id, name=entity.name, kind=entity.kind, thing_id=entity.id
         )
         Address.objects.create(id=uuid.uuid4(), tenant=tenant, key=f"a{uuid.uuid4()}", within_id=uuid.uuid4())
-        SyncRecord.objects.create(
+        record = SyncRecord.objects.create(
             id=uuid.uuid4(), tenant=tenant, connection=connection, job_id=job.id, stream="issues", external_id="1",
             occurred_at=NOW, payload={}, content_hash=uuid.uuid4(), entity_id=entity.id,
             link_kinds="part_of", link_ids=[entity.id],
@@ -133,6 +133,7 @@ def one_of_everything(tenant: Any) -> SimpleNamespace:
         job=job,
         chunk=chunk,
         entity=entity,
+        record=record,
         event=event,
         schedule=schedule,
         key=key,

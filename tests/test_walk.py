@@ -85,6 +85,10 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "api-entity": ("get", 404, 200, 401),
     "api-relationships": ("get", 200, 200, 401),
     "api-partitions": ("post", 404, 403, 401),
+    "api-connections": ("get", 200, 200, 401),
+    "api-connection": ("get", 404, 200, 401),
+    "api-records": ("get", 404, 403, 401),
+    "api-record": ("get", 404, 403, 401),
 }
 # What people do whichever their workspace.
 OF_NO_WORKSPACE = {
@@ -125,6 +129,7 @@ PLACES = {
     "<str:integration_id>": "connection.id",
     "<uuid:entity_id>": "entity.id",
     "<str:entity_id>": "entity.id",
+    "<str:record_id>": "record.id",
     "<uuid:queued_id>": "queued.id",
     "<uuid:endpoint_id>": "endpoint.id",
     "<uuid:delivery_id>": "delivery.id",
