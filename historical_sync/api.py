@@ -22,7 +22,7 @@ from atom.api_auth import TenantScoped, caller
 from atom.api_fields import Body, BoundedList
 from atom.errors import InvalidInput
 from historical_sync import actions, states
-from historical_sync.models import HistoricalSyncJob
+from historical_sync.models import KINDS, TRIGGERS, HistoricalSyncJob
 from historical_sync.moments import moment
 from historical_sync.serializers import job_json
 from integrations.connect import connections_of
@@ -84,24 +84,24 @@ class JobSerializer(serializers.Serializer):
     """HistoricalSyncJob. Describes `serializers.job_json`, which makes it."""
 
     id = serializers.UUIDField()
-    integration_id = serializers.CharField()
+    integration_id = serializers.CharField(help_text="The provider's slug.")
     connection_id = serializers.UUIDField()
     status = serializers.ChoiceField(states.STATUSES)
-    control = serializers.ChoiceField(states.CONTROLS)
+    control = serializers.ChoiceField(states.CONTROLS, help_text="What was asked for and has not happened yet.")
     pause_reason = serializers.ChoiceField(states.PAUSE_REASONS, allow_null=True)
-    kind = serializers.CharField()
-    trigger = serializers.CharField()
+    kind = serializers.ChoiceField(KINDS, help_text="incremental: what is new; repair: what is missing.")
+    trigger = serializers.ChoiceField(TRIGGERS, help_text="Who or what began it.")
     start_date = serializers.DateTimeField()
-    end_date = serializers.DateTimeField()
+    end_date = serializers.DateTimeField(help_text="Exclusive.")
     streams = serializers.ListField(child=serializers.CharField())
     total_chunks = serializers.IntegerField()
     completed_chunks = serializers.IntegerField()
     failed_chunks = serializers.IntegerField()
-    total_records_estimate = serializers.IntegerField(allow_null=True)
+    total_records_estimate = serializers.IntegerField(allow_null=True, help_text="null while nobody knows.")
     estimate_quality = serializers.ChoiceField(("exact", "about", "unknown"))
-    records_processed = serializers.IntegerField()
-    records_skipped = serializers.IntegerField()
-    records_quarantined = serializers.IntegerField()
+    records_processed = serializers.IntegerField(help_text="Stored, or brought up to date.")
+    records_skipped = serializers.IntegerField(help_text="Here already, and unchanged.")
+    records_quarantined = serializers.IntegerField(help_text="Kept aside, as they could not be read.")
     entities_extracted = serializers.IntegerField()
     relationships_extracted = serializers.IntegerField()
     entities_by_kind = serializers.DictField(child=serializers.IntegerField())
@@ -109,14 +109,14 @@ class JobSerializer(serializers.Serializer):
     progress_percentage = serializers.IntegerField(min_value=0, max_value=100)
     records_per_second = serializers.FloatField(allow_null=True)
     estimated_seconds_remaining = serializers.IntegerField(allow_null=True)
-    waiting_until = serializers.DateTimeField(allow_null=True)
-    last_error = LastErrorSerializer(allow_null=True)
+    waiting_until = serializers.DateTimeField(allow_null=True, help_text="When the provider will be asked again.")
+    last_error = LastErrorSerializer(allow_null=True, help_text="Also what a scheduled import completed without.")
     retry_count = serializers.IntegerField()
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
     completed_at = serializers.DateTimeField(allow_null=True)
     created_by = serializers.CharField(allow_null=True)
-    can = CanSerializer()
+    can = CanSerializer(help_text="What the caller may do with it right now.")
 
 
 class StartedSerializer(serializers.Serializer):

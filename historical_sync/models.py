@@ -34,6 +34,9 @@ from historical_sync.totals import DailyTotals as DailyTotals
 from integrations.models import Connection
 from integrations.providers import PROVIDERS
 
+KINDS = ("historical", "incremental", "repair")
+TRIGGERS = ("manual", "prompt", "api", "command", "schedule", "admin")
+
 
 def _choices(values: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(value, value.replace("_", " ").capitalize()) for value in values]
@@ -78,12 +81,8 @@ class HistoricalSyncJob(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="jobs", db_index=False)
     connection = models.ForeignKey(Connection, on_delete=models.CASCADE, related_name="jobs", db_index=False)
-    kind = models.CharField(
-        max_length=20, choices=_choices(("historical", "incremental", "repair")), default="historical"
-    )
-    trigger = models.CharField(
-        max_length=20, choices=_choices(("manual", "prompt", "api", "command", "schedule", "admin")), default="manual"
-    )
+    kind = models.CharField(max_length=20, choices=_choices(KINDS), default="historical")
+    trigger = models.CharField(max_length=20, choices=_choices(TRIGGERS), default="manual")
     streams = ArrayField(models.TextField())
     start_date = models.DateTimeField()
     end_date = models.DateTimeField()

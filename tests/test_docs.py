@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from historical_sync.delivering import BACK_OFF
+from integrations import outgoing
 from tests.processes import PROJECT
 
 README = (PROJECT / "README.md").read_text()
@@ -30,7 +32,7 @@ def test_every_environment_variable_is_in_the_readme_and_no_other() -> None:
     assert described - wanted == set()
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/providers.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/api.md", "docs/providers.md"])
 def test_links_lead_to_files_that_are_there(name: str) -> None:
     page = PROJECT / name
     targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
@@ -53,6 +55,18 @@ def test_the_commands_that_the_readme_names_are_there() -> None:
     makefile = (PROJECT / "Makefile").read_text()
     for target in re.findall(r"make (run|test|lint|bench|format|requirements)\b", README):
         assert f"\n{target}:" in makefile
+
+
+def test_the_api_is_described_as_it_is() -> None:
+    """Its codes, and the times between tries of a webhook; the examples run in `tests.test_up`."""
+    told = (PROJECT / "docs" / "api.md").read_text()
+    codes = set(re.findall(r"`([a-z_]+)`", told.partition("## Refusals")[2])) - {"code", "detail", "attr"}
+    sources = "".join(path.read_text() for package in PACKAGES for path in (PROJECT / package).rglob("*.py"))
+    of_the_framework = {"not_authenticated", "authentication_failed", "permission_denied", "not_found", "not_acceptable", "unsupported_media_type", "throttled"}  # fmt: skip
+    assert {code for code in codes - of_the_framework if f'"{code}"' not in sources} == set()
+    assert "5 seconds, 5 and 30 minutes, 2, 5, 10, 14, 20\nand 24 hours" in told
+    assert [delay.total_seconds() for delay in BACK_OFF] == [5, 300, 1800, *(3600 * n for n in (2, 5, 10, 14, 20, 24))]
+    assert outgoing.SECONDS == 15.0
 
 
 def test_the_license_is_whole() -> None:

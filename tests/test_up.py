@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -57,6 +58,33 @@ def test_up_serves_from_nothing_says_where_and_stops_cleanly(up: Up) -> None:
     assert up.ends() == 0
     assert up.lines[-1] == "Stopped."
     assert "Traceback" not in up.output
+
+
+VERIFIES = """
+from datetime import UTC, datetime
+
+secret, body, now = "whsec_" + "c2VjcmV0" * 4, '{"type": "job.completed", "data": {"status": "completed"}}', datetime.now(UTC)
+signed = {"webhook-id": "msg_1", "webhook-timestamp": str(int(now.timestamp()))}
+signed["webhook-signature"] = Webhook(secret).sign("msg_1", now, body)
+print("received", *received(secret, body, signed))
+"""
+
+
+def test_the_examples_of_the_api_are_a_program_that_works(up: Up) -> None:
+    examples = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "api.md").read_text(), re.DOTALL)
+    assert len(examples) == 4
+    made = up.manage("create_tenant", "Reader", "--slug", "reader", "--plan", "team", "--owner", "rita@reader.test")
+    assert made.returncode == 0, made.stderr
+    at = ("--token", sandbox_token("reader"), "--base-url", f"{up.address}/sandbox/github")
+    connected = up.manage("connect", "github", "--tenant", "reader", *at)
+    assert connected.returncode == 0, connected.stderr
+    key = up.manage("create_api_key", "--tenant", "reader", "--role", "member", "--name", "examples").stdout.strip()
+    program = Running("-c", "\n".join([*examples, VERIFIES]), ATOM_HOST=up.address, ATOM_KEY=key)
+    assert program.ends(120) == 0, program.output
+    assert "completed" in program.lines[program.lines.index("snapshot 100") - 1]
+    assert any(" authored " in line for line in program.lines)
+    assert any("'title': " in line and "'comments': " in line for line in program.lines)
+    assert program.lines[-1] == "received job.completed completed"
 
 
 def test_any_command_makes_the_embedded_database_where_there_is_none(tmp_path: Path) -> None:
