@@ -98,6 +98,8 @@ _ERRORS: ErrorTable = {
     **dict.fromkeys((406, 420), Means(Unavailable, "Salesforce has a problem of its own ({status}).")),
     "INVALID_QUERY_LOCATOR": Means(CursorExpired, "Salesforce no longer knows the page; going on by date."),
     "QUERY_TIMEOUT": Means(WindowTooLarge, "Salesforce needs too long for this span of time."),
+    # Whom and what tasks and events are about may be of any kind; who may not see all has it looked up for each.
+    "OPERATION_TOO_LARGE": Means(WindowTooLarge, "Salesforce finds too much in this span of time."),
     "MALFORMED_QUERY": Means(RequestRejected, "Salesforce does not understand the query: {said}"),
     # Too many long requests at once clears in seconds. Salesforce names no time.
     "REQUEST_LIMIT_EXCEEDED": Means(Throttled, "Salesforce asks for fewer requests at once.", wait=15),

@@ -11,7 +11,7 @@ import pytest
 from historical_sync.extraction import Ids, graph_rows, record_rows
 from historical_sync.identity import entity_id
 from historical_sync.pgarrays import instant
-from integrations.errors import AccessDenied, ReauthRequired
+from integrations.errors import AccessDenied, ReauthRequired, WindowTooLarge
 from integrations.http import Reply
 from integrations.providers.base import WHOLE, Context, Graph, Window
 from integrations.providers.salesforce import _CHANGED, SALESFORCE, _Hidden
@@ -200,6 +200,15 @@ def test_what_is_missing_is_said_without_the_query_that_salesforce_repeats_befor
         found = SALESFORCE.classify(Reply(400, {}, [{"errorCode": "INVALID_FIELD", "message": words}], words, ""))
         assert isinstance(found, _Hidden)
         assert found.without(["Id", "Amount", "Account.Amount"], "Opportunity") == ["Id", "Account.Amount"]
+
+
+@pytest.mark.parametrize("code", ["QUERY_TIMEOUT", "OPERATION_TOO_LARGE"])
+def test_a_span_that_is_too_much_for_salesforce_is_asked_for_in_parts(code: str):
+    """Its Object Reference on tasks and events: refactor your query to return or scan a smaller amount of data."""
+    words = "exceeded 100000 distinct who/what's"
+    found = SALESFORCE.classify(Reply(400, {}, [{"errorCode": code, "message": words}], words, ""))
+    assert type(found) is WindowTooLarge
+    assert "Salesforce" in str(found)
 
 
 def test_a_contact_that_was_merged_is_the_one_that_it_was_merged_into():
