@@ -146,6 +146,7 @@ def test_a_refusal_says_who_has_to_act(
         (SALESFORCE, 400, {"error": "invalid_grant", "error_description": "login rate exceeded"}),
         (SLACK, 200, {"ok": False, "error": "internal_error"}),
         (SLACK, 200, {"ok": False, "error": "ratelimited"}),
+        (SLACK, 200, {"ok": False, "error": "org_login_required"}),
     ],
 )
 def test_a_bad_moment_of_the_vendor_ends_no_grant_and_blames_no_client(
