@@ -269,7 +269,10 @@ def _extract_owner(row: JSON, context: Context) -> Graph:
     name = " ".join(filter(None, (row.get("firstName"), row.get("lastName"))))
     name = name or row.get("email") or f"Owner {row['id']}"
     known = facts(row, "email", **({"archived": True} if row.get("archived") else {}))
-    return Graph(person(context.key("owner", row["id"]), name, row.get("email"), known))
+    own = context.key("owner", row["id"])
+    if row.get("type") == "QUEUE":
+        return Graph(Entity("group", own, name, known))
+    return Graph(person(own, name, row.get("email"), known))
 
 
 # -- who ----------------------------------------------------------------------------------------------------------------------

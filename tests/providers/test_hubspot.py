@@ -229,3 +229,10 @@ def test_an_owner_is_found_by_id_and_address() -> None:
     own = HUBSPOT.stream("owners").extract(row, CONTEXT).entities[0]
     assert (own.key, own.aliases) == ("person:email:mia@acme.com", ("hubspot@7700001:owner:9",))
     assert own.properties == {"email": "Mia@Acme.com", "archived": True}
+
+
+def test_a_queue_that_owns_is_no_person() -> None:
+    """HubSpot's client knows both types of owner."""
+    row = {"id": "10", "type": "QUEUE", "email": None, "firstName": "Support", "lastName": None, "archived": False}
+    own = HUBSPOT.stream("owners").extract(row, CONTEXT).entities[0]
+    assert (own.kind, own.key, own.name, own.aliases) == ("group", "hubspot@7700001:owner:10", "Support", ())
