@@ -71,8 +71,9 @@ def read_token(provider: Provider, status: int, headers: Mapping[str, str], body
         if not isinstance(answer.get("access_token"), str) or not answer["access_token"]:
             raise Unavailable(f"{name}'s sign-in service answered without a token.")
         return answer
-    # Some vendors answer in the format of their API's errors instead of OAuth's.
-    error = str(answer.get("error") or answer.get("status") or answer.get("code") or status)[:100].lower()
+    # Some vendors answer in the format of their API's errors instead of OAuth's, where the status may be a number.
+    told = [answer.get(name) for name in ("error", "status", "code")]
+    error = next((word for word in told if isinstance(word, str) and word), str(status))[:100].lower()
     if error in _TRY_AGAIN:
         raise Unavailable(f"{name}'s sign-in service asks to come back later.")
     if error in oauth.client_errors:

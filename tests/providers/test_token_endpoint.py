@@ -123,6 +123,8 @@ def test_the_client_can_say_who_it_is_in_the_header(endpoint: Endpoint) -> None:
         (400, {"error": "invalid_grant"}, ReauthRequired),
         (403, {"error": "unauthorized_client", "error_description": "refresh_token is invalid"}, ReauthRequired),
         (400, {"status": "BAD_REFRESH_TOKEN", "message": "missing or invalid refresh token"}, ReauthRequired),
+        (400, {"object": "error", "status": 400, "code": "invalid_grant", "message": "no"}, ReauthRequired),
+        (401, {"object": "error", "status": 401, "code": "invalid_client", "message": "no"}, Misconfigured),
         (401, {"error": "invalid_client"}, Misconfigured),
         (401, {"error": "access_denied"}, Misconfigured),
         (429, {"message": "slow down"}, Throttled),
@@ -130,7 +132,7 @@ def test_the_client_can_say_who_it_is_in_the_header(endpoint: Endpoint) -> None:
     ],
 )
 def test_a_refusal_says_who_has_to_act(
-    endpoint: Endpoint, status: int, answer: dict[str, str], error: type[Exception]
+    endpoint: Endpoint, status: int, answer: dict[str, Any], error: type[Exception]
 ) -> None:
     endpoint.status, endpoint.answer = status, answer
     with pytest.raises(error) as caught:
