@@ -31,7 +31,7 @@ def token_request(
     """(headers, body) of a POST to the provider's token endpoint. fields: grant_type and what belongs to it."""
     oauth = provider.oauth
     assert oauth is not None
-    headers = {"Accept": "application/json"}
+    headers = {**provider.headers, "Accept": "application/json"}
     body = {**fields, **oauth.extra_token}
     if oauth.secret_as_user:
         headers["Authorization"] = "Basic " + base64.b64encode(f"{client_secret}:".encode()).decode()

@@ -24,6 +24,16 @@ def _error(status: int, code: str, message: str, **more: Any) -> Response:
     return Response(status, body)
 
 
+def _wrong_version(request: Request) -> Response | None:
+    """The refusal of a request that names no version, or one that there is not."""
+    version = request.headers.get("notion-version")
+    if version is None:
+        return _error(400, "missing_version", "Notion-Version header should be defined.")
+    if version not in VERSIONS:
+        return _error(400, "validation_error", f"Notion-Version header failed validation: {version[:20]}")
+    return None
+
+
 class _Wrong(Exception):
     """A request that Notion refuses as not valid."""
 
@@ -114,13 +124,17 @@ class Notion(StandIn):
 
     # -- tokens -------------------------------------------------------------------------------------------------------------
 
+    def oauth(self, request: Request) -> Response | None:
+        is_asked = request.path in (self.grants.token, self.grants.revoke)
+        return (_wrong_version(request) if is_asked else None) or super().oauth(request)
+
     def token_granted(self, request: Request, answer: JSON, account: str) -> Response:
         bot = {"bot_id": f"bb{account[2:]}", "workspace_id": account, "workspace_name": WORKSPACES[account]}
         more = {"workspace_icon": None, "owner": {"type": "user"}, "duplicated_template_id": None}
         return Response(200, {"refresh_token": None, **answer, "token_type": "bearer", **bot, **more})
 
     def token_refused(self, error: str, words: str, status: int = 400) -> Response:
-        return Response(status, {"error": error, "error_description": words, "request_id": REQUEST_ID})
+        return _error(status, error, words)
 
     def revoked(self, request: Request) -> Response:
         if request.basic != (f"sandbox-{self.slug}", "sandbox-secret"):
@@ -146,11 +160,8 @@ class Notion(StandIn):
         return answer.with_headers({"Retry-After": str(self.control.faults.retry_after)})
 
     def answer(self, request: Request, account: str) -> Response:
-        version = request.headers.get("notion-version")
-        if version is None:
-            return _error(400, "missing_version", "Notion-Version header should be defined.")
-        if version not in VERSIONS:
-            return _error(400, "validation_error", f"Notion-Version header failed validation: {version[:20]}")
+        if (refusal := _wrong_version(request)) is not None:
+            return refusal
         try:
             return super().answer(request, account)
         except _Wrong as wrong:

@@ -117,6 +117,14 @@ def test_the_client_can_say_who_it_is_in_the_header(endpoint: Endpoint) -> None:
         assert b"c0de" in body
 
 
+def test_what_goes_with_every_request_goes_with_those_for_tokens(endpoint: Endpoint) -> None:
+    """Notion's reference has its version required of them, too."""
+    asked = dataclasses.replace(provider(endpoint.root), headers={"Notion-Version": "2025-09-03", "Accept": "text/csv"})
+    exchange(asked)
+    _, headers, _ = endpoint.asked[0]
+    assert (headers["notion-version"], headers["accept"]) == ("2025-09-03", "application/json")
+
+
 @pytest.mark.parametrize(
     ("status", "answer", "error"),
     [
