@@ -288,3 +288,28 @@ def test_what_a_link_unfolds_to_is_not_what_the_person_said():
     graph = message(text="See https://acme.test", attachments=[{"title": "Acme", "text": "Mail us: info@acme.test"}])
     assert graph.entities[0].name == "See https://acme.test"
     assert "person:email:info@acme.test" not in graph.ends
+
+
+def test_a_channel_says_what_it_is_for_who_made_it_and_with_whom_it_is():
+    row = {"id": "C1", "name": "general", "creator": "U1", "is_private": False, "is_archived": True,
+           "topic": {"value": "News"}, "purpose": {"value": ""}}  # fmt: skip
+    channel = slack._extract_channel(row, Context(NS))
+    own = channel.entities[0]
+    assert (own.kind, own.key, own.name) == ("channel", f"{NS}:channel:C1", "#general")
+    assert own.properties == {"archived": True, "private": False, "topic": "News", "purpose": None}
+    assert said(channel) == {("authored", f"{NS}:user:U1", f"{NS}:channel:C1")}
+    direct = slack._extract_channel({"id": "D1", "is_im": True, "user": "U2"}, Context(NS))
+    assert direct.entities[0].name == "Direct message"
+    assert said(direct) == {("member_of", f"{NS}:user:U2", f"{NS}:channel:D1")}
+    members = slack._extract_members({"channel": "C1", "members": ["U1", "U2"]}, Context(NS, GENERAL))
+    assert members.entities[0].name == "#general"
+    assert said(members) == {("member_of", f"{NS}:user:{user}", f"{NS}:channel:C1") for user in ("U1", "U2")}
+
+
+def test_files_are_attached_to_what_they_came_with_but_not_those_that_are_gone():
+    files = [{"id": "F1", "title": "Plan"}, {"id": "F2", "mode": "tombstone"}, {"mode": "hidden_by_limit"}]
+    graph = message(files=files)
+    assert [(e.kind, e.name) for e in graph.entities if ":file:" in e.key] == [("document", "Plan")]
+    assert {one for one in said(graph) if one[0] == "attached_to"} == {
+        ("attached_to", f"{NS}:file:F1", f"{NS}:message:C1:{TS}")
+    }
