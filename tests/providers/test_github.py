@@ -163,3 +163,52 @@ def test_a_repository_that_is_blocked_by_law_is_no_request_gone_wrong() -> None:
     error = GITHUB.classify(Reply(451, {}, words, "", ""))
     assert isinstance(error, AccessDenied)
     assert "Repository access blocked" in str(error)
+
+
+ANN = {"id": 1, "login": "Ann", "type": "User"}
+BO = {"id": 2, "login": "bo", "type": "User"}
+OWN = {"number": 7, "title": "Fix", "state": "open", "user": ANN, "body": "As #3 says, ask @bo"}
+
+
+@pytest.mark.parametrize(
+    ("stream", "row", "said"),
+    [
+        (
+            "issues",
+            {**OWN, "assignees": [BO], "labels": [{"name": "bug"}, "old"], "milestone": {"number": 4, "title": "2.0"}},
+            {
+                ("part_of", "issue:77#7", "repository:77"), ("authored", "user:1", "issue:77#7"), ("assigned_to", "issue:77#7", "user:2"),
+                ("labelled", "issue:77#7", "label:77:bug"), ("labelled", "issue:77#7", "label:77:old"),
+                ("in_milestone", "issue:77#7", "milestone:77#4"), ("mentions", "issue:77#7", "issue:77#3"),
+                ("mentions", "issue:77#7", "login:bo"),
+            },
+        ),
+        (
+            "pull_requests",
+            {**OWN, "user": None, "assignees": None, "assignee": BO, "body": None, "head": {"ref": "a"}, "base": {"ref": "b"}},
+            {("part_of", "issue:77#7", "repository:77"), ("assigned_to", "issue:77#7", "user:2")},
+        ),
+        (
+            "comments",
+            {"id": 5, "issue_url": "https://api.github.com/repos/acme/web/issues/7", "user": ANN, "body": "Like #3"},
+            {("comment_on", "comment:5", "issue:77#7"), ("authored", "user:1", "comment:5"), ("mentions", "comment:5", "issue:77#3")},
+        ),
+        (
+            "commits",
+            {"sha": "a" * 40, "commit": {"message": "Fix\n\nCloses #3", "author": {"name": "Ann", "email": "x@users.noreply.github.com"}},
+             "author": ANN},
+            {
+                ("part_of", f"commit:{'a' * 40}", "repository:77"), ("authored", "user:1", f"commit:{'a' * 40}"),
+                ("mentions", f"commit:{'a' * 40}", "issue:77#3"),
+            },
+        ),
+        (
+            "repositories",
+            {"id": 77, "full_name": "acme/web", "owner": {"id": 9, "login": "acme", "type": "Organization"}},
+            {("owned_by", "repository:77", "org:9")},
+        ),
+    ],
+)  # fmt: skip
+def test_a_row_says_who_did_what_to_what(stream: str, row: dict[str, Any], said: set[tuple[str, str, str]]) -> None:
+    graph = GITHUB.stream(stream).extract(row, Context("github", WEB))
+    assert {tuple(end.removeprefix("github:") for end in one) for one in graph.relationships} == said
