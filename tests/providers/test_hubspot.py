@@ -191,8 +191,9 @@ def test_a_company_is_known_by_its_domains_but_not_by_shared_ones() -> None:
     own = extracted("companies", {"name": "Acme", "domain": "acme.com", "hs_additional_domains": "acme.de;gmail.com"})
     assert own.entities[0].key == "org:domain:acme.com"
     assert own.entities[0].aliases == ("org:domain:acme.de", "hubspot@7700001:company:501")
-    shared = extracted("companies", {"name": "One-man band", "domain": "gmail.com"})
+    shared = extracted("companies", {"name": "One-man band", "domain": "gmail.com", "hs_parent_company_id": "12"})
     assert shared.entities[0].key == "hubspot@7700001:company:501"
+    assert said(shared) == {("part_of", "hubspot@7700001:company:501", "hubspot@7700001:company:12")}
 
 
 def test_a_deal_does_not_take_an_address_for_its_own() -> None:
