@@ -127,7 +127,7 @@ async def _list_projects(
     api: Api, site: JSON, cursor: JSON | None, states: tuple[str, ...] = ("live", "archived")
 ) -> Rows:
     start = cursor["start"] if cursor else 0
-    asked = {"startAt": start, "maxResults": 50, "status": states}
+    asked = {"startAt": start, "maxResults": 50, "status": states, "expand": "lead"}
     data = (await api.get(f"{site['base']}/project/search", asked)).data
     rows = data["values"]
     return rows, None if data.get("isLast", True) or not rows else {"start": start + len(rows)}

@@ -214,8 +214,11 @@ class Jira(StandIn):
             whole(request.query.get("startAt"), 0, 0, 10**6),
             self.page_size(request.query.get("maxResults"), 50, 50),
         )
+        leads = "lead" in request.query.get("expand", "").split(",")
         rows = [
-            held.project(i, base) | ({"archived": True} if self.is_deleted(i) else {})
+            held.project(i, base)
+            | ({"archived": True} if self.is_deleted(i) else {})
+            | ({"lead": held.user(i)} if leads else {})
             for i in found[start : start + size]
         ]
         page = {"self": f"{base}/project/search", "maxResults": size, "startAt": start, "total": len(found)}

@@ -233,17 +233,18 @@ def test_links_between_issues_have_a_direction(link: Any, statement: tuple[str, 
     assert said(issue(issuelinks=[link])) == {(kind, f"jira:issue:s1:{source}", f"jira:issue:s1:{target}")}
 
 
-def test_an_issue_names_the_versions_and_components_that_it_is_for() -> None:
-    found = issue(
-        components=[{"id": "1", "name": "Login"}], fixVersions=[{"id": "2", "name": "2.0"}, {"id": "3", "name": "2.1"}]
-    )
+def test_an_issue_names_the_versions_components_and_labels_that_it_is_for() -> None:
+    versions = [{"id": "2", "name": "2.0"}, {"id": "3", "name": "2.1"}]
+    found = issue(labels=["größe-l"], components=[{"id": "1", "name": "Login"}], fixVersions=versions)
     own = "jira:issue:s1:10421"
     assert said(found) == {
+        ("labelled", own, "jira:label:s1:größe-l"),
         ("labelled", own, "jira:component:s1:1"),
         ("in_milestone", own, "jira:version:s1:2"),
         ("in_milestone", own, "jira:version:s1:3"),
     }
     assert {(entity.kind, entity.name) for entity in found.entities[1:]} == {
+        ("label", "größe-l"),
         ("label", "Login"),
         ("milestone", "2.0"),
         ("milestone", "2.1"),
@@ -280,6 +281,17 @@ async def test_where_a_site_keeps_its_sprints_is_asked_with_its_projects() -> No
         assert "customfield_10020" not in found[0].payload["fields"]
 
 
+async def test_a_project_is_owned_by_who_leads_it() -> None:
+    """Whom Jira names only to who asks for it (`expand` of its list of projects)."""
+    async with staged("jira") as stage:
+        found = (await stage.read(JIRA.stream("projects"))).graphs("jira")
+    assert found
+    for project in found:
+        ((kind, own, lead),) = said(project)
+        assert (kind, own) == ("owned_by", project.own)
+        assert lead.startswith(("jira:user:", "person:email:"))
+
+
 def test_an_issue_is_part_of_its_project_and_its_parent() -> None:
     graph = issue(project={"id": "10", "key": "OPS", "name": "Operations"}, parent={"id": "7", "key": "OPS-1"})
     assert said(graph) == {
@@ -302,11 +314,17 @@ def test_text_mentions_people_issues_and_addresses_but_not_what_looks_like_them(
 
 
 def test_a_comment_is_named_by_its_first_line_and_hangs_on_its_issue() -> None:
-    body = text({"type": "text", "text": "First"}, {"type": "hardBreak"}, {"type": "text", "text": "Second"})
+    body = text(
+        {"type": "text", "text": "First"}, {"type": "hardBreak"}, {"type": "text", "text": "OPS-77 is as WEB-1"}
+    )
     row = {"id": "5", "body": body, "author": KAI, "issue": {"id": "10421", "key": "OPS-77"}}
     graph = JIRA.stream("comments").extract(row, CONTEXT)
     assert (graph.entities[0].kind, graph.entities[0].name) == ("message", "First")
-    assert ("comment_on", "jira:comment:s1:5", "jira:issue:s1:10421") in said(graph)
+    assert said(graph) == {
+        ("comment_on", "jira:comment:s1:5", "jira:issue:s1:10421"),
+        ("authored", "jira:user:5b:kai", "jira:comment:s1:5"),
+        ("mentions", "jira:comment:s1:5", "jira:key:s1:WEB-1"),
+    }
     empty = JIRA.stream("comments").extract({**row, "body": None, "author": None}, CONTEXT)
     assert empty.entities[0].name == "(empty comment)"
 
