@@ -3,6 +3,9 @@
 Times are kept to the minute. Rows of a data source can be asked for by time; pages and comments are found by walking the
 search, newest edit first; what is written comes by a request for each page, and more where it is long or nested. One query
 lists at most 10,000 results and says so: rows go on by time of creation, the search from its other end.
+
+Not imported are comments that are resolved, which Notion lists to nobody, and those on a block within a page, which it lists by the
+block only: that would be a request for each.
 """
 
 from __future__ import annotations

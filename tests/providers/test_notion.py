@@ -490,6 +490,15 @@ async def test_a_group_among_people_is_no_person():
     assert one.entities[1].name == "Notion group"
 
 
+def test_a_comment_is_on_its_page_by_who_wrote_it():
+    parent = {"type": "page_id", "page_id": "p1"}
+    found = graph("comments", id="c1", rich_text=[MENTION], parent=parent, created_by={"object": "user", "id": "u2"})
+    own = "notion:comment:c1"
+    assert said(found) == {
+        ("comment_on", own, "notion:page:p1"), ("authored", "notion:user:u2", own), ("mentions", own, "notion:user:u1"),
+    }  # fmt: skip
+
+
 def test_an_untitled_page_and_an_empty_comment_have_names():
     assert graph("pages", id="p1", properties={"title": {"type": "title", "title": []}}).entities[0].name == "Untitled"
     assert (
