@@ -54,20 +54,20 @@ _OWN_HOSTS = (".salesforce.com", ".force.com", ".cloudforce.com", ".salesforce.m
 # Production, sandboxes, or one org's own domain: acme.my.salesforce.com, acme--uat.sandbox.my.salesforce.com.
 _LOGIN_HOST = r"(?:login|test|[a-z0-9](?:[a-z0-9-]{0,78}[a-z0-9])?(?:\.[a-z]{1,20})?\.my)\.salesforce\.com"
 
-# What each stream selects. Parents' names and addresses come with the row, so that links need no second look.
+# What each stream selects. Parents' names come with the row, so that links need no second look.
 _FIELDS: dict[str, str] = {
     "User": "Id, Name, Email, Title, Department, IsActive, UserType",
     "Account": "Id, Name, Website, Industry, Phone, ParentId, Parent.Name, OwnerId, Owner.Name, MasterRecordId, IsDeleted, "
     "IsPersonAccount, PersonContactId, PersonEmail",
-    "Contact": "Id, Name, Email, Phone, Title, AccountId, Account.Name, Account.Website, Account.IsPersonAccount, OwnerId, Owner.Name, "
+    "Contact": "Id, Name, Email, Phone, Title, AccountId, Account.Name, Account.IsPersonAccount, OwnerId, Owner.Name, "
     "MasterRecordId, IsDeleted",
     "Lead": "Id, Name, Company, Email, Phone, Title, Website, Status, LeadSource, OwnerId, Owner.Name, ConvertedAccountId, "
     "ConvertedContactId, ConvertedOpportunityId, MasterRecordId, IsDeleted",
-    "Opportunity": "Id, Name, Amount, StageName, CloseDate, IsWon, IsClosed, Description, AccountId, Account.Name, Account.Website, "
+    "Opportunity": "Id, Name, Amount, StageName, CloseDate, IsWon, IsClosed, Description, AccountId, Account.Name, "
     "OwnerId, Owner.Name, IsDeleted",
     "OpportunityContactRole": "Id, OpportunityId, Opportunity.Name, ContactId, Contact.Name, Role, IsPrimary, IsDeleted",
-    "Case": "Id, CaseNumber, Subject, Description, Status, Priority, IsClosed, AccountId, Account.Name, Account.Website, "
-    "ContactId, Contact.Name, Contact.Email, OwnerId, Owner.Name, IsDeleted",
+    "Case": "Id, CaseNumber, Subject, Description, Status, Priority, IsClosed, AccountId, Account.Name, "
+    "ContactId, Contact.Name, OwnerId, Owner.Name, IsDeleted",
     "Task": "Id, Subject, Description, Status, Priority, ActivityDate, WhoId, Who.Name, WhatId, What.Name, OwnerId, Owner.Name, IsDeleted",
     "Event": "Id, Subject, Description, Location, StartDateTime, EndDateTime, IsAllDayEvent, IsChild, WhoId, Who.Name, WhatId, What.Name, "
     "OwnerId, Owner.Name, IsDeleted",

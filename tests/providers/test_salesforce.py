@@ -14,7 +14,7 @@ from historical_sync.pgarrays import instant
 from integrations.errors import AccessDenied, ReauthRequired, WindowTooLarge
 from integrations.http import Reply
 from integrations.providers.base import WHOLE, Context, Graph, Window
-from integrations.providers.salesforce import _CHANGED, SALESFORCE, _Hidden
+from integrations.providers.salesforce import _CHANGED, _FIELDS, SALESFORCE, _Hidden
 from integrations.providers.wire import EPOCH, utc
 from integrations.sandbox.salesforce_rows import TABLES
 from tests.contract.stage import ALL, staged
@@ -46,6 +46,12 @@ def test_a_mention_is_no_proof_of_a_domain_or_an_address(stream: str, row: dict[
     assert mentioned[f"{NS}:account:001A"].name == "Acme"
     assert all(not e.aliases for e in mentioned.values())
     assert not any(key.startswith(("org:", "person:")) for key in mentioned)
+
+
+def test_so_no_row_brings_the_addresses_of_others():
+    """They would be stored with it for nothing, and cost a second query where a profile hides them."""
+    of_others = {field.partition(".")[2] for fields in _FIELDS.values() for field in fields.split(", ") if "." in field}
+    assert of_others == {"Name", "IsPersonAccount"}
 
 
 def test_the_things_own_records_say_it():
