@@ -490,6 +490,18 @@ async def test_a_group_among_people_is_no_person():
     assert one.entities[1].name == "Notion group"
 
 
+def test_a_data_source_is_part_of_its_database_by_who_made_it():
+    parent = {"type": "database_id", "database_id": "b1"}
+    found = graph(
+        "data_sources", id="d1", title=[{"plain_text": "Tasks"}], parent=parent, created_by={"id": "u2"}, description=[MENTION]
+    )  # fmt: skip
+    assert (found.entities[0].kind, found.entities[0].name) == ("collection", "Tasks")
+    own = "notion:data_source:d1"
+    assert said(found) == {
+        ("part_of", own, "notion:database:b1"), ("authored", "notion:user:u2", own), ("mentions", own, "notion:user:u1"),
+    }  # fmt: skip
+
+
 def test_a_comment_is_on_its_page_by_who_wrote_it():
     parent = {"type": "page_id", "page_id": "p1"}
     found = graph("comments", id="c1", rich_text=[MENTION], parent=parent, created_by={"object": "user", "id": "u2"})
