@@ -61,6 +61,35 @@ def test_the_things_own_records_say_it():
     assert (contact.key, contact.aliases) == ("person:email:cy@acme.test", (f"{NS}:contact:003A",))
 
 
+@pytest.mark.parametrize(
+    ("stream", "row", "statements"),
+    [
+        (
+            "accounts", {"Id": "001B", "Name": "Acme Köln", "ParentId": "001A", "Parent": {"Name": "Acme"}},
+            {("part_of", "account:001A"), ("owned_by", "user:005A")},
+        ),
+        ("contacts", {"Id": "003B", "Name": "Bo", **ACCOUNT}, {("works_at", "account:001A"), ("owned_by", "user:005A")}),
+        (
+            "opportunities", {"Id": "006B", "Name": "A deal", "Description": "Ask bo@acme.test", **ACCOUNT},
+            {("for_account", "account:001A"), ("owned_by", "user:005A"), ("mentions", "person:email:bo@acme.test")},
+        ),
+        (
+            "cases", {"ContactId": "003A", "Subject": "Late", "Description": "Ask bo@acme.test", **ACCOUNT},
+            {
+                ("raised_by", "contact:003A"), ("for_account", "account:001A"), ("assigned_to", "user:005A"),
+                ("mentions", "person:email:bo@acme.test"),
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_a_row_says_whose_it_is_and_whom_it_is_about(
+    stream: str, row: dict[str, Any], statements: set[tuple[str, str]]
+):
+    assert {(kind, end.removeprefix(f"{NS}:")) for kind, end in said(told(stream, **row, **OWNER))} == statements
+    queued = told(stream, **row, OwnerId="00G1", Owner={"Name": "Support"})
+    assert not {"owned_by", "assigned_to"} & set(queued.kinds), "a queue is no person"
+
+
 def test_owners_and_leads_that_are_mentioned_are_known_by_their_ids():
     """What is said of a lead besides its name comes empty with an activity: only users have an address there."""
     found = told("tasks", Id="00TA", WhoId="00QA", Who={"Name": "Li", "Email": None}, **OWNER)
