@@ -253,10 +253,12 @@ def refresh_token(connection: Connection, old: str) -> str:
                 row.last_error = str(gone)
                 row.save(update_fields=["status", "last_error", "updated_at"])
             else:
-                row.set_credentials(
-                    token["access_token"], token.get("refresh_token") or credentials["refresh_token"], expiry(token)
-                )
-                row.grant_expires_at = grant_expiry(token) or row.grant_expires_at
+                # Who does not rotate refresh tokens names none again: the one that is kept is the grant, not the new access token.
+                token["refresh_token"] = token.get("refresh_token") or credentials["refresh_token"]
+                row.set_credentials(token["access_token"], token["refresh_token"], expiry(token))
+                known = row.grant_expires_at
+                # An end that has passed was none.
+                row.grant_expires_at = grant_expiry(token) or (known if known and known > datetime.now(UTC) else None)
                 if row.provider.oauth and row.provider.oauth.token_facts:
                     row.facts = connection.facts = {**row.facts, **row.provider.oauth.token_facts(token)}
                 row.save(

@@ -458,6 +458,29 @@ def test_an_expired_token_is_refreshed_once_whoever_needs_it_first(live_cast: An
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("slug", ["google", "asana"])
+@pytest.mark.parametrize("known", [None, -1, 5])
+def test_a_grant_does_not_end_with_the_token_that_a_refresh_brings(
+    live_cast: Any, sandbox: Any, slug: str, known: int | None
+) -> None:
+    """These name the refresh token once, with the consent: an hour is the new access token's, and no end of the grant.
+
+    known: days to the end that was known before; one that has passed was none, as the grant still serves.
+    """
+    row = connected(live_cast.acme, slug, sandbox.root)
+    ends = None if known is None else timezone.now() + timedelta(days=known)
+    with tenant_scope(row.tenant_id):
+        Connection.objects.update(grant_expires_at=ends)
+    gateway.refresh_token(row, row.credentials["access_token"])
+    with tenant_scope(row.tenant_id):
+        row.refresh_from_db()
+        assert row.token_expires_at is not None
+        assert row.token_expires_at < timezone.now() + timedelta(hours=2)
+        assert row.grant_expires_at == (ends if known == 5 else None)
+        assert health_of(row).ends_soon is (known == 5)
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_grant_that_was_taken_back_needs_a_person(live_cast: Any, sandbox: Any) -> None:
     row = connected(live_cast.acme, "salesforce", sandbox.root)
     sandbox.control(revoke="salesforce")
