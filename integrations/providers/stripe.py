@@ -44,9 +44,11 @@ CHANGES = (
     "customer.updated", "customer.deleted", "product.updated", "product.deleted",
     "customer.subscription.updated", "customer.subscription.deleted",
     "invoice.finalized", "invoice.updated", "invoice.paid",  # the last two come with whatever else becomes of one
+    "invoice.deleted",  # a draft
     "payment_intent.succeeded", "payment_intent.canceled", "payment_intent.payment_failed",
     "charge.succeeded", "charge.failed",  # days after it was made, where a bank takes its time
     "charge.updated", "charge.refunded", "refund.updated",
+    "charge.expired",  # nobody captured it: from then on it counts as refunded
     "charge.dispute.created", "charge.dispute.updated", "charge.dispute.closed",
     "price.updated", "price.deleted",
 )  # fmt: skip
@@ -236,7 +238,8 @@ def _extract_subscription(row: JSON, context: Context) -> Graph:
 
 def _extract_invoice(row: JSON, context: Context) -> Graph:
     amount = money(row.get("total"), row.get("currency"))
-    known = facts(row, "number", "status", "due_date", "period_start", "period_end", "livemode", amount=amount)
+    shown = ("number", "status", "due_date", "period_start", "period_end", "livemode")
+    known = facts(row, *shown, deleted=row.get("deleted"), amount=amount)
     name = f"Invoice {row.get('number') or row['id']}, {amount}"
     said = Graph(Entity("invoice", context.key("invoice", row["id"]), name, known))
     said.to("for_account", _customer(row, context))
@@ -309,7 +312,7 @@ _COURSE = {name: place for place, names in enumerate(_STEPS, start=1) for name i
 def _extract_change(row: JSON, context: Context) -> Graph:
     """An event says what its object is from then on: its word counts where it is younger than the reading of the object itself."""
     found = row["data"]["object"]
-    if row["type"] in ("customer.deleted", "product.deleted", "price.deleted"):
+    if row["type"] in ("customer.deleted", "product.deleted", "price.deleted", "invoice.deleted"):
         found = {**found, "deleted": True}
     said = _EXTRACT[found["object"]](found, context)
     # Events are told by the second, in which an object may go from one state to the next.

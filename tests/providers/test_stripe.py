@@ -154,6 +154,11 @@ def test_an_address_in_an_event_proves_nothing_for_good():
     ("first", "then"),
     [
         (("customer.updated", {"object": "customer"}), ("customer.deleted", {"object": "customer"})),
+        (("invoice.updated", {"object": "invoice", "status": "draft"}), ("invoice.deleted", {"object": "invoice", "status": "draft"})),
+        (
+            ("charge.updated", {"object": "charge", "status": "succeeded"}),
+            ("charge.expired", {"object": "charge", "status": "succeeded", "refunded": True}),
+        ),
         (("invoice.finalized", {"object": "invoice", "status": "open"}), ("invoice.updated", {"object": "invoice", "status": "paid"})),
         (("invoice.updated", {"object": "invoice", "status": "open"}), ("invoice.paid", {"object": "invoice", "status": "paid"})),
         (
@@ -214,6 +219,19 @@ def test_a_change_speaks_for_its_object():
     gone = {"id": "cus_1", "object": "customer", "email": "ana@acme.test"}
     own = graph("events", {"id": "evt_2", "type": "customer.deleted", "data": {"object": gone}}).entities[0]
     assert own.properties["deleted"] is True
+
+
+def test_a_draft_that_is_deleted_is_told_and_so_is_a_hold_that_nobody_captured():
+    """Nothing else comes of either: "invoice.deleted: Occurs whenever a draft invoice is deleted", "charge.expired: Occurs whenever an
+    uncaptured charge expires", and is "marked as refunded" (docs.stripe.com/api/events/types, api/charges/capture)."""
+    assert {"invoice.deleted", "charge.expired"} <= set(CHANGES)
+    draft = {"id": "in_1", "object": "invoice", "status": "draft", "total": 100, "currency": "eur"}
+    own = graph("events", {"id": "evt_1", "type": "invoice.deleted", "data": {"object": draft}}).entities[0]
+    assert (own.key, own.properties["deleted"]) == ("stripe:invoice:in_1", True)
+    assert "deleted" not in graph("invoices", draft).entities[0].properties
+    hold = {"id": "ch_1", "object": "charge", "status": "succeeded", "refunded": True, "amount": 100, "currency": "eur"}
+    own = graph("events", {"id": "evt_2", "type": "charge.expired", "data": {"object": hold}}).entities[0]
+    assert (own.key, own.properties["refunded"]) == ("stripe:charge:ch_1", True)
 
 
 async def test_a_test_key_is_another_connection_than_a_live_one():
