@@ -13,6 +13,7 @@ from integrations.sandbox.world import World
 
 STREAMS = {("payments" if name == "payment_intents" else name): name for name in PREFIXES}
 SEARCHED = ("customers", "products", "subscriptions", "invoices", "payment_intents", "charges")
+UNDATED = ("products",)  # searched, but not by when they were made
 # What a list takes, besides what all take.
 FILTERS = {
     "customers": {"email"},
@@ -261,6 +262,8 @@ class Stripe(StandIn):
 
     def _search(self, request: Request, account: str, resource: str) -> Response:
         """created>=N AND created<N"""
+        if resource in UNDATED:
+            raise _Wrong(f"Field `created` is an unsupported search field for resource `{resource}`.", "query")
         since = until = None
         for term in re.split(r"\s+AND\s+", request.query.get("query", "")):
             found = _TERM.fullmatch(term.strip())

@@ -86,6 +86,11 @@ def test_the_search_counts(client: stripe.StripeClient, sandbox: Any):
     assert found.has_more
 
 
+def test_the_search_does_not_know_when_products_were_made(client: stripe.StripeClient):
+    with pytest.raises(stripe.InvalidRequestError, match="unsupported search field"):
+        client.v1.products.search({"query": "created>=0", "limit": 1})
+
+
 def test_events_can_be_asked_for_by_kind(client: stripe.StripeClient):
     paid = list(client.v1.events.list({"types": ["invoice.paid"], "limit": 100}).auto_paging_iter())
     assert {row.type for row in paid} == {"invoice.paid"}
