@@ -208,10 +208,13 @@ def _extract_group(row: JSON, context: Context) -> Graph:
 
 def _extract_rating(row: JSON, context: Context) -> Graph:
     known = facts(row, "score", "comment", "reason", "created_at")
-    said = Graph(Entity("event", context.key("rating", row["id"]), f"Rated {row['score']}", known))
+    # All that were ever asked for are listed; of most nothing comes.
+    is_given = row["score"] not in ("offered", "unoffered")
+    name = f"Rated {row['score']}" if is_given else "Not rated"
+    said = Graph(Entity("event", context.key("rating", row["id"]), name, known))
     said.refer("about", context.keys("ticket", row.get("ticket_id")))
     said.refer("about", context.keys("user", row.get("assignee_id")))
-    said.referred("authored", context.keys("user", row.get("requester_id")))
+    said.referred("authored", context.keys("user", row.get("requester_id") if is_given else None))
     said.refer("mentions", _mentions(context, row.get("comment")))
     return said
 

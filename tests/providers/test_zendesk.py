@@ -215,3 +215,13 @@ def test_who_gets_copies_of_a_ticket_and_who_follows_it():
     assert {("with", f"{NS}:ticket:7", f"{NS}:user:{number}") for number in (1, 2, 3)} == {
         one for one in said(graph) if one[0] == "with"
     }
+
+
+@pytest.mark.parametrize(("score", "given"), [("good", True), ("bad", True), ("offered", False), ("unoffered", False)])
+def test_who_was_asked_for_a_rating_has_not_rated(score: str, given: bool):
+    """The list holds all that were ever asked for, by score "offered", "unoffered", "good" or "bad" (Zendesk's page Satisfaction Ratings)."""
+    row = {"id": 3, "score": score, "ticket_id": 7, "requester_id": 1, "assignee_id": 2}
+    graph = zendesk._extract_rating(row, Context(NS))
+    assert (("authored", f"{NS}:user:1", f"{NS}:rating:3") in said(graph)) is given
+    assert (graph.entities[0].name == f"Rated {score}") is given
+    assert {("about", f"{NS}:rating:3", f"{NS}:ticket:7"), ("about", f"{NS}:rating:3", f"{NS}:user:2")} <= said(graph)
