@@ -70,8 +70,9 @@ _ERRORS: ErrorTable = {
 
 def _classify(reply: Reply) -> ProviderError | None:
     if reply.status == 429:
-        at = reply.retry_at() or reset_of(reply) or datetime.now(UTC) + timedelta(seconds=10)
-        return Throttled("Intercom's rate limit is used up.", at)
+        reset = reset_of(reply)
+        at = reply.by_our_clock(reset) if reset else datetime.now(UTC) + timedelta(seconds=10)
+        return Throttled("Intercom's rate limit is used up.", reply.retry_at() or at)
     first = inner(body(reply), "errors")
     return error_in(_ERRORS, reply, str(first.get("code", "")), first.get("message"))
 

@@ -20,7 +20,7 @@ from integrations.errors import (
     Throttled,
     Unavailable,
 )
-from integrations.http import Api, Reply, retry_after
+from integrations.http import Api, Reply
 from integrations.providers.base import (
     JSON,
     Account,
@@ -39,7 +39,7 @@ from integrations.providers.base import (
     WindowKind,
 )
 from integrations.providers.graph import besides, facts, headline, person
-from integrations.providers.replies import ErrorTable, Means, body, error_in, inner, rate_headers
+from integrations.providers.replies import ErrorTable, Means, body, error_in, inner, rate_headers, reset_of
 from integrations.providers.text import MOST_MENTIONS, mentioned_emails
 from integrations.providers.wire import Rows, pages, reader, stamp, utc
 
@@ -135,9 +135,9 @@ def _reset(reply: Reply) -> datetime:
     """When the limit that is used up is whole again: epoch milliseconds; requests and complexity are counted apart."""
     for kind in ("complexity", "requests"):
         left = reply.headers.get(f"x-ratelimit-{kind}-remaining")
-        at = retry_after(reply.headers.get(f"x-ratelimit-{kind}-reset"))
+        at = reset_of(reply, f"x-ratelimit-{kind}-reset")
         if at is not None and (left == "0" or kind == "requests"):
-            return at
+            return reply.by_our_clock(at)
     return reply.retry_at() or datetime.now(UTC) + timedelta(seconds=60)
 
 

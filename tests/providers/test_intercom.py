@@ -45,6 +45,16 @@ def test_a_limit_lasts_until_its_window_resets() -> None:
     assert error.retry_at == datetime.fromtimestamp(at, UTC)
 
 
+@pytest.mark.parametrize("ahead", [-600, 600])
+def test_a_limits_end_is_by_intercoms_clock(ahead: int) -> None:
+    theirs = datetime.now(UTC) + timedelta(seconds=ahead)
+    date, reset = theirs.strftime("%a, %d %b %Y %H:%M:%S GMT"), str(int(theirs.timestamp()) + 8)
+    error = classified(429, "rate_limit_exceeded", date=date, x_ratelimit_reset=reset)
+    assert isinstance(error, Throttled)
+    assert error.retry_at is not None
+    assert abs(error.retry_at - datetime.now(UTC) - timedelta(seconds=8)) < timedelta(seconds=5)
+
+
 @pytest.mark.parametrize("reset", ["", "soon", "9" * 30])
 def test_a_limit_without_a_time_has_a_sensible_one(reset: str) -> None:
     error = classified(429, "rate_limit_exceeded", x_ratelimit_reset=reset)

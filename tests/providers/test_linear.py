@@ -86,6 +86,17 @@ def test_a_limit_ends_when_the_budget_that_is_used_up_is_whole_again():
     assert found.retry_at == now + timedelta(minutes=40)
 
 
+@pytest.mark.parametrize("ahead", [-600, 600])
+def test_a_limits_end_is_by_linears_clock(ahead: int):
+    theirs = datetime.now(UTC) + timedelta(seconds=ahead)
+    reset = str(int((theirs + timedelta(minutes=3)).timestamp() * 1000))
+    headers = {"date": theirs.strftime("%a, %d %b %Y %H:%M:%S GMT"), "x-ratelimit-requests-reset": reset}
+    found = LINEAR.classify(answer(400, "RATELIMITED", **headers))
+    assert isinstance(found, Throttled)
+    assert found.retry_at is not None
+    assert abs(found.retry_at - datetime.now(UTC) - timedelta(minutes=3)) < timedelta(seconds=5)
+
+
 def test_the_budget_is_told_in_milliseconds():
     headers = {"x-ratelimit-requests-limit": "5000", "x-ratelimit-requests-remaining": "4998"}
     state = LINEAR.rate_state(Reply(200, headers | {"x-ratelimit-requests-reset": "1767225600500"}, {}, "", ""))
