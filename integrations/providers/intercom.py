@@ -92,12 +92,17 @@ _CREATED = reader("id", lambda row: epoch(row["created_at"]))
 # -- fetching -----------------------------------------------------------------------------------------------------------------
 
 
-def _query(window: Window, slack: int, *, bounded: bool = True) -> JSON:
-    """Whole seconds, edges included by some objects and not by others, days by contacts: wider by `slack`, filtered later."""
+def _query(window: Window, slack: int, ends: str = "updated_at") -> JSON:
+    """Whole seconds, edges included by some objects and not by others, days by contacts: wider by `slack`, filtered later.
+
+    ends: the field that is before the window's end.
+    """
     since, until = int(window.since.timestamp()), int(window.until.timestamp())
-    edges = [(">", since - slack), ("<", until + slack)] if bounded else [(">", since - slack)]
-    conditions = [{"field": "updated_at", "operator": operator, "value": value} for operator, value in edges]
-    return {"operator": "AND", "value": conditions}
+    edges = [("updated_at", ">", since - slack), (ends, "<", until + slack)]
+    return {
+        "operator": "AND",
+        "value": [{"field": field, "operator": operator, "value": value} for field, operator, value in edges],
+    }
 
 
 async def _search(api: Api, name: str, query: JSON, by: str, per_page: int, cursor: JSON | None) -> JSON:
@@ -128,8 +133,9 @@ async def _count(name: str, slack: int, api: Api, partition: Partition, window: 
 
 async def _fetch_messages(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     """Parts come with their conversation only, the 500 newest of each. A part is as old as its conversation's last update or
-    older, so all that were updated since the window's beginning are read, by their age, which no update moves meanwhile."""
-    data = await _search(api, "conversations", _query(window, 1, bounded=False), "created_at", 20, cursor)
+    older, and no older than the conversation, so all are read that were updated since the window's beginning and made before its end,
+    by their age, which no update moves meanwhile."""
+    data = await _search(api, "conversations", _query(window, 1, "created_at"), "created_at", 20, cursor)
     rows, parts = data["conversations"], []
     for start in range(0, len(rows), _CONVERSATIONS_AT_ONCE):
         some = [_parts(api, row["id"]) for row in rows[start : start + _CONVERSATIONS_AT_ONCE]]

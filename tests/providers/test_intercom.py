@@ -151,6 +151,24 @@ async def test_what_was_said_before_a_later_update_is_in_its_own_window() -> Non
         assert found.ids == stage.truth(stream, window) != set()
 
 
+async def test_conversations_that_began_after_the_window_are_not_looked_into() -> None:
+    """Each costs a request, and a thousand pages of them in a row end the reading."""
+    async with staged("intercom") as stage:
+        stream, held = INTERCOM.stream("messages"), stage.stand_in.workspaces[stage.account]
+        rows = sorted(record.occurred_at for record, _ in (await stage.read(stream)).rows.values())
+        window = Window(ALL.since, rows[len(rows) // 3])
+        stage.app.control.log.clear()
+        found = await stage.read(stream, window)
+        assert found.ids == stage.truth(stream, window) != set()
+        paths = [call["path"] for call in stage.app.control.log]
+        looked_into = {path.rpartition("/")[2] for path in paths if path.startswith("/conversations/")} - {"search"}
+        until = window.until.timestamp()
+        count = len(held.updated["conversations"])
+        made = {held.id_of("conversations", n): held.created("conversations", n) for n in range(count)}
+        assert {own for own in looked_into if made[own] > until + 1} == set()
+        assert 0 < len(looked_into) < count
+
+
 async def test_a_conversation_that_goes_while_its_messages_are_read_is_left_out() -> None:
     async with staged("intercom") as stage:
         stream = INTERCOM.stream("messages")
