@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from historical_sync.course import IDLE_PAGES, Course
 from integrations.errors import AccessDenied, CursorExpired, ProviderError, RequestRejected, Throttled, Unavailable
 from integrations.gateway import configured
 from integrations.http import Api, Reply
@@ -167,6 +168,31 @@ async def test_conversations_that_began_after_the_window_are_not_looked_into() -
         made = {held.id_of("conversations", n): held.created("conversations", n) for n in range(count)}
         assert {own for own in looked_into if made[own] > until + 1} == set()
         assert 0 < len(looked_into) < count
+
+
+async def test_many_old_conversations_with_nothing_of_the_window_do_not_end_its_reading() -> None:
+    """As after something was changed of all at once: they were updated since, and what was said in them is older."""
+    window = Window(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC))
+
+    class Old(Api):
+        async def request(self, method: str, path: str, **asked: Any) -> Reply:
+            at = int(asked["json"]["pagination"].get("starting_after", 0))
+            following = {"next": {"starting_after": str(at + 1)}} if at <= IDLE_PAGES else {}
+            return reply(200, {"conversations": [{"id": at}], "pages": following})
+
+        async def get(self, path: str, *args: Any, **more: Any) -> Reply:
+            own = path.rpartition("/")[2]
+            part = {"id": f"p{own}", "created_at": 1_600_000_000 + int(own)}
+            return reply(200, {"id": own, "conversation_parts": {"conversation_parts": [part]}})
+
+    stream, cursor = INTERCOM.stream("messages"), None
+    api, course = Old(INTERCOM, "", None), Course(stream, "Intercom", None)  # type: ignore[arg-type]
+    while True:
+        page = await stream.fetch(api, WHOLE, window, cursor)
+        course.check(cursor, page)
+        if (cursor := page.next_cursor) is None:
+            break
+    assert len(course.asked) == IDLE_PAGES + 2
 
 
 async def test_a_conversation_that_goes_while_its_messages_are_read_is_left_out() -> None:
