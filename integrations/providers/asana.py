@@ -44,6 +44,9 @@ _FIELDS = {
     "steps": "modified_at,num_subtasks",
     "stories": "type,resource_subtype,text,created_at,created_by.name,target.name",
 }
+REQUESTS_A_PAGE = (
+    20  # below tasks, as long as they bring nothing: what is lost when the limit comes in the middle of them
+)
 _TASK_LINK = re.compile(r"https://app\.asana\.com/(?:0/\d+/|1/\d+/(?:project/\d+/)?task/)(\d+)")
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
@@ -124,6 +127,21 @@ async def _below(
     api: Api, partition: Partition, cursor: JSON | None, what: str, steps: Callable[[JSON], list[list[str]]]
 ) -> Rows:
     """A page of what the partition's tasks have below them. steps: what is to be asked for below a task: [kind, its id] each.
+
+    It goes on past what brings nothing: pages that bring nothing are taken for ones without end, and few of thousands may have changed.
+    """
+    rows: list[Any] = []
+    for _ in range(REQUESTS_A_PAGE):
+        rows, cursor = await _next_below(api, partition, cursor, what, steps)
+        if rows or cursor is None:
+            break
+    return rows, cursor
+
+
+async def _next_below(
+    api: Api, partition: Partition, cursor: JSON | None, what: str, steps: Callable[[JSON], list[list[str]]]
+) -> Rows:
+    """What one request brings of it.
 
     cursor: {"tasks": offset in their list, None at its end, "left": steps still to go, "offset": in the first of them}.
     """
