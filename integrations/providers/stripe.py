@@ -43,11 +43,13 @@ _THOUSANDTHS = {"bhd", "jod", "kwd", "omr", "tnd"}
 CHANGES = (
     "customer.updated", "customer.deleted", "product.updated", "product.deleted",
     "customer.subscription.updated", "customer.subscription.deleted",
+    "customer.subscription.paused", "customer.subscription.resumed",
     "invoice.finalized", "invoice.updated", "invoice.paid",  # the last two come with whatever else becomes of one
     "invoice.deleted",  # a draft
+    "payment_intent.requires_action", "payment_intent.processing", "payment_intent.amount_capturable_updated",  # each may last for days
     "payment_intent.succeeded", "payment_intent.canceled", "payment_intent.payment_failed",
     "charge.succeeded", "charge.failed",  # days after it was made, where a bank takes its time
-    "charge.updated", "charge.refunded", "refund.updated",
+    "charge.updated", "charge.refunded", "refund.updated", "refund.failed",
     "charge.expired",  # nobody captured it: from then on it counts as refunded
     "charge.dispute.created", "charge.dispute.updated", "charge.dispute.closed",
     "price.updated", "price.deleted",

@@ -234,6 +234,24 @@ def test_a_draft_that_is_deleted_is_told_and_so_is_a_hold_that_nobody_captured()
     assert (own.key, own.properties["refunded"]) == ("stripe:charge:ch_1", True)
 
 
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        ("payment_intent.processing", {"object": "payment_intent", "status": "processing"}),
+        ("payment_intent.requires_action", {"object": "payment_intent", "status": "requires_action"}),
+        ("payment_intent.amount_capturable_updated", {"object": "payment_intent", "status": "requires_capture"}),
+        ("customer.subscription.paused", {"object": "subscription", "status": "paused"}),
+        ("customer.subscription.resumed", {"object": "subscription", "status": "active"}),
+        ("refund.failed", {"object": "refund", "status": "failed"}),
+    ],
+)
+def test_a_state_that_lasts_for_days_is_told_though_it_is_not_the_last(kind: str, row: dict[str, Any]):
+    """Each has an event of its own (docs.stripe.com/api/events/types): a debit is processed, an amount held, a subscription paused."""
+    assert kind in CHANGES
+    own = graph("events", {"id": "evt_1", "type": kind, "data": {"object": {"id": "x_1", **row}}}).entities[0]
+    assert own.properties["status"] == row["status"]
+
+
 async def test_a_test_key_is_another_connection_than_a_live_one():
     stage = Stage("stripe")
     async with stage.client:
