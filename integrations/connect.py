@@ -374,7 +374,7 @@ def _revoke(connection: Connection) -> None:
         log.info("not revoked at the provider: what %s was granted is another connection's as well", connection.id)
         return
 
-    async def call() -> None:
+    async def call(access_token: str, refresh_token: str) -> None:
         async with asyncio.timeout(REVOKE_TIMEOUT), make_client(allow_private=True) as client:
             root = config.auth_url if config.auth_url == config.api_url else gateway.api_root(connection)
             await revoke(
@@ -385,12 +385,20 @@ def _revoke(connection: Connection) -> None:
                     root,
                     config.client_id,
                     config.client_secret,
-                    credentials["access_token"],
-                    credentials.get("refresh_token", ""),
+                    access_token,
+                    refresh_token,
                 )
             )
 
-    async_to_sync(call)()
+    refresh_token = credentials.get("refresh_token", "")
+    try:
+        async_to_sync(call)(credentials["access_token"], refresh_token)
+    except ReauthRequired:
+        # The access token has expired, as most have by then, and some vendors take a grant back by a good one only.
+        if not refresh_token:
+            raise
+        token = gateway.renewed(config, provider, refresh_token)
+        async_to_sync(call)(token["access_token"], token.get("refresh_token") or refresh_token)
 
 
 def _goes_on_elsewhere(connection: Connection, oauth: OAuth, token: str) -> bool:

@@ -238,9 +238,7 @@ def refresh_token(connection: Connection, old: str) -> str:
                 )
             token: dict[str, Any] = {}
             try:
-                token = _token_request(
-                    config, row.provider, "refresh_token", refresh_token=credentials["refresh_token"]
-                )
+                token = renewed(config, row.provider, credentials["refresh_token"])
             except ReauthRequired as error:
                 gone = error
             row = Connection.objects.select_for_update().get(tenant_id=connection.tenant_id, id=connection.id)
@@ -285,6 +283,11 @@ def exchange_code(
         return _token_request(config, provider, "authorization_code", code=code, redirect_uri=redirect_uri, **proof)
     except ReauthRequired:
         raise ReauthRequired(f"{provider.name} did not accept the sign-in. Try again.") from None
+
+
+def renewed(config: ProviderConfig, provider: Provider, refresh_token: str) -> dict[str, Any]:
+    """The token response for a refresh token, which the provider may take back at once. Raises as `exchange_code`."""
+    return _token_request(config, provider, "refresh_token", refresh_token=refresh_token)
 
 
 @cache

@@ -556,6 +556,25 @@ def test_disconnecting_takes_the_grant_back_and_forgets_the_tokens(alice: Client
         assert HistoricalSyncJob.objects.get(id=job.id).status == "cancelled"
 
 
+@pytest.mark.parametrize("slug", ["zendesk", "google"])
+def test_a_grant_whose_access_token_has_expired_is_taken_back_too(alice: Client, sandbox: Any, slug: str) -> None:
+    """As most have when somebody disconnects; Zendesk's is taken back by its own access token only."""
+    provider = PROVIDERS[slug]
+    answers = {question.name: question.default or question.placeholder for question in provider.asks}
+    alice.get(consent(to_provider(alice, slug, **answers)))
+    (row,) = stored()
+    refresh = row.credentials["refresh_token"]
+    sandbox.control(expire=slug)
+    assert alice.post(f"/connections/{row.id}/disconnect").status_code == 302
+    assert stored()[0].credentials == {"access_token": "", "refresh_token": ""}
+    config = gateway.configured(provider, row.facts)
+    assert config is not None
+    with pytest.raises(ReauthRequired):
+        gateway.renewed(config, provider, refresh)
+    log = sandbox.log()
+    assert slug != "zendesk" or [call["status"] for call in log if call["method"] == "DELETE"] == [204]
+
+
 @pytest.mark.parametrize("slug", ["linear", "notion"])
 def test_a_token_that_a_worker_refreshes_while_its_import_is_cancelled_ends_too(
     alice: Client, sandbox: Any, monkeypatch: pytest.MonkeyPatch, slug: str
