@@ -52,6 +52,10 @@ _FRACTION = re.compile(r"(\.\d{6})\d+")
 _ERRORS: ErrorTable = {
     410: Means(CursorExpired, "Microsoft 365 no longer knows the page; going on by date."),
     "MailboxNotEnabledForRESTAPI": Means(AccessDenied, "Microsoft 365: this account has no mailbox in the cloud."),
+    # With status 401, though the token is good.
+    "OrganizationFromTenantGuidNotFound": Means(
+        AccessDenied, "Microsoft 365: this account's organization has no mailboxes in the cloud."
+    ),
     "ErrorItemNotFound": Means(Gone, "Microsoft 365 no longer has it."),
     "ErrorAccessDenied": Means(
         AccessDenied, "Microsoft 365 does not let this connection read it: connect again and grant the permission."
@@ -64,8 +68,16 @@ _LIMITS = ("ApplicationThrottled", "TooManyRequests", "activityLimitReached")
 _CURSORS = ("syncStateNotFound", "SyncStateNotFound", "resyncRequired", "ErrorInvalidSkipToken")
 
 
+def _code(reply: Reply) -> str:
+    return str(inner(body(reply), "error").get("code") or "")
+
+
+def _expired(reply: Reply) -> bool:
+    return reply.status == 401 and _code(reply) not in _ERRORS
+
+
 def _classify(reply: Reply) -> ProviderError | None:
-    code = str(inner(body(reply), "error").get("code") or "")
+    code = _code(reply)
     if reply.status == 429 or code in _LIMITS:
         soonest = datetime.now(UTC) + (_LEAST_WAIT if reply.headers.get("retry-after") == "1" else timedelta(0))
         named = reply.retry_at()
@@ -273,6 +285,7 @@ MICROSOFT365 = Provider(
     auth_url="https://login.microsoftonline.com/common",
     identify=_identify,
     classify=_classify,
+    expired=_expired,
     # A mailbox answers 10,000 in ten minutes and four at once, of which one is left for health checks.
     budget=RateBudget(requests=10_000, seconds=600, concurrency=3),
     oauth=OAuth(

@@ -8,7 +8,15 @@ from typing import Any
 import httpx2
 import pytest
 
-from integrations.errors import AccessDenied, CursorExpired, Gone, RequestRejected, Throttled, WindowTooLarge
+from integrations.errors import (
+    AccessDenied,
+    CursorExpired,
+    Gone,
+    ReauthRequired,
+    RequestRejected,
+    Throttled,
+    WindowTooLarge,
+)
 from integrations.grants import read_token
 from integrations.http import Api, Reply
 from integrations.providers import microsoft365
@@ -44,6 +52,7 @@ def said(graph: Any) -> set[tuple[str, str, str]]:
         (403, "ErrorAccessDenied", AccessDenied),
         (403, "Authorization_RequestDenied", AccessDenied),
         (404, "MailboxNotEnabledForRESTAPI", AccessDenied),
+        (401, "OrganizationFromTenantGuidNotFound", AccessDenied),
         (404, "ErrorItemNotFound", Gone),
         (410, "syncStateNotFound", CursorExpired),
         (400, "syncStateNotFound", CursorExpired),
@@ -53,6 +62,30 @@ def test_an_error_is_read_by_its_code(status: int, code: str, kind: type[Excepti
     found = MICROSOFT365.classify(reply(status, code))
     assert type(found) is kind
     assert "Microsoft 365" in str(found)
+
+
+async def test_an_organization_without_mailboxes_is_no_token_that_has_expired():
+    """It answers 401 to all of mail and calendars, with a token that is good (github.com/O365/python-o365/issues/757): no new one, and
+    nobody who reconnects, changes that."""
+    refreshed: list[str] = []
+
+    async def refresh(old: str) -> str:
+        refreshed.append(old)
+        return "another"
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        code = (
+            "OrganizationFromTenantGuidNotFound" if "mailFolders" in request.url.path else "InvalidAuthenticationToken"
+        )
+        return httpx2.Response(401, json={"error": {"code": code, "message": "The tenant does not exist."}})
+
+    api = Api(MICROSOFT365, "https://graph.microsoft.com", answering(handle), "token", refresh)
+    with pytest.raises(AccessDenied, match="no mailboxes"):
+        await FOLDERS.fetch(api, WHOLE, ALL, None)
+    assert refreshed == []
+    with pytest.raises(ReauthRequired):
+        await MESSAGES.fetch(api, WHOLE, ALL, None)
+    assert refreshed == ["token"]
 
 
 @pytest.mark.parametrize(("told", "seconds"), [("120", 120), ("1", 10), (None, 30)])
