@@ -60,8 +60,10 @@ def _host(root: str, facts: Mapping[str, Any]) -> str:
     return root.replace(".intercom.", f".{region}.intercom.") if region in ("eu", "au") and root in (API, APP) else root
 
 
+_DENIED = Means(AccessDenied, "Intercom does not let this connection read it: {said}")
 _ERRORS: ErrorTable = {
-    403: Means(AccessDenied, "Intercom does not let this connection read it: {said}"),
+    # The latter with status 401: the token is good, but lacks the permission.
+    **dict.fromkeys((403, "token_unauthorized"), _DENIED),
     404: Means(Gone, "Intercom does not have it (any more): {said}"),
     "scroll_exists": Means(Unavailable, "Intercom lets companies be listed once at a time.", wait=60),
     "api_plan_restricted": Means(AccessDenied, "Intercom does not offer this on the workspace's plan."),

@@ -96,7 +96,7 @@ class Intercom(StandIn):
         return _error(401, "unauthorized", "Access Token Invalid")
 
     def forbidden(self, request: Request, stream: str) -> Response:
-        return _error(403, "forbidden", "The token does not have the permission to do this")
+        return _error(401, "token_unauthorized", "Not authorized to access resource")
 
     def not_found(self, request: Request) -> Response:
         return _error(404, "not_found", "Resource Not Found")

@@ -130,4 +130,5 @@ def test_it_understands_what_is_refused(client: Intercom, sandbox: Any) -> None:
     sandbox.control(deny=["intercom.tickets"])
     with pytest.raises(ApiError) as caught:
         everything(client.tickets)
-    assert caught.value.status_code == 403
+    assert caught.value.status_code == 401
+    assert caught.value.body["errors"][0]["code"] == "token_unauthorized"

@@ -72,6 +72,15 @@ def test_what_a_plan_lacks_and_what_a_token_may_not_are_told_apart() -> None:
     assert "no tickets" in str(forbidden)
 
 
+def test_a_permission_that_a_token_lacks_is_no_token_that_is_gone() -> None:
+    """Intercom says both with status 401: "token_unauthorized: The token or API Key is not allowed to access the resource"
+    (developers.intercom.com, Error Codes; github.com/intercom/intercom-php/issues/257)."""
+    error = classified(401, "token_unauthorized", "Not authorized to access resource")
+    assert isinstance(error, AccessDenied)
+    assert "Not authorized to access resource" in str(error)
+    assert classified(401, "unauthorized", "Access Token Invalid") is None, "the gate knows what that means"
+
+
 def test_a_second_scroll_waits_for_the_first() -> None:
     error = classified(400, "scroll_exists", "scroll already exists for this workspace")
     assert isinstance(error, Unavailable)
