@@ -29,7 +29,7 @@ class Course:
             return
         if place(page.next_cursor) in self.asked:
             raise CursorExpired(f"{self.name} sends the same pages again and again.")
-        brings = hash((tuple([row.external_id for row in page.records]), repr(page.rejected)))
+        brings = hash((tuple([row.external_id for row in page.records]), repr(page.rejected), page.looked_into))
         self.idle = 0 if self._moves(page.position) or brings not in self.brought else self.idle + 1
         self.brought.add(brings)
         if self.idle >= IDLE_PAGES:

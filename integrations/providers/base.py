@@ -82,6 +82,8 @@ class Page(NamedTuple):
     next_cursor: JSON to pass to the next fetch, None at the end of the window. It must survive a restart of the process, and
         no cursor comes twice in a window: that is taken for a provider that goes in circles. A thousand pages in a row that bring
         nothing new and come no further are taken for one that sends them without end.
+    looked_into: id of the thing that the page looked into for its rows, where thousands are gone through and few have any: each is
+        something new.
     position: how far in time every earlier row of the window has been read; where the window goes on if the cursor dies
         (ascending streams: restart with since=position; descending: until=position). None: unknown, restart the window.
     rejected: rows that could not be turned into a Record at all: (external_id or "", payload, reason).
@@ -91,6 +93,7 @@ class Page(NamedTuple):
     next_cursor: JSON | None
     position: datetime | None = None
     rejected: Sequence[tuple[str, Any, str]] = ()
+    looked_into: str = ""
 
 
 class Estimate(NamedTuple):

@@ -81,7 +81,8 @@ def _classify(reply: Reply) -> ProviderError | None:
         return AccessDenied("Jira does not let this connection read it: a scope is missing. Reconnect to grant it.")
     if reply.status == 429:
         reason = reply.headers.get("ratelimit-reason", "")
-        at = reply.retry_at() or reset_of(reply) or datetime.now(UTC) + timedelta(seconds=10)
+        reset = reset_of(reply)
+        at = reply.retry_at() or (reply.by_our_clock(reset) if reset else datetime.now(UTC) + timedelta(seconds=10))
         if reason.startswith("jira-quota"):
             whose = "this app" if "global" in reason else "this site"
             return Throttled(f"Jira's hourly quota for {whose} is used up.", at)

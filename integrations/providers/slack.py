@@ -201,27 +201,27 @@ async def _fetch_replies(api: Api, partition: Partition, window: Window, cursor:
 
     cursor: {"history": cursor, None at its end, "threads": [ts, ...] still to read, "replies": cursor in the first of them}.
     """
-    state = cursor or {"history": None, "threads": []}
+    state, following = cursor or {"history": None, "threads": []}, None
     if not state["threads"]:
         span = _within(partition, window.since - LOOK_BACK, window.until)
         data = await _call(api, "conversations.history", state["history"], **span)
         threads = [row["ts"] for row in data["messages"] if _is_busy(row, window.since)]
         history = (_next(data) or {}).get("cursor")
-        return Page([], {"history": history, "threads": threads} if threads or history else None)
+        following = {"history": history, "threads": threads} if threads or history else None
+        return Page([], following, looked_into=f"from {data['messages'][-1]['ts']}" if data["messages"] else "")
     thread, *others = state["threads"]
     span = _within(partition, window.since, window.until)
     try:
         data = await _call(api, "conversations.replies", state.get("replies"), ts=thread, **span)
     except Gone:
         data = {"messages": []}
-    following: JSON | None = None
     if more := _next(data):
         following = {**state, "replies": more["cursor"]}
     elif others or state["history"]:
         following = {"history": state["history"], "threads": others}
     # The parent comes again on top of every page.
     rows = [row for row in data["messages"] if row.get("ts") != thread]
-    return _messages(rows, partition, following)._replace(position=None)
+    return _messages(rows, partition, following)._replace(position=None, looked_into=thread)
 
 
 def _is_busy(row: JSON, since: datetime) -> bool:

@@ -64,6 +64,16 @@ def test_a_limit_is_waited_for_until_it_says(reason: str) -> None:
     assert soon.retry_at - datetime.now(UTC) < timedelta(seconds=6)
 
 
+@pytest.mark.parametrize("ahead", [-600, 600])
+def test_a_limits_end_is_by_jiras_clock(ahead: int) -> None:
+    theirs = datetime.now(UTC) + timedelta(seconds=ahead)
+    date, reset = theirs.strftime("%a, %d %b %Y %H:%M:%S GMT"), (theirs + timedelta(minutes=3)).isoformat()
+    error = classified(429, None, date=date, x_ratelimit_reset=reset)
+    assert isinstance(error, Throttled)
+    assert error.retry_at is not None
+    assert abs(error.retry_at - datetime.now(UTC) - timedelta(minutes=3)) < timedelta(seconds=5)
+
+
 def test_a_limit_without_a_time_has_a_sensible_one() -> None:
     error = classified(429, None, x_ratelimit_reset="whenever")
     assert isinstance(error, Throttled)

@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from historical_sync.course import IDLE_PAGES, Course
 from historical_sync.extraction import Ids, graph_rows, record_rows
 from historical_sync.meter import Meter
 from integrations.errors import AccessDenied, CursorExpired, ReauthRequired, RequestRejected, Throttled, Unavailable
@@ -172,6 +173,33 @@ async def test_a_page_may_be_empty_before_the_end():
     window = Window(datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 2, 1, tzinfo=UTC))
     api = Api(SLACK, "https://slack.com", answering(answer), "xoxp-1")
     assert (await slack._fetch_messages(api, GENERAL, window, None)).next_cursor == {"cursor": "on"}
+
+
+@pytest.mark.parametrize("busy", [True, False])
+async def test_many_threads_in_a_row_without_a_reply_of_the_window_do_not_end_the_reading(busy: bool):
+    """busy: answered after it; otherwise nobody answered at all, so only pages of history are read, of one message each."""
+    span = Window(datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 2, 1, tzinfo=UTC))
+    first, count = span.until.timestamp() - 10_000, IDLE_PAGES + 100
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path.endswith("conversations.replies"):
+            return httpx2.Response(200, json={"ok": True, "messages": [{"ts": request.url.params["ts"], "user": "U1"}]})
+        at = int(request.url.params.get("cursor") or 0)
+        stamps = [f"{first - number:.6f}" for number in range(at, min(at + (100 if busy else 1), count))]
+        answered = {"reply_count": 1, "latest_reply": f"{span.until.timestamp() + 60:.6f}"} if busy else {}
+        rows = [{"ts": ts, "thread_ts": ts, "user": "U1", "text": "?", **answered} for ts in stamps]
+        more = {"next_cursor": str(at + len(rows))} if at + len(rows) < count else {}
+        return httpx2.Response(200, json={"ok": True, "messages": rows, "response_metadata": more})
+
+    stream, cursor = SLACK.stream("replies"), None
+    api, course = Api(SLACK, "https://slack.com/api", answering(handle), "token"), Course(stream, "Slack", None)
+    while True:
+        page = await stream.fetch(api, GENERAL, span, cursor)
+        assert not page.records
+        course.check(cursor, page)
+        if (cursor := page.next_cursor) is None:
+            break
+    assert len(course.asked) >= count
 
 
 async def test_replies_to_what_was_said_before_the_window_are_found():
