@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from historical_sync.database import (
     Pool,
@@ -62,6 +62,48 @@ CORRECT = """
 """
 
 
+# Brings back `unused` requests and takes some, in one statement. `apart`, the seconds between two requests of a limit by the minute, is
+# null where there is none, and so is all that is worked out by it, which LEAST and GREATEST pass over.
+WITHDRAW = """
+WITH held AS (
+    SELECT budget_left, budget_resets_at, blocked_until, paced_until, budget_limit, clock_timestamp() AS at,
+           COALESCE(budget_limit, %(requests)s) AS size
+    FROM integrations_connection WHERE id = %(id)s FOR UPDATE
+), opened AS (  -- the window that is open now, which is a new one where the last has ended
+    SELECT size, at, blocked_until, budget_limit, floor(size * %(headroom)s) AS kept,
+           GREATEST(paced_until - make_interval(secs => %(unused)s * %(apart)s::float), at) AS paced,
+           CASE WHEN budget_resets_at > at THEN LEAST(budget_left + %(unused)s, size) ELSE size END AS remaining,
+           CASE WHEN budget_resets_at > at THEN budget_resets_at ELSE at + make_interval(secs => %(seconds)s) END AS resets_at
+    FROM held
+), granted AS (  -- the least of: what the head-room leaves, a worker's share, what may be asked at once, and the first few
+    SELECT *, CASE WHEN blocked_until > at THEN 0
+                   ELSE GREATEST(0, LEAST(floor(remaining - kept), GREATEST(1, floor(size / %(share)s)),
+                                          floor(%(burst)s - extract(epoch FROM paced - at)::float / %(apart)s::float),
+                                          CASE WHEN budget_limit IS NULL THEN %(first)s END)) END::int AS taken
+    FROM opened
+)
+UPDATE integrations_connection connection
+SET budget_left = granted.remaining - granted.taken, budget_resets_at = granted.resets_at,
+    paced_until = granted.paced + make_interval(secs => granted.taken * %(apart)s::float)
+FROM granted WHERE connection.id = %(id)s
+RETURNING granted.taken, granted.size, extract(epoch FROM granted.resets_at - granted.at)::float,
+          -- Nothing was taken: until the window ends, the block does, and a request's time has come, whichever is last.
+          extract(epoch FROM GREATEST(
+              CASE WHEN granted.remaining - granted.kept < 1 THEN granted.resets_at END, granted.blocked_until,
+              granted.paced - make_interval(secs => (%(burst)s - 1) * %(apart)s::float), granted.at) - granted.at)::float
+"""
+
+
+class Withdrawal(NamedTuple):
+    """Requests that were taken, and of which limit. window_left: seconds until its window ends; wait: seconds until another try, if none
+    were. Both by the database's clock: by this machine's the window may be over already."""
+
+    taken: int
+    limit: float
+    window_left: float
+    wait: float
+
+
 def pace(a_minute: int | None) -> tuple[int, float | None]:
     """Under a limit by the minute: how many requests may be asked at once, and the seconds between those that follow."""
     # What was taken may be asked a little later, and so come into the minute after.
@@ -93,7 +135,7 @@ class ConnectionBudget:
         self.in_hand = 0
         self.held_until = 0.0  # on the monotonic clock
         self.window_ends = 0.0  # on the monotonic clock, of the window that they were taken from
-        self.size = float(provider.budget.requests)  # of that window
+        self.limit = float(provider.budget.requests)  # of that window
         self.lock = asyncio.Lock()
         # What replies said that the row does not know yet, the last of each limit, and on the monotonic clock since when.
         self.told: dict[int | None, RateState] = {}
@@ -106,19 +148,20 @@ class ConnectionBudget:
                 if self.in_hand > 0 and time.monotonic() < self.held_until:
                     self.in_hand -= 1
                     return
-                taken, self.size, seconds_left, wait = await self._withdraw(self.put_down())
-                if taken > 0:
-                    self.in_hand = taken - 1
-                    self.window_ends = time.monotonic() + seconds_left
+                found = await self._withdraw(self.put_down())
+                self.limit = found.limit
+                if found.taken > 0:
+                    self.in_hand = found.taken - 1
+                    self.window_ends = time.monotonic() + found.window_left
                     self.held_until = min(time.monotonic() + HELD, self.window_ends)
                     return
-                if wait > LONGEST_WAIT_HERE:
+                if found.wait > LONGEST_WAIT_HERE:
                     raise Throttled(
                         f"{self.provider.name}'s rate limit is used up",
-                        retry_at=datetime.now(UTC) + timedelta(seconds=wait),
+                        retry_at=datetime.now(UTC) + timedelta(seconds=found.wait),
                     )
                 # One waits and asks again for all who stand behind it.
-                await asyncio.sleep(max(wait, 0.01))
+                await asyncio.sleep(max(found.wait, 0.01))
 
     def put_down(self) -> int:
         """Requests that were taken and not used, for the caller to bring back; none of a window that is over."""
@@ -136,7 +179,7 @@ class ConnectionBudget:
             reset_at = min(reply.by_our_clock(state.reset_at), now + LONGEST_WAIT)
             state = replace(state, reset_at=reset_at)
             ends = time.monotonic() + (reset_at + AFTER_RESET - now).total_seconds()
-        if ends - self.window_ends > ANOTHER_WINDOW or (state.limit is not None and state.limit < self.size):
+        if ends - self.window_ends > ANOTHER_WINDOW or (state.limit is not None and state.limit < self.limit):
             self.in_hand = 0  # they were taken from something else than what the row will hold
         self.in_hand = min(self.in_hand, state.remaining)
         if not self.told:
@@ -170,42 +213,14 @@ class ConnectionBudget:
                 [from_now(until), self.connection_id],
             )
 
-    async def _withdraw(self, unused: int) -> tuple[int, float, float, float]:
-        """Brings back `unused` requests and takes some: (how many, the limit that they are of, seconds until their window ends, and until
-        another try if none). By the database's clock: by this one's it may be over already."""
+    async def _withdraw(self, unused: int) -> Withdrawal:
+        """Brings back `unused` requests and takes some."""
         budget = self.provider.budget
         async with pipelined_transaction(self.pool, self.tenant_id, "withdraw") as db:
             for told in self.take_told():
                 await db.execute(CORRECT, told)
             answer = await db.execute(
-                """
-                WITH held AS (
-                    SELECT budget_left, budget_resets_at, blocked_until, paced_until, budget_limit, clock_timestamp() AS at,
-                           COALESCE(budget_limit, %(requests)s) AS size
-                    FROM integrations_connection WHERE id = %(id)s FOR UPDATE
-                ), opened AS (
-                    SELECT size, at, blocked_until, budget_limit, floor(size * %(headroom)s) AS kept,
-                           GREATEST(paced_until - make_interval(secs => %(unused)s * %(apart)s::float), at) AS paced,
-                           CASE WHEN budget_resets_at > at THEN LEAST(budget_left + %(unused)s, size) ELSE size END AS remaining,
-                           CASE WHEN budget_resets_at > at THEN budget_resets_at
-                                ELSE at + make_interval(secs => %(seconds)s) END AS resets_at
-                    FROM held
-                ), granted AS (
-                    -- What a limit by the minute leaves is null where there is none.
-                    SELECT *, CASE WHEN blocked_until > at THEN 0
-                                   ELSE GREATEST(0, LEAST(floor(remaining - kept), GREATEST(1, floor(size / %(share)s)),
-                                                          floor(%(burst)s - extract(epoch FROM paced - at)::float / %(apart)s::float),
-                                                          CASE WHEN budget_limit IS NULL THEN %(first)s END)) END::int AS taken
-                    FROM opened
-                )
-                UPDATE integrations_connection connection
-                SET budget_left = granted.remaining - granted.taken, budget_resets_at = granted.resets_at,
-                    paced_until = granted.paced + make_interval(secs => granted.taken * %(apart)s::float)
-                FROM granted WHERE connection.id = %(id)s
-                RETURNING granted.taken, granted.size, extract(epoch FROM granted.resets_at - granted.at)::float,
-                          GREATEST(CASE WHEN granted.remaining - granted.kept < 1 THEN granted.resets_at END, granted.blocked_until,
-                                   granted.paced - make_interval(secs => (%(burst)s - 1) * %(apart)s::float), granted.at), granted.at
-                """,
+                WITHDRAW,
                 {
                     "requests": float(budget.requests),
                     "seconds": budget.seconds,
@@ -219,10 +234,8 @@ class ConnectionBudget:
                 },
             )
             row = await answer.fetchone()
-            if row is None:
-                return 1, self.size, HELD, 0.0  # the connection was deleted; its lease will be refused
-            taken, size, seconds_left, again_at, at = row
-            return taken, size, seconds_left, (again_at - at).total_seconds()
+        # Without a row the connection was deleted; its lease will be refused.
+        return Withdrawal(1, self.limit, HELD, 0.0) if row is None else Withdrawal(*row)
 
 
 async def bring_back(pool: Pool, over: Iterable[ConnectionBudget], in_use: Iterable[ConnectionBudget] = ()) -> None:
