@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from django.db import connection as database
 from django.db.models import Q
 
-from atom.tenancy import across_tenants
 from historical_sync import planning, states
 from historical_sync.models import Coverage, SyncChunk
 from integrations.models import Connection
@@ -35,50 +34,6 @@ job.tenant_id = ANY(%(tenants)s) AND job.connection_id = ANY(%(connections)s) AN
 
 # Jobs that ended without all that they were to bring.
 LACKING = "(job.status IN ('failed', 'cancelled') OR (job.status = 'completed' AND job.failed_chunks > 0))"
-
-PARTS_KEPT = timedelta(days=30)  # of an import that ended; those that this module needs are kept for good
-JOBS_AT_ONCE = 100  # whose parts are forgotten in one transaction
-
-# What `_partitions`, `_failures` and `left_over` find is what it was: parts that failed or were never begun stay as long as what they
-# lack is neither here nor lacking in incremental jobs that are not old yet, and those of the newest job that was at a partition, and of
-# the newest incremental one.
-FORGET = f"""
-WITH old AS (
-    SELECT id, connection_id, created_at FROM historical_sync_historicalsyncjob
-    WHERE completed_at < %(before)s AND NOT parts_forgotten
-    ORDER BY completed_at LIMIT %(most)s FOR UPDATE SKIP LOCKED
-), marked AS (
-    UPDATE historical_sync_historicalsyncjob job SET parts_forgotten = true FROM old WHERE job.id = old.id
-), known AS (
-    SELECT connection_id, stream, partition, range_agg(spans) AS spans FROM (
-        SELECT connection_id, stream, partition, ranges AS spans FROM historical_sync_coverage
-        WHERE connection_id IN (SELECT connection_id FROM old)
-        UNION ALL
-        SELECT job.connection_id, chunk.stream, chunk.partition, tstzmultirange(tstzrange(chunk.since, chunk.until))
-        FROM historical_sync_historicalsyncjob job JOIN historical_sync_syncchunk chunk ON chunk.job_id = job.id
-        WHERE job.connection_id IN (SELECT connection_id FROM old) AND job.completed_at >= %(before)s
-          AND job.kind = 'incremental' AND {LACKING} AND chunk.status IN ('pending', 'failed')
-    ) AS here_or_tried_again GROUP BY connection_id, stream, partition
-), gone AS (
-    DELETE FROM historical_sync_syncchunk chunk USING old
-    WHERE chunk.job_id = old.id
-      AND (chunk.status IN ('completed', 'split') OR (chunk.status IN ('pending', 'failed') AND EXISTS (
-          SELECT FROM known
-          WHERE known.connection_id = old.connection_id AND known.stream = chunk.stream AND known.partition = chunk.partition
-            AND known.spans @> tstzrange(chunk.since, chunk.until))))
-      AND NOT EXISTS (SELECT FROM historical_sync_quarantinedrecord q WHERE q.chunk_id = chunk.id AND q.replayed_at IS NULL)
-      AND (chunk.status = 'split' OR COALESCE((
-          SELECT true FROM historical_sync_historicalsyncjob newer JOIN historical_sync_syncchunk later ON later.job_id = newer.id
-          WHERE newer.connection_id = old.connection_id AND newer.created_at > old.created_at
-            AND newer.kind = 'incremental' AND newer.completed_at IS NOT NULL
-            AND later.stream = chunk.stream AND later.partition = chunk.partition AND later.status <> 'split'
-          ORDER BY newer.created_at LIMIT 1), false))
-    RETURNING chunk.id
-), replayed AS (
-    DELETE FROM historical_sync_quarantinedrecord q USING gone WHERE q.chunk_id = gone.id
-)
-SELECT count(*) FROM gone
-"""  # noqa: S608 - a condition of this module's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,14 +183,6 @@ def widened(connection: Connection) -> None:
     SyncChunk.objects.filter(
         job__connection=connection, status__in=(states.CHUNK_PENDING, states.CHUNK_FAILED), **mine
     ).update(cursor=None, position=None)
-
-
-def forget_parts(now: datetime) -> int:
-    """Removes parts of imports that ended long ago, of every tenant, as far as coverage does not need them; returns how many."""
-    with across_tenants("parts of old imports of every tenant are removed"), database.cursor() as cursor:
-        cursor.execute(FORGET, {"before": now - PARTS_KEPT, "most": JOBS_AT_ONCE})
-        row = cursor.fetchone()
-        return int(row[0]) if row else 0
 
 
 def left_over(connection: Connection) -> Mapping[tuple[str, str], Spans]:

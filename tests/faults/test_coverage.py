@@ -10,7 +10,7 @@ from psycopg.types.range import Range
 
 from atom.errors import Refused
 from atom.models import Tenant
-from historical_sync import actions, coverage
+from historical_sync import actions, coverage, forgetting
 from historical_sync.models import Coverage, QuarantinedRecord, SyncChunk, SyncRecord
 from integrations.providers.base import Window
 from tests.conftest import Worker, job_now, wait_for
@@ -341,12 +341,12 @@ def test_coverage_stays_what_it_was_without_the_parts_of_old_imports(
         return {row.id for row in toy.within(lambda: SyncChunk.objects.filter(tenant=toy.tenant))}
 
     before, then = told(), parts()
-    old = datetime.now(UTC) + coverage.PARTS_KEPT - timedelta(minutes=1)
-    assert coverage.forget_parts(old) == 0, "not yet"
-    forgotten = coverage.forget_parts(old + timedelta(minutes=2))
+    old = datetime.now(UTC) + forgetting.PARTS_KEPT - timedelta(minutes=1)
+    assert forgetting.forget_parts(old) == 0, "not yet"
+    forgotten = forgetting.forget_parts(old + timedelta(minutes=2))
     assert 0 < forgotten == len(then) - len(parts())
     assert told() == before
-    assert coverage.forget_parts(old + timedelta(minutes=3)) == 0, "each import is looked through once"
+    assert forgetting.forget_parts(old + timedelta(minutes=3)) == 0, "each import is looked through once"
 
     # What failed can still be tried again, and is looked through once more when it has ended.
     toy.server.faults.clear()
@@ -357,7 +357,7 @@ def test_coverage_stays_what_it_was_without_the_parts_of_old_imports(
     toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
     before = told()
     assert len(toy.server.pages()) - asked < 12, "nothing is read anew"
-    assert coverage.forget_parts(old + timedelta(minutes=4)) > 0
+    assert forgetting.forget_parts(old + timedelta(minutes=4)) > 0
     assert told() == before
 
 
@@ -380,7 +380,7 @@ def test_of_parts_that_fail_again_and_again_the_newest_are_kept(toy: ToyStage, w
 
     before = told()
     assert failed() == [1, 1, 1]
-    coverage.forget_parts(jobs[-1].completed_at + coverage.PARTS_KEPT)
+    forgetting.forget_parts(jobs[-1].completed_at + forgetting.PARTS_KEPT)
     assert failed() == [0, 0, 1]
     assert told() == before
     with pytest.raises(Refused, match="later ones went over what it lacks"):
@@ -393,7 +393,7 @@ def test_of_parts_that_fail_again_and_again_the_newest_are_kept(toy: ToyStage, w
     ledger = Coverage.objects.filter(connection=toy.connection, stream="things", partition="cellar")
     toy.within(lambda: ledger.update(ranges=[Range(START, later)]))
     before = told()
-    coverage.forget_parts(later + coverage.PARTS_KEPT)
+    forgetting.forget_parts(later + forgetting.PARTS_KEPT)
     assert failed() == [0, 0, 0]
     assert told()[0] == before[0]
 
@@ -402,8 +402,8 @@ def test_parts_with_something_in_quarantine_are_kept_until_it_is_replayed(toy: T
     toy.server.world["events"][3] |= {"broken": True}
     first = toy.done(toy.job(streams=["events"], end=datetime.now(UTC)))
     toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
-    later = datetime.now(UTC) + coverage.PARTS_KEPT + timedelta(minutes=1)
-    coverage.forget_parts(later)
+    later = datetime.now(UTC) + forgetting.PARTS_KEPT + timedelta(minutes=1)
+    forgetting.forget_parts(later)
     [row] = toy.within(lambda: QuarantinedRecord.objects.filter(tenant=toy.tenant))
     assert [chunk.id for chunk in toy.chunks(first)] == [row.chunk_id]
     done = toy.within(actions.replay_quarantine, toy.actor, first)
@@ -411,5 +411,5 @@ def test_parts_with_something_in_quarantine_are_kept_until_it_is_replayed(toy: T
     # Once it is replayed, neither it nor its part is needed.
     toy.within(lambda: QuarantinedRecord.objects.filter(id=row.id).update(replayed_at=datetime.now(UTC)))
     toy.within(lambda: type(first).objects.filter(id=first.id).update(parts_forgotten=False))
-    assert coverage.forget_parts(later) == 1
+    assert forgetting.forget_parts(later) == 1
     assert not toy.within(lambda: QuarantinedRecord.objects.filter(tenant=toy.tenant))
