@@ -74,31 +74,37 @@ async def listed_targets(api: Api, job: HistoricalSyncJob, stream: Stream, windo
 
 
 def missing(job: HistoricalSyncJob, stream: Stream, partition: Partition, history: History) -> tuple[Window, ...]:
-    """What the job has to read of the stream in the partition, which depends on its kind.
-
-    historical: what of its range is not here. repair: that, within what was asked of the stream before. incremental: from where
-    this very one ended, be that before the job's own beginning (it failed last time) or after it (another did), and rows whose
-    later changes their window does not tell once more, as far as they are here at all; what appeared since the first import, as
-    far back as that went, and what counts as imported no longer, as far as it was asked for; and what earlier ones were to bring
-    and did not, though they brought what is newer (`left`). All that from `oldest` on, which is as far as the plan goes. Any other
-    hole further back is a repair's. What has no time, whole.
-    """
-    spans = history.covered.get((stream.name, partition.key), ())
+    """What the job has to read of the stream in the partition: of a historical job what of its range is not here, of a repair that of what was
+    asked for before, of an incremental one what `_incremental` says; what has no time, whole."""
+    covered = history.covered.get((stream.name, partition.key), ())
     since, until = job.start_date, job.end_date
+    if job.kind == "incremental" and stream.window is not WindowKind.SNAPSHOT:
+        return _incremental(job, stream, partition, history)
     if job.kind == "repair":
         low, high = history.asked.get(stream.name, (until, until))
         since, until = max(since, low), min(until, high)
-    elif job.kind == "incremental" and stream.window is not WindowKind.SNAPSHOT:
-        if spans:
-            since = max(spans[0][0], min(spans[-1][1], until) - READ_AGAIN[stream.clock])
-        else:
-            since = _earliest(stream, history.covered) or history.asked.get(stream.name, (since, until))[0]
-        since = max(since, history.oldest)
-        here = Window(max(spans[0][0], history.oldest) if spans else since, since)
-        again = history.left.get((stream.name, partition.key), ())
-        before = [part for span in again for part in planning.subtract(Window(*span), spans)]
-        return (*coverage.inside(before, here), *planning.subtract(Window(since, until), ()))
-    return planning.subtract(Window(since, until), spans) if since < until else ()
+    return planning.subtract(Window(since, until), covered) if since < until else ()
+
+
+def _incremental(job: HistoricalSyncJob, stream: Stream, partition: Partition, history: History) -> tuple[Window, ...]:
+    """What came and changed since the partition's last import; any other hole further back is a repair's.
+
+    It goes on from where this very partition ended, be that before the job's own beginning (it failed last time) or after it (another did).
+    One of which nothing is here, as it is new or counts as imported no longer, is read as far back as the stream's others go, or was asked
+    for. What earlier incremental jobs were to bring comes with it, though they brought what is newer. Nothing is older than the plan goes.
+    """
+    covered = history.covered.get((stream.name, partition.key), ())
+    if covered:
+        first, last = max(covered[0][0], history.oldest), min(covered[-1][1], job.end_date)
+        # Rows whose later changes their window does not tell are read once more, as far as they are here at all.
+        since = max(first, last - READ_AGAIN[stream.clock])
+    else:
+        asked_since, _ = history.asked.get(stream.name, (job.start_date, job.end_date))
+        first = since = max(_earliest(stream, history.covered) or asked_since, history.oldest)
+    left = history.left.get((stream.name, partition.key), ())
+    missed = [part for span in left for part in planning.subtract(Window(*span), covered)]
+    since_then = [Window(since, job.end_date)] if since < job.end_date else []
+    return (*coverage.inside(missed, Window(first, since)), *since_then)
 
 
 def _earliest(stream: Stream, covered: Mapping[tuple[str, str], Spans]) -> datetime | None:
