@@ -22,33 +22,49 @@ BYTES_A_COMMIT = 4 * 1024 * 1024  # of JSON
 GATHER_SECONDS = 0.5  # from a busy worker's commit's first page; progress and requests to stop are seen once a commit
 SAVES_AT_ONCE = 3  # one is worked out and one is mapped while the database writes another
 LOOK_SECONDS = 0.2  # between two looks at whether there is room
-RECORDS_IN_HAND = 10_000  # of all chunks of a worker, which so has whole commits from providers that take their time
-BYTES_IN_HAND = 16 * 1024 * 1024
+RECORDS_BUFFERED = 10_000  # of all chunks of a worker, which so has whole commits from providers that take their time
+BYTES_BUFFERED = 16 * 1024 * 1024
 
 
 @dataclass(slots=True)
-class InHand:
-    """A worker's memory for records that are fetched and not stored yet, and whose turn it is to fetch, and to store.
+class Amount:
+    """Records, and bytes of their JSON."""
+
+    records: int = 0
+    bytes: int = 0
+
+    def add(self, other: Amount) -> None:
+        self.records += other.records
+        self.bytes += other.bytes
+
+    def subtract(self, other: Amount) -> None:
+        self.records -= other.records
+        self.bytes -= other.bytes
+
+
+@dataclass(slots=True)
+class Buffer:
+    """What a worker has fetched and not stored yet, of all its chunks, and whose turn it is to fetch, and to store.
 
     Where providers are quicker than this worker, as many chunks fetch as have room for a whole commit, and the others wait for
     their turn, instead of all of them committing a little. While the worker has time left, all may fetch.
     """
 
-    limit: int = RECORDS_IN_HAND
-    held: int = 0
-    held_bytes: int = 0
+    limit: int = RECORDS_BUFFERED
+    held: Amount = field(default_factory=Amount)
     storing: int = 0  # of `held`, records of batches that are given out
-    gathering: int = 0  # chunks that have their turn
-    freed: asyncio.Event = field(default_factory=asyncio.Event)
+    turns: int = 0  # chunks whose turn it is to fetch
+    freed: asyncio.Event = field(default_factory=asyncio.Event)  # there may be room for another turn, or page
     saving: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SAVES_AT_ONCE))
-    hopeful: set[Arrivals] = field(default_factory=set)  # chunks that gather while nobody could store what they have
+    gatherers: set[Arrivals] = field(default_factory=set)  # who wait for more while nobody could store what they have
 
     @property
     def full(self) -> bool:
-        return self.held >= self.limit or self.held_bytes >= BYTES_IN_HAND
+        return self.held.records >= self.limit or self.held.bytes >= BYTES_BUFFERED
 
     def has_room_for_a_batch(self) -> bool:
-        if self.storing + (self.gathering + 1) * RECORDS_A_COMMIT <= self.limit:
+        """Room for a whole commit besides those of the turns that are taken, or time to store smaller ones."""
+        if self.storing + (self.turns + 1) * RECORDS_A_COMMIT <= self.limit:
             return True
         return self.storing <= self.limit // 2 and not self.is_busy()
 
@@ -64,8 +80,8 @@ class InHand:
             async with self.saving:
                 yield
         finally:
-            if self.hopeful and not self.saving.locked():
-                max(self.hopeful, key=lambda arrivals: arrivals.waiting).news.set()
+            if self.gatherers and not self.saving.locked():
+                max(self.gatherers, key=lambda arrivals: arrivals.waiting.records).news.set()
 
 
 class Kept(NamedTuple):
@@ -77,9 +93,8 @@ class Kept(NamedTuple):
     rejected: Sequence[Rejected] = ()
 
     @property
-    def size(self) -> int:
-        """Bytes of JSON."""
-        return sum([len(row.document) for row in self.rows])
+    def size(self) -> Amount:
+        return Amount(len(self.rows), sum([len(row.document) for row in self.rows]))
 
 
 class Arrivals:
@@ -93,16 +108,16 @@ class Arrivals:
         fetch: Callable[[JSON | None], Awaitable[Kept]],
         cursor: JSON | None,
         stop: asyncio.Event,
-        in_hand: InHand,
+        buffer: Buffer,
         *,
         one: bool = False,
     ) -> None:
-        self.fetch, self.cursor, self.stop, self.in_hand, self.one = fetch, cursor, stop, in_hand, one
+        self.fetch, self.cursor, self.stop, self.buffer, self.one = fetch, cursor, stop, buffer, one
         self.pages: list[Kept] = []
-        self.waiting = self.waiting_bytes = 0  # records of `pages`
-        self.storing = self.storing_bytes = 0  # records of the batch that `batch` gave out last
-        self.gathering = False  # it has its turn
-        self.asking = False  # a page is on its way
+        self.waiting = Amount()  # in `pages`
+        self.storing = Amount()  # in the batch that `batch` gave out last
+        self.has_turn = False  # to fetch
+        self.fetching = False  # a page is on its way
         self.began = False  # its first page was asked for
         self.news = asyncio.Event()
         self.taken = asyncio.Event()
@@ -118,8 +133,7 @@ class Arrivals:
         for task in (self.fetcher, self.stopper):
             task.cancel()
         await asyncio.gather(self.fetcher, self.stopper, return_exceptions=True)
-        self.in_hand.held -= self.waiting
-        self.in_hand.held_bytes -= self.waiting_bytes
+        self.buffer.held.subtract(self.waiting)
         self._stored()
         self._end_turn()
 
@@ -133,10 +147,9 @@ class Arrivals:
             await self._hear(None)
         await self._gather()
         pages, self.pages = self.pages, []
-        self.storing, self.waiting = self.waiting, 0
-        self.storing_bytes, self.waiting_bytes = self.waiting_bytes, 0
-        self.in_hand.storing += self.storing
-        if not self.asking:
+        self.storing, self.waiting = self.waiting, Amount()
+        self.buffer.storing += self.storing.records
+        if not self.fetching:
             self._end_turn()
         self.taken.set()
         if pages or not self.fetcher.done():
@@ -147,20 +160,20 @@ class Arrivals:
     async def _gather(self) -> None:
         """Waits for more, while it could not be stored yet anyway."""
         until = asyncio.get_running_loop().time() + GATHER_SECONDS
-        self.in_hand.hopeful.add(self)
+        self.buffer.gatherers.add(self)
         try:
-            while self.in_hand.is_busy() and not (self._over or self._enough or self.in_hand.full):
+            while self.buffer.is_busy() and not (self._over or self._enough or self.buffer.full):
                 left = until - asyncio.get_running_loop().time()
                 if left <= 0:
                     return
                 await self._hear(left)
         finally:
-            self.in_hand.hopeful.discard(self)
+            self.buffer.gatherers.discard(self)
 
     @property
     def _enough(self) -> bool:
         """For a commit."""
-        return self.waiting >= RECORDS_A_COMMIT or self.waiting_bytes >= BYTES_A_COMMIT
+        return self.waiting.records >= RECORDS_A_COMMIT or self.waiting.bytes >= BYTES_A_COMMIT
 
     @property
     def _over(self) -> bool:
@@ -176,45 +189,43 @@ class Arrivals:
             while self._enough:
                 self.taken.clear()
                 await self.taken.wait()
-            while not self._may_fetch():
-                self.in_hand.freed.clear()
-                await _heard(self.in_hand.freed, LOOK_SECONDS)
-            self.asking = True
+            while not self._take_turn():
+                self.buffer.freed.clear()
+                await _heard(self.buffer.freed, LOOK_SECONDS)
+            self.fetching = True
             page = await self.fetch(self.cursor)
-            self.asking = False
+            self.fetching = False
             self.pages.append(page)
-            records, size = len(page.rows), page.size
-            self.waiting += records
-            self.waiting_bytes += size
-            self.in_hand.held += records
-            self.in_hand.held_bytes += size
+            size = page.size
+            self.waiting.add(size)
+            self.buffer.held.add(size)
             self.news.set()
             self.cursor = page.next_cursor
             if self.cursor is None or self.one:
                 return
 
-    def _may_fetch(self) -> bool:
-        """Whoever has its turn goes on while there is room; a first page, which somebody waits for, needs no turn."""
-        if self.in_hand.full:
+    def _take_turn(self) -> bool:
+        """Whether it fetches its next page now: with its turn it goes on while there is room; the first, which somebody waits for, needs none."""
+        if self.buffer.full:
             return False
-        if not (self.gathering or self.in_hand.has_room_for_a_batch() or not self.began):
-            return False
-        self.in_hand.gathering += not self.gathering
-        self.gathering = self.began = True
+        if not self.has_turn:
+            if self.began and not self.buffer.has_room_for_a_batch():
+                return False
+            self.buffer.turns += 1
+            self.has_turn = self.began = True
         return True
 
     def _end_turn(self) -> None:
-        self.in_hand.gathering -= self.gathering
-        self.gathering = False
-        self.in_hand.freed.set()
+        self.buffer.turns -= self.has_turn
+        self.has_turn = False
+        self.buffer.freed.set()
 
     def _stored(self) -> None:
         """The batch that was given out needs no room any more."""
-        self.in_hand.held -= self.storing
-        self.in_hand.held_bytes -= self.storing_bytes
-        self.in_hand.storing -= self.storing
-        self.storing = self.storing_bytes = 0
-        self.in_hand.freed.set()
+        self.buffer.held.subtract(self.storing)
+        self.buffer.storing -= self.storing.records
+        self.storing = Amount()
+        self.buffer.freed.set()
 
     async def _hear(self, seconds: float | None) -> None:
         self.news.clear()

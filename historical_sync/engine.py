@@ -21,7 +21,7 @@ from psycopg.errors import DiskFull
 
 from atom.tenancy import tenant_scope
 from historical_sync import broadcast, claims, job_changes, planning, states, targeting, tasks
-from historical_sync.arrivals import Arrivals, InHand, Kept
+from historical_sync.arrivals import Arrivals, Buffer, Kept
 from historical_sync.claims import Claim, Nothing, ToPlan
 from historical_sync.course import Course
 from historical_sync.database import AWAY, Pool
@@ -75,7 +75,7 @@ class Engine:
         self.defer = defer
         self.mapper = mapper or Mapper()
         self.deliveries = Deliveries()
-        self.in_hand = InHand()
+        self.buffer = Buffer()
         self.runs = JobRuns(pool, defer)
         self.trouble = Trouble()
         self.abandoned = abandoned if abandoned is not None else []
@@ -313,7 +313,7 @@ class Engine:
             saving = asyncio.ensure_future(self._save(run, lease, batch, stream, context, phase))
             return await asyncio.shield(saving), done
 
-        async with Arrivals(fetch, claim.cursor, stop, self.in_hand, one=one_page) as arrivals:
+        async with Arrivals(fetch, claim.cursor, stop, self.buffer, one=one_page) as arrivals:
             while True:
                 found = await save_next(arrivals)
                 if found is None:
@@ -330,7 +330,7 @@ class Engine:
     async def _save(
         self, run: JobRun, lease: Lease, batch: Pages, stream: Stream, context: Context, phase: str
     ) -> Saved:
-        async with self.in_hand.turn_to_store():
+        async with self.buffer.turn_to_store():
             return await save_pages(
                 self.pool,
                 lease,

@@ -268,7 +268,7 @@ def _patience(engine: Engine) -> float:
     """Seconds that names wait for this worker."""
     if not engine.leases:
         return 0.0
-    return searching.BUSY_PATIENCE_SECONDS if engine.in_hand.is_busy() else searching.PATIENCE_SECONDS
+    return searching.BUSY_PATIENCE_SECONDS if engine.buffer.is_busy() else searching.PATIENCE_SECONDS
 
 
 async def _cut_off_the_silent(every: float) -> None:

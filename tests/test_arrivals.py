@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 
 from historical_sync import arrivals
-from historical_sync.arrivals import BYTES_A_COMMIT, BYTES_IN_HAND, RECORDS_A_COMMIT, Arrivals, InHand, Kept
+from historical_sync.arrivals import BYTES_A_COMMIT, BYTES_BUFFERED, RECORDS_A_COMMIT, Amount, Arrivals, Buffer, Kept
 from historical_sync.extraction import record_rows
 from integrations.providers.base import JSON, Record
 
@@ -29,10 +29,10 @@ def pages(number: int, before: Callable[[int], Awaitable[object]] | None = None)
     return fetch
 
 
-async def read(fetch: Fetch, in_hand: InHand, seconds: float = 0.01) -> list[int]:
+async def read(fetch: Fetch, buffer: Buffer, seconds: float = 0.01) -> list[int]:
     """Reads to the end, each batch taking some seconds to be stored; the batches' records."""
     sizes: list[int] = []
-    async with Arrivals(fetch, None, asyncio.Event(), in_hand) as coming:
+    async with Arrivals(fetch, None, asyncio.Event(), buffer) as coming:
         done = False
         while not done:
             batch, done = await coming.batch()
@@ -42,59 +42,59 @@ async def read(fetch: Fetch, in_hand: InHand, seconds: float = 0.01) -> list[int
 
 
 async def test_a_worker_that_has_no_time_left_makes_whole_commits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(InHand, "is_busy", lambda self: True)
-    in_hand = InHand()
-    sizes = await asyncio.gather(*(read(pages(60), in_hand) for _ in range(20)))
+    monkeypatch.setattr(Buffer, "is_busy", lambda self: True)
+    buffer = Buffer()
+    sizes = await asyncio.gather(*(read(pages(60), buffer) for _ in range(20)))
     assert [sum(found) for found in sizes] == [6000] * 20
     commits = [size for found in sizes for size in found]
     assert len(commits) < 1.5 * 20 * 6000 / RECORDS_A_COMMIT
-    assert (in_hand.held, in_hand.gathering, in_hand.storing) == (0, 0, 0)
+    assert (buffer.held, buffer.turns, buffer.storing) == (Amount(), 0, 0)
 
 
 async def test_a_worker_that_has_time_lets_all_chunks_fetch() -> None:
     """No page of twenty chunks comes before all twenty have asked: if one had to wait for another, none would ever come."""
-    in_hand, together = InHand(), asyncio.Barrier(20)
+    buffer, together = Buffer(), asyncio.Barrier(20)
     async with asyncio.timeout(30):
-        sizes = await asyncio.gather(*(read(pages(10, lambda page: together.wait()), in_hand, 0) for _ in range(20)))
+        sizes = await asyncio.gather(*(read(pages(10, lambda page: together.wait()), buffer, 0) for _ in range(20)))
     assert [sum(found) for found in sizes] == [1000] * 20
 
 
-async def test_what_is_in_hand_is_bounded() -> None:
+async def test_what_is_buffered_is_bounded() -> None:
     most = 0
 
     async def watched(cursor: JSON | None) -> Kept:
         nonlocal most
-        most = max(most, in_hand.held)
+        most = max(most, buffer.held.records)
         return await quick(cursor)
 
-    in_hand, quick = InHand(limit=1000), pages(20)
-    await asyncio.gather(*(read(watched, in_hand, 0.05) for _ in range(10)))
+    buffer, quick = Buffer(limit=1000), pages(20)
+    await asyncio.gather(*(read(watched, buffer, 0.05) for _ in range(10)))
     assert 0 < most < 1000
 
 
 async def test_large_records_are_bounded_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(InHand, "is_busy", lambda self: True)
+    monkeypatch.setattr(Buffer, "is_busy", lambda self: True)
     megabyte = ROWS[0]._replace(document=b"x" * 2**20)
     most = 0
 
     async def fetch(cursor: JSON | None) -> Kept:
         nonlocal most
-        most = max(most, in_hand.held_bytes)
+        most = max(most, buffer.held.bytes)
         page = cursor["page"] if cursor else 0
         await asyncio.sleep(0)
         return Kept([megabyte], {"page": page + 1} if page < 19 else None)
 
-    in_hand = InHand()
-    assert await read(fetch, in_hand) == [BYTES_A_COMMIT / 2**20] * 5
-    sizes = await asyncio.gather(*(read(fetch, in_hand) for _ in range(10)))
+    buffer = Buffer()
+    assert await read(fetch, buffer) == [BYTES_A_COMMIT / 2**20] * 5
+    sizes = await asyncio.gather(*(read(fetch, buffer) for _ in range(10)))
     assert [sum(found) for found in sizes] == [20] * 10
-    assert most < BYTES_IN_HAND
-    assert (in_hand.held, in_hand.held_bytes) == (0, 0)
+    assert most < BYTES_BUFFERED
+    assert buffer.held == Amount()
 
 
 async def test_who_gathers_is_told_when_somebody_could_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrivals, "GATHER_SECONDS", 60.0)
-    in_hand, slow = InHand(), asyncio.Event()
+    buffer, slow = Buffer(), asyncio.Event()
 
     async def wait(page: int) -> None:
         if page:
@@ -103,12 +103,12 @@ async def test_who_gathers_is_told_when_somebody_could_store(monkeypatch: pytest
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         async with AsyncExitStack() as others:
             for _ in range(arrivals.SAVES_AT_ONCE):
-                await others.enter_async_context(in_hand.turn_to_store())
-            reader = group.create_task(read(pages(2, wait), in_hand))
-            while not in_hand.hopeful:
+                await others.enter_async_context(buffer.turn_to_store())
+            reader = group.create_task(read(pages(2, wait), buffer))
+            while not buffer.gatherers:
                 await asyncio.sleep(0)
-            assert in_hand.held == 100
-        while in_hand.hopeful:  # nobody stores any more: what it has is given out, though the rest is not there
+            assert buffer.held.records == 100
+        while buffer.gatherers:  # nobody stores any more: what it has is given out, though the rest is not there
             await asyncio.sleep(0)
         slow.set()
         assert await reader == [100, 100]
@@ -117,7 +117,7 @@ async def test_who_gathers_is_told_when_somebody_could_store(monkeypatch: pytest
 async def test_providers_that_hang_keep_neither_a_first_page_nor_a_commit_from_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    in_hand, hang, all_hang = InHand(), asyncio.Barrier(51), asyncio.Event()
+    buffer, hang, all_hang = Buffer(), asyncio.Barrier(51), asyncio.Event()
 
     async def for_ever(page: int) -> None:
         if page:
@@ -126,12 +126,12 @@ async def test_providers_that_hang_keep_neither_a_first_page_nor_a_commit_from_o
             await hang.wait()
 
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-        hanging = [group.create_task(read(pages(50, for_ever), in_hand)) for _ in range(50)]
+        hanging = [group.create_task(read(pages(50, for_ever), buffer)) for _ in range(50)]
         await all_hang.wait()
         with monkeypatch.context() as busy:  # those that hang have every turn that there is
-            busy.setattr(InHand, "is_busy", lambda self: True)
-            assert await read(pages(1), in_hand) == [100]
-        assert sum(await read(pages(50), in_hand)) == 5000
+            busy.setattr(Buffer, "is_busy", lambda self: True)
+            assert await read(pages(1), buffer) == [100]
+        assert sum(await read(pages(50), buffer)) == 5000
         for task in hanging:
             task.cancel()
-    assert (in_hand.held, in_hand.gathering, in_hand.storing) == (0, 0, 0)
+    assert (buffer.held, buffer.turns, buffer.storing) == (Amount(), 0, 0)

@@ -350,7 +350,7 @@ def test_names_wait_longer_the_less_time_a_worker_has(
         await pool.open()
         try:
             engine = SimpleNamespace(
-                pool=pool, leases={"a": "lease"} if importing else {}, in_hand=SimpleNamespace(is_busy=lambda: busy)
+                pool=pool, leases={"a": "lease"} if importing else {}, buffer=SimpleNamespace(is_busy=lambda: busy)
             )
             await worker.index_names(cast(Any, engine))
         finally:
