@@ -53,11 +53,6 @@ def content_hash(payload: bytes) -> bytes:
     return sha256(EXTRACTION_VERSION + payload).digest()[:16]  # half the time of BLAKE2b where processors know SHA
 
 
-def key_rank(key: str) -> tuple[int, str]:
-    """Order of the keys of one thing: the least stands for it. Keys that mean the same in every provider come first."""
-    return (0 if key.startswith(("person:", "org:")) else 1, key)
-
-
 def placeholder(key: str) -> str:
     """What a thing is called of which only the key is known."""
     return key.rpartition(":")[2]
@@ -68,9 +63,8 @@ def name_rank(key: str, kind: str, name: str) -> tuple[bool, int, str, str]:
     return (not key.endswith(name), len(name), name, kind)
 
 
-# The same two orders in SQL. {e}: the row's alias.
+# The same in SQL. {e}: the row's alias.
 NAME_RANK = (
     "(right({e}.key, char_length({e}.name)) <> {e}.name, char_length({e}.name), "
     '{e}.name COLLATE "C", {e}.kind COLLATE "C")'
 )
-KEY_RANK = "(NOT (starts_with({e}.key, 'person:') OR starts_with({e}.key, 'org:'))), {e}.key COLLATE \"C\""

@@ -12,8 +12,8 @@ from itertools import accumulate, chain
 from typing import NamedTuple
 
 from historical_sync import pgarrays as pg
-from historical_sync.extraction import EntityRow, GraphRows, Mappable, RecordRow, Said, graph_rows
-from historical_sync.identity import key_rank
+from historical_sync.extraction import EntityRow, Mappable, RecordRow, Said, graph_rows
+from historical_sync.groups import leads_of_new
 from historical_sync.memory import Memory
 from integrations.providers.base import Context, Extract
 
@@ -101,7 +101,7 @@ def map_rows(
 
     again = {key: graph.said[key] for key in graph.said if key in revised} if revised else {}
     added = [said for key, said in graph.said.items() if key not in again] if again else list(graph.said.values())
-    leads = _leads(graph)
+    leads = leads_of_new(graph.aliases, graph.entities)
     mapped = Mapped(
         added=_said_columns(added) if added else None,
         revised=_said_columns(again.values()) if again else None,
@@ -148,18 +148,3 @@ def _entity_columns(rows: Sequence[EntityRow], leads: Mapping[bytes, bytes]) -> 
         "records": pg.nullable_uuids(records),
         "leads_to": pg.nullable_uuids([leads.get(key) for key in ids]),
     }
-
-
-def _leads(graph: GraphRows) -> dict[bytes, bytes]:
-    """Of which entities the batch's keys are others, for those that turn out to be new: written so they need not be written twice.
-
-    What is new is in no group yet, and of two keys that are one thing the lesser stands for both, or what that leads to.
-    """
-    entities, found = graph.entities, dict[bytes, bytes]()
-    for (alias, node), proof in graph.aliases.items():
-        if alias not in entities or alias in found:
-            continue
-        if not proof or (node in entities and key_rank(entities[node].key) < key_rank(entities[alias].key)):
-            found[alias] = node
-    # Not by way of a third one: where that leads is known once it is written.
-    return {alias: node for alias, node in found.items() if node not in found}

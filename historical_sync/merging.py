@@ -1,18 +1,15 @@
-"""Which keys are one thing, where handles lead, and which things addresses mean: see docs/decisions/0005-graph-of-records.md."""
+"""Groups of keys in the database (`groups.py`), where handles lead, and which things addresses mean."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
-from uuid import UUID
 
 from historical_sync import pgarrays as pg
 from historical_sync.database import Connection
-from historical_sync.identity import KEY_RANK, entity_id, key_rank
+from historical_sync.groups import KEY_RANK, joined_by
+from historical_sync.identity import entity_id
 from integrations.providers.links import located
-
-Node = TypeVar("Node", bytes, UUID)  # an entity's id
 
 
 async def merge(
@@ -20,7 +17,7 @@ async def merge(
 ) -> Counter[str]:
     """Makes the given keys mean the same thing; returns how many entities stopped standing for themselves, by kind.
 
-    The keys of one thing form a group; the group is stood for by its least key (`identity.key_rank`), whoever tells of it first.
+    The keys of one thing form a group; the group is stood for by its least key (`groups.key_rank`), whoever tells of it first.
     A key without proof (a handle) leads to the least of the groups that use it and never joins two of them.
     The caller holds the tenant's merge lock and has written the entities. led: those that were new, and to what they lead already.
     """
@@ -92,23 +89,6 @@ async def _join(db: Connection, pairs: Sequence[tuple[bytes, bytes]]) -> tuple[C
     )
     gone = Counter(known[node][0] for node in changed if known[node][2] is None)
     return gone, sorted({now[node] for node in changed})
-
-
-def joined_by(
-    pairs: Iterable[tuple[Node, Node]], before: Mapping[Node, Node], keys: Mapping[Node, str]
-) -> dict[Node, Node]:
-    """Which node stands for each one when each pair is one thing: of a group the one with the least key. before: which did so far."""
-    parent = dict(before)
-
-    def root(node: Node) -> Node:
-        while parent[node] != node:
-            node = parent[node]
-        return node
-
-    for pair in pairs:
-        one, other = sorted(map(root, pair), key=lambda node: key_rank(keys[node]))
-        parent[other] = one
-    return {node: root(node) for node in parent}
 
 
 async def lead_handles(db: Connection, handles: Iterable[bytes], roots: Sequence[bytes]) -> Counter[str]:

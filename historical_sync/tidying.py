@@ -27,8 +27,9 @@ import orjson
 from historical_sync import pgarrays as pg
 from historical_sync.database import Connection, Pool, retried, tenant_transaction
 from historical_sync.extraction import Ids, time_of_word
+from historical_sync.groups import joined_by
 from historical_sync.identity import name_rank, placeholder
-from historical_sync.merging import joined_by, lead_addresses, lead_handles
+from historical_sync.merging import lead_addresses, lead_handles
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.stale import mark
 from integrations import gateway, providers

@@ -19,7 +19,8 @@ from atom.tenancy import tenant_scope
 from historical_sync import actions
 from historical_sync import pgarrays as pg
 from historical_sync.database import connect_arguments
-from historical_sync.identity import content_hash, entity_id, key_rank, record_id
+from historical_sync.groups import key_rank
+from historical_sync.identity import content_hash, entity_id, record_id
 from historical_sync.models import Entity, Relationship, SyncRecord
 from historical_sync.moments import moment
 from tests.conftest import connected, job_now, until
