@@ -1,6 +1,6 @@
 """The database's own functions, triggers and one view, as they are now.
 
-Migrations make them from here, those of long ago as well: what is changed here takes a new migration that replaces it.
+Migrations make them from here, those of long ago as well: what is changed here takes a new migration that replaces it, but for comments.
 """
 
 # Adds two {"kind": count} objects, key by key.
@@ -14,16 +14,20 @@ $$
 """
 DROP_ADD_COUNTS = "DROP FUNCTION atom_add_counts(jsonb, jsonb)"
 
-# The ids of a tenant's entities whose name, or a name of another key of theirs, has all of the patterns (`pats`: alternatives for
-# each word), in the order (kind, id), after (after_kind, after_id).
+# The ids of a tenant's entities whose name, or a name of another key of theirs, has all of the words: for each the pattern
+# of `first_words` or that of `later_words`; in the order (kind, id), after (after_kind, after_id).
 #
 # Row-level security hides a row's name from ILIKE until the row is known to be the tenant's, so under the run-time role no index
 # on names could be used. The function runs as its owner and compares the tenant itself, with the same setting as the policies.
 #
-# What many names have is soon met in the order asked for; what few have the trigram index finds, with its place in that order: all of it is
-# sorted, or a page would lack what the next one is past, and only what the page holds is looked at again in the entities. Where even
-# the index has too much it is met kind by kind, but for kinds that have it in none of their first two thousand. A connection with few
-# records is asked what those are about, and only that is looked through; one with many is soon met, too.
+# The ways are tried in turn; their numbers are in the function:
+# 1. A connection with few records is asked what those are about, and only that is looked through. One with many is a condition of the others.
+# 2. Without words the listing is in the order asked for.
+# 3. What many names have is soon met in that order.
+# 4. What few have, the trigram index finds, with its place in the order: all of it is sorted, or a page would lack what the next one is past,
+#    and only what the page holds is looked at again in the entities.
+# 5. Where even the index has too much it is met kind by kind, but for kinds that have it in none of their first two thousand.
+#
 # What is found is fetched id by id (LATERAL, EXISTS, OFFSET 0), whatever the planner knows of a table that is being filled.
 FIND_ENTITIES = """
 CREATE OR REPLACE FUNCTION atom_find_entities(
@@ -65,6 +69,7 @@ BEGIN
         is_more := is_more || format(' AND (e.kind, e.id) > (%L, %L::uuid)', after_kind, after_id);
     END IF;
     IF of_connection IS NOT NULL THEN
+        -- 1. Few records: only what they are about.
         IF (SELECT count(*) FROM (SELECT FROM historical_sync_syncrecord WHERE connection_id = of_connection LIMIT 10001) AS x) <= 10000 THEN
             IF is_named <> '' THEN
                 is_named := format(
@@ -86,10 +91,12 @@ BEGIN
     listing := format(
         'SELECT e.id, e.kind, e.name FROM historical_sync_entity e WHERE e.tenant_id = %L AND e.merged_into IS NULL %s'
         ' ORDER BY e.kind, e.id', of_tenant, is_more);
+    -- 2. No words: the listing.
     IF is_named = '' THEN
         RETURN QUERY EXECUTE format('SELECT x.id FROM (%s LIMIT %s) x', listing, most);
         RETURN;
     END IF;
+    -- 3. The first in the order asked for.
     which_are_named := format(
         ' WHERE (true %s) OR EXISTS (SELECT FROM historical_sync_entity k WHERE k.merged_into = e.id %s OFFSET 0)'
         ' ORDER BY e.kind, e.id LIMIT %s', is_named, key_is_named, most);
@@ -100,11 +107,13 @@ BEGIN
         RETURN QUERY SELECT unnest(found);
         RETURN;
     END IF;
+    -- 4. What the index has.
     EXECUTE format(
         'SELECT array_agg(kind), array_agg(thing_id), array_agg(entity_id)'
         ' FROM (SELECT e.kind, e.thing_id, e.entity_id FROM historical_sync_entityname e WHERE e.tenant_id = %L %s LIMIT %s) x',
         of_tenant, is_named, sortable + 1) INTO hit_kinds, hits, hit_names;
     IF array_length(hits, 1) > sortable THEN
+        -- 5. Too much: kind by kind.
         found := '{}';
         FOR some_kind IN
             WITH RECURSIVE each AS (
@@ -131,7 +140,7 @@ BEGIN
         RETURN QUERY SELECT unnest(found[:most]);
         RETURN;
     END IF;
-    -- Where few stand is looked up, and what was met is taken along: the index may be far behind a large import.
+    -- 4. again, sorted. Where few stand is looked up, and what was met is taken along: the index may be far behind a large import.
     IF COALESCE(array_length(hits, 1), 0) <= looked_up THEN
         hits := '{}';
         hit_kinds := '{}';
