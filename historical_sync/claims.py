@@ -149,42 +149,41 @@ async def claim(
         if running_of_all >= room.tenant:
             # Another of the tenant's jobs is yet to give up what was its share before this one started.
             return Nothing(now + ROOM_AGAIN)
-        token = str(uuid4())
-        await cursor.execute(
-            """
-            UPDATE historical_sync_syncchunk
-            SET status = 'running', lease = %(token)s, lease_until = clock_timestamp() + make_interval(secs => %(seconds)s),
-                started_at = COALESCE(started_at, clock_timestamp()), not_before = NULL
-            WHERE id = (
-                SELECT id FROM historical_sync_syncchunk
-                WHERE job_id = %(job)s AND status = 'pending' AND (not_before IS NULL OR not_before <= clock_timestamp())
-                ORDER BY ordinal LIMIT 1 FOR UPDATE
-            )
-            RETURNING id::text, stream, partition, partition_label, partition_facts, since, until, cursor, position, progress,
-                      estimate, records_processed + records_skipped, pages
-            """,
-            {"token": token, "seconds": settings.LEASE_SECONDS, "job": job_id},
-        )
-        chunk = await cursor.fetchone()
-        if chunk is None:
+        taken = await _take(cursor, job_id, tenant_id, connection_id)
+        if taken is None:
             if running == 0:
                 await set_waiting(cursor, job_id, not_before)
             return Nothing(not_before)
         await set_running(cursor, job_id, status)
         if running == 0:
             await forget_pace(cursor, job_id)
-        lease = Lease(chunk[0], token, job_id, tenant_id, connection_id, chunk[1], chunk[2])
-        return Claim(
-            lease,
-            Window(chunk[5], chunk[6]),
-            Partition(chunk[2], chunk[3], chunk[4]),
-            chunk[7],
-            chunk[8],
-            chunk[9],
-            chunk[10],
-            chunk[11],
-            chunk[12],
+        return taken
+
+
+async def _take(cursor: AsyncCursor[Any], job_id: str, tenant_id: str, connection_id: str) -> Claim | None:
+    """Takes a lease on the job's next chunk; None when none is ready."""
+    token = str(uuid4())
+    await cursor.execute(
+        """
+        UPDATE historical_sync_syncchunk
+        SET status = 'running', lease = %(token)s, lease_until = clock_timestamp() + make_interval(secs => %(seconds)s),
+            started_at = COALESCE(started_at, clock_timestamp()), not_before = NULL
+        WHERE id = (
+            SELECT id FROM historical_sync_syncchunk
+            WHERE job_id = %(job)s AND status = 'pending' AND (not_before IS NULL OR not_before <= clock_timestamp())
+            ORDER BY ordinal LIMIT 1 FOR UPDATE
         )
+        RETURNING id::text, stream, partition, partition_label, partition_facts, since, until, cursor, position, progress,
+                  estimate, records_processed + records_skipped, pages
+        """,
+        {"token": token, "seconds": settings.LEASE_SECONDS, "job": job_id},
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        return None
+    chunk_id, stream, partition, label, facts, since, until, *state = row  # the rest in the order of a claim's fields
+    lease = Lease(chunk_id, token, job_id, tenant_id, connection_id, stream, partition)
+    return Claim(lease, Window(since, until), Partition(partition, label, facts), *state)
 
 
 @retried
