@@ -14,7 +14,6 @@ from typing import Any
 from uuid import UUID
 
 from psycopg import AsyncCursor
-from psycopg.types.json import Jsonb
 
 from historical_sync import pgarrays as pg
 from historical_sync.allowance import COUNT, month_of
@@ -25,7 +24,7 @@ from historical_sync.leases import Lease
 from historical_sync.mapping import Mapper
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.records import look_up
-from historical_sync.storage import enter_graph, write_rows
+from historical_sync.storage import Written, enter_graph, write_rows
 from integrations import gateway
 from integrations.crypto import decrypt
 from integrations.errors import UNMAPPABLE, RecordRejected
@@ -188,7 +187,7 @@ async def _replay_some(pool: Pool, chunk: _Chunk, after: Place) -> tuple[int, in
         for rejected in written.rejected:
             why.update(dict.fromkeys(made.pop(rejected.external_id, ()), rejected.reason))
         done += [row_id for ids in made.values() for row_id in ids]
-        await _count(db, lease, len(done), written.stored, written.unchanged, written.entities, written.relationships)
+        await _count(db, lease, len(done), written)
         await _mark(db, done, why)
     return len(done), len(why), (kept[-1][4], kept[-1][0])
 
@@ -237,7 +236,10 @@ async def _mark(db: Connection, done: Sequence[UUID], why: dict[UUID, str]) -> N
 
 
 async def _count(
-    db: Connection, lease: Lease, mapped: int, stored: int, unchanged: int, entities: Any, relationships: Any
+    db: Connection,
+    lease: Lease,
+    mapped: int,
+    written: Written,
 ) -> None:
     """Moves the counters of the chunk and the job as if the records had been mapped at once."""
     values = {
@@ -247,12 +249,7 @@ async def _count(
         "connection": lease.connection_id,
         "month": month_of(datetime.now(UTC)).date(),
         "mapped": mapped,
-        "stored": stored,
-        "unchanged": unchanged,
-        "entities": sum(entities.values()),
-        "relationships": sum(relationships.values()),
-        "entities_by_kind": Jsonb({kind: n for kind, n in entities.items() if n}),
-        "relationships_by_kind": Jsonb({kind: n for kind, n in relationships.items() if n}),
+        **written.counts(),
     }
     await db.execute(
         """
@@ -264,7 +261,7 @@ async def _count(
         """,
         values,
     )
-    if stored:
+    if written.stored:
         await db.execute(COUNT, values)
     await db.execute(
         """

@@ -7,7 +7,6 @@ nothing. The road not taken: remembering progress beside the data (in Redis, in 
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from psycopg import AsyncCursor, errors
 from psycopg.types.json import Jsonb
 
 from historical_sync.allowance import COUNT, USED_UP, month_of
-from historical_sync.database import Connection, Pool, pipelined_transaction
+from historical_sync.database import Connection, Pool, pipelined_transaction, retried
 from historical_sync.entities import write_entities
 from historical_sync.extraction import RecordRow, Rejected, newest, sound
 from historical_sync.leases import Lease, LeaseLost
@@ -37,7 +36,6 @@ PACE_SECONDS = 8  # between the two points that speed is measured by
 QUARANTINE_SHARE = 0.2  # of a chunk's records; more means that we, not the records, are wrong
 QUARANTINE_FLOOR = 20  # records in quarantine before the share says anything
 READ_BEFORE = timedelta(minutes=1)  # what is stored now was read no earlier
-RETRIES = 5  # of a transaction that PostgreSQL refused for reasons of concurrency
 
 
 @dataclass(slots=True)
@@ -68,7 +66,7 @@ class Pages:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class LockedChunk:
     """The chunk as it was when its row was locked. seen: records of it that are stored or in quarantine.
 
     generation: how often something was taken out of the tenant's graph. kept_aside: whether anything of the connection's stream is in
@@ -121,52 +119,42 @@ async def save_pages(
     Records that are stored already with the same content are counted as skipped (by another job's work) or not at all (this
     job's own: a page read twice); their graph is there already.
     """
-    checked = False
-    for attempt in range(RETRIES):
-        try:
-            return await _save(
-                pool, lease, batch, newest(batch.rows, batch.clock), extract, context, mapper, phase, records_a_month
-            )
-        except (*UNMAPPABLE, RecursionError, errors.DataError):
-            # A record that can't be stored must not keep the others out.
-            if checked:
-                raise
-            checked = True
-            good, bad = sound(batch.rows, extract, context)
-            batch = replace(batch, rows=good, rejected=[*batch.rejected, *bad])
-        except (errors.DeadlockDetected, errors.SerializationFailure, errors.UniqueViolation):
-            if attempt == RETRIES - 1:
-                raise
-            await asyncio.sleep(0.01 * 2**attempt)
-    raise AssertionError("unreachable")
+    try:
+        return await _save(pool, lease, batch, extract, context, mapper, phase, records_a_month)
+    except (*UNMAPPABLE, RecursionError, errors.DataError):
+        # A record that can't be stored must not keep the others out.
+        good, bad = sound(batch.rows, extract, context)
+        batch = replace(batch, rows=good, rejected=[*batch.rejected, *bad])
+    return await _save(pool, lease, batch, extract, context, mapper, phase, records_a_month)
 
 
+@retried
 async def _save(
     pool: Pool,
     lease: Lease,
     batch: Pages,
-    rows: dict[bytes, RecordRow],
     extract: Extract,
     context: Context,
     mapper: Mapper,
     phase: str,
     records_a_month: int | None,
 ) -> Saved:
+    rows = newest(batch.rows, batch.clock)
     async with pipelined_transaction(pool, lease.tenant_id, "done" if batch.done else "save") as db:
         await enter_graph(db, lease.tenant_id)
-        chunk, stored_before = await _hold(db, lease, batch.after), await look_up(db, lease, rows, batch.clock)
-        held = await _held(chunk)
+        locked, stored_before = await _lock(db, lease, batch.after), await look_up(db, lease, rows, batch.clock)
+        chunk = await _locked(locked)
         read_at = datetime.now(UTC) - READ_BEFORE if batch.as_read else None
         written = await write_rows(
-            db, lease, rows, stored_before, extract, context, mapper, held.generation, batch.before, read_at
+            db, lease, rows, stored_before, extract, context, mapper, chunk.generation, batch.before, read_at
         )
         rejected = batch.rejected + written.rejected
-        if held.kept_aside:
+        if chunk.kept_aside:
             bad = {row.external_id for row in rejected}
             await release(db, lease, [row for row in rows.values() if row.external_id not in bad])
         quarantined, let_be = await quarantine(db, lease, rejected) if rejected else (0, 0)
-        too_many = _too_many(held, written.stored + written.unchanged, quarantined - let_be)
-        job = await _advance(db, lease, batch, held, written, quarantined, let_be, phase, too_many, records_a_month)
+        too_many = _too_many(chunk, written.stored + written.unchanged, quarantined - let_be)
+        job = await _advance(db, lease, batch, chunk, written, quarantined, let_be, phase, too_many, records_a_month)
         waiting = await settle(db.cursor(), lease.job_id) if batch.done and not too_many else None
     # Asked for only now: the job's row is locked from the moment it was written, and every chunk of the job wants it next.
     row = await job.fetchone()
@@ -186,6 +174,17 @@ class Written:
     relationships: Counter[str]
     rejected: list[Rejected]
     remember: Callable[[], None]
+
+    def counts(self) -> dict[str, Any]:
+        """What the counters of the chunk and the job grow by, as parameters of their statements."""
+        return {
+            "stored": self.stored,
+            "unchanged": self.unchanged,
+            "entities": self.entities.total(),
+            "relationships": self.relationships.total(),
+            "entities_by_kind": Jsonb({kind: n for kind, n in self.entities.items() if n}),
+            "relationships_by_kind": Jsonb({kind: n for kind, n in self.relationships.items() if n}),
+        }
 
 
 async def write_rows(
@@ -250,8 +249,8 @@ async def enter_graph(db: Connection, tenant_id: str) -> None:
     await db.execute("SELECT pg_advisory_xact_lock_shared(hashtextextended('graph ' || %s, 0))", [tenant_id])
 
 
-async def _hold(db: Connection, lease: Lease, after: int) -> AsyncCursor[tuple[Any, ...]]:
-    """Locks the chunk if the lease is still ours, and asks for the fields of `Held`.
+async def _lock(db: Connection, lease: Lease, after: int) -> AsyncCursor[tuple[Any, ...]]:
+    """Locks the chunk if the lease is still ours, and asks for the fields of `LockedChunk`.
 
     A database that took back what it had confirmed (a replica that took over before it had heard of everything) has fewer pages
     than its worker knows of; whoever went on would leave a gap.
@@ -268,28 +267,94 @@ async def _hold(db: Connection, lease: Lease, after: int) -> AsyncCursor[tuple[A
     )
 
 
-async def _held(cursor: AsyncCursor[Any]) -> Held:
-    """The chunk that `_hold` locked. Raises LeaseLost when it did not."""
+async def _locked(cursor: AsyncCursor[Any]) -> LockedChunk:
+    """The chunk that `_lock` locked. Raises LeaseLost when it did not."""
     row = await cursor.fetchone()
     if row is None:
         raise LeaseLost
-    return Held(*row)
+    return LockedChunk(*row)
 
 
-def _too_many(held: Held, mapped: int, quarantined: int) -> str:
+def _too_many(chunk: LockedChunk, mapped: int, quarantined: int) -> str:
     """Why the chunk must fail, in words; "" when its records' shape is as expected. quarantined: but for those that were let be."""
-    bad = held.quarantined + quarantined - held.forgiven
-    seen = held.seen + mapped + quarantined - held.forgiven
+    bad = chunk.quarantined + quarantined - chunk.forgiven
+    seen = chunk.seen + mapped + quarantined - chunk.forgiven
     if bad <= QUARANTINE_FLOOR or bad <= QUARANTINE_SHARE * seen:
         return ""
     return f"{bad:,} of {seen:,} records could not be understood and are kept aside; Retry goes on without them"
+
+
+MOVE_CHUNK = """
+UPDATE historical_sync_syncchunk
+SET cursor = CASE WHEN %(stay)s THEN cursor ELSE %(cursor)s END,
+    position = CASE WHEN %(stay)s THEN position ELSE COALESCE(%(position)s, position) END,
+    pages = pages + %(pages)s, progress = %(progress)s,
+    restarts = CASE WHEN %(new)s THEN 0 ELSE restarts END,
+    records_processed = records_processed + %(stored)s, records_skipped = records_skipped + %(unchanged)s,
+    records_quarantined = records_quarantined + %(quarantined)s, quarantine_forgiven = quarantine_forgiven + %(let_be)s,
+    attempts = 0, error_code = '', error_message = '',
+    status = CASE WHEN %(done)s THEN 'completed' ELSE status END,
+    lease = CASE WHEN %(done)s THEN NULL ELSE lease END,
+    lease_until = CASE WHEN %(done)s THEN NULL ELSE clock_timestamp() + make_interval(secs => %(lease_seconds)s) END,
+    completed_at = CASE WHEN %(done)s THEN clock_timestamp() END
+WHERE id = %(chunk)s
+"""
+
+# Up to the watermark of the job's start only; what was read whole has no beginning (see `coverage.py`). Nothing where the connection was to
+# bring more by now than was let through.
+COVER = """
+INSERT INTO historical_sync_coverage AS c (id, tenant_id, connection_id, stream, partition, ranges)
+SELECT gen_random_uuid(), %(tenant)s, %(connection)s, %(stream)s, %(partition)s,
+       CASE WHEN %(only)s::text[] IS NULL
+                 OR EXISTS (SELECT FROM integrations_connection c WHERE c.id = job.connection_id AND c.only <@ %(only)s::text[])
+            THEN tstzmultirange(tstzrange(CASE WHEN NOT %(whole)s THEN chunk.since END, span.until))
+            ELSE '{}'::tstzmultirange END
+FROM historical_sync_syncchunk chunk
+JOIN historical_sync_historicalsyncjob job ON job.id = chunk.job_id
+CROSS JOIN LATERAL (SELECT COALESCE(job.watermark, job.created_at) AS mark) AS settled
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN %(whole)s THEN mark ELSE LEAST(chunk.until, mark) END AS until
+) AS span
+WHERE chunk.id = %(chunk)s AND (%(whole)s OR chunk.since < span.until)
+ON CONFLICT (connection_id, stream, partition) DO UPDATE SET ranges = c.ranges + excluded.ranges
+"""
+
+PACE_DUE = "pace_at < clock_timestamp() - make_interval(secs => %(pace_seconds)s)"
+# The two points that speed is measured by: once the later one is old enough it becomes the earlier one, and now is the later.
+PACE = ",\n    ".join(
+    f"""earlier_pace_{name} = CASE WHEN pace_at IS NULL THEN {now} WHEN {PACE_DUE} THEN pace_{name} ELSE earlier_pace_{name} END,
+    pace_{name} = CASE WHEN pace_at IS NULL OR {PACE_DUE} THEN {now} ELSE pace_{name} END"""
+    for name, now in {
+        "at": "clock_timestamp()",
+        "progress": "progress + %(work)s",
+        "records": "records_processed + records_skipped + %(stored)s + %(unchanged)s",
+    }.items()
+)
+
+MOVE_JOB = f"""
+UPDATE historical_sync_historicalsyncjob job
+SET records_processed = records_processed + %(stored)s, records_skipped = records_skipped + %(unchanged)s,
+    records_quarantined = records_quarantined + %(quarantined)s,
+    entities_extracted = entities_extracted + %(entities)s,
+    relationships_extracted = relationships_extracted + %(relationships)s,
+    entities_by_kind = CASE WHEN %(entities_by_kind)s = '{{}}'::jsonb THEN entities_by_kind
+        ELSE atom_add_counts(entities_by_kind, %(entities_by_kind)s) END,
+    relationships_by_kind = CASE WHEN %(relationships_by_kind)s = '{{}}'::jsonb THEN relationships_by_kind
+        ELSE atom_add_counts(relationships_by_kind, %(relationships_by_kind)s) END,
+    completed_chunks = completed_chunks + CASE WHEN %(done)s THEN 1 ELSE 0 END,
+    progress = progress + %(work)s, revision = revision + 1, attempts = 0, waiting_until = NULL, phase_detail = %(phase)s,
+    last_page_at = clock_timestamp(),
+    {PACE}
+WHERE id = %(job)s
+RETURNING control, status, {USED_UP}
+"""  # noqa: S608 - a condition of this project's own
 
 
 async def _advance(
     db: Connection,
     lease: Lease,
     batch: Pages,
-    held: Held,
+    chunk: LockedChunk,
     written: Written,
     quarantined: int,
     let_be: int,
@@ -299,10 +364,8 @@ async def _advance(
 ) -> AsyncCursor[tuple[Any, ...]]:
     """Moves the chunk's cursor and every counter; last in the transaction, as it locks the job's row. Asks for `Saved`'s control,
     job_status and exhausted."""
-    stored, unchanged = written.stored, written.unchanged
-    entities, relationships = written.entities, written.relationships
     done = batch.done and not too_many
-    progress = held.progress if too_many else 1.0 if done else max(held.progress, min(batch.progress, 0.99))
+    progress = chunk.progress if too_many else 1.0 if done else max(chunk.progress, min(batch.progress, 0.99))
     values = {
         "chunk": lease.chunk_id,
         "job": lease.job_id,
@@ -315,98 +378,24 @@ async def _advance(
         "position": batch.position,
         "pages": batch.pages,
         "progress": progress,
-        "work": (progress - held.progress) * held.weight,
-        "stored": stored,
-        "unchanged": unchanged,
+        "work": (progress - chunk.progress) * chunk.weight,
+        **written.counts(),
         "quarantined": quarantined,
         "let_be": let_be,
-        "entities": sum(entities.values()),
-        "relationships": sum(relationships.values()),
-        "entities_by_kind": Jsonb({k: n for k, n in entities.items() if n}),
-        "relationships_by_kind": Jsonb({k: n for k, n in relationships.items() if n}),
         "phase": phase[:200],
         "done": done,
         "stay": bool(too_many),
         # What another job stored is met again by every pass of a provider that goes in circles.
-        "new": batch.moved or stored + quarantined > 0,
+        "new": batch.moved or written.stored + quarantined > 0,
         "whole": batch.whole,
         "only": None if batch.only is None else list(batch.only),
         "pace_seconds": PACE_SECONDS,
         "records_a_month": records_a_month,
         "month": month_of(datetime.now(UTC)).date(),
     }
-    await db.execute(
-        """
-        UPDATE historical_sync_syncchunk
-        SET cursor = CASE WHEN %(stay)s THEN cursor ELSE %(cursor)s END,
-            position = CASE WHEN %(stay)s THEN position ELSE COALESCE(%(position)s, position) END,
-            pages = pages + %(pages)s, progress = %(progress)s,
-            restarts = CASE WHEN %(new)s THEN 0 ELSE restarts END,
-            records_processed = records_processed + %(stored)s, records_skipped = records_skipped + %(unchanged)s,
-            records_quarantined = records_quarantined + %(quarantined)s, quarantine_forgiven = quarantine_forgiven + %(let_be)s,
-            attempts = 0, error_code = '', error_message = '',
-            status = CASE WHEN %(done)s THEN 'completed' ELSE status END,
-            lease = CASE WHEN %(done)s THEN NULL ELSE lease END,
-            lease_until = CASE WHEN %(done)s THEN NULL ELSE clock_timestamp() + make_interval(secs => %(lease_seconds)s) END,
-            completed_at = CASE WHEN %(done)s THEN clock_timestamp() END
-        WHERE id = %(chunk)s
-        """,
-        values,
-    )
+    await db.execute(MOVE_CHUNK, values)
     if done:
-        # Up to the watermark of the job's start only; what was read whole has no beginning (see `coverage.py`). Nothing where the
-        # connection was to bring more by now than was let through.
-        await db.execute(
-            """
-            INSERT INTO historical_sync_coverage AS c (id, tenant_id, connection_id, stream, partition, ranges)
-            SELECT gen_random_uuid(), %(tenant)s, %(connection)s, %(stream)s, %(partition)s,
-                   CASE WHEN %(only)s::text[] IS NULL
-                             OR EXISTS (SELECT FROM integrations_connection c WHERE c.id = job.connection_id AND c.only <@ %(only)s::text[])
-                        THEN tstzmultirange(tstzrange(CASE WHEN NOT %(whole)s THEN chunk.since END, span.until))
-                        ELSE '{}'::tstzmultirange END
-            FROM historical_sync_syncchunk chunk
-            JOIN historical_sync_historicalsyncjob job ON job.id = chunk.job_id
-            CROSS JOIN LATERAL (SELECT COALESCE(job.watermark, job.created_at) AS mark) AS settled
-            CROSS JOIN LATERAL (
-                SELECT CASE WHEN %(whole)s THEN mark ELSE LEAST(chunk.until, mark) END AS until
-            ) AS span
-            WHERE chunk.id = %(chunk)s AND (%(whole)s OR chunk.since < span.until)
-            ON CONFLICT (connection_id, stream, partition) DO UPDATE SET ranges = c.ranges + excluded.ranges
-            """,
-            values,
-        )
-    if stored:
+        await db.execute(COVER, values)
+    if written.stored:
         await db.execute(COUNT, values)
-    return await db.execute(
-        f"""
-        UPDATE historical_sync_historicalsyncjob job
-        SET records_processed = records_processed + %(stored)s, records_skipped = records_skipped + %(unchanged)s,
-            records_quarantined = records_quarantined + %(quarantined)s,
-            entities_extracted = entities_extracted + %(entities)s,
-            relationships_extracted = relationships_extracted + %(relationships)s,
-            entities_by_kind = CASE WHEN %(entities_by_kind)s = '{{}}'::jsonb THEN entities_by_kind
-                ELSE atom_add_counts(entities_by_kind, %(entities_by_kind)s) END,
-            relationships_by_kind = CASE WHEN %(relationships_by_kind)s = '{{}}'::jsonb THEN relationships_by_kind
-                ELSE atom_add_counts(relationships_by_kind, %(relationships_by_kind)s) END,
-            completed_chunks = completed_chunks + CASE WHEN %(done)s THEN 1 ELSE 0 END,
-            progress = progress + %(work)s, revision = revision + 1, attempts = 0, waiting_until = NULL, phase_detail = %(phase)s,
-            last_page_at = clock_timestamp(),
-            earlier_pace_at = CASE WHEN pace_at IS NULL THEN clock_timestamp()
-                WHEN pace_at < clock_timestamp() - make_interval(secs => %(pace_seconds)s) THEN pace_at ELSE earlier_pace_at END,
-            earlier_pace_progress = CASE WHEN pace_at IS NULL THEN progress + %(work)s
-                WHEN pace_at < clock_timestamp() - make_interval(secs => %(pace_seconds)s) THEN pace_progress
-                ELSE earlier_pace_progress END,
-            earlier_pace_records = CASE WHEN pace_at IS NULL THEN records_processed + records_skipped + %(stored)s + %(unchanged)s
-                WHEN pace_at < clock_timestamp() - make_interval(secs => %(pace_seconds)s) THEN pace_records
-                ELSE earlier_pace_records END,
-            pace_progress = CASE WHEN pace_at IS NULL OR pace_at < clock_timestamp() - make_interval(secs => %(pace_seconds)s)
-                THEN progress + %(work)s ELSE pace_progress END,
-            pace_records = CASE WHEN pace_at IS NULL OR pace_at < clock_timestamp() - make_interval(secs => %(pace_seconds)s)
-                THEN records_processed + records_skipped + %(stored)s + %(unchanged)s ELSE pace_records END,
-            pace_at = CASE WHEN pace_at IS NULL OR pace_at < clock_timestamp() - make_interval(secs => %(pace_seconds)s)
-                THEN clock_timestamp() ELSE pace_at END
-        WHERE id = %(job)s
-        RETURNING control, status, {USED_UP}
-        """,  # noqa: S608 - a condition of this project's own
-        values,
-    )
+    return await db.execute(MOVE_JOB, values)

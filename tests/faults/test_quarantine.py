@@ -334,8 +334,8 @@ def test_a_retry_after_too_many_counts_only_what_is_new(toy: ToyStage, worker: W
 
 @pytest.mark.parametrize(("mapped", "more", "fails"), [(60, 30, True), (600, 30, False), (0, 20, False), (0, 21, True)])
 def test_what_somebody_let_be_says_nothing_of_the_rest_for_good_or_ill(mapped: int, more: int, fails: bool) -> None:
-    held = storage.Held(0.5, 1.0, seen=1000, quarantined=1000, forgiven=1000, generation=0, kept_aside=True)
-    assert bool(storage._too_many(held, mapped, more)) == fails
+    chunk = storage.LockedChunk(0.5, 1.0, seen=1000, quarantined=1000, forgiven=1000, generation=0, kept_aside=True)
+    assert bool(storage._too_many(chunk, mapped, more)) == fails
 
 
 def test_rows_that_somebody_let_be_fail_no_later_import(toy: ToyStage, worker: Worker, unmapped: Any) -> None:
