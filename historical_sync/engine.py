@@ -40,7 +40,7 @@ from integrations.providers.base import JSON, Context, Stream, Window, WindowKin
 
 log = logging.getLogger(__name__)
 
-ROOM_AGAIN = timedelta(seconds=30)  # until another try to store what the database's disk had no room for
+DISK_AGAIN = timedelta(seconds=30)  # until another try to store what the database's disk had no room for
 NO_ROOM_WORDS = "The disk of Atom's database is full. What came in is safe; the rest follows when there is room."
 ASKING_AFTER = 1.0  # seconds without an answer after which watchers hear what is being asked
 
@@ -141,7 +141,7 @@ class Engine:
             await self.defer(job_id, tenant_id, entries=max(0, min(run.room.job, len(chunks)) - 1))
             return claimed
         except DiskFull as error:
-            at = self._room_again(job_id, error)
+            at = self._disk_again(job_id, error)
             again_at = await job_changes.planning_waits(
                 self.pool, job_id, tenant_id, at, states.NO_ROOM, NO_ROOM_WORDS, failed=False
             )
@@ -186,59 +186,55 @@ class Engine:
         self.leases[lease.token] = (lease, stop)
         if run.stop.is_set():
             stop.set()
-        more = True
         try:
-            end = await self._import(run, claim, stop, one_page)
-            more = end is not End.ALL_DONE
-            if end is End.STOPPED:
-                await claims.release(self.pool, lease)
-        except LeaseLost:
-            log.info("lease on chunk %s lost", lease.chunk_id)
-            self.mapper.forget(tenant_id)
-            await claims.release(
-                self.pool, lease
-            )  # still ours where the database went back behind what it had confirmed
-        except DiskFull as error:
-            try:
-                more = await self._no_room(lease, error)
-            except AWAY:
-                self._cut_off(lease)
-                raise
+            more = await self._attempt(run, claim, stop, one_page)
         except AWAY:
-            self._cut_off(lease)
+            # What comes back may be a replica that had not heard of all that this worker knows to be stored.
+            self.abandoned.append(lease)
+            self.mapper.forget_all()
             raise
-        except Exception as error:
-            if not isinstance(error, (ProviderError, TooManyRejected, UnknownStream)):
-                log.exception("unexpected failure on chunk %s", lease.chunk_id)
-            try:
-                more = await self._went_wrong(run, claim, error)
-            except AWAY:
-                self._cut_off(lease)
-                raise
         finally:
             self.leases.pop(lease.token, None)
         await broadcast.job_changed(job_id, tenant_id)
         return more
 
+    async def _attempt(self, run: JobRun, claim: Claim, stop: asyncio.Event, one_page: bool) -> bool:
+        """The same, as long as the database answers: raises the errors of `AWAY`."""
+        lease = claim.lease
+        try:
+            end = await self._import(run, claim, stop, one_page)
+            if end is End.STOPPED:
+                await claims.release(self.pool, lease)
+            return end is not End.ALL_DONE
+        except LeaseLost:
+            log.info("lease on chunk %s lost", lease.chunk_id)
+            self.mapper.forget(lease.tenant_id)
+            # Still ours where the database went back behind what it had confirmed.
+            await claims.release(self.pool, lease)
+            return True
+        except DiskFull as error:
+            return await self._no_room(lease, error)
+        except AWAY:
+            raise
+        except Exception as error:
+            if not isinstance(error, (ProviderError, TooManyRejected, UnknownStream)):
+                log.exception("unexpected failure on chunk %s", lease.chunk_id)
+            return await self._went_wrong(run, claim, error)
+
     async def _no_room(self, lease: Lease, error: DiskFull) -> bool:
         """Nothing of the pages was stored. The chunk is given back, for which its row has room, and the provider is asked for them again
         when there may be room for them; that is no failed attempt."""
-        at = self._room_again(lease.job_id, error)
+        at = self._disk_again(lease.job_id, error)
         self.mapper.forget(lease.tenant_id)
         again_at = await claims.release(self.pool, lease, not_before=at, code=states.NO_ROOM, waiting=NO_ROOM_WORDS)
         await self.defer(lease.job_id, lease.tenant_id, at=again_at)
         return False
 
-    def _room_again(self, job_id: str, error: DiskFull) -> datetime:
+    def _disk_again(self, job_id: str, error: DiskFull) -> datetime:
         log.error(
             "the database has no room for job %s, trying again in a while: %s", job_id, " ".join(str(error).split())
         )
-        return datetime.now(UTC) + ROOM_AGAIN
-
-    def _cut_off(self, lease: Lease) -> None:
-        """The database is away. What comes back may be a replica that had not heard of all that this worker knows to be stored."""
-        self.abandoned.append(lease)
-        self.mapper.forget_all()
+        return datetime.now(UTC) + DISK_AGAIN
 
     async def _went_wrong(self, run: JobRun, claim: Claim, error: Exception) -> bool:
         """Gives the chunk back or up, as the error's class says. True: the job may have more chunks for this entry."""

@@ -31,7 +31,7 @@ from integrations.http import Api
 KEPT_SECONDS = 20.0  # that a job stays open for its next entry
 PLAN_SECONDS = 60.0  # after which an open job's plan is looked at again: it may have been changed
 # For a limit in the middle of a list that is read whole; a longer wait frees the worker.
-LONGEST_WAIT = timedelta(minutes=2)
+LONGEST_WAIT_IN_A_LIST = timedelta(minutes=2)
 # Does what follows when the way to a job's provider can't be opened. True: it can by now.
 Barred = Callable[[HistoricalSyncJob, Exception], Awaitable[bool]]
 
@@ -104,7 +104,7 @@ class JobRuns:
         a_minute = gateway.limit_a_minute(job.connection)
         budget = ConnectionBudget(self.pool, tenant_id, str(job.connection_id), provider, job.kind, a_minute)
         try:
-            api = await gateway.open_api(job.connection, limiter=budget, longest_wait=LONGEST_WAIT)
+            api = await gateway.open_api(job.connection, limiter=budget, longest_wait=LONGEST_WAIT_IN_A_LIST)
         except Exception as error:
             if await barred(job, error):
                 await self.defer(job_id, tenant_id)

@@ -53,7 +53,7 @@ def test_an_import_waits_for_room_and_says_so(
     toy: ToyStage, worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The provider is not asked for the same pages again and again meanwhile, and no retry is spent."""
-    monkeypatch.setattr(engine, "ROOM_AGAIN", timedelta(seconds=2))
+    monkeypatch.setattr(engine, "DISK_AGAIN", timedelta(seconds=2))
     with no_room_for("historical_sync_syncrecord"):
         job = toy.job()
         wait_for(lambda: is_waiting(job))
@@ -68,7 +68,7 @@ def test_an_import_waits_for_room_and_says_so(
 
 
 def test_a_plan_waits_for_room_as_well(toy: ToyStage, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "ROOM_AGAIN", timedelta(seconds=1))
+    monkeypatch.setattr(engine, "DISK_AGAIN", timedelta(seconds=1))
     with no_room_for("historical_sync_syncchunk"):
         job = toy.job()
         wait_for(lambda: is_waiting(job))
