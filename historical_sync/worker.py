@@ -116,17 +116,7 @@ async def _run(
             engine = _engine = Engine(pool, defer, abandoned, mapper)
             if tasks.UPKEEP in queues:
                 await defer.tick()
-            name = f"{socket.gethostname()}:{os.getpid()}"
-            loops = []
-            if imports := [queue for queue in queues if queue != tasks.UPKEEP]:
-                work = _take(worker_app, concurrency, imports, name, POLL_SECONDS)
-                loops.append(asyncio.create_task(work, name="queue"))
-            if tasks.STARTS in queues:
-                starts = _take(worker_app, STARTS_AT_ONCE, [tasks.STARTS], f"{name} starts", POLL_STARTS_SECONDS)
-                loops.append(asyncio.create_task(starts, name="starts"))
-            if tasks.UPKEEP in queues:
-                upkeep = _take(worker_app, UPKEEP_AT_ONCE, [tasks.UPKEEP], f"{name} upkeep", POLL_UPKEEP_SECONDS)
-                loops.append(asyncio.create_task(upkeep, name="upkeep"))
+            loops = _take_entries(worker_app, concurrency, queues)
             beside = [
                 asyncio.create_task(_every(lease * KEEP_ALIVE_SHARE, engine.keep_alive), name="keep alive"),
                 asyncio.create_task(_every(OBEY_SECONDS, engine.obey), name="obey"),
@@ -139,20 +129,7 @@ async def _run(
             stopper = asyncio.create_task(_until(stop, once))
             try:
                 await asyncio.wait({*loops, stopper}, return_when=asyncio.FIRST_COMPLETED)
-                engine.close()
-                told = asyncio.create_task(engine.deliveries.close(settings.SHUTDOWN_SECONDS))
-                for loop in loops:
-                    if not loop.done():
-                        loop.cancel()  # Procrastinate then waits for what runs
-                _, late = await asyncio.wait(loops, timeout=settings.SHUTDOWN_SECONDS + LAST_SECONDS)
-                await _end(late)
-                await told
-                for loop in loops:
-                    error = None if loop.cancelled() else loop.exception()
-                    if isinstance(error, GONE):
-                        log.warning("the queue's loop ended: %s", _why(error))
-                    elif error is not None:
-                        log.error("the queue's loop ended", exc_info=error)
+                await _let_go(engine, loops)
                 if not stopper.done() and not stop.is_set():
                     raise psycopg.OperationalError("the queue's loop ended")
             finally:
@@ -198,6 +175,39 @@ async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
             task.cancel()
         _, late = await asyncio.wait(late, timeout=RECONNECT_SECONDS)
     await asyncio.gather(*tasks, return_exceptions=True)  # what was raised has been heard of
+
+
+def _take_entries(worker_app: App, concurrency: int, queues: Sequence[str]) -> list[asyncio.Task[None]]:
+    """Loops that take entries of the queues: each kind of work has places of its own."""
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    kinds = (
+        ("queue", name, concurrency, [queue for queue in queues if queue != tasks.UPKEEP], POLL_SECONDS),
+        ("starts", f"{name} starts", STARTS_AT_ONCE, [tasks.STARTS], POLL_STARTS_SECONDS),
+        ("upkeep", f"{name} upkeep", UPKEEP_AT_ONCE, [tasks.UPKEEP], POLL_UPKEEP_SECONDS),
+    )
+    return [
+        asyncio.create_task(_take(worker_app, at_once, of, who, poll), name=kind)
+        for kind, who, at_once, of, poll in kinds
+        if not set(of).isdisjoint(queues)
+    ]
+
+
+async def _let_go(engine: Engine, loops: Sequence[asyncio.Task[None]]) -> None:
+    """Finishes the pages in hand and gives the rest back, in the time that there is; says what ended a loop."""
+    engine.close()
+    told = asyncio.create_task(engine.deliveries.close(settings.SHUTDOWN_SECONDS))
+    for loop in loops:
+        if not loop.done():
+            loop.cancel()  # Procrastinate then waits for what runs
+    _, late = await asyncio.wait(loops, timeout=settings.SHUTDOWN_SECONDS + LAST_SECONDS)
+    await _end(late)
+    await told
+    for loop in loops:
+        error = None if loop.cancelled() else loop.exception()
+        if isinstance(error, GONE):
+            log.warning("the queue's loop ended: %s", _why(error))
+        elif error is not None:
+            log.error("the queue's loop ended", exc_info=error)
 
 
 async def _take(worker_app: App, concurrency: int, queues: list[str], name: str, poll: float) -> None:
