@@ -149,7 +149,7 @@ def start_incremental(actor: Actor, connection: Connection, *, trigger: str = "m
     return start_sync(actor, connection, start=start, streams=names, trigger=trigger, kind="incremental")
 
 
-def repair_gaps(actor: Actor, connection: Connection, *, trigger: str = "manual") -> HistoricalSyncJob:
+def repair_gaps(actor: Actor, connection: Connection) -> HistoricalSyncJob:
     """Imports what was asked for and is not here: what failed, was cancelled, or lies between two imports.
 
     Raises as `start_sync` does, and Refused when nothing is missing.
@@ -162,9 +162,7 @@ def repair_gaps(actor: Actor, connection: Connection, *, trigger: str = "manual"
     names = [stream.name for stream in connection.provider.streams if stream.name in known]
     start = _within_depth(actor.tenant, min(part.missing[0].since for part in held), now)
     end = max(part.missing[-1].until for part in held)
-    return start_sync(
-        actor, connection, start=min(start, end - CLOCKS_APART), end=end, streams=names, trigger=trigger, kind="repair"
-    )
+    return start_sync(actor, connection, start=min(start, end - CLOCKS_APART), end=end, streams=names, kind="repair")
 
 
 def replay_quarantine(actor: Actor, job: HistoricalSyncJob, seconds: float | None = None) -> Replayed:

@@ -131,8 +131,8 @@ class HistoricalSyncJob(models.Model):
     relationships_by_kind = models.JSONField(default=dict, blank=True)
     progress = models.FloatField(default=0)
     progress_total = models.FloatField(default=0)
-    # Two points in time with the work done by then, about ten seconds apart: the speed of the recent past, for the rate and
-    # the time left.
+    # Two points in time with the work done by then, `storage.PACE_SECONDS` apart or more: the speed of the recent past, for the rate
+    # and the time left.
     last_page_at = models.DateTimeField(null=True, blank=True, editable=False)
     pace_at = models.DateTimeField(null=True, blank=True, editable=False)
     pace_progress = models.FloatField(default=0, editable=False)
