@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -68,78 +68,64 @@ class Facts:
 
 def judge(facts: Facts) -> list[Finding]:
     """What of the facts is wrong, the gravest first. Empty: all is well."""
-    found: list[Finding] = []
+    return list(_judged(facts))
+
+
+def _judged(facts: Facts) -> Iterator[Finding]:
     if facts.keys:
-        found.append(Finding(facts.keys, "Set ATOM_ENCRYPTION_KEYS to the keys that the data was encrypted with."))
+        yield Finding(facts.keys, "Set ATOM_ENCRYPTION_KEYS to the keys that the data was encrypted with.")
     if facts.database:
-        found.append(
-            Finding(f"The database does not answer: {facts.database}", "Start PostgreSQL, or correct DATABASE_URL.")
-        )
-        return found
+        yield Finding(f"The database does not answer: {facts.database}", "Start PostgreSQL, or correct DATABASE_URL.")
+        return
     if facts.pooler:
-        found.append(Finding(facts.pooler, "Correct DATABASE_URL: no process starts on this one."))
-        return found
+        yield Finding(facts.pooler, "Correct DATABASE_URL: no process starts on this one.")
+        return
     if facts.unknown:
-        found.append(
-            Finding(
-                f"The database is a later version's, which made {_some(facts.unknown)} in it.",
-                "Run that version, or bring back a backup from before.",
-            )
+        yield Finding(
+            f"The database is a later version's, which made {_some(facts.unknown)} in it.",
+            "Run that version, or bring back a backup from before.",
         )
-        return found
+        return
     if facts.unapplied:
         names = _some(facts.unapplied)
-        found.append(Finding(f"Migrations are missing: {names}.", "Run manage.py migrate."))
-        return found
+        yield Finding(f"Migrations are missing: {names}.", "Run manage.py migrate.")
+        return
     if facts.unreadable:
-        found.append(
-            Finding(
-                f"No key opens the credentials of {_some(facts.unreadable)}.",
-                "Put the key they were encrypted with back into ATOM_ENCRYPTION_KEYS, or reconnect them.",
-            )
+        yield Finding(
+            f"No key opens the credentials of {_some(facts.unreadable)}.",
+            "Put the key they were encrypted with back into ATOM_ENCRYPTION_KEYS, or reconnect them.",
         )
     if facts.workers == 0:
         verb = "waits" if facts.workable_jobs == 1 else "wait"
         waiting = f" {_count(facts.workable_jobs, 'import')} {verb} for one." if facts.workable_jobs else ""
-        found.append(Finding(f"No worker is running.{waiting}", "Start one: manage.py sync_worker."))
+        yield Finding(f"No worker is running.{waiting}", "Start one: manage.py sync_worker.")
     if facts.overdue:
-        found.append(
-            Finding(
-                f"{_count(facts.overdue, 'part')} of imports are past their time: their worker is gone and none took over.",
-                "A running worker takes them over within seconds; if one runs, restart it and read its log.",
-            )
+        yield Finding(
+            f"{_count(facts.overdue, 'part')} of imports are past their time: their worker is gone and none took over.",
+            "A running worker takes them over within seconds; if one runs, restart it and read its log.",
         )
     if facts.unheard:
-        found.append(
-            Finding(
-                f"{_count(facts.unheard, 'import')} should have been paused or cancelled by now.",
-                "A running worker settles this within seconds; if one runs, restart it and read its log.",
-            )
+        yield Finding(
+            f"{_count(facts.unheard, 'import')} should have been paused or cancelled by now.",
+            "A running worker settles this within seconds; if one runs, restart it and read its log.",
         )
     if facts.workers and facts.queue_age is not None and facts.queue_age > QUEUE_AGE:
-        found.append(
-            Finding(
-                f"Work has been waiting in the queue for {facts.queue_age / 60:.0f} min.",
-                "Start more workers (manage.py sync_worker), or give them more --concurrency.",
-            )
+        yield Finding(
+            f"Work has been waiting in the queue for {facts.queue_age / 60:.0f} min.",
+            "Start more workers (manage.py sync_worker), or give them more --concurrency.",
         )
     if facts.reconnect:
-        found.append(
-            Finding(
-                f"Access was lost to {_some(facts.reconnect)}.",
-                "A member of the workspace must choose Reconnect on the integrations page.",
-            )
+        yield Finding(
+            f"Access was lost to {_some(facts.reconnect)}.",
+            "A member of the workspace must choose Reconnect on the integrations page.",
         )
     if facts.layer:
-        found.append(
-            Finding(
-                f"The channel layer does not answer: {facts.layer}. Pages poll meanwhile, imports go on.",
-                "Start Redis, or correct REDIS_URL.",
-            )
+        yield Finding(
+            f"The channel layer does not answer: {facts.layer}. Pages poll meanwhile, imports go on.",
+            "Start Redis, or correct REDIS_URL.",
         )
     elif not facts.shared_layer and settings.PRODUCTION:
-        found.append(Finding("Live progress reaches one process only.", "Set REDIS_URL."))
-    return found
+        yield Finding("Live progress reaches one process only.", "Set REDIS_URL.")
 
 
 def findings() -> list[Finding]:
