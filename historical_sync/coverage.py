@@ -22,6 +22,7 @@ from integrations.models import Connection
 from integrations.providers.base import Window, WindowKind
 
 Spans = Sequence[tuple[datetime, datetime]]
+Place = tuple[str, str]  # a stream and a partition
 
 BEGINNING = datetime(1, 1, 1, tzinfo=UTC)  # of a span without one
 
@@ -72,10 +73,9 @@ class Known:
     listed_at: datetime
 
 
-def ledger(connection: Connection) -> Mapping[tuple[str, str], Spans]:
+def ledger(connection: Connection) -> Mapping[Place, Spans]:
     """(stream, partition) -> covered spans, oldest first, not touching each other."""
-    rows = Coverage.objects.filter(tenant_id=connection.tenant_id, connection=connection)
-    return {(row.stream, row.partition): _spans(row) for row in rows}
+    return _ledgers([connection])[connection.id]
 
 
 def watermark(connection: Connection) -> datetime | None:
@@ -99,11 +99,8 @@ def of_connections(
     connections: Sequence[Connection], since: datetime | None = None, until: datetime | None = None
 ) -> dict[UUID, list[Held]]:
     """The same for several connections of one tenant at once: as many queries as for one."""
-    spans: dict[UUID, dict[tuple[str, str], Spans]] = {connection.id: {} for connection in connections}
-    rows = Coverage.objects.filter(tenant_id__in={c.tenant_id for c in connections}, connection__in=connections)
-    for row in rows:
-        spans[row.connection_id][row.stream, row.partition] = _spans(row)
-    hulls, known, failures = _hulls(connections), _partitions(connections), _failures(connections)
+    spans, hulls = _ledgers(connections), _hulls(connections)
+    known, failures = _partitions(connections), _failures(connections)
     return {
         connection.id: _held(
             connection,
@@ -185,9 +182,9 @@ def widened(connection: Connection) -> None:
     ).update(cursor=None, position=None)
 
 
-def left_over(connection: Connection) -> Mapping[tuple[str, str], Spans]:
+def left_over(connection: Connection) -> Mapping[Place, Spans]:
     """(stream, partition) -> spans that incremental jobs were to bring and did not, whether they are here by now or not."""
-    left: dict[tuple[str, str], Spans] = {}
+    left: dict[Place, Spans] = {}
     for stream, key, spans in _rows(
         f"""
         SELECT chunk.stream, chunk.partition, range_agg(tstzrange(chunk.since, chunk.until))
@@ -204,10 +201,10 @@ def left_over(connection: Connection) -> Mapping[tuple[str, str], Spans]:
 
 def _held(
     connection: Connection,
-    spans: Mapping[tuple[str, str], Spans],
+    spans: Mapping[Place, Spans],
     hulls: Mapping[str, tuple[datetime, datetime]],
-    known: Mapping[tuple[str, str], Known],
-    failures: Mapping[tuple[str, str], Sequence[tuple[Window, str, str]]],
+    known: Mapping[Place, Known],
+    failures: Mapping[Place, Sequence[Failed]],
     since: datetime | None,
     until: datetime | None,
 ) -> list[Held]:
@@ -227,7 +224,7 @@ def _held(
         low, high = hulls[stream.name]
         window = Window(since or low, until or high) if (since or low) < (until or high) else None
         names = names_of.get(stream.name, set())
-        unlisted: Sequence[tuple[Window, str, str]] = ()
+        unlisted: Sequence[Failed] = ()
         if stream.partitioned and "" in names:
             at, parts = tried_at[stream.name, ""], names - {""}
             if any(tried_at.get((stream.name, key), BEGINNING) > at for key in parts):
@@ -247,14 +244,22 @@ def _held(
                     inside((Window(*span) for span in have), window) if window else (),
                     missing,
                     tuple(
-                        Failed(part, code, reason)
-                        for failed, code, reason in (*unlisted, *failures.get((stream.name, key), ()))
+                        Failed(part, failed.code, failed.reason)
+                        for failed in (*unlisted, *failures.get((stream.name, key), ()))
                         for gap in missing
-                        if (part := _common(failed, gap)) is not None
+                        if (part := _common(failed.window, gap)) is not None
                     ),
                 )
             )
     return found
+
+
+def _ledgers(connections: Sequence[Connection]) -> dict[UUID, dict[Place, Spans]]:
+    """connection -> what `ledger` says."""
+    spans: dict[UUID, dict[Place, Spans]] = {connection.id: {} for connection in connections}
+    for row in Coverage.objects.filter(tenant_id__in={c.tenant_id for c in connections}, connection__in=connections):
+        spans[row.connection_id][row.stream, row.partition] = [(s.lower or BEGINNING, s.upper) for s in row.ranges]
+    return spans
 
 
 def _hulls(connections: Sequence[Connection]) -> dict[UUID, dict[str, tuple[datetime, datetime]]]:
@@ -278,9 +283,9 @@ def _hulls(connections: Sequence[Connection]) -> dict[UUID, dict[str, tuple[date
     return hulls
 
 
-def _partitions(connections: Sequence[Connection]) -> dict[UUID, dict[tuple[str, str], Known]]:
+def _partitions(connections: Sequence[Connection]) -> dict[UUID, dict[Place, Known]]:
     """connection -> (stream, partition) -> what the chunks tell of it."""
-    known: dict[UUID, dict[tuple[str, str], Known]] = {}
+    known: dict[UUID, dict[Place, Known]] = {}
     for connection_id, stream, key, label, at, listed_at in _rows(
         f"""
         SELECT connection_id, stream, partition,
@@ -305,19 +310,19 @@ def _partitions(connections: Sequence[Connection]) -> dict[UUID, dict[tuple[str,
 
 def _failures(
     connections: Sequence[Connection],
-) -> dict[UUID, dict[tuple[str, str], list[tuple[Window, str, str]]]]:
+) -> dict[UUID, dict[Place, list[Failed]]]:
     """connection -> (stream, partition) -> failures: as the chunks tell."""
     chunks = SyncChunk.objects.filter(
         tenant_id__in={c.tenant_id for c in connections}, job__connection__in=connections, status=states.CHUNK_FAILED
     )
-    failures: dict[UUID, dict[tuple[str, str], list[tuple[Window, str, str]]]] = {}
+    failures: dict[UUID, dict[Place, list[Failed]]] = {}
     for connection_id, stream, key, since, until, code, reason in chunks.order_by(
         "since", "-job__created_at"
     ).values_list("job__connection", "stream", "partition", "since", "until", "error_code", "error_message"):
         known = failures.setdefault(connection_id, {}).setdefault((stream, key), [])
         # An older job's failure of the same span adds nothing.
-        if not any(window.since <= since and until <= window.until for window, _, _ in known):
-            known.append((Window(since, until), code, reason))
+        if not any(other.window.since <= since and until <= other.window.until for other in known):
+            known.append(Failed(Window(since, until), code, reason))
     return failures
 
 
@@ -331,10 +336,6 @@ def _rows(query: str, connections: Sequence[Connection]) -> Iterable[tuple[Any, 
             },
         )
         return list(cursor.fetchall())
-
-
-def _spans(row: Coverage) -> Spans:
-    return [(span.lower or BEGINNING, span.upper) for span in row.ranges]
 
 
 def inside(parts: Iterable[Window], window: Window) -> tuple[Window, ...]:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from channels.db import database_sync_to_async
 
 from historical_sync import coverage, planning
-from historical_sync.coverage import BEGINNING, Spans
+from historical_sync.coverage import BEGINNING, Place, Spans
 from historical_sync.models import HistoricalSyncJob
 from integrations import gateway
 from integrations.errors import AccessDenied, PartlyDenied, ReauthRequired
@@ -31,9 +31,9 @@ class History:
     """A connection's, as far as a job of its kind asks. By stream and partition what is here (`covered`) and what earlier imports were to
     bring and did not (`left`), by stream what was asked for; `oldest`: as far back as the plan goes."""
 
-    covered: Mapping[tuple[str, str], Spans]
+    covered: Mapping[Place, Spans]
     asked: Mapping[str, tuple[datetime, datetime]]
-    left: Mapping[tuple[str, str], Spans]
+    left: Mapping[Place, Spans]
     oldest: datetime
 
 
@@ -107,7 +107,7 @@ def _incremental(job: HistoricalSyncJob, stream: Stream, partition: Partition, h
     return (*coverage.inside(missed, Window(first, since)), *since_then)
 
 
-def _earliest(stream: Stream, covered: Mapping[tuple[str, str], Spans]) -> datetime | None:
+def _earliest(stream: Stream, covered: Mapping[Place, Spans]) -> datetime | None:
     return min((spans[0][0] for (name, _), spans in covered.items() if name == stream.name and spans), default=None)
 
 
