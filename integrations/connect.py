@@ -277,14 +277,16 @@ def _store(
     account: Account,
     access_token: str,
     *,
-    token: Any = None,
-    facts: Any = None,
+    facts: Mapping[str, Any],
+    token: Mapping[str, Any] | None = None,
     sandbox: bool = False,
     base_url: str = "",
     label: str = "",
     private_host_allowed: bool = False,
     only: Sequence[str] | None = None,
 ) -> tuple[Connection, bool]:
+    """Saves what was granted, anew or over what is known of the account; whether it is new. token: OAuth's answer, None for a pasted one."""
+    granted = token or {}
     external_id = f"{urlsplit(base_url).netloc}:{account.external_id}" if base_url else account.external_id
     try:
         with transaction.atomic():
@@ -301,20 +303,20 @@ def _store(
                 row = Connection(
                     tenant=tenant, provider_slug=provider.slug, external_account_id=external_id, created_by=actor.user
                 )
-            row.set_credentials(access_token, (token or {}).get("refresh_token") or "", gateway.expiry(token or {}))
+            row.set_credentials(access_token, granted.get("refresh_token") or "", gateway.expiry(granted))
             row.account_label = (label or account.label)[:255]
             row.status = ConnectionStatus.CONNECTED
             row.by_oauth = token is not None
             row.sandbox = sandbox
-            scopes = account.scopes if account.scopes is not None else granted_scopes(token or {})
+            scopes = account.scopes if account.scopes is not None else granted_scopes(granted)
             row.scopes = None if scopes is None else list(scopes)
-            row.grant_expires_at = account.expires_at or gateway.grant_expiry(token or {})
+            row.grant_expires_at = account.expires_at or gateway.grant_expiry(granted)
             former = row.only
             if only is not None:
                 row.only = list(only)
             row.base_url = base_url
             row.private_host_allowed = private_host_allowed
-            row.facts = {**(facts or {}), **account.facts}
+            row.facts = {**facts, **account.facts}
             row.last_error = ""
             row.blocked_until = None
             row.save()

@@ -279,7 +279,9 @@ def reconnect(toy: ToyStage, access: str, refresh: str) -> None:
     from integrations.providers.base import Account
 
     token = {"access_token": access, "refresh_token": refresh}
-    toy.within(connect._store, toy.actor, toy.connection.provider, Account("toy-account", "Toy"), access, token=token)
+    toy.within(
+        connect._store, toy.actor, toy.connection.provider, Account("toy-account", "Toy"), access, facts={}, token=token
+    )
 
 
 def test_a_grant_found_gone_before_planning_pauses_too(toy: ToyStage, worker: Worker) -> None:
