@@ -172,29 +172,37 @@ async def _fall_silent(db: Connection, tenant_id: str, entities: Sequence[UUID])
     lost = await found.fetchall()
     groups = {there[key][1] for _, key in lost}
     aliases = list({alias for alias, _ in lost})
-    found = await db.execute(
-        "SELECT COALESCE(merged_into, id) FROM historical_sync_entity WHERE id = ANY(%s)", [aliases]
-    )
-    groups |= {group for (group,) in await found.fetchall()}
+    groups |= await _groups_of(db, aliases)
     await mark(db, tenant_id, dict.fromkeys(alias.bytes for alias in aliases if alias not in there))
+    evidence: dict[UUID, Evidence] = {}
+    for key, of_kind in await _called(db, list(there)):
+        evidence.setdefault(key, Evidence()).call(there[key][0], of_kind)
+    for key, mentions in evidence.items():
+        await _write(db, key, mentions)
+    doomed = [key for key in there if key not in evidence]
+    return groups | {there[key][1] for key in doomed}, doomed
+
+
+async def _groups_of(db: Connection, keys: Sequence[UUID]) -> set[UUID]:
+    """What stands for the keys."""
+    found = await db.execute("SELECT COALESCE(merged_into, id) FROM historical_sync_entity WHERE id = ANY(%s)", [keys])
+    return {group for (group,) in await found.fetchall()}
+
+
+async def _called(db: Connection, keys: Sequence[UUID]) -> list[tuple[Any, ...]]:
+    """Each key that others are called by as well, with their kind: who says that speaks of it, too."""
     found = await db.execute(
         """
         SELECT a.alias_id, e.kind FROM historical_sync_entityalias a JOIN historical_sync_entity e ON e.id = a.entity_id
         WHERE a.alias_id = ANY(%s)
         """,
-        [list(there)],
+        [keys],
     )
-    said: dict[UUID, Said] = {}
-    for key, of_kind in await found.fetchall():
-        said.setdefault(key, Said()).call(there[key][0], of_kind)
-    for key, mentions in said.items():
-        await _write(db, key, mentions)
-    doomed = [key for key in there if key not in said]
-    return groups | {there[key][1] for key in doomed}, doomed
+    return await found.fetchall()
 
 
 @dataclass(slots=True)
-class Said:
+class Evidence:
     """What records say of one entity. own: (as of, record, kind, name, properties); name: (kind, name) of the best mention."""
 
     own: tuple[datetime, UUID, str, str, Any] | None = None
@@ -210,6 +218,11 @@ class Said:
             self.mention(entity.key, entity.kind, entity.name)
         self.aliases |= {(UUID(bytes=ids[alias]), True) for alias in entity.aliases}
         self.aliases |= {(UUID(bytes=ids[handle]), False) for handle in entity.handles}
+
+    def says_all_of(self, other: Evidence) -> bool:
+        if other.own is not None:
+            return self.own is not None and self.own[:2] == other.own[:2] and other.aliases <= self.aliases
+        return self.name == other.name and other.aliases <= self.aliases
 
     def call(self, key: str, kind: str) -> None:
         """Somebody of that kind is said to go by that key, too."""
@@ -235,12 +248,13 @@ async def _look_again(
     aliases: those in doubt, None for all of the entity's.
     """
     found = await db.execute(
-        "SELECT kind, key, name, as_of, record_id, merged_into FROM historical_sync_entity WHERE id = %s", [entity_id]
+        "SELECT kind, key, name, properties, as_of, record_id, merged_into FROM historical_sync_entity WHERE id = %s",
+        [entity_id],
     )
     row = await found.fetchone()
     if row is None:
         return None
-    kind, key, name, as_of, record_id, merged_into = row
+    kind, key, name, properties, as_of, record_id, merged_into = row
     found = await db.execute(
         """
         SELECT alias_id, proof FROM historical_sync_entityalias
@@ -248,61 +262,61 @@ async def _look_again(
         """,
         {"entity": entity_id, "aliases": aliases},
     )
-    known = set(await found.fetchall())
-    said = Said()
-    # Who calls it an alias of something else speaks of it, too.
-    found = await db.execute(
-        """
-        SELECT e.kind FROM historical_sync_entityalias a JOIN historical_sync_entity e ON e.id = a.entity_id
-        WHERE a.alias_id = %s
-        """,
-        [entity_id],
-    )
-    for (of_kind,) in await found.fetchall():
-        said.call(key, of_kind)
-    async with aclosing(_witnesses(db, tenant_id, entity_id, record_id)) as witnesses:
+    own = None if as_of is None else (as_of, record_id, kind, name, properties)
+    stored = Evidence(own, (kind, name), set(await found.fetchall()))
+    evidence = await _hear(db, tenant_id, entity_id, key, stored, ids, read)
+    if evidence is None:
+        return None
+    groups: set[UUID] = set()
+    if lost := [alias for alias, _ in stored.aliases - evidence.aliases]:
+        await db.execute(
+            "DELETE FROM historical_sync_entityalias WHERE entity_id = %s AND alias_id = ANY(%s)", [entity_id, lost]
+        )
+        await mark(db, tenant_id, dict.fromkeys(alias.bytes for alias in lost))
+        groups = await _groups_of(db, [entity_id, *lost])
+    if evidence.own is None and evidence.name is None:
+        doomed.append(entity_id)
+        return groups | {merged_into or entity_id}
+    await _write(db, entity_id, evidence)
+    return groups
+
+
+async def _hear(
+    db: Connection,
+    tenant_id: str,
+    entity_id: UUID,
+    key: str,
+    stored: Evidence,
+    ids: Ids,
+    read: Read,
+) -> Evidence | None:
+    """What the remaining records say of the entity; None if that is all that is `stored` of it.
+
+    What is kept is the greatest of all that was ever said: once somebody still says it, the others need not be heard.
+    """
+    evidence = Evidence()
+    for _, of_kind in await _called(db, [entity_id]):
+        evidence.call(key, of_kind)
+    async with aclosing(_witnesses(db, tenant_id, entity_id, stored.own and stored.own[1])) as witnesses:
         async for witness in witnesses:
             graph = await read(db, witness)
             moment = time_of_word(witness.occurred_at, graph) if graph else witness.occurred_at
             for entity in graph.entities if graph else ():
                 if ids[entity.key] == entity_id.bytes:
-                    said.hear(entity, witness, moment, ids)
-            # What is kept is the greatest of all that was ever said: once somebody still says it, the others need not be heard.
-            same = (
-                said.own is not None and said.own[:2] == (as_of, record_id)
-                if as_of is not None
-                else said.name == (kind, name)
-            )
-            if same and known <= said.aliases:
+                    evidence.hear(entity, witness, moment, ids)
+            if evidence.says_all_of(stored):
                 return None
-    groups: set[UUID] = set()
-    if lost := known - said.aliases:
-        await db.execute(
-            "DELETE FROM historical_sync_entityalias WHERE entity_id = %s AND alias_id = ANY(%s)",
-            [entity_id, [alias for alias, _ in lost]],
-        )
-        await mark(db, tenant_id, dict.fromkeys(alias.bytes for alias, _ in lost))
-        groups.add(merged_into or entity_id)
-        found = await db.execute(
-            "SELECT COALESCE(merged_into, id) FROM historical_sync_entity WHERE id = ANY(%s)",
-            [[alias for alias, _ in lost]],
-        )
-        groups |= {group for (group,) in await found.fetchall()}
-    if said.own is None and said.name is None:
-        doomed.append(entity_id)
-        return groups | {merged_into or entity_id}
-    await _write(db, entity_id, said)
-    return groups
+    return evidence
 
 
-async def _write(db: Connection, entity_id: UUID, said: Said) -> None:
+async def _write(db: Connection, entity_id: UUID, evidence: Evidence) -> None:
     """The entity as what is left says it is."""
-    if said.own is not None:
-        moment, record, kind, name, properties = said.own
+    if evidence.own is not None:
+        moment, record, kind, name, properties = evidence.own
         values = [kind, name, pg.jsonbs([orjson.dumps(properties)]), moment, record]
     else:
-        assert said.name is not None, "somebody speaks of it"
-        values = [*said.name, pg.jsonbs([b"{}"]), None, None]
+        assert evidence.name is not None, "somebody speaks of it"
+        values = [*evidence.name, pg.jsonbs([b"{}"]), None, None]
     await db.execute(
         """
         UPDATE historical_sync_entity SET kind = %s, name = %s, properties = (%s)[1], as_of = %s, record_id = %s WHERE id = %s
