@@ -259,6 +259,30 @@ def test_what_was_cancelled_says_what_is_kept(cast: SimpleNamespace, signed_in: 
     assert "There was nothing left" not in text
 
 
+@pytest.mark.parametrize("status", [states.PAUSED, states.FAILED])
+def test_who_only_looks_is_told_of_no_button_that_is_not_there(
+    cast: SimpleNamespace, signed_in: Any, status: str
+) -> None:
+    with tenant_scope(cast.acme.id):
+        job = make_job(
+            make_connection(cast.acme), status=status, started_at=timezone.now(), planned=True, failed_chunks=2,
+            last_error_message="Not imported: issues.", pause_reason="user" if status == states.PAUSED else "",
+            completed_at=None if status == states.PAUSED else timezone.now(),
+        )  # fmt: skip
+    button = "Resume" if status == states.PAUSED else "Retry"
+    for reader, may in ((cast.bob, True), (cast.vera, False)):
+        text = re.sub("<[^>]+>", " ", signed_in(reader).get(f"/jobs/{job.id}/live").content.decode())
+        assert (button in text) is may
+
+
+def test_an_import_that_is_paused_has_not_taken_its_time_yet(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        job = make_job(make_connection(cast.acme), status=states.PAUSED, started_at=timezone.now(), pause_reason="user")
+    text = signed_in(cast.bob).get(f"/jobs/{job.id}/live").content.decode()
+    assert "<dt>Time so far</dt>" in text
+    assert "Took" not in text
+
+
 def test_the_estimate_shows_only_while_it_is_more_than_what_came(cast: SimpleNamespace, signed_in: Any) -> None:
     with tenant_scope(cast.acme.id):
         job = make_job(
