@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from html import unescape
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +22,7 @@ from atom import audit
 from atom.models import Tenant
 from atom.tenancy import tenant_scope
 from historical_sync import states
+from historical_sync.actions import months_back
 from historical_sync.automation import Delivery, Notice, QueuedStart, WebhookEndpoint
 from historical_sync.models import Entity, JobEvent, QuarantinedRecord, SyncChunk, SyncSchedule
 from historical_sync.pages.chunkmap import MOST_CELLS, MOST_PARTS, ChunkFacts, chunk_map
@@ -507,6 +508,11 @@ def test_the_furthest_range_that_a_plan_has_is_offered(
     since, label = ranges[-1]
     assert label == open_to
     assert [day for day, _ in ranges] == sorted((day for day, _ in ranges), reverse=True)
+    if open_to != "All":
+        count, unit = open_to.split()
+        assert (
+            date.fromisoformat(since) == months_back(timezone.now(), int(count) * (12 if unit == "years" else 1)).date()
+        )
     reply = alice.post(f"/connections/{connection.id}/import", {"start": since, "streams": "issues"})
     assert "/jobs/" in reply.headers["Location"], "and is not refused"
 

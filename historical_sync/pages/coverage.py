@@ -25,7 +25,7 @@ from historical_sync import actions, coverage
 from historical_sync.coverage import Held
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.pages.coveragemap import MOST_GAPS, Gap, Row, coverage_map, gaps
-from historical_sync.pages.integrations import marks_of
+from historical_sync.pages.integrations import marks_of, reach_of
 from integrations.connect import connections_of
 from integrations.models import Connection, ConnectionStatus
 from integrations.providers import PROVIDERS
@@ -168,7 +168,7 @@ def _further_back(actor: Actor, since: datetime, now: datetime) -> tuple[str, st
     history = actor.tenant.limits.history
     if history is None or wanted >= now - history:
         return wanted.date().isoformat(), ""
-    edge = now - history
+    edge = reach_of(history, now)
     if edge < since - timedelta(days=2):
         return edge.date().isoformat(), ""
     more = cheapest(lambda plan: plan.history is None or plan.history > history)

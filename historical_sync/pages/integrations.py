@@ -195,6 +195,11 @@ def marks_of(now: datetime) -> list[tuple[datetime, str]]:
     return [(actions.months_back(now, months) if months else EVERYTHING, label) for months, label in PRESETS]
 
 
+def reach_of(history: timedelta, now: datetime) -> datetime:
+    """Where a plan's depth ends by the calendar, as marks do: plans have days to spare, so that 3 years of any length fit in."""
+    return actions.months_back(now, round(history.days / 30.5))
+
+
 def _presets(actor: Actor, now: datetime) -> list[dict[str, Any]]:
     """The ranges that a dialog offers: label, since (ISO date), locked by the plan, and the first plan that has it."""
     history = actor.tenant.limits.history
@@ -204,7 +209,7 @@ def _presets(actor: Actor, now: datetime) -> list[dict[str, Any]]:
     if earliest is not None and history is not None:
         open_to = min((since for since, _ in marks if since >= earliest), default=now)
         if open_to - earliest > timedelta(days=7):
-            marks = sorted([*marks, (now - history, span(history))], reverse=True)
+            marks = sorted([*marks, (reach_of(history, now), span(history))], reverse=True)
     presets = []
     for since, label in marks:
         plan = next(
