@@ -5,11 +5,13 @@
 const SECOND = 1000, MINUTE = 60 * SECOND, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
 // The page's words are English; the zone and the 12 or 24 hours are the viewer's.
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
-const inFull = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short" });
+const exactly = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short" });
+const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]; // as the server's: browsers write "Sept"
+
+const date = (at) => `${at.getDate()} ${MONTHS[at.getMonth()]} ${at.getFullYear()}`;
 
 function day(at) {
-  const sameYear = at.getFullYear() === new Date().getFullYear();
-  return new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", ...(sameYear ? {} : { year: "numeric" }) }).format(at);
+  return at.getFullYear() === new Date().getFullYear() ? `${at.getDate()} ${MONTHS[at.getMonth()]}` : date(at);
 }
 
 function span(ms) {
@@ -48,7 +50,7 @@ export function localise(root = document) {
     const at = new Date(element.dateTime);
     const words = FORMS[element.dataset.as]?.(at, Date.now() - ahead - at);
     if (words && element.textContent !== words) element.textContent = words;
-    const exact = inFull.format(at);
+    const exact = `${date(at)}, ${exactly.format(at)}`;
     if (element.title !== exact) element.title = exact;
   }
 }

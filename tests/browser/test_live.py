@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import APIResponse, Page, Route, WebSocketRoute, expect
 
+from atom.words import day_month_year
 from tests.browser.conftest import Imports, picture, sign_in, status
 from tests.conftest import wait_for
 from tests.processes import Up
@@ -189,6 +191,23 @@ def test_times_are_the_viewers_and_exact_on_hover(another: Callable[..., Page], 
         shown[zone] = int(found["hour"]) * 60 + int(found["minute"])
     assert (shown["Asia/Kolkata"] - shown["UTC"]) % 1440 == 330
     assert shown["America/New_York"] == shown["UTC"], "without scripts it is UTC, and says so"
+
+
+def test_scripts_write_months_as_the_server_does(page: Page) -> None:
+    page.goto("/integrations")
+    written = page.evaluate(
+        """async () => {
+            const { localise } = await import("/static/atom/times.js");
+            const place = document.createElement("p");
+            const months = Array.from({ length: 12 }, (_, month) => String(month + 1).padStart(2, "0"));
+            place.innerHTML = months.map((month) => `<time datetime="2025-${month}-15T12:00:00Z" data-as="ago"></time>`).join("");
+            localise(place);
+            return [...place.children].map((time) => [time.textContent, time.title]);
+        }"""
+    )
+    for month, (words, hover) in enumerate(written, 1):
+        assert words == day_month_year(date(2025, month, 15))
+        assert hover.startswith(words)
 
 
 def test_nothing_jumps_while_an_import_runs(page: Page, site: Up, imports: Imports) -> None:
