@@ -198,6 +198,7 @@ function toast(element) {
     shown.add(key);
     sessionStorage.setItem("toasts", JSON.stringify([...shown].slice(-REMEMBERED)));
   }
+  element.querySelector(`a[href="${location.pathname}"]`)?.remove(); // it would lead to where one is
   const close = document.createElement("button");
   close.type = "button";
   close.className = "close";

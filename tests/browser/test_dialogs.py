@@ -52,6 +52,20 @@ def test_what_was_sent_is_not_sent_again_while_its_answer_is_on_its_way(page: Pa
     assert len(sent) == 2
 
 
+def test_a_toast_leads_to_another_page_only(page: Page, site: Up, imports: Imports) -> None:
+    site.sandbox(latency_ms=300)
+    job = imports.start()
+    elsewhere = page.context.new_page()
+    elsewhere.goto("/jobs")
+    page.goto(f"/jobs/{job}")
+    imports.client.post(f"/api/integrations/historical-sync/jobs/{job}/pause")
+    for place, links in ((page, 0), (elsewhere, 1)):
+        toast = place.locator("#toasts .toast", has_text="import paused")
+        expect(toast).to_be_visible()
+        assert toast.get_by_role("link").count() == links
+    elsewhere.close()
+
+
 def test_a_toast_above_a_dialog_can_be_dismissed_and_the_dialog_stays(page: Page, site: Up, imports: Imports) -> None:
     site.sandbox(latency_ms=300)
     job = imports.start()
