@@ -25,7 +25,7 @@ from atom.models import ApiKey, Membership, Role, Tenant, User
 MOST_MEMBERS = 500
 MOST_KEYS = 100
 NEEDS_AN_OWNER = "A workspace needs an owner. Make somebody else an owner first."
-KEY_LIVES = {"30": "30 days", "90": "90 days", "365": "1 year", "": "Until it is revoked"}  # days -> words
+KEY_LIVES = {"30": "In 30 days", "90": "In 90 days", "365": "In 1 year", "": "Never"}  # days -> words
 
 
 def members_of(tenant: Tenant) -> Any:

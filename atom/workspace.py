@@ -149,7 +149,7 @@ def keys(request: HttpRequest) -> HttpResponse:
         "keys": members.keys_of(actor.tenant)[: members.MOST_KEYS * 2],
         "roles": _roles(actor),
         "lives": members.KEY_LIVES.items(),
-        "secret_of": f"The key of {whose}",
+        "secret_of": f"API key {whose}",
         "secret": secret,
         "errors": errors,
         "given": {
@@ -170,7 +170,7 @@ def revoke_key(request: HttpRequest, prefix: str) -> HttpResponse:
         key = members.revoke_key(actor, prefix.replace("\0", ""))
     except ApiKey.DoesNotExist:
         raise Http404 from None
-    messages.success(request, f"{key.name} is revoked: it opens nothing any more.")
+    messages.success(request, f"{key.name} is revoked: programs that use it are turned away from now on.")
     return redirect("settings-keys")
 
 
