@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 
 PAGE = 50
 ROLE_WORDS = {
-    Role.OWNER: "everything, owners included",
-    Role.ADMIN: "everything but owners",
+    Role.OWNER: "everything, other owners too",
+    Role.ADMIN: "everything but what concerns owners",
     Role.MEMBER: "connect tools and run imports",
-    Role.VIEWER: "look",
+    Role.VIEWER: "see everything, change nothing",
 }
 # What the plan's page says of use, filled in by the package that knows: (actor) -> records this month, connections.
 usage: Callable[[Actor], tuple[int, int]] = lambda actor: (0, 0)  # noqa: E731

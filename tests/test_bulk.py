@@ -171,7 +171,7 @@ def test_the_dialog_offers_one_range_and_says_how_many_will_wait(cast: SimpleNam
         signed_in(cast.bob).get(f"/integrations/sync-selected?{query}", headers={"HX-Request": "true"}).content.decode()
     )
     assert text.startswith('<form class="dialog"')
-    assert "Bring in 5 histories" in text
+    assert "Bring in the history of 5 connections" in text
     assert "2 of these wait" in text
     assert text.count('name="start"') == 1
 

@@ -47,7 +47,7 @@ def test_four_imports_at_once_of_which_one_waits_and_a_schedule(another: Callabl
         page.locator(f"#card-{tool}").get_by_role("checkbox").check()
     page.get_by_role("button", name="Sync selected").click()
     dialog = page.get_by_role("dialog")
-    expect(dialog.get_by_role("heading", name="Bring in 4 histories")).to_be_visible()
+    expect(dialog.get_by_role("heading", name="Bring in the history of 4 connections")).to_be_visible()
     expect(dialog.get_by_text("1 of these waits for room")).to_be_visible()
     expect(dialog.locator("#estimate li")).to_have_count(4, timeout=30_000)
     dialog.get_by_role("button", name="1 month", exact=True).click()

@@ -28,7 +28,9 @@ def test_what_is_selected_can_be_started_from_where_it_was_selected(page: Page) 
     page.locator("#card-github .pick input").first.check()
     expect(start).to_be_in_viewport()
     start.click()
-    expect(page.get_by_role("dialog").get_by_role("heading", name="Bring in 1 history")).to_be_visible()
+    expect(
+        page.get_by_role("dialog").get_by_role("heading", name="Bring in the history of 1 connection")
+    ).to_be_visible()
 
 
 def test_what_was_sent_is_not_sent_again_while_its_answer_is_on_its_way(page: Page, imports: Imports) -> None:
