@@ -39,6 +39,7 @@ function apply(html) {
     if (fresh.dataset.revision && !isOlder(fresh, told.get(fresh.id))) {
       if (told.get(fresh.id)?.dataset.revision !== fresh.dataset.revision) followSoon();
       told.set(fresh.id, fresh.cloneNode(true));
+      if (fresh.dataset.status === "running") withdraw(fresh);
     }
     const present = fresh.id && document.getElementById(fresh.id);
     if (present) {
@@ -219,6 +220,13 @@ function toast(element) {
   announce(element.querySelector("p").innerText);
   const later = () => setTimeout(() => (element.matches(":hover, :focus-within") ? later() : remove()), TOAST_SECONDS * 1000);
   later();
+}
+
+/** Dismisses toasts that say that an import has stopped: its row tells that it goes on since. */
+function withdraw(row) {
+  for (const stale of toasts.querySelectorAll(`[data-of="${row.id}"]`)) {
+    if (Number(stale.dataset.revision) < Number(row.dataset.revision)) stale.querySelector(".close").click();
+  }
 }
 
 /** Where what had the focus is gone: on from the first of these places that is there, or from the page's beginning. */

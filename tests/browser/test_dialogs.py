@@ -68,6 +68,18 @@ def test_a_toast_leads_to_another_page_only(page: Page, site: Up, imports: Impor
     elsewhere.close()
 
 
+def test_a_toast_goes_when_the_import_goes_on(page: Page, site: Up, imports: Imports) -> None:
+    site.sandbox(latency_ms=300)
+    job = imports.start()
+    page.goto("/jobs")
+    imports.client.post(f"/api/integrations/historical-sync/jobs/{job}/pause")
+    toast = page.locator("#toasts .toast", has_text="import paused")
+    expect(toast).to_be_visible()
+    page.locator(f"#job-{job}").get_by_role("button", name="Resume").click()
+    expect(page.locator(f"#job-{job}")).to_contain_text("Running")
+    expect(toast).to_have_count(0, timeout=3000)
+
+
 def test_a_toast_above_a_dialog_can_be_dismissed_and_the_dialog_stays(page: Page, site: Up, imports: Imports) -> None:
     site.sandbox(latency_ms=300)
     job = imports.start()
