@@ -15,6 +15,7 @@ from django.utils import timezone
 from historical_sync import states
 
 MEASURE_AT_LEAST = 1.0  # seconds of work before a speed means anything
+QUIET_SECONDS = 10  # without a page, after which that is no slow page any more
 
 
 class Work(Protocol):
@@ -54,7 +55,10 @@ class JobNumbers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JobProgress:
-    """percentage: 0-100. records_per_second, seconds_*: None when unknown or waiting. phase: words for people."""
+    """percentage: 0-100. records_per_second, seconds_*: None when unknown or waiting. phase: words for people.
+
+    quiet: it is at work, and no page has come in for a while.
+    """
 
     percentage: int
     records_per_second: float | None
@@ -63,6 +67,7 @@ class JobProgress:
     seconds_high: float | None
     waiting_until: datetime | None
     phase: str
+    quiet: bool
 
 
 def describe(job: JobNumbers, now: datetime | None = None) -> JobProgress:
@@ -83,7 +88,8 @@ def describe(job: JobNumbers, now: datetime | None = None) -> JobProgress:
             done = job.progress / job.progress_total if job.progress_total else 0.0
             spread = 0.1 + 0.5 * (1 - done) ** 2
             low, high = remaining * (1 - min(spread, 0.8)), remaining * (1 + spread)
-    return JobProgress(percentage(job), records_per_second, remaining, low, high, waiting, _phase(job, waiting))
+    quiet = at_work and _is_quiet(job, now)
+    return JobProgress(percentage(job), records_per_second, remaining, low, high, waiting, _phase(job, waiting), quiet)
 
 
 def percentage(job: Work) -> int:
@@ -100,14 +106,17 @@ def _nobody_works(job: JobNumbers) -> bool:
     return not getattr(job, "worker_alive", True)
 
 
+def _is_quiet(job: JobNumbers, now: datetime) -> bool:
+    return job.last_page_at is None or (now - job.last_page_at).total_seconds() > QUIET_SECONDS
+
+
 def _pace(job: JobNumbers, now: datetime) -> tuple[float, float] | None:
     """(records per second, work per second) since the earlier pace point."""
     since, until = job.earlier_pace_at, job.last_page_at
     if since is None or until is None:
         return None
-    # Up to the last commit, not up to now: a slow page must not look like a slow-down before it is one. After ten quiet
-    # seconds it is one.
-    if (now - until).total_seconds() > 10:
+    # Up to the last commit, not up to now: a slow page must not look like a slow-down before it is one.
+    if _is_quiet(job, now):
         until = now
     seconds = (until - since).total_seconds()
     if seconds < MEASURE_AT_LEAST:

@@ -218,6 +218,22 @@ def test_the_monitor_shows_waiting_as_waiting_with_its_time(cast: SimpleNamespac
         assert words in client.get(f"/jobs/{job.id}/live").content.decode()
 
 
+@pytest.mark.parametrize(("seconds", "told"), [(3, False), (40, True)])
+def test_a_provider_that_answers_with_errors_alone_is_told_of_beside_the_last_page(
+    cast: SimpleNamespace, signed_in: Any, seconds: int, told: bool
+) -> None:
+    trouble = {"last_error_code": "provider_unavailable", "last_error_message": "GitHub answered 502 Bad Gateway"}
+    with tenant_scope(cast.acme.id):
+        job = make_job(make_connection(cast.acme), status=states.RUNNING, planned=True, started_at=timezone.now(),
+                       last_page_at=timezone.now() - timedelta(seconds=seconds), **trouble)  # fmt: skip
+    with database.cursor() as cursor:
+        cursor.execute("INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now())")
+    page = signed_in(cast.alice).get(f"/jobs/{job.id}").content.decode()
+    pulse = page.partition('id="job-pulse"')[2].partition("</p>")[0]
+    assert "Last page stored" in pulse
+    assert ("Last error: GitHub answered 502 Bad Gateway." in pulse) is told
+
+
 def test_an_import_whose_parts_are_not_kept_says_so(cast: SimpleNamespace, signed_in: Any) -> None:
     now = timezone.now()
     with tenant_scope(cast.acme.id):

@@ -55,6 +55,20 @@ def test_speed_and_time_left_come_from_the_recent_past() -> None:
     assert seen.seconds_low < 30 < seen.seconds_high
 
 
+@pytest.mark.parametrize(
+    ("given", "quiet"),
+    [
+        ({"last_page_at": NOW - timedelta(seconds=5)}, False),
+        ({"last_page_at": NOW - timedelta(seconds=15)}, True),
+        ({}, True),
+        ({"waiting_until": NOW + timedelta(minutes=1)}, False),
+        ({"status": "paused"}, False),
+    ],
+)
+def test_a_job_at_work_without_a_page_for_long_is_quiet(given: dict[str, Any], quiet: bool) -> None:
+    assert describe(job(**given), NOW).quiet is quiet
+
+
 def test_a_job_that_waits_has_no_speed_and_no_end_but_a_time() -> None:
     at = NOW + timedelta(minutes=5)
     seen = describe(

@@ -146,6 +146,13 @@ def _jobs(tenant: Tenant) -> dict[str, HistoricalSyncJob]:
             "last_error_code": "provider_unavailable",
             "last_error_message": "GitHub answered 502 Bad Gateway.",
         },
+        "Nothing but errors": begun
+        | {
+            "status": states.RUNNING,
+            "last_page_at": now - timedelta(minutes=1),
+            "last_error_code": "provider_unavailable",
+            "last_error_message": "GitHub answered 502 Bad Gateway.",
+        },
         "Pausing": begun | {"status": states.RUNNING, "control": states.CONTROL_PAUSE},
         "Paused": begun | {"status": states.PAUSED, "pause_reason": "user"},
         "Access lost": begun
