@@ -103,7 +103,7 @@ def _asked(name: str, description: str, of: Any = OpenApiTypes.STR) -> OpenApiPa
 
 PAGING = [
     _asked("cursor", "`next` of the page before."),
-    _asked("page_size", f"At most {MOST}.", OpenApiTypes.INT),
+    _asked("page_size", "How many results.", {"type": "integer", "minimum": 1, "maximum": MOST, "default": PAGE}),
 ]
 
 

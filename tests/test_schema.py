@@ -67,6 +67,21 @@ def test_null_is_allowed_in_so_many_words_where_it_may_come(published: dict[str,
                 assert allows_null(schema) or any(map(allows_null, schema.get("oneOf", ()))), f"{name}.{field}"
 
 
+@pytest.mark.parametrize("path", ["/api/entities", "/api/relationships"])
+def test_a_page_may_have_as_many_results_as_is_published(
+    live_cast: SimpleNamespace, published: dict[str, Any], path: str
+) -> None:
+    with tenant_scope(live_cast.acme.id):
+        _, key = ApiKey.objects.create_key(tenant=live_cast.acme, role="member", name="schema")
+    size = next(one["schema"] for one in published["paths"][path]["get"]["parameters"] if one["name"] == "page_size")
+
+    def status(asked: int) -> int:
+        return Client().get(path, {"page_size": asked}, headers={"Authorization": f"Api-Key {key}"}).status_code
+
+    assert [status(size[end]) for end in ("minimum", "default", "maximum")] == [200, 200, 200]
+    assert [status(size["minimum"] - 1), status(size["maximum"] + 1)] == [400, 400]
+
+
 def test_answers_are_as_published(live_cast: SimpleNamespace, published: dict[str, Any]) -> None:
     made = one_of_everything(live_cast.acme)
     real_ones = {
