@@ -8,6 +8,7 @@ import pytest
 
 from historical_sync.delivering import BACK_OFF
 from integrations import outgoing
+from tests import vocabulary
 from tests.processes import PROJECT
 
 README = (PROJECT / "README.md").read_text()
@@ -32,7 +33,7 @@ def test_every_environment_variable_is_in_the_readme_and_no_other() -> None:
     assert described - wanted == set()
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/api.md", "docs/providers.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/api.md", "docs/graph.md", "docs/providers.md"])
 def test_links_lead_to_files_that_are_there(name: str) -> None:
     page = PROJECT / name
     targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
@@ -55,6 +56,12 @@ def test_the_commands_that_the_readme_names_are_there() -> None:
     makefile = (PROJECT / "Makefile").read_text()
     for target in re.findall(r"make (run|test|lint|bench|format|requirements)\b", README):
         assert f"\n{target}:" in makefile
+
+
+def test_the_graph_is_described_as_the_streams_make_it() -> None:
+    """`python -m tests.vocabulary` writes it anew."""
+    told = vocabulary.PAGE.read_text()
+    assert told.partition(vocabulary.BEGIN)[2].partition(vocabulary.END)[0] == vocabulary.tables()
 
 
 def test_the_api_is_described_as_it_is() -> None:
