@@ -83,8 +83,9 @@ def configured(provider: Provider, facts: Mapping[str, Any] | None = None) -> Pr
         auth_url, token_root = provider.auth_url, oauth.token_root
         if facts is not None and not given:
             auth_url, token_root = provider.auth_root(auth_url, facts), oauth.token_root_of(token_root, facts)
+        elsewhere = given if urlsplit(given).netloc != urlsplit(provider.auth_url).netloc else ""
         auth_url = given or auth_url.rstrip("/")
-        token_root = given or token_root.rstrip("/") or auth_url
+        token_root = elsewhere or token_root.rstrip("/") or auth_url
         return ProviderConfig(
             _api_url(provider),
             auth_url,

@@ -287,9 +287,9 @@ class Stream:
 class OAuth:
     """OAuth 2 authorization-code facts. Paths are joined to the provider's auth URL (`ATOM_PROVIDER_<SLUG>_AUTH_URL`).
 
-    token_root: where the token endpoint lives when that is not the auth URL's host; an auth URL set for the deployment, and the
-        sandbox, hold for both. token_json: it takes a JSON object instead of a form. client_basic: the client says who it is by
-        HTTP Basic authentication instead of in the body.
+    token_root: where the token endpoint lives when that is not the auth URL's host; an auth URL set for the deployment that leads to
+        another host than the vendor's, and the sandbox, hold for both. token_json: it takes a JSON object instead of a form.
+        client_basic: the client says who it is by HTTP Basic authentication instead of in the body.
     token_root_of: (token_root, facts) -> the root, where it depends on an answer (a region).
     client_errors: codes by which this token endpoint means the client's own credentials, though others mean the grant by them.
     extra_authorize: goes into the address of the page of consent.

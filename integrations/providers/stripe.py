@@ -364,7 +364,8 @@ STRIPE = Provider(
     summary="Who pays for what: customers, subscriptions, invoices, payments, refunds and disputes.",
     brings=("Customers", "Products", "Prices", "Subscriptions", "Invoices", "Payments", "Refunds", "Disputes"),
     api_url="https://api.stripe.com",
-    auth_url="https://marketplace.stripe.com",
+    # Until it is published, an app's page of consent is below this: /chnlink_.../authorize.
+    auth_url="https://marketplace.stripe.com/oauth/v2",
     headers={"Stripe-Version": VERSION},
     identify=_identify,
     classify=_classify,
@@ -372,7 +373,7 @@ STRIPE = Provider(
     budget=RateBudget(requests=15, seconds=1, concurrency=4),
     # A Stripe App, installed by the customer. What it may read is in the app's manifest, not asked for here.
     oauth=OAuth(
-        "/oauth/v2/authorize", "/v1/oauth/token", (), token_root="https://api.stripe.com", secret_as_user=True,
+        "/authorize", "/v1/oauth/token", (), token_root="https://api.stripe.com", secret_as_user=True,
         pkce=False, token_reply=_token_reply,
     ),
     token_help="A restricted key (rk_live_...) from the dashboard's API keys, with read permission for accounts, customers, "

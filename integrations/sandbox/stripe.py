@@ -59,7 +59,7 @@ class Stripe(StandIn):
     pasted_prefix = "rk_live_"
     accounts = ACCOUNTS
     streams = tuple(STREAMS)
-    grants = Grants("/oauth/v2/authorize", "/v1/oauth/token", secret_as_user=True, pkce=False, rotates=True)
+    grants = Grants("/authorize", "/v1/oauth/token", secret_as_user=True, pkce=False, rotates=True)
 
     def set_world(self, world: World) -> None:
         super().set_world(world)

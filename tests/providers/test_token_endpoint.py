@@ -16,6 +16,7 @@ import pytest
 from integrations.errors import Misconfigured, ReauthRequired, Throttled, Unavailable
 from integrations.gateway import configured, exchange_code
 from integrations.grants import read_token
+from integrations.providers import PROVIDERS
 from integrations.providers.base import OAuth, Provider
 from integrations.providers.salesforce import SALESFORCE
 from integrations.providers.slack import SLACK
@@ -91,6 +92,32 @@ def test_an_address_set_for_the_deployment_holds_for_the_token_endpoint_too(
     monkeypatch.setenv("ATOM_PROVIDER_SALESFORCE_AUTH_URL", f"{endpoint.root}/gateway/")
     assert exchange(provider("https://token.example"))["access_token"] == "granted"
     assert endpoint.asked[0][0] == "/gateway/token"
+
+
+@pytest.mark.parametrize(
+    ("slug", "given", "consent", "token"),
+    [
+        (
+            "stripe", "https://marketplace.stripe.com/oauth/v2/chnlink_61Ab",
+            "https://marketplace.stripe.com/oauth/v2/chnlink_61Ab/authorize", "https://api.stripe.com/v1/oauth/token",
+        ),
+        (
+            "microsoft365", "https://login.microsoftonline.com/8c1d",
+            "https://login.microsoftonline.com/8c1d/oauth2/v2.0/authorize", "https://login.microsoftonline.com/8c1d/oauth2/v2.0/token",
+        ),
+        ("stripe", "", "https://marketplace.stripe.com/oauth/v2/authorize", "https://api.stripe.com/v1/oauth/token"),
+    ],
+)  # fmt: skip
+def test_an_address_on_the_vendors_own_host_is_another_page_of_consent_and_no_other_token_endpoint(
+    monkeypatch: pytest.MonkeyPatch, slug: str, given: str, consent: str, token: str
+) -> None:
+    """A Stripe App that is not published yet has a page of its own; one of Microsoft's organizations has both."""
+    for name, value in (("CLIENT_ID", "our-id"), ("CLIENT_SECRET", "our-secret"), ("AUTH_URL", given)):
+        monkeypatch.setenv(f"ATOM_PROVIDER_{slug.upper()}_{name}", value)
+    found, oauth = configured(PROVIDERS[slug]), PROVIDERS[slug].oauth
+    assert found is not None
+    assert oauth is not None
+    assert (found.auth_url + oauth.authorize_path, found.token_url) == (consent, token)
 
 
 def test_json_is_sent_where_the_vendor_takes_json(endpoint: Endpoint) -> None:
