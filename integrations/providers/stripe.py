@@ -92,6 +92,10 @@ def _token_reply(answer: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**answer, "error": error.get("code") or error.get("type")} if isinstance(error, dict) else answer
 
 
+def _token_facts(token: Mapping[str, Any]) -> JSON:
+    return {"livemode": token["livemode"]} if "livemode" in token else {}
+
+
 # -- fetching -----------------------------------------------------------------------------------------------------------------
 
 _CREATED = reader("id", lambda row: epoch(row["created"]))
@@ -328,7 +332,7 @@ def _extract_change(row: JSON, context: Context) -> Graph:
 
 async def _identify(api: Api) -> Account:
     reply = await api.get("/v1/account")
-    row, test = reply.data, "_test_" in (api.token or "")
+    row, test = reply.data, "_test_" in (api.token or "") or api.facts.get("livemode") is False
     shown = (row.get("settings") or {}).get("dashboard") or {}
     profile = row.get("business_profile") or {}
     name = shown.get("display_name") or profile.get("name") or row.get("email") or row["id"]
@@ -374,7 +378,7 @@ STRIPE = Provider(
     # A Stripe App, installed by the customer. What it may read is in the app's manifest, not asked for here.
     oauth=OAuth(
         "/authorize", "/v1/oauth/token", (), token_root="https://api.stripe.com", secret_as_user=True,
-        pkce=False, token_reply=_token_reply,
+        pkce=False, token_reply=_token_reply, token_facts=_token_facts,
     ),
     token_help="A restricted key (rk_live_...) from the dashboard's API keys, with read permission for accounts, customers, "
     "products, prices, subscriptions, invoices, payment intents, charges and refunds, disputes and events.",

@@ -264,6 +264,19 @@ async def test_a_test_key_is_another_connection_than_a_live_one():
     assert test.label.endswith("(test mode)")
 
 
+@pytest.mark.parametrize(("told", "test"), [({"livemode": False}, True), ({"livemode": True}, False), ({}, False)])
+async def test_a_grants_mode_is_what_the_token_endpoint_says_whatever_the_token_looks_like(told: Any, test: bool):
+    assert STRIPE.oauth is not None
+    assert STRIPE.oauth.token_facts is not None
+    stage = Stage("stripe")
+    async with stage.client:
+        api = (await stage.use(stage.account), stage.api())[1]
+        api.facts = STRIPE.oauth.token_facts({"access_token": "granted", **told})
+        account = await STRIPE.identify(api)
+    assert account.external_id.endswith(":test") == test
+    assert account.label.endswith("(test mode)") == test
+
+
 async def test_a_window_within_a_second_is_rounded_so_that_nothing_is_lost():
     stage = Stage("stripe")
     async with stage.client:
