@@ -293,7 +293,7 @@ ASANA = Provider(
     budget=RateBudget(requests=1500, seconds=60, concurrency=5),
     oauth=OAuth(
         "/-/oauth_authorize", "/-/oauth_token",
-        ("workspaces:read", "users:read", "teams:read", "projects:read", "tasks:read", "stories:read", "tags:read", "openid", "email", "profile"),
+        ("workspaces:read", "users:read", "teams:read", "projects:read", "tasks:read", "stories:read", "tags:read"),
         revoke=_revoke,
     ),
     token_help="A personal access token, or a service account's token to read the whole organization.",

@@ -58,7 +58,7 @@ LOOK_BACK = timedelta(days=30)  # before a window's beginning, for threads that 
 _TICK = timedelta(microseconds=1)  # a ts has six decimals
 # What a token may list: conversation type -> the scope it takes. Direct messages come only to tokens that were made for them.
 _TYPES = {"public_channel": "channels:read", "private_channel": "groups:read", "mpim": "mpim:read", "im": "im:read"}
-SCOPES = ("channels:read", "channels:history", "groups:read", "groups:history", "users:read", "users:read.email", "team:read", "files:read")  # fmt: skip
+SCOPES = ("channels:read", "channels:history", "groups:read", "groups:history", "users:read", "users:read.email", "files:read")  # fmt: skip
 _HISTORY = ("channels:history", "groups:history")
 _EVENTS = re.compile(r"(?:channel|group)_|bot_(?:add|remove)|(?:un)?pinned_item|reminder_add|tombstone|huddle_thread")
 # No "<" within: each of many that nothing ends would be looked after to the text's end.

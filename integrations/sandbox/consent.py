@@ -37,7 +37,6 @@ SCOPES_IN_WORDS = {
     "groups:history": "Read messages in your private channels",
     "users:read": "See the people of the workspace",
     "users:read.email": "See their e-mail addresses",
-    "team:read": "See the workspace's name",
     "files:read": "See files",
     "read:jira-work": "Read projects, issues and what was done on them",
     "read:jira-user": "See the people of the site",

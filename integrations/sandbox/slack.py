@@ -15,7 +15,7 @@ from integrations.sandbox.stand_in import JSON, Grants, StandIn, Table
 from integrations.sandbox.wire import Request, Response, whole
 from integrations.sandbox.world import World
 
-SCOPES = ("channels:history", "channels:read", "files:read", "groups:history", "groups:read", "team:read", "users:read", "users:read.email")  # fmt: skip
+SCOPES = ("channels:history", "channels:read", "files:read", "groups:history", "groups:read", "users:read", "users:read.email")  # fmt: skip
 NEEDED = {"public_channel": "channels:read", "private_channel": "groups:read", "mpim": "mpim:read", "im": "im:read"}
 # Method -> the streams that are read by it, and the scope that it takes. Replies take the same as what they reply to.
 METHODS = {
