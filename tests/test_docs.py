@@ -1,15 +1,19 @@
-"""What the README says is so."""
+"""What the README says is so, and what operators are told of the vendors' apps."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
+from django.urls import reverse
 
 from historical_sync.delivering import BACK_OFF
 from integrations import outgoing
+from integrations.gateway import needed_variables
+from integrations.providers import PROVIDERS
 from tests import vocabulary
 from tests.processes import PROJECT
+from tests.providers.test_health import asked_of
 
 README = (PROJECT / "README.md").read_text()
 PACKAGES = ("atom", "integrations", "historical_sync")
@@ -33,7 +37,10 @@ def test_every_environment_variable_is_in_the_readme_and_no_other() -> None:
     assert described - wanted == set()
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/api.md", "docs/graph.md", "docs/providers.md"])
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "CONTRIBUTING.md", "docs/api.md", "docs/graph.md", "docs/oauth-apps.md", "docs/providers.md"],
+)
 def test_links_lead_to_files_that_are_there(name: str) -> None:
     page = PROJECT / name
     targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
@@ -74,6 +81,33 @@ def test_the_api_is_described_as_it_is() -> None:
     assert "5 seconds, 5 and 30 minutes, 2, 5, 10, 14, 20\nand 24 hours" in told
     assert [delay.total_seconds() for delay in BACK_OFF] == [5, 300, 1800, *(3600 * n for n in (2, 5, 10, 14, 20, 24))]
     assert outgoing.SECONDS == 15.0
+
+
+# What operators are told of each vendor's app, by the provider's name as the README has it.
+APPS = dict(re.findall(r"^## (.+)\n((?:(?!## ).*\n?)*)", (PROJECT / "docs/oauth-apps.md").read_text(), re.MULTILINE))
+
+
+def app_of(slug: str) -> str:
+    return next(text for name, text in APPS.items() if name.startswith(PROVIDERS[slug].name))
+
+
+def test_every_providers_app_is_told_of_in_the_readmes_order() -> None:
+    connected = re.findall(r"^\| ([\w ]+) \| .+ \|$", README.partition("## What it connects")[2], re.MULTILINE)
+    assert [name for name in connected if name in APPS] == list(APPS)
+    assert len(APPS) == len(PROVIDERS)
+
+
+@pytest.mark.parametrize("slug", PROVIDERS)
+def test_an_apps_callback_variables_and_scopes_are_those_that_the_code_has(slug: str) -> None:
+    text, provider = app_of(slug), PROVIDERS[slug]
+    assert re.findall(r"https://YOUR-HOST(/[\w/-]+)", text) == [reverse("connect-callback", args=[slug])]
+    named = set(re.findall(r"ATOM_PROVIDER_\w+", text))
+    own = {f"ATOM_PROVIDER_{slug.upper()}_{name}" for name in ("BASE_URL", "AUTH_URL")}
+    assert named - own == set(needed_variables(provider))
+    table = text.partition("| scope |")[2].partition("\n\n")[0]
+    scopes = " ".join(re.findall(r"^\| (`.+?`) \|", table, re.MULTILINE))
+    assert set(re.findall(r"`(.+?)`", scopes)) == asked_of(provider)
+    assert ("By token: not possible." in text) == (provider.token_help is None)
 
 
 def test_the_license_is_whole() -> None:
