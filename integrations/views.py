@@ -54,10 +54,10 @@ def connect_start(request: HttpRequest, slug: str) -> HttpResponse:
     """Sends the browser to the provider's page of consent."""
     provider = _provider(slug)
     if provider.oauth is None or gateway.configured(provider) is None:
-        names = " and ".join(gateway.needed_variables(provider))
-        return refusal(
-            request, f"{provider.name} is not configured", f"The operator of this deployment has to set {names}.", 409
-        )
+        names, callback = " and ".join(gateway.needed_variables(provider)), oauth.redirect_uri(request, provider)
+        what = f"register an app with the callback {callback} and set {names}"
+        words = f"The operator of this deployment has to {what}, as docs/oauth-apps.md says."
+        return refusal(request, f"{provider.name} is not configured", words, 409)
     tenant = actor_of(request).tenant
     try:
         check_room(tenant, provider)
@@ -147,6 +147,9 @@ def connect_token(request: HttpRequest, slug: str) -> HttpResponse:
     context: dict[str, Any] = {
         "provider": provider,
         "sandbox": config is not None and config.sandbox,
+        "configured": config is not None,
+        "variables": gateway.needed_variables(provider),
+        "callback": oauth.redirect_uri(request, provider),
         "errors": {},
         "base_url": "",
         "label": "",

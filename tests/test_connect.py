@@ -320,6 +320,25 @@ def test_a_provider_without_client_credentials_names_the_variables(alice: Client
     text = reply.content.decode()
     assert "ATOM_PROVIDER_GITHUB_CLIENT_ID" in text
     assert "ATOM_PROVIDER_GITHUB_CLIENT_SECRET" in text
+    assert "http://testserver/integrations/github/callback" in text
+
+
+@pytest.mark.parametrize("public", ["", "https://atom.example.com"])
+def test_where_a_provider_is_not_configured_the_callback_to_register_is_shown_with_this_deployments_host(
+    alice: Client, settings: Any, public: str
+) -> None:
+    settings.SANDBOX, settings.PUBLIC_URL = False, public
+    host = public or "http://testserver"
+    card = alice.get("/integrations").content.decode().partition('id="card-salesforce"')[2].partition("</article>")[0]
+    dialog = alice.get("/integrations/github/token").content.decode()
+    for slug, shown in (("salesforce", card), ("github", dialog)):
+        assert f"<code>{host}/integrations/{slug}/callback</code>" in shown
+        assert f"<code>ATOM_PROVIDER_{slug.upper()}_CLIENT_ID</code>" in shown
+        assert "docs/oauth-apps.md" in shown
+
+
+def test_a_token_dialog_has_no_words_for_the_operator_where_people_can_sign_in(alice: Client, sandbox: Any) -> None:
+    assert "/callback" not in alice.get("/integrations/github/token").content.decode()
 
 
 def test_a_card_without_client_credentials_offers_the_token_or_says_what_is_missing(

@@ -33,6 +33,7 @@ from integrations import gateway
 from integrations.connect import connections_of, get_connection
 from integrations.health import Health, health_of
 from integrations.models import Connection, ConnectionStatus
+from integrations.oauth import redirect_uri
 from integrations.providers import PROVIDERS
 from integrations.providers.base import Provider
 
@@ -62,6 +63,7 @@ class Card:
     configured: bool
     sandbox: bool
     variables: tuple[str, str]
+    callback: str
     accounts: list[Account] = field(default_factory=list)
 
 
@@ -72,7 +74,7 @@ def integrations(request: HttpRequest) -> HttpResponse:
     actor = actor_of(request)
     query = request.GET.get("q", "").strip()[:100]
     categories: dict[str, list[Card]] = {}
-    for card in _cards(actor):
+    for card in _cards(request):
         provider = card.provider
         text = f"{provider.name} {provider.category} {provider.summary} {' '.join(provider.brings)}".lower()
         if all(word in text for word in query.lower().split()):
@@ -89,12 +91,16 @@ def integrations(request: HttpRequest) -> HttpResponse:
     return render(request, "historical_sync/integrations.html", context)
 
 
-def _cards(actor: Actor) -> list[Card]:
-    cards = {}
+def _cards(request: HttpRequest) -> list[Card]:
+    actor, cards = actor_of(request), {}
     for provider in PROVIDERS.values():
         config = gateway.configured(provider)
         cards[provider.slug] = Card(
-            provider, config is not None, config is not None and config.sandbox, gateway.needed_variables(provider)
+            provider,
+            config is not None,
+            config is not None and config.sandbox,
+            gateway.needed_variables(provider),
+            redirect_uri(request, provider),
         )
     jobs = actions.jobs_of(actor.tenant)
     newest = HistoricalSyncJob.objects.filter(connection=OuterRef("pk")).order_by("-created_at").values("pk")[:1]
