@@ -264,7 +264,8 @@ ZENDESK = Provider(
     budget=RateBudget(requests=10, seconds=60, concurrency=2),
     oauth=OAuth(
         "/oauth/authorizations/new", "/oauth/tokens", _READ, revoke=_revoke,
-        extra_token={"expires_in": "7200", "refresh_token_expires_in": "7776000"},
+        # A refresh token for less than the 90 days that are the bound.
+        extra_token={"scope": "read", "expires_in": "7200", "refresh_token_expires_in": str(89 * 86_400)},
     ),
     token_help="An administrator's address and API token, as in jane@acme.com/token:6wiIBWbGkBMo1mRDMuVwkw1EPsNkeUj95PIz2akv.",
     settle=timedelta(minutes=2),

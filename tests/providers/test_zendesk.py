@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import parse_qsl
 
 import httpx2
 import pytest
 
 from integrations.errors import AccessDenied, CursorExpired, Misconfigured, ReauthRequired, RequestRejected, Throttled
+from integrations.grants import token_request
 from integrations.http import Api, Reply
 from integrations.providers import zendesk
 from integrations.providers.base import WHOLE, Context, Window
@@ -225,3 +227,13 @@ def test_who_was_asked_for_a_rating_has_not_rated(score: str, given: bool):
     assert (("authored", f"{NS}:user:1", f"{NS}:rating:3") in said(graph)) is given
     assert (graph.entities[0].name == f"Rated {score}") is given
     assert {("about", f"{NS}:rating:3", f"{NS}:ticket:7"), ("about", f"{NS}:rating:3", f"{NS}:user:2")} <= said(graph)
+
+
+@pytest.mark.parametrize("grant", [{"grant_type": "authorization_code", "code": "c"}, {"grant_type": "refresh_token"}])
+def test_a_token_is_asked_for_by_scope_and_for_a_time_that_zendesk_allows(grant: dict[str, str]) -> None:
+    """Its reference wants a scope, and lifetimes between bounds that it leaves out."""
+    _, content = token_request(ZENDESK, "our-id", "our-secret", grant)
+    sent = dict(parse_qsl(content.decode()))
+    assert sent["scope"] == "read"
+    assert 300 < int(sent["expires_in"]) < 172_800
+    assert 604_800 < int(sent["refresh_token_expires_in"]) < 7_776_000
