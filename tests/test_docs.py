@@ -39,7 +39,15 @@ def test_every_environment_variable_is_in_the_readme_and_no_other() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "CONTRIBUTING.md", "docs/api.md", "docs/graph.md", "docs/oauth-apps.md", "docs/providers.md"],
+    [
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "docs/api.md",
+        "docs/graph.md",
+        "docs/oauth-apps.md",
+        "docs/providers.md",
+    ],
 )
 def test_links_lead_to_files_that_are_there(name: str) -> None:
     page = PROJECT / name

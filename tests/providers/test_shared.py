@@ -11,7 +11,7 @@ import pytest
 from integrations.errors import AccessDenied, CursorExpired, PartlyDenied, RequestRejected, Throttled, Unavailable
 from integrations.http import Reply
 from integrations.providers import wire
-from integrations.providers.base import JSON, Context, Entity, Graph, Partition, RateState, Relationship, Window
+from integrations.providers.base import JSON, Context, Entity, Graph, Page, Partition, RateState, Relationship, Window
 from integrations.providers.graph import facts, organization
 from integrations.providers.mail import words
 from integrations.providers.replies import Means, body, error_in, inner, rate_headers, reset_of
@@ -78,7 +78,7 @@ def test_the_position_of_a_page_is_the_time_its_rows_have_reached():
     assert page(rows, read, None, max).position == NOON + timedelta(hours=2)
     assert page(rows, read, None, min).position == NOON
     assert page(rows, read, None).position is None
-    assert page([], read, {"at": 1}, max) == ([], {"at": 1}, None, [])
+    assert page([], read, {"at": 1}, max) == Page([], {"at": 1}, rejected=[])
 
 
 async def test_a_list_is_read_to_its_end_through_empty_pages():
