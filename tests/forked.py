@@ -127,6 +127,7 @@ def be_the_parent(asked: socket.socket) -> list[str]:
             continue
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which a test run that `nohup` started ignores
         for number, file in enumerate(files[1:]):
             os.dup2(file, number)
         for inherited in (*files, woken, wake):
