@@ -21,7 +21,7 @@ from historical_sync.models import Coverage, SyncChunk
 from integrations.models import Connection
 from integrations.providers.base import Window, WindowKind
 
-Spans = Sequence[tuple[datetime, datetime]]
+Spans = tuple[tuple[datetime, datetime], ...]
 Place = tuple[str, str]  # a stream and a partition
 
 BEGINNING = datetime(1, 1, 1, tzinfo=UTC)  # of a span without one
@@ -195,7 +195,7 @@ def left_over(connection: Connection) -> Mapping[Place, Spans]:
         """,  # noqa: S608 - a condition of this module's own
         [connection],
     ):
-        left[stream, key] = [(span.lower, span.upper) for span in spans]
+        left[stream, key] = tuple((span.lower, span.upper) for span in spans)
     return left
 
 
@@ -232,16 +232,24 @@ def _held(
             elif any((stream.name, key) not in gone for key in parts):
                 # No part of its own, of which nothing is here, but why those that are known lack something.
                 names, unlisted = parts, failures.get((stream.name, ""), ())
+        looks: dict[Spans, tuple[tuple[Window, ...], tuple[Window, ...]]] = {}  # covered, missing
         for key in sorted(names, key=lambda key: (labels.get((stream.name, key), key), key)):
             have = spans.get((stream.name, key), ())
-            missing = planning.subtract(window, have) if window and (stream.name, key) not in gone else ()
+            if have not in looks:
+                looks[have] = (
+                    inside((Window(*span) for span in have), window) if window else (),
+                    planning.subtract(window, have) if window else (),
+                )
+            covered, missing = looks[have]
+            if (stream.name, key) in gone:
+                missing = ()
             found.append(
                 Held(
                     stream.name,
                     stream.label,
                     key,
                     labels.get((stream.name, key), key),
-                    inside((Window(*span) for span in have), window) if window else (),
+                    covered,
                     missing,
                     tuple(
                         Failed(part, failed.code, failed.reason)
@@ -257,8 +265,16 @@ def _held(
 def _ledgers(connections: Sequence[Connection]) -> dict[UUID, dict[Place, Spans]]:
     """connection -> what `ledger` says."""
     spans: dict[UUID, dict[Place, Spans]] = {connection.id: {} for connection in connections}
-    for row in Coverage.objects.filter(tenant_id__in={c.tenant_id for c in connections}, connection__in=connections):
-        spans[row.connection_id][row.stream, row.partition] = [(s.lower or BEGINNING, s.upper) for s in row.ranges]
+    # Of thousands of partitions most have the same, which is read once.
+    for connection_id, ranges, streams, partitions in _rows(
+        """
+        SELECT connection_id, ranges, array_agg(stream), array_agg(partition) FROM historical_sync_coverage
+        WHERE tenant_id = ANY(%(tenants)s) AND connection_id = ANY(%(connections)s) GROUP BY connection_id, ranges
+        """,
+        connections,
+    ):
+        same = tuple((span.lower or BEGINNING, span.upper) for span in ranges)
+        spans[connection_id].update(dict.fromkeys(zip(streams, partitions, strict=True), same))
     return spans
 
 

@@ -16,7 +16,7 @@ from psycopg.types.multirange import TimestamptzMultirange
 from psycopg.types.range import Range
 
 from atom.tenancy import tenant_scope
-from historical_sync import coverage, states
+from historical_sync import coverage, planning, states
 from historical_sync.coverage import Failed, Held
 from historical_sync.models import Coverage, DataRemoval, HistoricalSyncJob, SyncChunk
 from historical_sync.pages.coveragemap import MOST_CELLS, MOST_PARTS, coverage_map, cuts, gaps
@@ -337,3 +337,21 @@ def test_several_connections_read_at_once_are_as_each_alone(cast: SimpleNamespac
         for connection in connections:
             assert together[connection.id] == coverage.of_connection(connection)
         assert [bool(together[connection.id]) for connection in connections] == [True, True, False]
+
+
+def test_thousands_of_partitions_that_look_alike_are_cut_once(cast: SimpleNamespace, monkeypatch: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+        imported(connection, partition="0")
+        [row] = Coverage.objects.filter(connection=connection)
+        Coverage.objects.bulk_create(
+            Coverage(tenant=cast.acme, connection=connection, stream=row.stream, partition=str(i), ranges=row.ranges)
+            for i in range(1, 300)
+        )
+        subtract, cuts = planning.subtract, []
+        monkeypatch.setattr(planning, "subtract", lambda *given: cuts.append(given) or subtract(*given))
+        parts = coverage.of_connection(connection)
+        assert len({(part.covered, part.missing) for part in parts}) == 1
+        assert sorted(place for gap in gaps(parts) for place in gap.places) == sorted(p.partition_label for p in parts)
+    assert len(parts) == 300
+    assert len(cuts) < 10

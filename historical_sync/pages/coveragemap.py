@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from historical_sync import planning
-from historical_sync.coverage import Held
+from historical_sync.coverage import Failed, Held
 from integrations.providers.base import Window
 
 MOST_CELLS = 62
@@ -116,15 +116,21 @@ def coverage_map(
 def gaps(held: Iterable[Held]) -> list[Gap]:
     """What is missing, newest first; spans that several partitions lack for the same reason are one."""
     found: dict[tuple[str, Window, str], Gap] = {}
+    # Most partitions look alike: each look is cut once.
+    looks: dict[tuple[str, tuple[Window, ...], tuple[Failed, ...]], list[Held]] = {}
     for part in held:
-        tried = {failed.window: failed.reason for failed in part.failed}
+        looks.setdefault((part.stream, part.missing, part.failed), []).append(part)
+    for (stream, missing, failures), parts in looks.items():
+        tried = {failed.window: failed.reason for failed in failures}
         spans = sorted((window.since, window.until) for window in tried)
-        rest = [window for gap in part.missing for window in planning.subtract(gap, spans)]
+        rest = [window for gap in missing for window in planning.subtract(gap, spans)]
+        places = [part.partition_label for part in parts if part.partition]
         for window in (*tried, *rest):
             reason = tried.get(window, "")
-            gap = found.setdefault((part.stream, window, reason), Gap(part.label, window, window in tried, reason, []))
-            if part.partition:
-                gap.places.append(part.partition_label)
+            gap = found.setdefault((stream, window, reason), Gap(parts[0].label, window, window in tried, reason, []))
+            gap.places += places
+    for gap in found.values():
+        gap.places.sort()
     return sorted(found.values(), key=lambda gap: (not gap.failed, -gap.window.until.timestamp(), gap.stream))
 
 
