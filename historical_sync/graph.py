@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
@@ -20,9 +19,13 @@ from integrations.models import Connection
 
 MOST_LINKS = 200
 MOST_RECORDS = 20
-LOOKED_THROUGH = 5_000  # records of a connection for a page of one stream's: there is no index of streams
+LOOKED_THROUGH = 5_000  # records for a page of one stream's, or of one kind of statements: there is no index of these
+STATED_AT_ONCE = 500  # of these, whose statements are read
 MOST_PAYLOAD = 4 * 1024 * 1024  # bytes of JSON in a page of records, beside the first
 COUNTS_KEPT = 60  # seconds
+
+Place = tuple[UUID, UUID, int]  # of a statement: connection, record, position
+BEGINNING: Place = (UUID(int=0), UUID(int=0), 0)
 
 
 def entities_of(tenant: Tenant) -> models.QuerySet[Entity]:
@@ -161,40 +164,42 @@ def neighbourhood(tenant: Tenant, entity: Entity) -> dict[str, Any]:
 
 
 def links_of(
-    tenant: Tenant,
-    entity: Entity | None,
-    kind: str = "",
-    *,
-    after: tuple[UUID, UUID, int] | tuple[()] = (),
-    limit: int = 50,
-) -> list[Statement]:
-    """Statements of the tenant's records, about any key of the entity if one is given: connection by connection, in the order of
-    the records.
+    tenant: Tenant, entity: Entity | None, kind: str = "", *, after: Place = BEGINNING, limit: int = 50
+) -> tuple[list[Statement], Place | None]:
+    """At most `limit` statements of the tenant's records, about any key of the entity if one is given, from behind `after` on:
+    connection by connection, in the order of the records. And the place that the next page begins behind, None at the end.
 
-    after: connection, record and position of the last one of the page before.
+    A page may be short, or empty, without being the last: it holds what LOOKED_THROUGH records say of it.
     """
     keys: list[UUID] = []
     if entity is not None:
         keys = [entity.id, *Entity.objects.filter(tenant=tenant, merged_into=entity.id).values_list("id", flat=True)]
         keys = _with_addresses(tenant, keys)
+    ends = set(keys)
+    rows = SyncRecord.objects.filter(tenant=tenant).only("id", "connection_id", "entity_id", "link_kinds", "link_ids")
     found: list[Statement] = []
-    connections = Connection.objects.filter(tenant=tenant).order_by("id").values_list("id", flat=True)
-    for connection_id in connections.filter(id__gte=after[0]) if after else connections:
-        place = after[1:] if after and after[0] == connection_id else (UUID(int=0), 0)
-        while len(found) < limit:
-            records = _records_from(tenant, connection_id, place[0], keys, kind, limit + 1)
+    place, left = after, LOOKED_THROUGH
+    while left > 0:
+        # As many as the page holds are enough where each says something that is asked for.
+        most = left if kind or left < LOOKED_THROUGH else min(limit + 1, left)
+        looked = _records_from(tenant, place, keys, most)
+        ids = [key for _, key, kinds in looked if (kind in kinds.replace("^", "").split() if kind else kinds)]
+        for first in range(0, len(ids), STATED_AT_ONCE):
             found += [
                 s
-                for record in records
+                for record in rows.filter(id__in=ids[first : first + STATED_AT_ONCE]).order_by("connection_id", "id")
                 for s in record.statements()
-                if (record.id, s.position) > place
+                if s.place > place
                 and (not kind or s.kind == kind)
-                and (not keys or s.source_id in keys or s.target_id in keys)
+                and (not ends or s.source_id in ends or s.target_id in ends)
             ]
-            if len(records) <= limit:
-                break
-            place = (records[-1].id, len(records[-1].link_ids))
-    return found[:limit]
+            if len(found) > limit:
+                return found[:limit], found[limit - 1].place
+        if len(looked) < most:
+            return found, None
+        connection_id, record_id, kinds = looked[-1]
+        place, left = (connection_id, record_id, len(kinds.split())), left - len(looked)
+    return found, place
 
 
 def records_of(
@@ -224,18 +229,20 @@ def records_of(
     return list(chosen.filter(id__in=ids).select_related("connection")), end
 
 
-def _records_from(
-    tenant: Tenant, connection_id: UUID, first: UUID, keys: Sequence[UUID], kind: str, most: int
-) -> list[SyncRecord]:
-    """Records of the connection that say something, about one of the keys if there are any, in their order from `first` on."""
-    rows = SyncRecord.objects.filter(tenant=tenant).only("id", "connection_id", "entity_id", "link_kinds", "link_ids")
+def _records_from(tenant: Tenant, place: Place, keys: Sequence[UUID], most: int) -> list[tuple[UUID, UUID, str]]:
+    """(connection, id, what kinds of statements) of records, of those about one of the keys if there are any: connection by connection and
+    in their order, from that of `place` on."""
+    rows = SyncRecord.objects.filter(tenant=tenant).order_by("connection_id", "id")
+    facts = rows.values_list("connection_id", "id", "link_kinds")
     if keys:
         with database.cursor() as cursor:
-            cursor.execute(
-                "SELECT atom_records_about(%s, %s, %s, %s, %s)", [tenant.id, list(keys), connection_id, first, most]
-            )
-            return list(rows.filter(id__in=[row[0] for row in cursor.fetchall()]).order_by("id"))
-    rows = rows.filter(connection_id=connection_id, id__gte=first).exclude(link_kinds="")
-    if kind:
-        rows = rows.filter(link_kinds__regex=rf"(^|[ ^]){re.escape(kind)}( |$)")
-    return list(rows.order_by("id")[:most])
+            cursor.execute("SELECT atom_records_about(%s, %s, %s, %s, %s)", [tenant.id, list(keys), *place[:2], most])
+            return list(facts.filter(id__in=[row[0] for row in cursor.fetchall()]))
+    looked: list[tuple[UUID, UUID, str]] = []
+    connections = Connection.objects.filter(tenant=tenant, id__gte=place[0]).order_by("id")
+    for connection_id in connections.values_list("id", flat=True):
+        first = place[1] if connection_id == place[0] else UUID(int=0)
+        looked += facts.filter(connection_id=connection_id, id__gte=first)[: most - len(looked)]
+        if len(looked) == most:
+            break
+    return looked

@@ -19,7 +19,7 @@ from atom.access import Right
 from atom.api_auth import TenantScoped, caller
 from atom.errors import InvalidInput
 from historical_sync import graph
-from historical_sync.models import Entity, Statement, SyncRecord
+from historical_sync.models import Entity, SyncRecord
 from integrations.connect import get_connection
 from integrations.models import Connection
 
@@ -93,7 +93,9 @@ class RecordPageSerializer(serializers.Serializer):
 
 
 class RelationshipPageSerializer(serializers.Serializer):
-    next = serializers.CharField(allow_null=True, help_text="Goes into `cursor` for the next page.")
+    """A page may be short, or empty, without being the last."""
+
+    next = serializers.CharField(allow_null=True, help_text="Goes into `cursor` for the next page; null at the end.")
     results = RelationshipSerializer(many=True)
 
 
@@ -219,8 +221,8 @@ class GraphViewSet(TenantScoped, viewsets.GenericViewSet):
         entity = graph.get_entity(tenant, wanted) if wanted else None
         if wanted and entity is None:
             raise Http404
-        after = _cursor(request, UUID, UUID, int)
-        found = graph.links_of(tenant, entity, _text(request, "kind", 40), after=after, limit=size + 1)
+        after = _cursor(request, UUID, UUID, int) or graph.BEGINNING
+        found, end = graph.links_of(tenant, entity, _text(request, "kind", 40), after=after, limit=size)
         ends = graph.things(tenant, {end for row in found for end in (row.source_id, row.target_id)})
         results = [
             {
@@ -231,11 +233,7 @@ class GraphViewSet(TenantScoped, viewsets.GenericViewSet):
             }
             for row in found
         ]
-        return _page(results, found, size, _place)
-
-
-def _place(row: Statement) -> tuple[str, ...]:
-    return (str(row.connection_id), str(row.record_id), str(row.position))
+        return Response({"next": end and _mark(*map(str, end)), "results": results})
 
 
 def _entity_json(row: Entity) -> dict[str, Any]:

@@ -76,6 +76,11 @@ class Statement(NamedTuple):
     source_id: uuid.UUID
     target_id: uuid.UUID
 
+    @property
+    def place(self) -> tuple[uuid.UUID, uuid.UUID, int]:
+        """Where it stands among all of the tenant's."""
+        return self.connection_id, self.record_id, self.position
+
 
 class Entity(models.Model):
     """A node of the tenant's graph. `id` is computed from (tenant, key).

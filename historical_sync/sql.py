@@ -190,17 +190,34 @@ BEGIN
 END $$
 """
 DROP_RECORDS_LINKING = "DROP FUNCTION atom_records_linking(uuid, uuid[], int)"
-# and those of one connection that are about one of the entities or say something of it, in their order from `first_id` on.
+# and those that are about one of the entities or say something of it, connection by connection and in their order, from `first_id` of
+# `of_connection` on. What many speak of is soon met there; of the rest the indexes know where it is, be it in one of many connections.
 RECORDS_ABOUT = """
-CREATE FUNCTION atom_records_about(of_tenant uuid, entities uuid[], of_connection uuid, first_id uuid, most int) RETURNS SETOF uuid
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT SET plan_cache_mode = force_custom_plan AS $$
+CREATE OR REPLACE FUNCTION atom_records_about(of_tenant uuid, entities uuid[], of_connection uuid, first_id uuid, most int)
+RETURNS SETOF uuid LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path FROM CURRENT SET enable_seqscan = off SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    found uuid[];
 BEGIN
-    IF of_tenant = NULLIF(current_setting('atom.tenant', true), '')::uuid THEN
-        RETURN QUERY SELECT r.id FROM historical_sync_syncrecord r
-            WHERE r.connection_id = of_connection AND r.tenant_id = of_tenant AND r.id >= first_id
-              AND (r.entity_id = ANY(entities) OR r.link_ids && entities)
-            ORDER BY r.id LIMIT most;
+    IF of_tenant IS DISTINCT FROM NULLIF(current_setting('atom.tenant', true), '')::uuid THEN
+        RETURN;
     END IF;
+    SELECT array_agg(met.id) INTO found FROM (
+        SELECT r.id FROM (
+            SELECT * FROM historical_sync_syncrecord WHERE connection_id = of_connection AND id >= first_id
+            ORDER BY id LIMIT GREATEST(2000, 4 * most)) r
+        WHERE r.tenant_id = of_tenant AND (r.entity_id = ANY(entities) OR r.link_ids && entities)
+        ORDER BY r.id LIMIT most) met;
+    IF array_length(found, 1) = most THEN
+        RETURN QUERY SELECT unnest(found);
+        RETURN;
+    END IF;
+    -- OFFSET 0: not along a connection's records until enough are met, whatever the planner makes of the limit.
+    RETURN QUERY SELECT said.id FROM (
+            SELECT r.connection_id, r.id FROM historical_sync_syncrecord r
+            WHERE r.tenant_id = of_tenant AND (r.entity_id = ANY(entities) OR r.link_ids && entities) OFFSET 0) said
+        WHERE (said.connection_id, said.id) >= (of_connection, first_id)
+        ORDER BY said.connection_id, said.id LIMIT most;
 END $$
 """
 DROP_RECORDS_ABOUT = "DROP FUNCTION atom_records_about(uuid, uuid[], uuid, uuid, int)"

@@ -281,6 +281,51 @@ def test_a_program_pages_through_entities_and_relationships(cast: SimpleNamespac
     assert found["property_records"] == {"title": str(alias.record_id)}
 
 
+def test_a_page_of_relationships_looks_through_so_many_records(
+    cast: SimpleNamespace, program: Any, monkeypatch: Any
+) -> None:
+    """Of a kind that few records have, or none, a program is told where to go on: a million of them took as long as it took."""
+    monkeypatch.setattr(graph, "LOOKED_THROUGH", 4)
+    repository = add(cast.acme, "acme/web", kind="repository")
+    with tenant_scope(cast.acme.id):
+        for provider, odd in (("salesforce", None), ("jira", 3)):
+            connection = make_connection(cast.acme, provider)
+            for number in range(10):
+                issue = add(cast.acme, f"Issue {number}", kind="issue")
+                told(cast.acme, issue, connection, {}, ("blocks" if number == odd else "part_of", repository.id))
+            told(cast.acme, add(cast.acme, "Alone"), connection, {})
+    for query, total in (
+        ({"kind": "blocks"}, 1),
+        ({"kind": "nope"}, 0),
+        ({"kind": "nope", "entity": repository.id}, 0),
+        ({"kind": "part_of", "entity": repository.id}, 19),
+        ({}, 20),
+    ):
+        seen, cursor, pages = [], "", 0
+        while cursor is not None:
+            with CaptureQueriesContext(database) as queries:
+                status, page = program("relationships", cursor=cursor, **query)
+            assert (status, len(queries) <= 12) == (200, True), [one["sql"][:150] for one in queries]
+            seen += page["results"]
+            cursor, pages = page["next"], pages + 1
+        assert (len(seen), len({one["record_id"] for one in seen})) == (total, total)
+        assert 5 <= pages <= 12
+
+
+def test_what_is_said_of_a_thing_is_found_whatever_the_number_of_connections(
+    cast: SimpleNamespace, program: Any
+) -> None:
+    with tenant_scope(cast.acme.id):
+        connections = sorted((make_connection(cast.acme) for _ in range(12)), key=lambda one: one.id)
+        repository = add(cast.acme, "acme/web", kind="repository")
+        for connection in (connections[7], connections[-1]):
+            told(cast.acme, add(cast.acme, "Issue", kind="issue"), connection, {}, ("part_of", repository.id))
+    with CaptureQueriesContext(database) as queries:
+        _, page = program("relationships", entity=repository.id)
+    assert [row["target"]["name"] for row in page["results"]] == ["acme/web"] * 2
+    assert len(queries) < 12, [query["sql"][:150] for query in queries]
+
+
 @pytest.mark.parametrize(
     ("path", "query", "status", "attr"),
     [
