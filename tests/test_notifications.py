@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 from django.core import mail
+from django.db import connection as database
 from django.db import transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from standardwebhooks import Webhook, WebhookVerificationError
 
@@ -536,6 +538,30 @@ def test_a_receiver_that_does_not_answer_is_given_up(hooked: SimpleNamespace, mo
         end(hooked.job, "completed")
         tell(hooked.tenant)
     assert "No answer" in deliveries(hooked.tenant)[0].detail
+
+
+def test_a_page_of_the_log_reads_what_belongs_to_its_own_deliveries(hooked: SimpleNamespace, signed_in: Any) -> None:
+    """The last page of a hundred thousand read the job and the connection of each of them."""
+    end(hooked.job, "completed")
+    tell(hooked.tenant)
+    with tenant_scope(hooked.tenant.id):
+        [first] = Delivery.objects.all()
+        notices_ = [
+            Notice(tenant=hooked.tenant, job_id=first.notice.job_id, revision=1000 + n, event="completed", snapshot={})
+            for n in range(60)
+        ]
+        Notice.objects.bulk_create(notices_)
+        Delivery.objects.bulk_create(
+            Delivery(
+                tenant=hooked.tenant, notice=one, endpoint=hooked.endpoint, status="delivered", next_attempt_at=None
+            )
+            for one in notices_
+        )
+    with CaptureQueriesContext(database) as queries:
+        page = signed_in(hooked.cast.alice).get("/settings/webhooks?page=2").content.decode()
+    assert page.split('id="log-title"')[1].count("<tr>") == 1 + 11
+    [paged] = [query["sql"] for query in queries if " OFFSET " in query["sql"]]
+    assert "JOIN" not in paged
 
 
 def test_the_secret_is_shown_once_and_sealed(hooked: SimpleNamespace, signed_in: Any) -> None:

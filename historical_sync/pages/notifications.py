@@ -120,11 +120,14 @@ def resend(request: HttpRequest, delivery_id: UUID) -> HttpResponse:
 def _webhooks(request: HttpRequest, *, status: int = 200, **more: Any) -> HttpResponse:
     tenant = actor_of(request).tenant
     whose, secret = shown_once(request, tenant, "webhooks")
-    log = endpoints.log_of(tenant).select_related("endpoint", "notice__job__connection").defer("notice__snapshot")
-    log = log.order_by("-created_at", "id")
+    log = endpoints.log_of(tenant).order_by("-created_at", "id")
+    # What belongs to a delivery is read of the page's, not of all that come before them.
+    page = Paginator(log.values_list("id", flat=True), LOGGED).get_page(request.GET.get("page"))
+    shown = log.filter(id__in=list(page)).select_related("endpoint", "notice__job__connection")
     context = {
         "endpoints": endpoints.endpoints_of(tenant),
-        "log": Paginator(log, LOGGED).get_page(request.GET.get("page")),
+        "page": page,
+        "log": shown.defer("notice__snapshot"),
         "events": EVENTS,
         "given": {"url": "", "events": EVENTS},
         "errors": {},
