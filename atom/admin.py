@@ -169,7 +169,11 @@ class MembershipFormSet(BaseInlineFormSet):  # type: ignore[type-arg]
 
     def add_fields(self, form: Any, index: int | None) -> None:
         super().add_fields(form, index)
-        form.fields["user"].disabled = not form.instance._state.adding
+        if not form.instance._state.adding:
+            user = form.instance.user
+            form.fields["user"].disabled = True
+            # The one that it is: the admin's own asks the database for it, member by member.
+            form.fields["user"].widget = forms.Select(choices=[(user.pk, str(user))])
 
     def clean(self) -> None:
         super().clean()

@@ -11,7 +11,9 @@ import pytest
 from django.contrib import admin
 from django.contrib.contenttypes.models import ContentType
 from django.core.cache import cache
+from django.db import connection as database
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from psycopg.types.range import Range
 
@@ -310,6 +312,20 @@ def test_a_tenants_plan_and_people_are_changed_here(staff: Client, cast: SimpleN
     later = told_in(cast.globex) - told
     assert later == {("member.removed", "charlie@globex.test", "was admin"), ("workspace.renamed", "Globex 2", "was Globex")}  # fmt: skip
     assert staff.post(path(Tenant, cast.globex.id, "delete"), {"post": "yes"}).status_code == 403
+
+
+def test_a_tenants_page_asks_for_all_of_its_people_at_once(staff: Client, cast: SimpleNamespace) -> None:
+    counts = []
+    for more in (0, 6):
+        for number in range(more):
+            user = User.objects.create_user(f"p{number}@acme.test")
+            with tenant_scope(cast.acme.id):
+                Membership.objects.create(tenant=cast.acme, user=user)
+        with CaptureQueriesContext(database) as queries:
+            page = staff.get(path(Tenant, cast.acme.id, "change")).content.decode()
+        counts.append(len(queries))
+    assert page.count("p5@acme.test") >= 1
+    assert counts[0] == counts[1], [query["sql"][:120] for query in queries]
 
 
 def test_a_tenant_keeps_an_owner_whatever_is_posted(staff: Client, cast: SimpleNamespace) -> None:
