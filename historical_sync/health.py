@@ -194,7 +194,8 @@ def standing() -> Standing:
                    (SELECT count(*) FROM historical_sync_syncchunk
                     WHERE status = 'running' AND lease_until < now() - make_interval(secs => %(overdue)s)),
                    (SELECT count(*) FROM historical_sync_historicalsyncjob
-                    WHERE control <> 'none' AND control_at < now() - make_interval(secs => %(unheard)s)),
+                    WHERE status IN ('pending', 'running')  -- which those with a request are, and of which there is an index
+                      AND control <> 'none' AND control_at < now() - make_interval(secs => %(unheard)s)),
                    queue.waiting, queue.age
             FROM (SELECT count(*) FILTER (WHERE last_heartbeat > now() - make_interval(secs => %(dead_after)s)) AS alive,
                          extract(epoch FROM now() - max(last_heartbeat))::float AS age

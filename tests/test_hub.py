@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,10 +14,11 @@ from channels.layers import InMemoryChannelLayer
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from atom.db.base import as_owner
 from atom.tenancy import across_tenants, tenant_scope
-from historical_sync import broadcast, hub, live
+from historical_sync import broadcast, health, hub, live
 from historical_sync.models import HistoricalSyncJob
 from tests.graphs import make_connection, make_job
 from tests.test_walk import socket_to
@@ -392,3 +394,34 @@ def test_the_first_ones_of_two_tenants_are_heard_by_one_channel() -> None:
         return list(heard.values())
 
     assert asyncio.run(run()) == [["one", "two", "three"]] * 2
+
+
+def test_what_a_page_is_told_and_what_is_stuck_is_found_without_a_look_at_what_ended(acme: SimpleNamespace) -> None:
+    """Each open page asks for the first, and Prometheus for the second: of all imports of all tenants they were read one by one."""
+    now = timezone.now()
+    common: dict[str, Any] = {
+        "tenant": acme.cast.acme, "connection": acme.connection, "streams": ["issues"], "status": "completed",
+        "start_date": now - timedelta(days=1), "end_date": now,
+    }  # fmt: skip
+    with tenant_scope(acme.cast.acme.id):
+        HistoricalSyncJob.objects.bulk_create(
+            HistoricalSyncJob(completed_at=now - timedelta(hours=n), **common) for n in range(2000)
+        )
+    with as_owner(), connection.cursor() as cursor:
+        cursor.execute("ANALYZE historical_sync_historicalsyncjob")
+    with CaptureQueriesContext(connection) as asked:
+        with tenant_scope(acme.cast.acme.id):
+            assert len(live.of_late(acme.cast.acme.id, now - timedelta(minutes=1))) == 3
+        with across_tenants("a test looks"):
+            health.standing()
+    statements = [
+        query["sql"] for query in asked.captured_queries if "historical_sync_historicalsyncjob" in query["sql"]
+    ]
+    assert len(statements) == 2
+    for statement in statements:
+        with across_tenants("a test looks"), connection.cursor() as cursor:
+            cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}")
+            plans = [cursor.fetchone()[0][0]["Plan"]]
+        for plan in plans:
+            plans += plan.get("Plans", [])
+        assert sum(plan.get("Rows Removed by Filter", 0) for plan in plans) < 50, plans[0]
