@@ -295,7 +295,7 @@ STORAGES = {
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 # The most parts that a connection can be narrowed to (`integrations.narrowing`), in one form.
-DATA_UPLOAD_MAX_NUMBER_FIELDS = 5_100
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 10_100
 
 SESSION_ENGINE = "atom.sessions"
 SESSION_COOKIE_HTTPONLY = True

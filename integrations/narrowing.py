@@ -20,7 +20,7 @@ from integrations.providers.base import Partition, Provider
 # What other packages do when a narrowed connection is to bring more than before; they fill these in when they are ready.
 widened_hooks: list[Callable[[Connection], None]] = []
 
-MOST_NAMES = 5000
+MOST_NAMES = 10_000
 NOT_ITS_OWN = "gave an answer that is not its own."
 TIMEOUT = 30.0  # seconds to list an account's partitions while somebody waits
 
@@ -55,7 +55,7 @@ def resolve(provider: Provider, parts: Iterable[Partition], names: Sequence[str]
     if provider.partitions is None:
         raise InvalidInput("invalid", f"{provider.name} can't be narrowed to parts.", "only")
     if not names or len(names) > MOST_NAMES:
-        raise InvalidInput("invalid", f"Name between one and {MOST_NAMES} {what}.", "only")
+        raise InvalidInput("invalid", f"Name between one and {MOST_NAMES:,} {what}.", "only")
     known: dict[str, str] = {}
     for part in parts:
         known.setdefault(part.label.lower(), part.key)

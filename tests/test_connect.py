@@ -303,14 +303,17 @@ def test_every_provider_at_once_can_have_client_credentials(
 def test_as_many_parts_can_be_chosen_as_the_dialog_shows(
     alice: Client, cast: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert narrowing.MOST_NAMES >= 8000, "repositories of a large company"
     many = [Partition(str(number), f"acme/{number}") for number in range(narrowing.MOST_NAMES)]
     monkeypatch.setattr("integrations.views.parts_of", lambda connection: many)
     monkeypatch.setattr(narrowing, "parts_of", lambda connection: many)
     with tenant_scope(cast.acme.id):
         row = make_connection(cast.acme)
-    reply = alice.post(f"/connections/{row.id}/parts", {"only": [part.key for part in many]})
-    assert reply.status_code == 302, reply.content
-    assert len(stored()[0].only or ()) == len(many)
+    chosen = {"only": [part.key for part in many]}
+    for every, only in (({}, chosen["only"]), ({"all": "1"}, None)):
+        reply = alice.post(f"/connections/{row.id}/parts", chosen | every)
+        assert reply.status_code == 302, reply.content
+        assert sorted(stored()[0].only or ()) == sorted(only or ())
 
 
 def test_a_provider_without_client_credentials_names_the_variables(alice: Client, settings: Any, tmp_path: Any) -> None:
