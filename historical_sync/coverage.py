@@ -209,10 +209,11 @@ def _held(
     until: datetime | None,
 ) -> list[Held]:
     labels, tried_at = {at: one.label for at, one in known.items()}, {at: one.tried_at for at, one in known.items()}
+    only = None if connection.only is None else frozenset(connection.only)
     gone = {
         (stream, key)
         for (stream, key), one in known.items()
-        if one.tried_at < one.listed_at or (key and connection.only is not None and key not in connection.only)
+        if one.tried_at < one.listed_at or (key and only is not None and key not in only)
     }
     names_of: dict[str, set[str]] = {}
     for name, key in (*spans, *labels):

@@ -165,6 +165,7 @@ def _connection_json(connection: Connection) -> dict[str, Any]:
 
 
 def _parts_json(connection: Connection, parts: Sequence[Partition]) -> dict[str, Any]:
+    only = None if connection.only is None else frozenset(connection.only)
     return {
         "label": connection.provider.partition_label,
         "only": connection.only,
@@ -172,7 +173,7 @@ def _parts_json(connection: Connection, parts: Sequence[Partition]) -> dict[str,
             {
                 "key": part.key,
                 "label": part.label,
-                "imported": connection.only is None or part.key in connection.only,
+                "imported": only is None or part.key in only,
             }
             for part in parts
         ],

@@ -330,8 +330,9 @@ async def partitions_of(connection: Connection, api: Api) -> list[Partition]:
     except PartlyDenied as error:
         listed, refusal = list(error.found), str(error)
     found = {part.key: part for part in listed}
-    imported = [part for key, part in found.items() if connection.only is None or key in connection.only]
-    if refusal and (connection.only is None or not found.keys() >= set(connection.only)):
+    only = None if connection.only is None else frozenset(connection.only)
+    imported = [part for key, part in found.items() if only is None or key in only]
+    if refusal and (only is None or not found.keys() >= only):
         raise PartlyDenied(refusal, imported)
     return imported
 
