@@ -337,12 +337,12 @@ def series(names: Sequence[str]) -> str:
 
 
 def instant(value: Any) -> datetime | None:
-    """The moment that a text is (ISO 8601 with its zone), None for any other."""
+    """The moment that a text is (ISO 8601 with its zone) in UTC, None for any other and where that has no such year."""
     if not isinstance(value, str) or not re.fullmatch(INSTANT, value):
         return None
     try:
-        return datetime.fromisoformat(value)
-    except ValueError:
+        return datetime.fromisoformat(value).astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
 
 

@@ -222,12 +222,16 @@ def test_a_things_page_says_where_each_property_comes_from_and_shows_records_to_
     with tenant_scope(cast.acme.id):
         crm, code = make_connection(cast.acme, "salesforce"), make_connection(cast.acme)
     jane = add(cast.acme, "jane@acme.test")
-    for connection, properties in ((crm, {"title": "CEO"}), (code, {"company": "Acme"})):
+    for connection, properties in (
+        (crm, {"title": "CEO", "until": "9999-12-31T23:59:59-08:00"}),
+        (code, {"company": "Acme"}),
+    ):
         record = told(cast.acme, jane, connection, {"note": "<script>alert(1)</script>"})
         add(cast.acme, "Jane Doe", into=jane, as_of=NOW, record_id=record.id, properties=properties)
     page = signed_in(cast.bob).get(f"/entities/{jane.id}").content.decode()
     assert "known in 3 ways" in page
     assert page.index("CEO") < page.index("Salesforce")
+    assert "9999-12-31T23:59:59-08:00" in page, "a time that no clock of UTC shows"
     assert "&lt;script&gt;alert(1)" in page
     assert "<script>alert(1)" not in page
     assert "alert(1)" not in signed_in(cast.vera).get(f"/entities/{jane.id}").content.decode()

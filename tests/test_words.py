@@ -56,7 +56,11 @@ def test_the_time_that_stands_for_none_is_not_shown() -> None:
     assert words.dated(datetime(2026, 1, 1, tzinfo=UTC)) is not None
 
 
-@pytest.mark.parametrize("value", ["2026-10-12", "2026-99-12T14:05:00Z", "soon", 5, None, "2026-10-12T14:05:00"])
+@pytest.mark.parametrize(
+    "value",
+    ["2026-10-12", "2026-99-12T14:05:00Z", "soon", 5, None, "2026-10-12T14:05:00",
+     "0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-08:00"],
+)  # fmt: skip
 def test_what_is_no_instant_stays_what_it_is(value: Any) -> None:
     assert words.instant(value) is None
 
