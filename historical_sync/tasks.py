@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from copy import copy
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,6 @@ from procrastinate import App, JobContext
 from procrastinate.contrib.django import app as django_app
 from procrastinate.exceptions import AlreadyEnqueued
 from procrastinate.jobs import JobDeferrer
-from procrastinate.periodic import PeriodicRegistry
 from procrastinate.tasks import configure_task
 from procrastinate.types import JSONDict
 
@@ -71,19 +69,6 @@ async def ended(tenant_id: str) -> None:
 
     await in_thread(after_an_end)(tenant_id)
     await current().deliveries.look(tenant_id)
-
-
-def by_the_clock(worker_app: App) -> PeriodicRegistry:
-    """What a worker puts into the queue each minute, through its own connections.
-
-    Django's is opened by that alone in a worker that nothing else asks of it. Once the database has closed it, nobody opens another, and each
-    failure ends the worker's loops.
-    """
-    ours = copy(tick)
-    ours.blueprint = worker_app
-    registry = PeriodicRegistry()  # type: ignore[no-untyped-call]
-    registry.register_task(ours, cron="* * * * *", periodic_id="", configure_kwargs={})
-    return registry
 
 
 def tell(tenant_id: UUID | str) -> None:
@@ -161,6 +146,13 @@ class Defer:
         with suppress(AlreadyEnqueued):
             entry = self._entry(TICK, queue=UPKEEP, priority=1, queueing_lock=TICK)
             await entry.defer_async(timestamp=int(time.time()))
+
+    async def tick_of(self, minute: int) -> None:
+        """The same, once for each minute (seconds since 1970), whichever worker comes first. Not by Procrastinate's own clockwork: put
+        back by an hour it stands still for that hour, and after a night asleep it makes up for every minute of it."""
+        entry = self._entry(TICK, queue=UPKEEP, priority=1, queueing_lock=TICK, task_kwargs={"timestamp": minute})
+        with suppress(AlreadyEnqueued):
+            await self.app.job_manager.defer_periodic_job(job=entry.job, periodic_id="", defer_timestamp=minute)
 
     async def ended(self, tenant_id: str) -> None:
         """What follows from the end of a job of the tenant. Several workers hear of one end: one entry is enough."""

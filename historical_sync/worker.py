@@ -12,7 +12,9 @@ import logging
 import os
 import random
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -102,7 +104,6 @@ async def _run(
     pool = make_pool(POOL_SIZE)
     # By the engine's parameters: what a frozen worker holds of the queue is let go of with the rest.
     worker_app: App = django_app.with_connector(QueueConnector(kwargs=connect_arguments()))
-    worker_app.periodic_registry = tasks.by_the_clock(worker_app)
     try:
         async with contextlib.AsyncExitStack() as opened:
             async with _until_told(stop):
@@ -126,6 +127,8 @@ async def _run(
                 asyncio.create_task(_every(INDEX_SECONDS, lambda: index_names(engine)), name="index"),
                 asyncio.create_task(_cut_off_the_silent(lease * REAP_SHARE), name="cut off"),
             ]
+            if tasks.UPKEEP in queues:
+                beside.append(asyncio.create_task(_each_minute(defer.tick_of), name="tick"))
             stopper = asyncio.create_task(_until(stop, once))
             try:
                 await asyncio.wait({*loops, stopper}, return_when=asyncio.FIRST_COMPLETED)
@@ -242,12 +245,25 @@ async def _until(stop: asyncio.Event, once: Callable[[], Awaitable[bool]] | None
 async def _every(seconds: float, action: Callable[[], Awaitable[None]]) -> None:
     while True:
         await asyncio.sleep(seconds * random.uniform(0.8, 1.2))  # noqa: S311 - so that many workers don't move in step
-        try:
-            await action()
-        except GONE as error:
-            log.warning("worker upkeep failed, trying again: %s", _why(error))
-        except Exception:
-            log.warning("worker upkeep failed, trying again", exc_info=True)
+        await _try(action)
+
+
+async def _each_minute(action: Callable[[int], Awaitable[None]]) -> None:
+    """With the minute (seconds since 1970) that this machine's clock shows, now and whenever another begins, however it was set."""
+    while True:
+        now = time.time()
+        minute = int(now // 60) * 60
+        await _try(partial(action, minute))
+        await asyncio.sleep(minute + 60 - now)
+
+
+async def _try(action: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await action()
+    except GONE as error:
+        log.warning("worker upkeep failed, trying again: %s", _why(error))
+    except Exception:
+        log.warning("worker upkeep failed, trying again", exc_info=True)
 
 
 async def _listen(engine: Engine, defer: tasks.Defer | None) -> None:

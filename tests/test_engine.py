@@ -23,7 +23,7 @@ from procrastinate.contrib.django.models import ProcrastinateJob as Entries
 
 from atom.tenancy import tenant_scope
 from historical_sync import claims, reaping, removing, tasks, tidying, upkeep, worker
-from historical_sync.database import make_pool
+from historical_sync.database import connect_arguments, make_pool
 from historical_sync.engine import Engine, _remaining
 from historical_sync.extraction import Ids
 from historical_sync.leases import Lease
@@ -351,6 +351,47 @@ def test_what_is_due_by_the_clock_goes_by_the_workers_own_connections(
     finally:
         running.stop()
     assert connector is PsycopgConnector or not asked
+
+
+def test_what_is_due_by_the_clock_comes_each_minute_that_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that is put back stops nothing for as long, and what a machine slept through is no minute each."""
+
+    async def note(minute: int) -> None:
+        asked.append(minute)
+        if minute == noon + 60:
+            raise psycopg.OperationalError("the database is away")
+
+    async def sleep(seconds: float) -> None:
+        waits.append(round(seconds, 3))
+        if not shown:
+            raise asyncio.CancelledError
+
+    noon = int(datetime(2026, 10, 25, 12, tzinfo=UTC).timestamp())
+    asked: list[int] = []
+    waits: list[float] = []
+    shown = [noon + 59.5, noon + 60.001, noon + 8 * 3600 + 12, noon - 3600 + 5, noon - 3540]
+    monkeypatch.setattr(worker, "time", SimpleNamespace(time=lambda: shown.pop(0)))
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(worker._each_minute(note))
+    assert asked == [noon, noon + 60, noon + 8 * 3600, noon - 3600, noon - 3540]
+    assert waits == [0.5, 59.999, 48, 55, 60]
+
+
+def test_of_several_workers_one_looks_after_a_minute_and_again_after_the_clock_was_put_back(
+    transactional_db: None,
+) -> None:
+    async def ticks(*minutes: int) -> list[int]:
+        seen = []
+        async with tasks.app.with_connector(PsycopgConnector(kwargs=connect_arguments())).open_async() as app:
+            for minute in minutes:
+                await tasks.Defer(app).tick_of(minute)
+                entries = Entries.objects.filter(task_name=tasks.TICK)
+                seen.append(await entries.acount())
+                await app.job_manager.connector.execute_query_async("DELETE FROM procrastinate_jobs")
+        return seen
+
+    assert asyncio.run(ticks(7200, 7200, 7260, 3600, 3600, 3660)) == [1, 0, 1, 1, 0, 1]
 
 
 def test_upkeep_waits_behind_no_import(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
