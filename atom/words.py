@@ -169,9 +169,9 @@ def days(since: datetime, until: datetime) -> SafeString:
     return mark_safe(f'<span title="{hover}">{words}</span>')  # noqa: S308 - of dates alone
 
 
-def day(moment: datetime) -> str:
-    """A day of a range, which is cut at UTC midnights: 16 Nov, 16 Nov 2025."""
-    return _day(moment.astimezone(UTC))
+def day(moment: datetime, *, end: bool = False) -> str:
+    """The first day of a range, which is cut at UTC midnights, or the last one of what ends then: 16 Nov, 16 Nov 2025."""
+    return _day((moment - timedelta(microseconds=end)).astimezone(UTC))
 
 
 def day_month(value: date) -> str:

@@ -609,6 +609,30 @@ def test_a_range_is_written_alike_wherever_it_stands(cast: SimpleNamespace, sign
         assert "05 Dec" not in text, path
 
 
+def test_the_last_day_of_a_range_is_its_last_on_the_map_too(cast: SimpleNamespace, signed_in: Any) -> None:
+    """A window ends as the next day begins."""
+    with tenant_scope(cast.acme.id):
+        whole = {"start_date": datetime(2023, 12, 5, tzinfo=UTC), "end_date": datetime(2024, 3, 1, tzinfo=UTC)}
+        job = make_job(make_connection(cast.acme), planned=True, **whole)
+        for number, (since, until) in enumerate(
+            [
+                (whole["start_date"], datetime(2024, 2, 29, tzinfo=UTC)),
+                (datetime(2024, 2, 29, tzinfo=UTC), whole["end_date"]),
+            ]
+        ):
+            SyncChunk.objects.create(
+                tenant=cast.acme, job=job, ordinal=number, stream="commits", since=since, until=until
+            )
+    page = signed_in(cast.alice).get(f"/jobs/{job.id}").content.decode()
+    titles = re.findall(r"<title>(.*?)</title>", page[page.index("map-cells") :])
+    assert [re.sub("<.*?>", "", title) for title in titles] == [
+        "5 Dec 2023 – 28 Feb 2024: to do, 0 records",
+        "29 Feb 2024: to do, 0 records",
+    ]
+    assert "<span>5 Dec 2023</span><span>29 Feb 2024</span>" in page
+    assert "1 Mar" not in page
+
+
 def pager(page: str) -> dict[str, str]:
     """The words of the links below a list -> where they lead."""
     [links] = re.findall(r'(?s)<nav class="pages".*?</nav>', page)
