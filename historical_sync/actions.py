@@ -35,8 +35,9 @@ from integrations.models import Connection, ConnectionStatus
 from integrations.providers.base import Window
 
 DEFAULT_MONTHS = 3
-# Someone who asks for "three months" on a plan that has three months is not off by the hours of a day.
-DEPTH_GRACE = timedelta(days=1)
+# Someone who asks for "three months" on a plan that has three months is not off by the hours of a day, nor by another where their calendar
+# is on the day before, or UTC's on the day after the one on which they were offered that.
+DEPTH_GRACE = timedelta(days=2)
 # Clocks, ours and the provider's, may be this far apart without a change being missed.
 CLOCKS_APART = timedelta(minutes=5)
 RETRY_TOO_MANY = 60  # seconds; when one of three jobs may be done

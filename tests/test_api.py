@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import time_machine
@@ -422,6 +423,21 @@ def test_the_plan_bounds_how_far_back_and_says_which_reaches_further(acme: Simpl
     assert "Enterprise" in words
     assert trace()[0] == 0
     assert acme.api.start("github").status_code == 202, "the default range is part of every plan"
+
+
+@pytest.mark.parametrize(
+    ("zone", "there"),
+    [("America/Los_Angeles", (2026, 11, 30, 15, 55)), ("America/Los_Angeles", (2026, 11, 30, 23, 55)),
+     ("Pacific/Pago_Pago", (2026, 11, 30, 23, 55)), ("Pacific/Auckland", (2026, 11, 30, 0, 5))],
+)  # fmt: skip
+def test_three_months_by_the_callers_calendar_are_part_of_a_plan_of_three_months(
+    acme: SimpleNamespace, zone: str, there: tuple[int, ...]
+) -> None:
+    """In the Americas it is the day before for the whole evening, and three months before 30 November are 92 days."""
+    plan(acme.tenant, "free")
+    with time_machine.travel(datetime(*there, tzinfo=ZoneInfo(zone))):
+        found = acme.api.start("github", {"start_date": "2026-08-30"})
+    assert found.status_code == 202, found.json()
 
 
 @pytest.mark.parametrize("days", [1, 30, 80])

@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 from uuid import uuid4
 
 import pytest
+import time_machine
 from django.db import connection as database
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -595,6 +596,21 @@ def test_a_connection_that_lost_its_access_can_be_reconnected_from_where_that_is
     for path in ("/integrations", "/coverage", f"/coverage/{connection.id}", "/schedules"):
         text = client.get(path).content.decode()
         assert way in text.partition(f'Reconnect<span class="visually-hidden"> {connection}')[0][-900:], path
+
+
+def test_an_offer_that_was_open_over_midnight_may_still_be_taken(cast: SimpleNamespace, signed_in: Any) -> None:
+    """Three months before 30 November are 92 days, which is what the plan has."""
+    Tenant.objects.filter(id=cast.acme.id).update(plan="free")
+    with tenant_scope(cast.acme.id):
+        address = f"/connections/{make_connection(cast.acme).id}/import"
+    with time_machine.travel(datetime(2026, 11, 30, 23, 50, tzinfo=UTC)) as clock:
+        alice = signed_in(cast.alice)
+        offer = alice.get(address).content.decode()
+        choice = {name: re.findall(rf'name="{name}" value="([^"]*)"', offer)[0] for name in ("start", "end")}
+        assert choice == {"start": "2026-08-30", "end": "2026-11-30"}
+        clock.move_to(datetime(2026, 12, 1, 0, 10, tzinfo=UTC))
+        answer = alice.post(address, choice | {"streams": "issues"})
+    assert answer.status_code == 302, re.findall(r'class="[^"]*error[^"]*"[^>]*>(.*?)<', answer.content.decode())
 
 
 def test_a_range_is_written_alike_wherever_it_stands(cast: SimpleNamespace, signed_in: Any) -> None:
