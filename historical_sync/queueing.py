@@ -26,9 +26,11 @@ from integrations.models import Connection
 log = logging.getLogger(__name__)
 
 WAITS = f"{ACTIVE_JOBS} imports are active; it starts by itself when one of them ends."
+WAITS_FOR_THE_MONTH = "Your plan's records for this month are used up; it starts by itself with the next month (UTC)."
 TOO_MANY_JOBS = "too_many_concurrent_jobs"
+_WORDS = {TOO_MANY_JOBS: WAITS, "plan_records_exhausted": WAITS_FOR_THE_MONTH}
 # Refusals that pass by themselves, or when somebody reconnects: what is queued goes on waiting.
-_PASSING = (TOO_MANY_JOBS, "job_already_active", "connection_reauth_required")
+_PASSING = (*_WORDS, "job_already_active", "connection_reauth_required")
 
 
 def waiting_of(tenant: Tenant) -> QuerySet[QueuedStart]:
@@ -101,7 +103,7 @@ def _start(tenant: Tenant, queued_id: UUID) -> str:
         try:
             actions.start_sync(_who(tenant, queued), queued.connection, start=queued.start_date, end=queued.end_date)
         except Refused as error:
-            queued.reason = WAITS if error.code == TOO_MANY_JOBS else error.detail
+            queued.reason = _WORDS.get(error.code, error.detail)
             queued.refused = error.code not in _PASSING
             queued.save(update_fields=["reason", "refused"])
             return error.code

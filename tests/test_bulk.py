@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import time_machine
 from django.db import connections as databases
 from django.utils import timezone
 
@@ -20,7 +22,7 @@ from historical_sync.models import HistoricalSyncJob
 from historical_sync.upkeep import by_the_clock
 from integrations.models import Connection
 from tests.conftest import Sandbox, Worker, connected, wait_for
-from tests.graphs import make_connection, make_job
+from tests.graphs import had, make_connection, make_job
 
 START = "2026-10-01"
 
@@ -111,6 +113,25 @@ def test_what_lost_access_goes_on_waiting_and_holds_up_nobody(cast: SimpleNamesp
     (left,) = queued(cast.acme)
     assert (left.id, left.refused) == (first.id, False)
     assert "Reconnect" in left.reason
+
+
+def test_what_waits_when_the_months_records_are_used_up_starts_with_the_next_month(
+    cast: SimpleNamespace, signed_in: Any
+) -> None:
+    """As what had begun goes on then."""
+    Tenant.objects.filter(id=cast.acme.id).update(plan="solo")
+    with time_machine.travel(datetime(2026, 10, 31, 23, 30, tzinfo=UTC)) as clock, tenant_scope(cast.acme.id):
+        ask(signed_in(cast.bob), five(cast.acme), start="2026-10-01")
+        first, second = queued(cast.acme)
+        had(first.connection, 250_000)
+        for job in active(cast.acme):
+            actions.cancel(system_actor(cast.acme, "Test"), job)
+        by_the_clock()
+        assert [(one.refused, one.reason) for one in queued(cast.acme)] == [(False, queueing.WAITS_FOR_THE_MONTH)] * 2
+        assert active(cast.acme) == []
+        clock.move_to(datetime(2026, 11, 1, 0, 0, 30, tzinfo=UTC))
+        by_the_clock()
+        assert [job.connection_id for job in active(cast.acme)] == [first.connection_id, second.connection_id]
 
 
 def test_what_waits_goes_on_waiting_where_a_sync_of_its_connection_came_before(
