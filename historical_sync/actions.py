@@ -101,7 +101,10 @@ def start_sync(
             return earlier
         # Who disconnects it waits until the job is there to be stopped, or is done, and it is refused below.
         with database.cursor() as cursor:
-            cursor.execute("SELECT FROM integrations_connection WHERE id = %s FOR KEY SHARE", [connection.id])
+            cursor.execute(
+                "SELECT clock_timestamp() FROM integrations_connection WHERE id = %s FOR KEY SHARE", [connection.id]
+            )
+            row = cursor.fetchone()
         connection = Connection.objects.of(tenant).get(id=connection.id)
         _check_connection(connection)
         _check_plan(tenant, since, now, scheduled=trigger == "schedule")
@@ -125,6 +128,8 @@ def start_sync(
             idempotency_key=idempotency_key,
             created_by=actor.user,
             created_by_label=actor.label,
+            # By the database's clock, as what befalls it and removals are: by the web's it may come before a removal that was over.
+            created_at=row[0],
         )
         record_event(job, actor.label, "started", planning.words(Window(since, until)))
         tasks.enqueue(job, 1)

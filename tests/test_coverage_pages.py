@@ -9,14 +9,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import time_machine
 from django.db import connection as database
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from psycopg.types.multirange import TimestamptzMultirange
 from psycopg.types.range import Range
 
+from atom.access import system_actor
 from atom.tenancy import tenant_scope
-from historical_sync import coverage, planning, states
+from historical_sync import actions, coverage, planning, states
 from historical_sync.coverage import Failed, Held
 from historical_sync.models import Coverage, DataRemoval, HistoricalSyncJob, SyncChunk
 from historical_sync.pages.coveragemap import MOST_CELLS, MOST_PARTS, coverage_map, cuts, gaps
@@ -271,6 +273,17 @@ def test_what_was_removed_is_neither_here_nor_missing(cast: SimpleNamespace, sig
         (part,) = coverage.of_connection(connection)
         assert (part.partition, part.missing) == ("2", ())
     assert "17 records" in re.sub(r"<[^>]+>", "", client.get("/integrations").content.decode())
+
+
+def test_an_import_after_a_removal_counts_though_the_webs_clock_is_behind(cast: SimpleNamespace) -> None:
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+        DataRemoval.objects.create(tenant=cast.acme, connection=connection, completed_at=timezone.now())
+        with time_machine.travel(timezone.now() - timedelta(minutes=3)):
+            job = actions.start_sync(system_actor(cast.acme, "Test"), connection, streams=["issues"])
+        assert coverage.asked(connection).keys() == {"issues"}
+        HistoricalSyncJob.objects.filter(id=job.id).update(status=states.FAILED, completed_at=timezone.now())
+        assert actions.resume(system_actor(cast.acme, "Test"), job).status == states.PENDING
 
 
 def test_extending_opens_the_offer_with_the_next_earlier_start(cast: SimpleNamespace, signed_in: Any) -> None:
