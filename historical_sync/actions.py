@@ -15,6 +15,7 @@ from asgiref.sync import async_to_sync
 from django.db import IntegrityError, transaction
 from django.db import connection as database
 from django.db.models import F
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from atom import audit
@@ -235,7 +236,7 @@ def cancel(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
         record_event(job, actor.label, "cancel_requested", "")
         if job.status == states.PAUSED:
             changed = HistoricalSyncJob.objects.filter(id=job.id, status=states.PAUSED).update(
-                status=states.CANCELLED, pause_reason="", completed_at=timezone.now(), revision=F("revision") + 1
+                status=states.CANCELLED, pause_reason="", completed_at=Now(), revision=F("revision") + 1
             )
             assert changed == 1, "the row is locked"
             record_event(job, actor.label, "cancelled", "")
@@ -348,7 +349,7 @@ def _locked(tenant: Tenant, job: HistoricalSyncJob) -> HistoricalSyncJob:
 
 def _request(job: HistoricalSyncJob, control: str) -> None:
     changed = HistoricalSyncJob.objects.filter(id=job.id, status__in=states.WORKABLE).update(
-        control=control, control_at=timezone.now(), revision=F("revision") + 1
+        control=control, control_at=Now(), revision=F("revision") + 1
     )
     assert changed == 1, "the row is locked"
     # Workers listen; their poll is the fallback.
