@@ -90,7 +90,7 @@ function morph(old, fresh) {
   }
   // `data-calm` holds what must show at once (the state); within the same, words change slowly enough to be read.
   if (old.dataset.calm !== undefined) {
-    const rest = (changedAt.get(old) ?? 0) + CALM - Date.now();
+    const rest = (changedAt.get(old) ?? -Infinity) + CALM - performance.now();
     if (old.dataset.calm === fresh.dataset.calm && rest > 0) {
       if (!calmed.has(old)) setTimeout(() => {
         const newest = calmed.get(old);
@@ -100,7 +100,7 @@ function morph(old, fresh) {
       return;
     }
     calmed.delete(old);
-    if (old.textContent !== fresh.textContent) changedAt.set(old, Date.now());
+    if (old.textContent !== fresh.textContent) changedAt.set(old, performance.now());
   }
   const folds = old.nodeName === "DETAILS";
   for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name) && !(folds && name === "open")) old.removeAttribute(name);
@@ -131,7 +131,7 @@ async function fetchFragments(path, more = {}, isWanted = () => true) {
 // What is too much to send with every change (a job's map and timeline) is asked for after changes, now and then.
 let refreshTimer = null;
 let refreshAgain = false; // something changed while the answer was on its way
-let refreshedAt = 0;
+let refreshedAt = -Infinity; // on the monotonic clock, as what follows: a computer's own may be put back
 
 function refreshSoon(element, wait = REFRESH_EVERY) {
   const place = element?.closest("[data-refresh]");
@@ -148,11 +148,11 @@ function refreshSoon(element, wait = REFRESH_EVERY) {
     } catch {
       // The next change asks again.
     } finally {
-      refreshedAt = Date.now();
+      refreshedAt = performance.now();
       refreshTimer = null;
       if (refreshAgain) refreshSoon(place);
     }
-  }, Math.max(0, refreshedAt + wait - Date.now()));
+  }, Math.max(0, refreshedAt + wait - performance.now()));
 }
 document.addEventListener("toggle", (event) => {
   if (event.target.matches?.("details[data-stream][open]")) refreshSoon(document.querySelector("[data-refresh]"), 0);
@@ -161,7 +161,7 @@ document.addEventListener("toggle", (event) => {
 // What sums imports up (analytics, coverage, schedules), or has nothing to show yet (the explorer), is asked for anew while one changes;
 // a page that nobody sees, once it is seen.
 let followTimer = null;
-let followedAt = 0;
+let followedAt = -Infinity;
 let swaps = 0; // what somebody asked for meanwhile, by a search or a choice, is newer than what was asked for before
 
 function followSoon() {
@@ -173,7 +173,7 @@ function followSoon() {
       document.addEventListener("visibilitychange", followSoon, { once: true });
       return;
     }
-    followedAt = Date.now();
+    followedAt = performance.now();
     const before = swaps;
     const path = location.pathname + location.search;
     try {
@@ -182,7 +182,7 @@ function followSoon() {
       // The next change asks again.
     }
     if (swaps !== before) followSoon();
-  }, Math.max(REFRESH_EVERY, followedAt + FOLLOW_EVERY - Date.now()));
+  }, Math.max(REFRESH_EVERY, followedAt + FOLLOW_EVERY - performance.now()));
 }
 
 // -- toasts ---------------------------------------------------------------------------------------------------------------

@@ -308,3 +308,17 @@ def test_the_published_client_follows_a_job_to_its_end(page: Page, imports: Impo
     assert found["seen"] == sorted(found["seen"])
     assert (found["end"], found["again"], found["listed"]) == ("completed", "completed", True)
     assert found["refused"] == [409, "invalid_state", "This import is completed; it can't be cancelled now."]
+
+
+def test_a_clock_that_is_put_back_stops_nothing_on_a_page(page: Page, site: Up, imports: Imports) -> None:
+    site.sandbox(latency_ms=500)
+    job = imports.start()
+    page.goto(f"/jobs/{job}")
+    status(page, "running")
+    with page.expect_response(re.compile(f"/jobs/{job}/detail"), timeout=15_000) as first:
+        pass
+    first.value.finished()
+    page.evaluate("() => { const now = Date.now; Date.now = () => now() - 3_600_000; }")
+    with page.expect_response(re.compile(f"/jobs/{job}/detail"), timeout=15_000):
+        pass
+    site.sandbox(reset=True)
