@@ -64,11 +64,11 @@ _TYPES = {
     ),
     "deals": _Type(
         "deal", "deal", ("dealname",), ("amount", "dealstage", "pipeline", "closedate"), ("description",),
-        {"companies": "for_account", "contacts": "with"},
+        {"companies": "for_account", "contacts": "with"}, more=("hs_merged_object_ids",),
     ),
     "tickets": _Type(
         "ticket", "ticket", ("subject",), ("hs_pipeline_stage", "hs_ticket_priority", "closed_date"), ("subject", "content"),
-        {"contacts": "raised_by", "companies": "for_account"}, "assigned_to",
+        {"contacts": "raised_by", "companies": "for_account"}, "assigned_to", ("hs_merged_object_ids",),
     ),
     "calls": _Type("call", "event", ("hs_call_title",), ("hs_timestamp", "hs_call_direction"), ("hs_call_body",), _ABOUT),
     "emails": _Type(

@@ -218,6 +218,7 @@ class Portal:
             "pipeline": "default",
             "closedate": stamp(changed + 20 * 86_400),
             "description": introduced if rng.random() < 0.4 else None,
+            "hs_merged_object_ids": f"{900_000 + place};{950_000 + place}" if rng.random() < 0.05 else None,
         }
 
     def _ticket(self, place: int, changed: float, rng: Random) -> JSON:
@@ -227,6 +228,7 @@ class Portal:
             "hs_pipeline_stage": str(rng.randrange(1, 5)),
             "hs_ticket_priority": rng.choice(("LOW", "MEDIUM", "HIGH", None)),
             "closed_date": None if rng.random() < 0.5 else stamp(changed),
+            "hs_merged_object_ids": f"{900_000 + place};{950_000 + place}" if rng.random() < 0.05 else None,
         }
 
     def _call(self, place: int, changed: float, rng: Random) -> JSON:

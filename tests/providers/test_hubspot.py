@@ -196,6 +196,18 @@ def test_a_company_is_known_by_its_domains_but_not_by_shared_ones() -> None:
     assert said(shared) == {("part_of", "hubspot@7700001:company:501", "hubspot@7700001:company:12")}
 
 
+@pytest.mark.parametrize("stream", ["deals", "tickets"])
+async def test_a_deal_or_ticket_that_others_were_merged_into_is_all_of_them(stream: str) -> None:
+    """A merge makes a record of its own, and no list shows again what went into it."""
+    async with staged("hubspot", records=1500) as stage:
+        rows = [record.payload for record, _ in (await stage.read(HUBSPOT.stream(stream))).rows.values()]
+        merged = next(row for row in rows if row["properties"].get("hs_merged_object_ids"))
+    one, ids = stream.removesuffix("s"), merged["properties"]["hs_merged_object_ids"].split(";")
+    own = HUBSPOT.stream(stream).extract(merged, CONTEXT).entities[0]
+    assert own.key == f"hubspot@7700001:{one}:{merged['id']}"
+    assert own.aliases == tuple(f"hubspot@7700001:{one}:{gone}" for gone in ids)
+
+
 def test_a_deal_does_not_take_an_address_for_its_own() -> None:
     graph = extracted("deals", {"dealname": "Renewal", "email": "x@acme.com", "description": "<b>x@acme.com</b>"})
     assert graph.entities[0].key == "hubspot@7700001:deal:501"
