@@ -85,6 +85,8 @@ _TYPES = {
     ),
 }  # fmt: skip
 _NAMES = tuple(_TYPES)
+# HubSpot's own kind of association with the one company that is the main one: the customer, where a reseller is associated too.
+_PRIMARY = {"contacts": 1, "deals": 5, "tickets": 26}
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
 
@@ -160,12 +162,25 @@ async def _found(name: str, api: Api, partition: Partition, window: Window, curs
     linked = {target: await _associated(api, name, target, ids) for target in _TYPES[name].links}
     for row in data["results"]:
         own = str(row.get("id"))
-        row["associations"] = {target: found[own] for target, found in linked.items() if own in found}
+        row["associations"] = {
+            target: [str(to["toObjectId"]) for to in found[own]] for target, found in linked.items() if own in found
+        }
+        row["primaryCompany"] = next(
+            (str(to["toObjectId"]) for to in linked.get("companies", {}).get(own, ()) if _is_primary(name, to)), None
+        )
     return data["results"], {"after_id": ids[-1]} if ids and data.get("paging") else None
 
 
-async def _associated(api: Api, name: str, target: str, ids: list[str]) -> dict[str, list[str]]:
-    """Ids of the `target` objects that each of the objects is associated with; nothing when the connection may not read those."""
+def _is_primary(name: str, to: JSON) -> bool:
+    """Labels are the portal's or change; a portal's own kinds have numbers of their own, from 1 on."""
+    return any(
+        kind.get("category") == "HUBSPOT_DEFINED" and kind.get("typeId") == _PRIMARY.get(name)
+        for kind in to.get("associationTypes") or ()
+    )
+
+
+async def _associated(api: Api, name: str, target: str, ids: list[str]) -> dict[str, list[JSON]]:
+    """The `target` objects that each of the objects is associated with; nothing when the connection may not read those."""
 
     async def rows_at(cursor: JSON | None) -> Rows:
         asked = cursor or {"inputs": [{"id": object_id} for object_id in ids]}
@@ -177,10 +192,10 @@ async def _associated(api: Api, name: str, target: str, ids: list[str]) -> dict[
         ]
         return rows, {"inputs": more} if more else None
 
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[JSON]] = {}
     try:
         for row in await all_rows(rows_at, api.longest_wait) if ids else ():
-            found.setdefault(str(row["from"]["id"]), []).extend(str(to["toObjectId"]) for to in row["to"])
+            found.setdefault(str(row["from"]["id"]), []).extend(row["to"])
     except AccessDenied:
         return {}
     return found
@@ -254,7 +269,10 @@ def _extract(name: str, row: JSON, context: Context) -> Graph:
     said.refer(what.owner, context.keys("owner", properties.get("hubspot_owner_id")))
     said.refer("part_of", context.keys("company", properties.get("hs_parent_company_id")))
     for target, linked in (row.get("associations") or {}).items():
-        said.refer(what.links[target], context.keys(_TYPES[target].one, *linked))
+        primary = row.get("primaryCompany") if target == "companies" else None
+        main = [primary] if primary else linked
+        said.refer(what.links[target], context.keys(_TYPES[target].one, *main))
+        said.refer("relates_to", context.keys(_TYPES[target].one, *(other for other in linked if other not in main)))
     said.by("authored", *_people(properties.get("hs_email_from_email")))
     said.to("with", *_people(properties.get("hs_email_to_email")), *_people(properties.get("hs_email_cc_email")))
     said.refer("mentions", (key for field in what.texts for key in mentioned_emails(one_line(properties.get(field)))))

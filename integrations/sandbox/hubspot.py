@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from integrations.sandbox.hubspot_rows import FIRST_ID, TYPES, Portal
+from integrations.sandbox.hubspot_rows import ANY_COMPANY, FIRST_ID, PRIMARY, TYPES, Portal
 from integrations.sandbox.stand_in import JSON, Grants, Route, StandIn, Table
 from integrations.sandbox.wire import Request, Response, whole
 from integrations.sandbox.world import World, seconds_of
@@ -281,10 +281,12 @@ class HubSpot(StandIn):
             if not found:
                 missing.append(str(entry.get("id")))
                 continue
-            kind = {"category": "HUBSPOT_DEFINED", "typeId": 1, "label": None}
             result: JSON = {
                 "from": {"id": str(entry["id"])},
-                "to": [{"toObjectId": int(other), "associationTypes": [kind]} for other in found[start:end]],
+                "to": [
+                    {"toObjectId": int(other), "associationTypes": _kinds(name, to, other == found[-1])}
+                    for other in found[start:end]
+                ],
             }
             if end < len(found):
                 result["paging"] = {"next": {"after": str(end), "link": f"{request.base}{request.path}"}}
@@ -297,6 +299,18 @@ class HubSpot(StandIn):
             error |= {"subCategory": "crm.associations.NO_ASSOCIATIONS_FOUND", "context": {"fromObjectId": missing}}
             body |= {"numErrors": 1, "errors": [error]}
         return Response(207 if missing else 200, body)
+
+
+def _kinds(name: str, to: str, is_last: bool) -> list[JSON]:
+    """What an association means: each has the kind without a label; that with the primary company has one more, and so have others
+    by the portal's own labels, whose numbers HubSpot's kinds have as well."""
+    number = ANY_COMPANY.get(name, 450) if to == "companies" else 3
+    kinds: list[JSON] = [{"category": "HUBSPOT_DEFINED", "typeId": number, "label": None}]
+    if to == "companies" and name in PRIMARY:
+        number, label = PRIMARY[name]
+        category, label = ("HUBSPOT_DEFINED", label) if is_last else ("USER_DEFINED", "Partner")
+        kinds.insert(0, {"category": category, "typeId": number, "label": label})
+    return kinds
 
 
 def _comparable(value: Any) -> float | str | None:

@@ -23,6 +23,22 @@ TYPES = {
     "notes": ("note", 0.11, "hs_lastmodifieddate"),
     "tasks": ("task", 0.08, "hs_lastmodifieddate"),
 }
+# What an object's association with its primary company is called, besides the one that any company's has.
+PRIMARY = {
+    "contacts": (1, "Contact with Primary Company"),
+    "deals": (5, "Deal with Primary Company"),
+    "tickets": (26, "Ticket with Primary Company"),
+}
+ANY_COMPANY = {
+    "contacts": 279,
+    "deals": 341,
+    "tickets": 339,
+    "calls": 182,
+    "emails": 186,
+    "meetings": 188,
+    "notes": 190,
+    "tasks": 192,
+}
 ARCHIVED_SHARE = 0.01  # of each type's own share
 FIRST_ID = 51  # so that ids have two, three and more digits
 OWNERS = 14  # the people who work at the connected company
@@ -153,6 +169,8 @@ class Portal:
         roll = self.objects[name].chance("linked", target, place)
         most = 6 if target == "contacts" and name in ("deals", "meetings") else 1
         count = int(roll * (most + 1)) if most > 1 else int(roll < 0.85)
+        if target == "companies" and name in PRIMARY and roll < 0.1:
+            count = 2  # the last of them is the primary one
         found = (self.objects[name].chance("to", target, place, i) ** 2 * others.count for i in range(count))
         return list(dict.fromkeys(others.id_of(int(number)) for number in found))
 

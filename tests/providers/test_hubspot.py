@@ -208,6 +208,19 @@ async def test_a_deal_or_ticket_that_others_were_merged_into_is_all_of_them(stre
     assert own.aliases == tuple(f"hubspot@7700001:{one}:{gone}" for gone in ids)
 
 
+@pytest.mark.parametrize(
+    ("stream", "means"), [("contacts", "works_at"), ("deals", "for_account"), ("tickets", "for_account")]
+)
+async def test_the_primary_company_is_told_from_others_that_are_associated(stream: str, means: str) -> None:
+    """A deal is for its primary company; a reseller is associated with it too."""
+    async with staged("hubspot", records=1500) as stage:
+        rows = [record.payload for record, _ in (await stage.read(HUBSPOT.stream(stream))).rows.values()]
+        row = next(row for row in rows if len(row["associations"].get("companies", ())) == 2)
+        other, primary = stage.stand_in.portals[stage.account].linked(stream, row["id"], "companies")
+    told = {(kind, key) for kind, _, key in said(HUBSPOT.stream(stream).extract(row, CONTEXT)) if ":company:" in key}
+    assert told == {(means, f"hubspot@7700001:company:{primary}"), ("relates_to", f"hubspot@7700001:company:{other}")}
+
+
 def test_a_deal_does_not_take_an_address_for_its_own() -> None:
     graph = extracted("deals", {"dealname": "Renewal", "email": "x@acme.com", "description": "<b>x@acme.com</b>"})
     assert graph.entities[0].key == "hubspot@7700001:deal:501"
