@@ -254,7 +254,8 @@ class Stream:
     partitioned: fetched once per partition of `Provider.partitions`.
     needs: scopes or permissions in the provider's words, to explain an AccessDenied and to tell what a connection lacks. An
         entry "a|b" is met by either.
-    page_size: records a full page holds, for the estimate of provider calls; ONE_PAGE: the vendor lists all in one answer.
+    page_size: records that a request brings of a full page, for the estimate of provider calls; ONE_PAGE: the vendor lists all in
+        one answer.
     clock: which time of a row the window is on.
     as_read: its rows tell how things are when they are read, by no time of their own, and another stream tells what became of them
         since: whichever is younger counts.

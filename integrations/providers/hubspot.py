@@ -326,9 +326,11 @@ def _stream(name: str) -> Stream:
     # What is done about a contact is read with the contacts' scope.
     needs, modified = (_SCOPES.get(name, _SCOPES["contacts"]),), _TYPES[name].modified
     read = reader("id", lambda row: _time(row["properties"].get(modified) or row["updatedAt"]))
+    # What a page of 200 is associated with is asked for by a request for each type.
+    page_size = 200 // (1 + len(_TYPES[name].links))
     return Stream(
         name, name.capitalize(), WindowKind.EXACT, pages(partial(_found, name), read), partial(_extract, name), partial(_count, name),
-        needs=needs, page_size=200, record=read,
+        needs=needs, page_size=page_size, record=read,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from integrations.errors import AccessDenied, ProviderError, Throttled, Unavaila
 from integrations.http import Reply
 from integrations.providers.base import Context, Graph, Window
 from integrations.providers.hubspot import HUBSPOT
+from integrations.sandbox.wire import Request, Response
 from tests.contract.stage import ALL, staged
 
 CONTEXT = Context("hubspot@7700001")
@@ -106,6 +108,24 @@ async def test_a_bulk_edit_of_more_rows_than_a_search_lists_is_read_whole() -> N
         found = await stage.read(HUBSPOT.stream("contacts"), window)
         assert len(found.ids) == times.count(moment)
         assert found.splits == 0
+
+
+@pytest.mark.parametrize("stream", ["companies", "contacts", "deals", "tickets", "emails"])
+async def test_an_estimate_knows_of_the_requests_for_what_a_page_is_associated_with(
+    stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with staged("hubspot", records=8000) as stage:
+        asked: list[str] = []
+        answer = stage.stand_in.answer
+
+        def counted(request: Request, account: str) -> Response:
+            asked.append(request.path)
+            return answer(request, account)
+
+        monkeypatch.setattr(stage.stand_in, "answer", counted)
+        found = await stage.read(HUBSPOT.stream(stream))
+        estimated = math.ceil(len(found.ids) / HUBSPOT.stream(stream).page_size)
+        assert estimated / 1.5 < len(asked) < estimated * 1.5
 
 
 async def test_associations_are_read_to_their_last_page() -> None:
