@@ -67,7 +67,7 @@ _FIELDS: dict[str, str] = {
     "OwnerId, Owner.Name, IsDeleted",
     "OpportunityContactRole": "Id, OpportunityId, Opportunity.Name, ContactId, Contact.Name, Role, IsPrimary, IsDeleted",
     "Case": "Id, CaseNumber, Subject, Description, Status, Priority, IsClosed, AccountId, Account.Name, "
-    "ContactId, Contact.Name, OwnerId, Owner.Name, IsDeleted",
+    "ContactId, Contact.Name, OwnerId, Owner.Name, MasterRecordId, IsDeleted",
     "Task": "Id, Subject, Description, Status, Priority, ActivityDate, WhoId, Who.Name, WhatId, What.Name, OwnerId, Owner.Name, IsDeleted",
     "Event": "Id, Subject, Description, Location, StartDateTime, EndDateTime, IsAllDayEvent, IsChild, WhoId, Who.Name, WhatId, What.Name, "
     "OwnerId, Owner.Name, IsDeleted",
@@ -364,6 +364,8 @@ def _extract_role(row: JSON, context: Context) -> Graph:
 def _extract_case(row: JSON, context: Context) -> Graph:
     ns, name = context.namespace, row.get("Subject") or f"Case {row.get('CaseNumber', '')}"
     said = _own(row, context, "case", name, "CaseNumber", "Status", "Priority", "IsClosed")
+    if _merged(said, row, ns):
+        return said
     said.to("raised_by", _contact_of(row, ns, "ContactId", "Contact"))
     said.to("for_account", _account_of(row, ns))
     said.to("assigned_to", _owner(row, ns))

@@ -126,6 +126,7 @@ TABLES = {
                 "IsClosed",
                 "AccountId",
                 "ContactId",
+                "MasterRecordId",
             ),
             {"Account": _COMPANY, "Contact": _PERSON, **_OWNER},
         ),
@@ -402,6 +403,7 @@ class Organization:
             "Status": status,
             "Priority": rng.choice(("Low", "Medium", "High")),
             "IsClosed": status == "Closed",
+            "MasterRecordId": None,
             **self._account_link("case", index),
             **self._person_link("ContactId", "Contact", "case", index),
         }

@@ -260,6 +260,18 @@ def test_a_contact_that_was_merged_is_the_one_that_it_was_merged_into():
     assert told("contacts", Id="003C", Name="Di", IsDeleted=True).entities[0].properties == {"deleted": True}
 
 
+async def test_a_case_that_was_merged_is_the_one_that_it_was_merged_into():
+    """Where an org has the others deleted, as its Case Merge does unless they are to stay with a status of their own."""
+    async with staged("salesforce") as stage:
+        rows = [record.payload for record, _ in (await stage.read(SALESFORCE.stream("cases"))).rows.values()]
+    assert "MasterRecordId" in rows[0]
+    loser = told("cases", Id="500A", Subject="No power", IsDeleted=True, MasterRecordId="500B", ContactId="003A")
+    own = loser.entities[0]
+    assert (own.key, own.aliases, own.properties) == (f"{NS}:case:500A", (f"{NS}:case:500B",), {})
+    assert not loser.relationships
+    assert told("cases", Id="500C", Subject="No light", IsDeleted=True).entities[0].properties == {"deleted": True}
+
+
 async def test_who_the_token_belongs_to_is_refused_in_words_of_its_own_once_it_has_expired():
     """`userinfo` says so by 403 and a word of plain text, where the rest of the API says 401."""
     async with staged("salesforce") as stage:
