@@ -285,7 +285,8 @@ def _extract_user(row: JSON, context: Context) -> Graph:
     own, known = _key(context.namespace, row["Id"]), facts(row, "Email", "Title", "Department", "IsActive")
     if row.get("UserType") in _NOBODY:
         return Graph(Entity("bot", own, row["Name"], known))
-    return Graph(person(own, row["Name"], row.get("Email"), known))
+    # Of users whom it copies into a sandbox Salesforce makes the addresses such that no mail can reach them.
+    return Graph(person(own, row["Name"], (row.get("Email") or "").removesuffix(".invalid"), known))
 
 
 def _extract_account(row: JSON, context: Context) -> Graph:

@@ -108,6 +108,13 @@ def test_a_user_is_a_person_by_the_own_record_unless_it_is_salesforce_itself_or_
         assert (nobody.kind, nobody.key, nobody.aliases) == ("bot", f"{NS}:user:005B", ())
 
 
+def test_a_user_of_a_sandbox_is_who_they_are_in_production():
+    """Salesforce puts .invalid behind the addresses of users whom it copies into a sandbox, so that it can't write to them."""
+    ana = told("users", Id="005A", Name="Ana", Email="Ana@seller.test.invalid", UserType="Standard").entities[0]
+    assert (ana.key, ana.aliases) == ("person:email:ana@seller.test", (f"{NS}:user:005A",))
+    assert ana.properties == {"Email": "Ana@seller.test.invalid"}
+
+
 async def test_users_of_any_age_come_with_any_span():
     """Whoever owns what changed in the span may not have changed for years."""
     async with staged("salesforce") as stage:
