@@ -82,7 +82,7 @@ _MERGED_BEFORE = 2_000_000  # microseconds by which a merge's loser counts as ol
 _COMMON = "CreatedDate, SystemModstamp"
 # The first three characters of an id say what it is.
 _PREFIXES = {"001": "account", "003": "contact", "00Q": "lead", "005": "user", "006": "opportunity", "500": "case",
-             "00T": "task", "00U": "event"}  # fmt: skip
+             "00T": "task", "00U": "event", "00G": "group"}  # fmt: skip
 _KINDS = {"account": "organization", "contact": "person", "lead": "person", "user": "person", "opportunity": "deal",
           "case": "case"}  # fmt: skip
 
@@ -242,11 +242,11 @@ def _known(row: JSON, *fields: str) -> JSON:
 
 
 def _owner(row: JSON, ns: str) -> Entity | None:
-    """The owning user; queues own cases and leads too, and are no persons."""
-    owner_id, owner = row.get("OwnerId"), row.get("Owner") or {}
-    if not owner_id or not owner_id.startswith("005"):
-        return None
-    return Entity("person", _key(ns, owner_id), owner.get("Name") or "Salesforce user")
+    """The owning user, or the queue in which a case or lead waits for one."""
+    owner_id, name = row.get("OwnerId") or "", (row.get("Owner") or {}).get("Name")
+    if owner_id.startswith("005"):
+        return Entity("person", _key(ns, owner_id), name or "Salesforce user")
+    return Entity("group", _key(ns, owner_id), name or "Queue") if owner_id.startswith("00G") else None
 
 
 def _merged(said: Graph, row: JSON, ns: str) -> bool:

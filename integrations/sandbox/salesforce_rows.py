@@ -45,6 +45,7 @@ _PERSON, _COMPANY = ("Name", "Email"), ("Name", "Website", "IsPersonAccount")
 _OWNER = {"Owner": _PERSON}
 _ACTIVITY = (*_COMMON, "Subject", "Description", "ActivityDate", "WhoId", "WhatId")
 _ABOUT = {"Who": _PERSON, "What": ("Name",), **_OWNER}
+QUEUE = "First line"
 TABLES = {
     table.name.lower(): table
     for table in (
@@ -198,13 +199,16 @@ class Organization:
             "LastModifiedDate": _time(modified),
             "SystemModstamp": _time(modified),
             "IsDeleted": self.is_deleted(table, index),
-            **self._owner(index),
+            **self._owner(table, index),
             **make(index, modified, rng),
         }
 
     # -- parents ------------------------------------------------------------------------------------------------------------
 
-    def _owner(self, index: int) -> dict[str, Any]:
+    def _owner(self, table: str, index: int) -> dict[str, Any]:
+        """A user, or the queue in which a case or lead waits for one."""
+        if table in ("Case", "Lead") and self.world.chance("queue", index) < 0.15:
+            return {"OwnerId": self._id("00G", 1), "Owner": {"Name": QUEUE, "Email": None}}
         person = self.world.people()[int(self.world.chance("owner", index) * 12)]
         return {"OwnerId": self._id("005", person.index), "Owner": {"Name": person.name, "Email": person.email}}
 

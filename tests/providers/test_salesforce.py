@@ -87,7 +87,9 @@ def test_a_row_says_whose_it_is_and_whom_it_is_about(
 ):
     assert {(kind, end.removeprefix(f"{NS}:")) for kind, end in said(told(stream, **row, **OWNER))} == statements
     queued = told(stream, **row, OwnerId="00G1", Owner={"Name": "Support"})
-    assert not {"owned_by", "assigned_to"} & set(queued.kinds), "a queue is no person"
+    owners = [end for kind, end in said(queued) if kind in ("owned_by", "assigned_to")]
+    assert owners == [f"{NS}:group:00G1"]
+    assert [(e.kind, e.name) for e in queued.entities if e.key == owners[0]] == [("group", "Support")], "is no person"
 
 
 def test_owners_and_leads_that_are_mentioned_are_known_by_their_ids():
