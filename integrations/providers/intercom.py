@@ -207,10 +207,14 @@ def _extract_company(row: JSON, context: Context) -> Graph:
 def _said(own: Entity, row: JSON, author: JSON | None, text: str, context: Context) -> Graph:
     """What conversations, tickets and messages have in common: who, whose turn it is, what is mentioned."""
     said = Graph(own)
-    # Bots are nobody; "team" writes when an admin replies in its name.
+    # "team" writes when an admin replies in its name.
     kinds = {"admin": "admin", "user": "contact", "lead": "contact", "contact": "contact"}
-    if author and author.get("id") and (what := kinds.get(author.get("type", ""))):
-        said.by("authored", _person(author, what, context))
+    if author and author.get("id"):
+        if author.get("type") == "bot" or author.get("from_ai_agent"):
+            # Conversations are assigned to it by this id as to a teammate.
+            said.by("authored", Entity("bot", context.key("admin", author["id"]), author.get("name") or "Bot"))
+        elif what := kinds.get(author.get("type", "")):
+            said.by("authored", _person(author, what, context))
     contacts = (row.get("contacts") or {}).get("contacts") or ()
     said.refer("raised_by", context.keys("contact", *(contact["id"] for contact in contacts)))
     for who in ("admin", "team"):  # nobody is null in some places and 0 in others; ids are numbers or texts

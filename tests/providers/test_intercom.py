@@ -272,10 +272,21 @@ def test_a_conversation_says_who_asked_and_whose_turn_it_is() -> None:
     }
 
 
-def test_bots_are_nobody_and_events_have_no_text() -> None:
+@pytest.mark.parametrize("what", [{"type": "bot"}, {"type": "admin", "from_ai_agent": True}])
+def test_what_a_bot_writes_is_by_a_bot(what: dict[str, Any]) -> None:
+    """The latter as Intercom's reference of authors has it. Whom a conversation is assigned to is an id among the teammates'."""
+    bot = {**what, "id": "814859", "name": "Fin", "email": "operator+x@intercom.io"}
+    row = {"id": "5", "conversation_id": "1", "part_type": "comment", "body": "Have you tried turning it off?"}
+    graph = extracted("messages", {**row, "author": bot})
+    assert ("authored", "intercom@nw:admin:814859", "intercom@nw:message:5") in said(graph)
+    assert [(e.kind, e.name, e.aliases) for e in graph.entities[1:]] == [("bot", "Fin", ())]
+    assigned = extracted("conversations", {"id": "1", "admin_assignee_id": 814859})
+    assert said(assigned) == {("assigned_to", "intercom@nw:conversation:1", "intercom@nw:admin:814859")}
+
+
+def test_events_have_no_text() -> None:
     row = {"id": "5", "conversation_id": "1", "part_type": "away_mode_assignment", "body": None}
-    bot = {"type": "bot", "id": "814859", "email": "operator+x@intercom.io"}
-    graph = extracted("messages", {**row, "author": bot, "assigned_to": {"type": "admin", "id": "7"}})
+    graph = extracted("messages", {**row, "author": {}, "assigned_to": {"type": "admin", "id": "7"}})
     assert (graph.entities[0].kind, graph.entities[0].name) == ("event", "Away mode assignment")
     assert said(graph) == {
         ("part_of", "intercom@nw:message:5", "intercom@nw:conversation:1"),
