@@ -32,6 +32,7 @@ from integrations.providers.text import domain_key, email_key, mentioned_emails,
 from integrations.providers.wire import MILLISECOND, Rows, all_rows, epoch, listing, pages, reader, ticks, utc
 
 OBJECTS, ASSOCIATIONS, OWNERS = "/crm/v3/objects", "/crm/v4/associations", "/crm/v3/owners"
+PIPELINES = "/crm/v3/pipelines"
 TOKEN = "/oauth/2026-03/token"
 
 
@@ -67,7 +68,7 @@ _TYPES = {
         {"companies": "for_account", "contacts": "with"}, more=("hs_merged_object_ids",),
     ),
     "tickets": _Type(
-        "ticket", "ticket", ("subject",), ("hs_pipeline_stage", "hs_ticket_priority", "closed_date"), ("subject", "content"),
+        "ticket", "ticket", ("subject",), ("hs_pipeline_stage", "hs_pipeline", "hs_ticket_priority", "closed_date"), ("subject", "content"),
         {"contacts": "raised_by", "companies": "for_account"}, "assigned_to", ("hs_merged_object_ids",),
     ),
     "calls": _Type("call", "event", ("hs_call_title",), ("hs_timestamp", "hs_call_direction"), ("hs_call_body",), _ABOUT),
@@ -85,6 +86,8 @@ _TYPES = {
     ),
 }  # fmt: skip
 _NAMES = tuple(_TYPES)
+# The properties that hold a pipeline's id and a stage's.
+_STAGED = {"deals": ("pipeline", "dealstage"), "tickets": ("hs_pipeline", "hs_pipeline_stage")}
 # HubSpot's own kind of association with the one company that is the main one: the customer, where a reseller is associated too.
 _PRIMARY = {"contacts": 1, "deals": 5, "tickets": 26}
 
@@ -168,7 +171,27 @@ async def _found(name: str, api: Api, partition: Partition, window: Window, curs
         row["primaryCompany"] = next(
             (str(to["toObjectId"]) for to in linked.get("companies", {}).get(own, ()) if _is_primary(name, to)), None
         )
+    await _add_labels(api, name, data["results"])
     return data["results"], {"after_id": ids[-1]} if ids and data.get("paging") else None
+
+
+async def _add_labels(api: Api, name: str, rows: list[JSON]) -> None:
+    """Adds what people call the pipelines and stages that the rows name by id: a portal's own are numbers. Nothing when the connection
+    may not read those."""
+    if name not in _STAGED or not rows:
+        return
+    try:
+        pipelines = (await api.get(f"{PIPELINES}/{name}")).data["results"]
+    except AccessDenied:
+        return
+    stages = [stage for pipeline in pipelines for stage in pipeline["stages"]]
+    called = [{one["id"]: one["label"] for one in found} for found in (pipelines, stages)]
+    for row in rows:
+        row["labels"] = {
+            field: labels[value]
+            for field, labels in zip(_STAGED[name], called, strict=True)
+            if (value := str((row.get("properties") or {}).get(field))) in labels
+        }
 
 
 def _is_primary(name: str, to: JSON) -> bool:
@@ -224,6 +247,7 @@ async def _archived(api: Api, cursor: JSON | None) -> Rows:
             raise
         rows, more = [], None
     following = name if more else next(iter(_NAMES[_NAMES.index(name) + 1 :]), None)
+    await _add_labels(api, name, rows)
     rows = [{**row, "objectType": name} for row in rows]
     return rows, {"type": following, "after": more} if following else None
 
@@ -264,7 +288,7 @@ def _extract(name: str, row: JSON, context: Context) -> Graph:
     key, *aliases = dict.fromkeys([*shared, *context.keys(what.one, *ids)])
     title = " ".join(filter(None, (one_line(properties.get(field)) for field in what.title)))[:200]
     title = title or properties.get("email") or properties.get("domain") or f"{what.one.capitalize()} {row['id']}"
-    known = facts(properties, *what.facts, deleted=row.get("archived"))
+    known = facts({**properties, **(row.get("labels") or {})}, *what.facts, deleted=row.get("archived"))
     said = Graph(Entity(what.kind, key, title, known, tuple(aliases)))
     said.refer(what.owner, context.keys("owner", properties.get("hubspot_owner_id")))
     said.refer("part_of", context.keys("company", properties.get("hs_parent_company_id")))
@@ -326,8 +350,8 @@ def _stream(name: str) -> Stream:
     # What is done about a contact is read with the contacts' scope.
     needs, modified = (_SCOPES.get(name, _SCOPES["contacts"]),), _TYPES[name].modified
     read = reader("id", lambda row: _time(row["properties"].get(modified) or row["updatedAt"]))
-    # What a page of 200 is associated with is asked for by a request for each type.
-    page_size = 200 // (1 + len(_TYPES[name].links))
+    # What a page of 200 is associated with is asked for by a request for each type, and what its stages are called by one.
+    page_size = 200 // (1 + len(_TYPES[name].links) + (name in _STAGED))
     return Stream(
         name, name.capitalize(), WindowKind.EXACT, pages(partial(_found, name), read), partial(_extract, name), partial(_count, name),
         needs=needs, page_size=page_size, record=read,

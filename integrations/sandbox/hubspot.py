@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from integrations.sandbox.hubspot_rows import ANY_COMPANY, FIRST_ID, PRIMARY, TYPES, Portal
+from integrations.sandbox.hubspot_rows import ANY_COMPANY, FIRST_ID, PIPELINES, PRIMARY, TYPES, Portal
 from integrations.sandbox.stand_in import JSON, Grants, Route, StandIn, Table
 from integrations.sandbox.wire import Request, Response, whole
 from integrations.sandbox.world import World, seconds_of
@@ -58,6 +58,7 @@ class HubSpot(StandIn):
             Route("GET", re.compile("/crm/v3/owners/?"), self._owners, "owners"),
             Route("POST", re.compile(f"/crm/v3/objects/(?P<name>{types})/search"), self._search),
             Route("GET", re.compile(f"/crm/v3/objects/(?P<name>{types})"), self._list),
+            Route("GET", re.compile("/crm/v3/pipelines/(?P<name>deals|tickets)"), self._pipelines),
             Route(
                 "POST",
                 re.compile(f"/crm/v4/associations/(?P<name>{types})/(?P<to>{to})/batch/read"),
@@ -159,6 +160,19 @@ class HubSpot(StandIn):
         table = self.table(account, "owners")
         places = [p for p in self.rows(table, range(portal.owner_count)) if portal.has_left(p) == archived]
         return self._slice(request, places, table.row, 500)
+
+    def _pipelines(self, request: Request, account: str, name: str) -> Response:
+        if self.denies("pipelines"):
+            return self.forbidden(request, name)
+        pipeline, label, stages = PIPELINES[name]
+        more = {
+            "archived": False,
+            "displayOrder": 0,
+            "createdAt": "2024-01-01T00:00:00Z",
+            "updatedAt": "2024-01-01T00:00:00Z",
+        }
+        told = [{"id": stage, "label": called, "metadata": {}, **more} for stage, called in stages.items()]
+        return Response(200, {"results": [{"id": pipeline, "label": label, "stages": told, **more}]})
 
     def _list(self, request: Request, account: str, name: str) -> Response:
         portal, archived = self.portals[account], request.query.get("archived", "").lower() == "true"

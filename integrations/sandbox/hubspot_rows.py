@@ -42,7 +42,26 @@ ANY_COMPANY = {
 ARCHIVED_SHARE = 0.01  # of each type's own share
 FIRST_ID = 51  # so that ids have two, three and more digits
 OWNERS = 14  # the people who work at the connected company
-STAGES = ("appointmentscheduled", "qualifiedtobuy", "contractsent", "closedwon", "closedlost")
+# Pipelines by object type: id, what it is called, and its stages by id. Those that a portal makes itself have numbers.
+PIPELINES: dict[str, tuple[str, str, dict[str, str]]] = {
+    "deals": (
+        "default",
+        "Sales Pipeline",
+        {
+            "appointmentscheduled": "Appointment Scheduled",
+            "qualifiedtobuy": "Qualified To Buy",
+            "1086429312": "Legal review",
+            "contractsent": "Contract Sent",
+            "closedwon": "Closed Won",
+            "closedlost": "Closed Lost",
+        },
+    ),
+    "tickets": (
+        "0",
+        "Support Pipeline",
+        {"1": "New", "2": "Waiting on contact", "3": "Waiting on us", "4": "Closed"},
+    ),
+}
 SUBJECTS = (
     "Delivery is late",
     "Wrong invoice",
@@ -232,7 +251,7 @@ class Portal:
         return {
             "dealname": f"{rng.choice(TOPICS)} {place}",
             "amount": None if rng.random() < 0.1 else str(rng.randrange(100, 250_000)),
-            "dealstage": rng.choice(STAGES),
+            "dealstage": rng.choice(list(PIPELINES["deals"][2])),
             "pipeline": "default",
             "closedate": stamp(changed + 20 * 86_400),
             "description": introduced if rng.random() < 0.4 else None,
@@ -243,6 +262,7 @@ class Portal:
         return {
             "subject": None if rng.random() < 0.03 else rng.choice(SUBJECTS),
             "content": f"Please ask {self._somebody(rng).email}." if rng.random() < 0.3 else "",
+            "hs_pipeline": "0",
             "hs_pipeline_stage": str(rng.randrange(1, 5)),
             "hs_ticket_priority": rng.choice(("LOW", "MEDIUM", "HIGH", None)),
             "closed_date": None if rng.random() < 0.5 else stamp(changed),

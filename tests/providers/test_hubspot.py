@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from integrations.errors import AccessDenied, ProviderError, Throttled, Unavailable
 from integrations.http import Reply
-from integrations.providers.base import Context, Graph, Window
+from integrations.providers.base import WHOLE, Context, Graph, Window
 from integrations.providers.hubspot import HUBSPOT
 from integrations.sandbox.wire import Request, Response
 from tests.contract.stage import ALL, staged
@@ -228,6 +229,21 @@ async def test_a_deal_or_ticket_that_others_were_merged_into_is_all_of_them(stre
     assert own.aliases == tuple(f"hubspot@7700001:{one}:{gone}" for gone in ids)
 
 
+async def test_a_deal_without_properties_is_set_aside_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with staged("hubspot") as stage:
+        answer = stage.stand_in.answer
+
+        def odd(request: Request, account: str) -> Response:
+            response = answer(request, account)
+            if request.path.endswith("/deals/search"):
+                del response.body["results"][0]["properties"]
+            return response
+
+        monkeypatch.setattr(stage.stand_in, "answer", odd)
+        page = await HUBSPOT.stream("deals").fetch(stage.api(), WHOLE, ALL, None)
+    assert (len(page.rejected), len(page.records) > 1) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("stream", "means"), [("contacts", "works_at"), ("deals", "for_account"), ("tickets", "for_account")]
 )
@@ -239,6 +255,28 @@ async def test_the_primary_company_is_told_from_others_that_are_associated(strea
         other, primary = stage.stand_in.portals[stage.account].linked(stream, row["id"], "companies")
     told = {(kind, key) for kind, _, key in said(HUBSPOT.stream(stream).extract(row, CONTEXT)) if ":company:" in key}
     assert told == {(means, f"hubspot@7700001:company:{primary}"), ("relates_to", f"hubspot@7700001:company:{other}")}
+
+
+@pytest.mark.parametrize(
+    ("stream", "stage_of", "called"),
+    [("deals", "dealstage", "Legal review"), ("tickets", "hs_pipeline_stage", "Waiting on us")],
+)
+async def test_a_stage_is_called_as_in_the_portal_and_by_its_id_where_that_is_denied(
+    stream: str, stage_of: str, called: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with staged("hubspot", records=1500) as stage:
+        named = {graph.own: graph for graph in (await stage.read(HUBSPOT.stream(stream))).graphs(stage.namespace)}
+        archived = (await stage.read(HUBSPOT.stream("archived"))).graphs(stage.namespace)
+        monkeypatch.setattr(stage.stand_in, "denies", lambda what: what == "pipelines")
+        plain = {graph.own: graph for graph in (await stage.read(HUBSPOT.stream(stream))).graphs(stage.namespace)}
+
+    def stages(graphs: Iterable[Graph]) -> set[str]:
+        return {str((graph.entities[0].properties or {}).get(stage_of)) for graph in graphs}
+
+    assert called in stages(named.values())
+    assert not any(one.isdigit() for one in stages(named.values()) | stages(archived))
+    assert named.keys() == plain.keys()
+    assert any(one.isdigit() for one in stages(plain.values()))
 
 
 def test_a_deal_does_not_take_an_address_for_its_own() -> None:
