@@ -64,7 +64,7 @@ _TYPES = {
         more=("hs_additional_domains", "hs_merged_object_ids", "hs_parent_company_id"),
     ),
     "deals": _Type(
-        "deal", "deal", ("dealname",), ("amount", "dealstage", "pipeline", "closedate"), ("description",),
+        "deal", "deal", ("dealname",), ("amount", "deal_currency_code", "dealstage", "pipeline", "closedate"), ("description",),
         {"companies": "for_account", "contacts": "with"}, more=("hs_merged_object_ids",),
     ),
     "tickets": _Type(

@@ -54,7 +54,8 @@ _OWN_HOSTS = (".salesforce.com", ".force.com", ".cloudforce.com", ".salesforce.m
 # Production, sandboxes, or one org's own domain: acme.my.salesforce.com, acme--uat.sandbox.my.salesforce.com.
 _LOGIN_HOST = r"(?:login|test|[a-z0-9](?:[a-z0-9-]{0,78}[a-z0-9])?(?:\.[a-z]{1,20})?\.my)\.salesforce\.com"
 
-# What each stream selects. Parents' names come with the row, so that links need no second look.
+# What each stream selects. Parents' names come with the row, so that links need no second look. An org has CurrencyIsoCode if it has
+# several currencies.
 _FIELDS: dict[str, str] = {
     "User": "Id, Name, Email, Title, Department, IsActive, UserType",
     "Account": "Id, Name, Website, Industry, Phone, ParentId, Parent.Name, OwnerId, Owner.Name, MasterRecordId, IsDeleted, "
@@ -63,7 +64,7 @@ _FIELDS: dict[str, str] = {
     "MasterRecordId, IsDeleted",
     "Lead": "Id, Name, Company, Email, Phone, Title, Website, Status, LeadSource, OwnerId, Owner.Name, ConvertedAccountId, "
     "ConvertedContactId, ConvertedOpportunityId, MasterRecordId, IsDeleted",
-    "Opportunity": "Id, Name, Amount, StageName, CloseDate, IsWon, IsClosed, Description, AccountId, Account.Name, "
+    "Opportunity": "Id, Name, Amount, CurrencyIsoCode, StageName, CloseDate, IsWon, IsClosed, Description, AccountId, Account.Name, "
     "OwnerId, Owner.Name, IsDeleted",
     "OpportunityContactRole": "Id, OpportunityId, Opportunity.Name, ContactId, Contact.Name, Role, IsPrimary, IsDeleted",
     "Case": "Id, CaseNumber, Subject, Description, Status, Priority, IsClosed, AccountId, Account.Name, "
@@ -345,7 +346,9 @@ def _extract_lead(row: JSON, context: Context) -> Graph:
 
 def _extract_opportunity(row: JSON, context: Context) -> Graph:
     ns = context.namespace
-    said = _own(row, context, "deal", row["Name"], "Amount", "StageName", "CloseDate", "IsWon", "IsClosed")
+    said = _own(
+        row, context, "deal", row["Name"], "Amount", "CurrencyIsoCode", "StageName", "CloseDate", "IsWon", "IsClosed"
+    )
     said.to("for_account", _account_of(row, ns))
     said.to("owned_by", _owner(row, ns))
     said.refer("mentions", _mentions(row, "Description"))

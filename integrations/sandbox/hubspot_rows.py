@@ -251,6 +251,7 @@ class Portal:
         return {
             "dealname": f"{rng.choice(TOPICS)} {place}",
             "amount": None if rng.random() < 0.1 else str(rng.randrange(100, 250_000)),
+            "deal_currency_code": "USD" if place % 5 == 0 else "EUR",
             "dealstage": rng.choice(list(PIPELINES["deals"][2])),
             "pipeline": "default",
             "closedate": stamp(changed + 20 * 86_400),

@@ -107,7 +107,18 @@ TABLES = {
         ),
         Table(
             "Opportunity",
-            (*_COMMON, "Name", "Amount", "StageName", "CloseDate", "IsWon", "IsClosed", "Description", "AccountId"),
+            (
+                *_COMMON,
+                "Name",
+                "Amount",
+                "CurrencyIsoCode",
+                "StageName",
+                "CloseDate",
+                "IsWon",
+                "IsClosed",
+                "Description",
+                "AccountId",
+            ),
             {"Account": _COMPANY, **_OWNER},
         ),
         Table(
@@ -378,6 +389,7 @@ class Organization:
         return {
             "Name": self._deal_name(index),
             "Amount": None if rng.random() < 0.1 else round(rng.random() ** 3 * 250_000, 2),
+            "CurrencyIsoCode": "JPY" if index % 5 == 0 else "EUR",
             "StageName": stage,
             "CloseDate": _date(modified + 20 * 86_400),
             "IsWon": stage == "Closed Won",

@@ -279,6 +279,12 @@ async def test_a_stage_is_called_as_in_the_portal_and_by_its_id_where_that_is_de
     assert any(one.isdigit() for one in stages(plain.values()))
 
 
+async def test_a_deals_amount_is_in_its_own_currency() -> None:
+    async with staged("hubspot") as stage:
+        read = (await stage.read(HUBSPOT.stream("deals"))).graphs(stage.namespace)
+    assert {(graph.entities[0].properties or {}).get("deal_currency_code") for graph in read} == {"EUR", "USD"}
+
+
 def test_a_deal_does_not_take_an_address_for_its_own() -> None:
     graph = extracted("deals", {"dealname": "Renewal", "email": "x@acme.com", "description": "<b>x@acme.com</b>"})
     assert graph.entities[0].key == "hubspot@7700001:deal:501"

@@ -226,6 +226,21 @@ async def test_a_field_that_the_user_may_not_see_costs_only_itself(monkeypatch: 
             assert not any({"Phone", "Title", "Amount"} & set(payload) for payload in payloads)
 
 
+async def test_an_amount_is_in_its_own_currency_where_an_org_has_several(monkeypatch: pytest.MonkeyPatch):
+    """Where it has one, its objects have no such column."""
+    stream, whole = SALESFORCE.stream("opportunities"), TABLES["opportunity"]
+    async with staged("salesforce") as stage:
+        several = (await stage.read(stream)).graphs(stage.namespace)
+        columns = tuple(column for column in whole.columns if column != "CurrencyIsoCode")
+        monkeypatch.setitem(TABLES, "opportunity", dataclasses.replace(whole, columns=columns))
+        one = (await stage.read(stream)).graphs(stage.namespace)
+    told_of = [
+        {(graph.entities[0].properties or {}).get("CurrencyIsoCode") for graph in read} for read in (several, one)
+    ]
+    assert told_of == [{"EUR", "JPY"}, {None}]
+    assert [graph.own for graph in several] == [graph.own for graph in one]
+
+
 async def test_a_field_that_nothing_goes_without_is_missed_in_words(monkeypatch: pytest.MonkeyPatch):
     whole = TABLES["contact"]
     columns = tuple(column for column in whole.columns if column != "SystemModstamp")
