@@ -1,4 +1,8 @@
-"""HubSpot's CRM API: contacts, companies, deals, tickets, what was done about them, owners, and what was archived."""
+"""HubSpot's CRM API: contacts, companies, deals, tickets, what was done about them, owners, and what was archived.
+
+Associations come with the object that they begin at, when it has changed. That one more was made changes no time of a call, an e-mail, a
+meeting, a note or a task, and no list tells of it: a full import reads them again.
+"""
 
 from __future__ import annotations
 
