@@ -175,9 +175,12 @@ async def _all(name: str, api: Api, cursor: JSON | None) -> Rows:
 # -- records to graph ---------------------------------------------------------------------------------------------------------
 
 
+def _name(row: JSON, what: str) -> str:
+    return row.get("name") or row.get("email") or f"{what.capitalize()} {row['id']}"
+
+
 def _person(row: JSON, what: str, context: Context, known: JSON | None = None) -> Entity:
-    name = row.get("name") or row.get("email") or f"{what.capitalize()} {row['id']}"
-    return person(context.key(what, row["id"]), name, row.get("email"), known)
+    return person(context.key(what, row["id"]), _name(row, what), row.get("email"), known)
 
 
 def _extract_admin(row: JSON, context: Context) -> Graph:
@@ -208,13 +211,16 @@ def _said(own: Entity, row: JSON, author: JSON | None, text: str, context: Conte
     """What conversations, tickets and messages have in common: who, whose turn it is, what is mentioned."""
     said = Graph(own)
     # "team" writes when an admin replies in its name.
-    kinds = {"admin": "admin", "user": "contact", "lead": "contact", "contact": "contact"}
     if author and author.get("id"):
-        if author.get("type") == "bot" or author.get("from_ai_agent"):
+        kind = author.get("type")
+        if kind == "bot" or author.get("from_ai_agent"):
             # Conversations are assigned to it by this id as to a teammate.
             said.by("authored", Entity("bot", context.key("admin", author["id"]), author.get("name") or "Bot"))
-        elif what := kinds.get(author.get("type", "")):
-            said.by("authored", _person(author, what, context))
+        elif kind == "admin":
+            said.by("authored", _person(author, kind, context))
+        elif kind in ("user", "lead", "contact"):
+            # Which address a contact has, only their own record says: this one is not read again when a wrong one is put right.
+            said.by("authored", Entity("person", context.key("contact", author["id"]), _name(author, "contact")))
     contacts = (row.get("contacts") or {}).get("contacts") or ()
     said.refer("raised_by", context.keys("contact", *(contact["id"] for contact in contacts)))
     for who in ("admin", "team"):  # nobody is null in some places and 0 in others; ids are numbers or texts

@@ -264,12 +264,25 @@ def test_a_conversation_says_who_asked_and_whose_turn_it_is() -> None:
     key = "intercom@nw:conversation:1295"
     assert graph.entities[0].name == "Ask b@acme.com & co"
     assert said(graph) == {
-        ("authored", "person:email:kim@acme.com", key),
+        ("authored", "intercom@nw:contact:5ba", key),
         ("raised_by", key, "intercom@nw:contact:5ba"),
         ("assigned_to", key, "intercom@nw:admin:814860"),
         ("assigned_to", key, "intercom@nw:team:9"),
         ("mentions", key, "person:email:b@acme.com"),
     }
+
+
+@pytest.mark.parametrize("kind", ["user", "lead"])
+def test_what_a_contact_wrote_is_no_proof_of_their_address(kind: str) -> None:
+    """It is not read again when a wrong one is put right, and would have made one person of two. Of teammates who left nothing else tells."""
+    row = {"id": "5", "conversation_id": "1", "part_type": "comment", "body": "Hello"}
+    author = {"type": kind, "id": "5ba", "name": None, "email": "bob@acme.com"}
+    graph = extracted("messages", {**row, "author": author})
+    assert [(e.kind, e.key, e.name, e.aliases) for e in graph.entities[1:]] == [
+        ("person", "intercom@nw:contact:5ba", "bob@acme.com", ())
+    ]
+    teammate = extracted("messages", {**row, "author": {**author, "type": "admin", "id": "7"}}).entities[1]
+    assert (teammate.key, teammate.aliases) == ("person:email:bob@acme.com", ("intercom@nw:admin:7",))
 
 
 @pytest.mark.parametrize("what", [{"type": "bot"}, {"type": "admin", "from_ai_agent": True}])
