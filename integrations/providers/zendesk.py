@@ -46,6 +46,7 @@ from integrations.providers.wire import Rows, epoch, page, pages, reader, stamp,
 
 MOST_ROWS = 1000  # of an export's page
 HOME = "https://www.zendesk.com"  # stands for the account's own host until its subdomain is known
+_ZENDESK = -1  # who acts where no user does
 _SUBDOMAIN = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _NUMBER = re.compile(r"(?<![\w/&#])#(\d{1,18})\b")
 _LINK = re.compile(rf"https://({_SUBDOMAIN})\.zendesk\.com/(?:agent/|hc/[\w-]+/)?(?:tickets|requests)/(\d{{1,18}})\b")
@@ -182,7 +183,11 @@ def _extract_comment(row: JSON, context: Context) -> Graph:
     name, known = headline(text, "(empty comment)"), facts(comment, "public", "created_at")
     said = Graph(Entity("message", context.key("comment", comment["id"]), name, known))
     said.refer("comment_on", context.keys("ticket", row.get("ticket_id")))
-    said.referred("authored", context.keys("user", comment.get("author_id") or row.get("updater_id")))
+    author = comment.get("author_id") or row.get("updater_id")
+    if author == _ZENDESK:
+        said.by("authored", Entity("bot", context.key("user", author), "Zendesk"))
+    else:
+        said.referred("authored", context.keys("user", author))
     said.refer("mentions", _mentions(context, text))
     return said
 

@@ -174,6 +174,8 @@ class Desk:
     def event(self, place: int, *, comments: bool) -> dict[str, Any]:
         rng, at = self._rng("event", place), self.times("comments")[place]
         author = self.user_id(self._an_agent(rng) if rng.random() < 0.5 else self._a_user(rng))
+        if self.world.chance("zendesk", self.account, "automation", place) < 0.03:
+            author = -1  # an automation's
         ticket = self.ticket_id(rng.randrange(self.count("tickets")))
         children: list[dict[str, Any]] = [{"id": self.event_id(place) + 5 * 10**8, "via": "Web form", "status": "open", "event_type": "Change", "previous_value": "new"}]  # fmt: skip
         if self._talks(place):

@@ -210,6 +210,15 @@ async def test_an_export_by_time_that_does_not_say_whether_it_is_over_is_when_it
     assert (page.next_cursor is None) is over
 
 
+def test_what_zendesk_itself_writes_is_by_no_person():
+    """Automations and merges; issue 356 of Zenpy: there is no user -1."""
+    comment = {"id": 8, "event_type": "Comment", "author_id": -1, "body": "Closed after four days", "public": False}
+    row = {"id": 1, "ticket_id": 5, "timestamp": at(3), "updater_id": -1, "child_events": [comment]}
+    graph = zendesk._extract_comment(row, Context(NS))
+    assert ("authored", f"{NS}:user:-1", f"{NS}:comment:8") in said(graph)
+    assert [(e.kind, e.name) for e in graph.entities[1:]] == [("bot", "Zendesk")]
+
+
 def test_who_gets_copies_of_a_ticket_and_who_follows_it():
     """Accounts with CCs and followers name them apart from the collaborators of old."""
     row = {"id": 7, "subject": "Printer", "email_cc_ids": [1, 2], "follower_ids": [3], "collaborator_ids": [1]}
