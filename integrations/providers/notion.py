@@ -195,7 +195,10 @@ def _tail(own_id: str) -> str:
 
 
 async def _rows(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
-    """Oldest row first, so that edits meanwhile don't move what is still to come; then what lies in the trash."""
+    """Oldest row first, so that edits meanwhile don't move what is still to come; then what lies in the trash.
+
+    Only pages are rows: a wiki has data sources among them, unless one says so.
+    """
     cursor = cursor or {}
     within: list[JSON] = [
         {"timestamp": "last_edited_time", "last_edited_time": {"on_or_after": _stamp(window.since)}},
@@ -209,6 +212,7 @@ async def _rows(api: Api, partition: Partition, window: Window, cursor: JSON | N
         "filter": {"and": within},
         "sorts": order,
         "page_size": PAGE,
+        "result_type": "page",
         **({"in_trash": True} if trash else {}),
     }
     if cursor.get("start"):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import unquote
 
-from integrations.sandbox.notion_rows import KINDS, LISTED, UNSHARED, WORKSPACES, Workspace, cut
+from integrations.sandbox.notion_rows import IN_WIKI, KINDS, LISTED, UNSHARED, WIKI, WORKSPACES, Workspace, cut
 from integrations.sandbox.stand_in import JSON, Grants, Route, StandIn, Table
 from integrations.sandbox.wire import Request, Response
 from integrations.sandbox.world import World, seconds_of
@@ -251,6 +251,8 @@ class Notion(StandIn):
             return _lost(given)
         bounds = _bounds(body.get("filter"))
         trash = body.get("in_trash") is True
+        if (wanted := body.get("result_type")) not in (None, "page", "data_source"):
+            raise _Wrong('body.result_type should be "page" or "data_source".')
         places = [
             place
             for place, edited in enumerate(workspace.times("rows"))
@@ -268,7 +270,14 @@ class Notion(StandIn):
                 places.sort(key=_created(workspace), reverse=order.get("direction") == "descending")
             elif order.get("direction") == "descending":
                 places.reverse()
-        pairs = [("rows", place) for place in places]
+        pairs = [("rows", place) for place in places if wanted != "data_source"]
+        if source == WIKI and wanted != "page":
+            times = {
+                "created_time": workspace.created("data_sources", IN_WIKI),
+                "last_edited_time": workspace.times("data_sources")[IN_WIKI],
+            }
+            there = all(fits(times[name]) for name, fits in bounds)
+            pairs += [("data_sources", IN_WIKI)] if there and self.is_deleted(IN_WIKI) == trash else []
         return self._page(body, account, pairs, "page_or_data_source", self.cap(MOST_LISTED))
 
     def _comments(self, request: Request, account: str) -> Response:

@@ -17,6 +17,7 @@ WORKSPACES = {
 KINDS = {"users": 1, "data_sources": 2, "rows": 3, "pages": 4, "comments": 5, "content": 8}
 SHARES = {"rows": 0.4, "pages": 0.15, "comments": 0.25}
 SOURCES = ("Roadmap", "Candidates", "Réunions", "Vendors", "仕様書")
+WIKI, IN_WIKI = 0, 3  # which data source is a wiki, and which lies in it
 UNSHARED = len(SOURCES)
 TITLES = ("Launch plan", "Sécurité", "Onboarding", "Offsite notes", "Почему так", "How we price")
 UNSHOWN = 4  # which of a page's blocks the API does not show

@@ -77,7 +77,9 @@ def test_the_rows_of_all_data_sources_are_those_of_the_search(client: Client, sa
     for source in found(client, "data_source"):
         sorts = [{"timestamp": "created_time", "direction": "ascending"}]
         own = list(
-            collect_paginated_api(client.data_sources.query, data_source_id=source["id"], page_size=9, sorts=sorts)
+            collect_paginated_api(
+                client.data_sources.query, data_source_id=source["id"], page_size=9, sorts=sorts, result_type="page"
+            )
         )
         assert [row["created_time"] for row in own] == sorted(row["created_time"] for row in own)
         assert {row["parent"]["data_source_id"] for row in own} <= {source["id"]}
@@ -85,6 +87,22 @@ def test_the_rows_of_all_data_sources_are_those_of_the_search(client: Client, sa
     assert len({row["id"] for row in rows}) == len(rows) == sandbox.truth("notion")["rows"]
     assert all(row["last_edited_time"].endswith(":00.000Z") for row in rows)
     assert client.pages.retrieve(rows[0]["id"])["properties"] == rows[0]["properties"]
+
+
+def test_a_wiki_lists_the_data_sources_that_lie_in_it_among_its_rows_unless_pages_are_asked_for(client: Client):
+    wiki = found(client, "data_source")[0]
+    for source in found(client, "data_source"):
+        every = collect_paginated_api(client.data_sources.query, data_source_id=source["id"])
+        pages = collect_paginated_api(client.data_sources.query, data_source_id=source["id"], result_type="page")
+        others = [row for row in every if row not in pages]
+        assert {row["object"] for row in pages} == {"page"}
+        if source["title"][0]["plain_text"] == "Roadmap":
+            wiki = source
+            assert {row["object"] for row in others} == {"data_source"}
+        else:
+            assert not others
+    with pytest.raises(APIResponseError, match="result_type"):
+        client.data_sources.query(data_source_id=wiki["id"], result_type="database")
 
 
 def test_what_a_property_refers_to_beyond_what_its_page_tells_is_listed_by_itself(client: Client):

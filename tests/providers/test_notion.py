@@ -138,6 +138,16 @@ async def test_a_cut_search_is_read_from_its_other_end_and_a_gap_is_not_passed_o
             await stage.read(stream)
 
 
+async def test_the_data_sources_that_lie_in_a_wiki_are_none_of_its_rows():
+    """By itself a query of a wiki lists both (Notion's reference, query a data source: `result_type`)."""
+    stage, rows = Stage("notion"), NOTION.stream("rows")
+    async with stage.client:
+        await stage.use(stage.account)
+        found = await stage.read(rows)
+    assert {record.payload["object"] for record, _ in found.rows.values()} == {"page"}
+    assert found.ids == stage.truth(rows, ALL)
+
+
 async def test_what_lies_in_the_trash_is_marked_and_is_no_part_of_the_workspace_to_choose():
     stage = Stage("notion")
     async with stage.client:
