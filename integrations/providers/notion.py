@@ -63,6 +63,8 @@ REFERENCES = 25  # of a property that a page tells by itself
 DEEPEST = 30  # levels of blocks within blocks
 # Blocks that stand for what has content of its own, and those of types that Notion does not show.
 _NOT_LOOKED_INTO = ("child_page", "child_database", "unsupported")
+# What lies within a page: its block has the id of the thing itself.
+_LIES_WITHIN = {"child_page": "page", "child_database": "database"}
 _MINUTE = timedelta(minutes=1)
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
@@ -422,7 +424,7 @@ def _extract_user(row: JSON, context: Context) -> Graph:
 def _extract_data_source(row: JSON, context: Context) -> Graph:
     name, known = _plain(row.get("title")) or "Untitled", facts(row, "url", deleted=row.get("in_trash"))
     said = Graph(Entity("collection", context.key("data_source", row["id"]), name, known))
-    said.to("part_of", _parent(row, context))
+    said.to("part_of", _parent(row, context), _parent({"parent": row.get("database_parent")}, context))
     said.by("authored", _person(row.get("created_by"), context))
     said.to("mentions", *_mentioned(row.get("description"), context))
     return said
@@ -494,13 +496,15 @@ def _texts(block: JSON) -> Iterator[list[JSON]]:
 
 
 def _extract_content(row: JSON, context: Context) -> Graph:
-    """What is mentioned on a page."""
+    """What is mentioned on a page, and what lies within it: what lies in a column or a toggle names only that block as its parent."""
     said = besides(_page(row["page"], row["title"], context), utc(row["last_edited_time"]))
     for block in row["blocks"]:
         for rich in _texts(block):
             said.to("mentions", *_mentioned(rich, context))
         linked = inner(block, "link_to_page").get("page_id") if block.get("type") == "link_to_page" else None
         said.refer("mentions", context.keys("page", linked))
+        if (kind := block.get("type")) in _LIES_WITHIN:
+            said.referred("part_of", context.keys(_LIES_WITHIN[kind], block.get("id")))
     return said
 
 

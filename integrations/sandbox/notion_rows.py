@@ -20,6 +20,7 @@ SOURCES = ("Roadmap", "Candidates", "Réunions", "Vendors", "仕様書")
 WIKI, IN_WIKI = 0, 3  # which data source is a wiki, and which lies in it
 UNSHARED = len(SOURCES)
 TITLES = ("Launch plan", "Sécurité", "Onboarding", "Offsite notes", "Почему так", "How we price")
+TOGGLE = 1  # which of a page's blocks may have others within
 UNSHOWN = 4  # which of a page's blocks the API does not show
 LISTED = ("title", "rich_text", "people", "relation")  # types of properties that hold several references
 MOST_REFERENCES = 25
@@ -155,7 +156,7 @@ class Workspace:
         for stream in ("rows", "pages"):
             if (place := self.place_of(stream, given)) is not None:
                 return stream, place, None
-            for at in (1, UNSHOWN):
+            for at in (TOGGLE, UNSHOWN):
                 place = int(given[-10:], 16) if given.startswith(f"08b{at:05x}-0000-") else -1
                 if 0 <= place < len(self.times(stream)) and given == self._block_id(stream, place, at):
                     return stream, place, at
@@ -169,19 +170,30 @@ class Workspace:
 
     def blocks(self, stream: str, place: int, block: int | None = None) -> list[JSON]:
         """What is written on a page, or within one of its blocks."""
+        below = self._below(place) if stream == "pages" else []
         if block is not None:
-            return [self._block(stream, place, block, within) for within in (1, 2)]
-        count = 0 if place % 7 == 6 else 1 + int(self._chance("blocks", stream, place) * 3)
+            nested = below if block == TOGGLE else []
+            return [self._block(stream, place, block, within) for within in (1, 2)][len(nested) :] + nested
+        count = self._count(stream, place)
         found = [self._block(stream, place, at) for at in range(count)]
         if place % 6 == 5:
             found.insert(0, self._block(stream, place, UNSHOWN))
-        children = [
-            child for child in (2 * place, 2 * place + 1) if child % 4 == 3 and child < len(self.times("pages"))
-        ]
-        for child in children if stream == "pages" else ():
-            known = {"object": "block", "id": self.id_of("pages", child), "has_children": True, "type": "child_page"}
-            found.append({**known, "child_page": {"title": "Launch plan"}, "in_trash": False})
-        return found
+        return found if self._nests(stream, place) else found + below
+
+    def _count(self, stream: str, place: int) -> int:
+        return 0 if place % 7 == 6 else 1 + int(self._chance("blocks", stream, place) * 3)
+
+    def _nests(self, stream: str, place: int) -> bool:
+        """Whether the page has a toggle with something within."""
+        return place % 5 == 0 and self._count(stream, place) > TOGGLE
+
+    def _below(self, place: int) -> list[JSON]:
+        """The pages that lie within a page, as its blocks."""
+        child = 2 * place + 1
+        if child % 4 != 3 or child >= len(self.times("pages")):
+            return []
+        known = {"object": "block", "id": self.id_of("pages", child), "has_children": True, "type": "child_page"}
+        return [{**known, "child_page": {"title": "Launch plan"}, "in_trash": False}]
 
     def _block(self, stream: str, place: int, at: int, within: int = 0) -> JSON:
         kind = "paragraph" if within else ("paragraph", "toggle", "to_do", "image", "unsupported")[at]
@@ -226,7 +238,9 @@ class Workspace:
             "title": [text(SOURCES[place])],
             "description": [],
             "parent": {"type": "database_id", "database_id": database},
-            "database_parent": {"type": "workspace", "workspace": True},
+            "database_parent": {"type": "page_id", "page_id": self.id_of("pages", 0)}
+            if place == 1 and self.times("pages")
+            else {"type": "workspace", "workspace": True},
             "properties": {"Name": {"id": "title", "name": "Name", "type": "title", "title": {}}},
             "icon": None,
             "url": f"https://app.notion.com/p/{own.replace('-', '')}",
@@ -260,6 +274,8 @@ class Workspace:
         parent: JSON = {"type": "workspace", "workspace": True}
         if place % 4 == 3:
             parent = {"type": "page_id", "page_id": self.id_of("pages", place // 2)}
+            if self._nests("pages", place // 2):
+                parent = {"type": "block_id", "block_id": self._block_id("pages", place // 2, TOGGLE)}
         return self._page("pages", place, parent, {"title": self._title(place)})
 
     def _rows(self, place: int) -> JSON:

@@ -405,6 +405,35 @@ def test_what_is_written_mentions_and_says_nothing_else_of_its_page():
     }  # fmt: skip
 
 
+def test_what_lies_within_a_page_is_part_of_it_however_deep():
+    """Of what lies in a column or a toggle, the parent is that block, which is no thing of the graph (Notion's reference, parent object)."""
+    within = {"type": "block_id", "block_id": "k1"}
+    assert said(graph("pages", id="p2", properties={}, parent=within)) == set()
+    blocks = [
+        {"id": "p2", "type": "child_page", "child_page": {"title": "Plan"}, "parent": within},
+        {"id": "b1", "type": "child_database", "child_database": {"title": "Tasks"}},
+        {"id": "k2", "type": "paragraph", "paragraph": {"rich_text": []}},
+    ]
+    edited = "2026-03-01T09:30:00.000Z"
+    found = graph("content", id="k1:0", page="p1", title="Launch", last_edited_time=edited, blocks=blocks)
+    assert said(found) == {
+        ("part_of", "notion:page:p2", "notion:page:p1"), ("part_of", "notion:database:b1", "notion:page:p1"),
+    }  # fmt: skip
+    assert len(found.entities) == 1, "what lies there comes by itself, or is only shown there"
+
+
+async def test_every_page_of_the_workspace_below_another_is_known_to_lie_in_it():
+    stage = Stage("notion")
+    async with stage.client:
+        await stage.use(stage.account)
+        pages, content = await stage.read(NOTION.stream("pages")), await stage.read(NOTION.stream("content"))
+    parents = {record.external_id: record.payload["parent"] for record, _ in pages.rows.values()}
+    hidden = {f"notion:page:{own}" for own, parent in parents.items() if parent["type"] == "block_id"}
+    assert hidden
+    placed = {one.source for graph in content.graphs("notion") for one in graph.relationships if one.kind == "part_of"}
+    assert hidden <= placed
+
+
 def test_a_row_tells_its_title_its_place_and_who_is_on_it():
     properties = {
         "Name": {"type": "title", "title": [{"plain_text": "Launch "}, {"plain_text": "plan"}]},
@@ -500,15 +529,17 @@ async def test_a_group_among_people_is_no_person():
     assert one.entities[1].name == "Notion group"
 
 
-def test_a_data_source_is_part_of_its_database_by_who_made_it():
-    parent = {"type": "database_id", "database_id": "b1"}
+def test_a_data_source_is_part_of_its_database_and_of_the_page_that_it_lies_on_by_who_made_it():
+    parent, on = {"type": "database_id", "database_id": "b1"}, {"type": "page_id", "page_id": "p9"}
     found = graph(
-        "data_sources", id="d1", title=[{"plain_text": "Tasks"}], parent=parent, created_by={"id": "u2"}, description=[MENTION]
+        "data_sources", id="d1", title=[{"plain_text": "Tasks"}], parent=parent, database_parent=on, created_by={"id": "u2"},
+        description=[MENTION],
     )  # fmt: skip
     assert (found.entities[0].kind, found.entities[0].name) == ("collection", "Tasks")
     own = "notion:data_source:d1"
     assert said(found) == {
-        ("part_of", own, "notion:database:b1"), ("authored", "notion:user:u2", own), ("mentions", own, "notion:user:u1"),
+        ("part_of", own, "notion:database:b1"), ("part_of", own, "notion:page:p9"),
+        ("authored", "notion:user:u2", own), ("mentions", own, "notion:user:u1"),
     }  # fmt: skip
 
 
