@@ -137,14 +137,16 @@ async def _labels(api: Api, cursor: JSON | None) -> Rows:
 async def _messages(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
     """Newest first. Lists hold ids only: a page of them is read a few at a time.
 
-    Whether `after` and `before` are included is not said, so a second more is asked for.
+    Whether `after` and `before` are included is not said, so a second more is asked for. Drafts are no mail yet: each is another message
+    whenever it is saved, and nothing tells of those before.
     cursor: {"ids": still to read, "next": token of the list's next page, None at its end}.
     """
     state = cursor or {"ids": [], "next": None}
     ids, following = state["ids"], state["next"]
     if not ids:
         since, until = ticks(window)
-        asked = {"q": f"after:{since - 1} before:{until + 1}", "maxResults": 100, "includeSpamTrash": "false"}
+        query = f"after:{since - 1} before:{until + 1} -in:drafts"
+        asked = {"q": query, "maxResults": 100, "includeSpamTrash": "false"}
         data = (await api.get(f"{MAIL}/messages", {**asked, "pageToken": following} if following else asked)).data
         ids, following = [row["id"] for row in data.get("messages") or ()], data.get("nextPageToken")
     rows = [{**row, "mailbox": _owner(api)} for row in await _read(api, ids[:A_READ])]

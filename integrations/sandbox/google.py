@@ -87,6 +87,12 @@ class Google(StandIn):
             tombstones=True,
         )
 
+    def truth_ids(self, account: str, stream: str, since: float | None, until: float | None) -> list[str]:
+        """Without drafts, which are no mail yet."""
+        found, own = super().truth_ids(account, stream, since, until), self.holdings[account]
+        drafts = {own.message_id(place) for place in range(len(own.messages)) if own.is_draft(place)}
+        return [one for one in found if one not in drafts] if stream == "messages" else found
+
     # -- tokens -------------------------------------------------------------------------------------------------------------
 
     def oauth(self, request: Request) -> Response | None:
@@ -171,11 +177,13 @@ class Google(StandIn):
         for name, first, month, day in _TERM.findall(request.query.get("q", "")):
             at = datetime(int(first), int(month), int(day), tzinfo=PACIFIC).timestamp() if day else int(first)
             since, until = (at + 1, until) if name == "after" else (since, at)
-        found = self._page(request, self.rows(table, table.within(since, until))[::-1], 100, 500)
+        own, among = self.holdings[account], self.rows(table, table.within(since, until))[::-1]
+        if "-in:drafts" in request.query.get("q", "").split():
+            among = [place for place in among if not own.is_draft(place)]
+        found = self._page(request, among, 100, 500)
         if found is None:
             return _error(400, "invalidArgument", "Invalid pageToken")
         places, following = found
-        own = self.holdings[account]
         rows = [{"id": own.message_id(place), "threadId": own.message_id(place - place % 3)} for place in places]
         return Response(
             200,

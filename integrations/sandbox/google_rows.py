@@ -28,7 +28,7 @@ CALENDARS = (
     ("Équipe – Vertrieb", "America/New_York", 0.06, False),
     ("Holidays", "Asia/Tokyo", 0.02, True),
 )
-LABELS = ("INBOX", "SENT", "IMPORTANT", "Kunden – wichtig", "Invoices")
+LABELS = ("INBOX", "SENT", "IMPORTANT", "Kunden – wichtig", "Invoices", "DRAFT")
 SUBJECTS = ("Q1 draft", "Renewal of the contract", "Re: Größere Bestellung", "Lunch?", "")
 BODIES = ("Hi,\n\nplease talk to {email} about it.\n", "See you there – à bientôt!\n", "Anbei der Entwurf.\n", "")
 TITLES = ("Kick-off", "Weekly", "Kundentermin Zürich", "1:1", None)
@@ -79,6 +79,9 @@ class Holdings:
     def message_id(self, place: int) -> str:
         return f"{(0x18C0 + self.index << 48) + place * 7919:016x}"
 
+    def is_draft(self, place: int) -> bool:
+        return place % 31 == 30
+
     def message(self, place: int, form: str = "full", wanted: str | None = None) -> JSON:
         rng, at = self._rng("message", place), self.messages[place]
         row: JSON = {
@@ -86,9 +89,10 @@ class Holdings:
             "labelIds": ["SENT"] if rng.random() < 0.4 else ["INBOX", rng.choice(("IMPORTANT", "Label_3", "Label_4"))],
             "snippet": "", "internalDate": str(at), "sizeEstimate": 900 + rng.randrange(20_000),
         }  # fmt: skip
+        row["labelIds"] = ["DRAFT"] if self.is_draft(place) else row["labelIds"]
         others = [person for person in self.world.people() if person != self.owner]
         other, third = rng.sample(others, 2)
-        sender, to = (self.owner, other) if row["labelIds"] == ["SENT"] else (other, self.owner)
+        sender, to = (other, self.owner) if "INBOX" in row["labelIds"] else (self.owner, other)
         body = rng.choice(BODIES).format(email=third.email)
         row["snippet"] = body.replace("\n", " ").strip()
         host = sender.email.partition("@")[2]

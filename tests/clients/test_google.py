@@ -62,8 +62,12 @@ def test_it_says_whose_the_token_is(sandbox: Any, gmail: Any):
 
 
 def test_it_walks_the_mailbox_newest_first_and_reads_what_it_finds(sandbox: Any, gmail: Any):
-    listed = every(gmail.users().messages(), "messages", userId="me", maxResults=100)
+    whole = every(gmail.users().messages(), "messages", userId="me", maxResults=100)
+    listed = every(gmail.users().messages(), "messages", userId="me", maxResults=100, q="-in:drafts")
     assert len({row["id"] for row in listed}) == len(listed) == sandbox.truth("google")["messages"]
+    draft = next(row for row in whole if row not in listed)
+    draft = gmail.users().messages().get(userId="me", id=draft["id"], format="minimal").execute()
+    assert draft["labelIds"] == ["DRAFT"]
     rows = [gmail.users().messages().get(userId="me", id=row["id"], format="full").execute() for row in listed[:4]]
     assert [row["threadId"] for row in rows] == [row["threadId"] for row in listed[:4]]
     times = [int(row["internalDate"]) for row in rows]

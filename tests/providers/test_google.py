@@ -116,6 +116,17 @@ async def test_mail_is_read_a_few_at_a_time_and_the_rest_of_a_list_is_not_asked_
         assert max(stage.app.control.most_at_once.values()) <= google.AT_ONCE
 
 
+async def test_a_draft_is_no_mail_yet():
+    """Each time that it is saved it is another message, and a third one when it is sent (Gmail's guide to drafts)."""
+    async with staged("google") as stage:
+        own = stage.stand_in.holdings[stage.account]
+        drafts = {own.message_id(place) for place in range(len(own.messages)) if own.is_draft(place)}
+        found = await stage.read(MESSAGES)
+        assert drafts
+        assert not drafts & found.ids
+        assert found.ids == stage.truth(MESSAGES, ALL)
+
+
 async def test_what_is_gone_before_it_is_read_is_left_out():
     async with staged("google") as stage:
         page = await MESSAGES.fetch(stage.api(), WHOLE, ALL, None)
