@@ -129,26 +129,42 @@ def _filter(window: Window) -> str:
     return f"receivedDateTime ge {stamp(window.since)} and receivedDateTime lt {stamp(window.until + SECOND)}"
 
 
+async def _junk(api: Api) -> str | None:
+    """Id of the folder of junk, whatever the mailbox calls it; None where there is none."""
+    try:
+        return body(await api.get(f"{ME}/mailFolders/junkemail", {"$select": "id"}, _PREFER)).get("id")
+    except Gone:
+        return None
+
+
 async def _messages(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
-    """All folders, oldest first, each page from the second of the last one's last message on.
+    """All folders but junk, whose senders are whom they pretend to be, and without drafts, which nobody sent; oldest first, each page
+    from the second of the last one's last message on.
 
     The address that Graph gives of the next page leaves out as many messages as were read, and so one that was not for each that is
-    purged meanwhile; it serves only where one second fills a page. cursor: {"at": that second, "seen": ids of what was read of it,
-    "url": the address, or None}. What is sorted by must stand first in the filter.
+    purged meanwhile; it serves only where one second fills a page. What is sorted by must stand first in the filter.
+
+    cursor: {"at": that second, "seen": ids of what was read of it, "url": the address, or None, "junk": id of its folder, or None}.
     """
+    junk = cursor["junk"] if cursor and "junk" in cursor else await _junk(api)
     at, seen, url = (cursor["at"], cursor["seen"], cursor["url"]) if cursor else (stamp(window.since), [], None)
     within = _filter(Window(utc(at), window.until))
     asked = {"$filter": within, "$orderby": "receivedDateTime asc", "$select": _MESSAGE, "$top": 50}
     rows, following = await _get(api, f"{ME}/messages", asked, {"url": url} if url else None)
     known = [row for row in rows if isinstance(row, dict)]
     new = [{**row, "mailbox": api.facts.get("mailbox")} if isinstance(row, dict) else row for row in rows]
-    new = [row for row in new if not isinstance(row, dict) or row.get("id") not in seen]
+    new = [row for row in new if not isinstance(row, dict) or not (row.get("id") in seen or _is_no_mail(row, junk))]
     if following is None:
         return new, None
     last = _second(known[-1]) if known else at
     if last > at:
-        return new, {"at": last, "seen": [row.get("id") for row in known if _second(row) == last], "url": None}
-    return new, {"at": at, "seen": [*seen, *(row.get("id") for row in known if _second(row) == at)], **following}
+        at, seen, following = last, [], {"url": None}
+    seen = [*seen, *(row.get("id") for row in known if _second(row) == at)]
+    return new, {"at": at, "seen": seen, **following, "junk": junk}
+
+
+def _is_no_mail(row: JSON, junk: str | None) -> bool:
+    return bool(row.get("isDraft") or (junk and row.get("parentFolderId") == junk))
 
 
 def _second(row: JSON) -> str:

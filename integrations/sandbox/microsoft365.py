@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from integrations.sandbox.microsoft365_rows import ACCOUNTS, FOLDERS, Holdings
+from integrations.sandbox.microsoft365_rows import ACCOUNTS, FOLDERS, WELL_KNOWN, Holdings
 from integrations.sandbox.stand_in import JSON, Grants, Route, StandIn, Table
 from integrations.sandbox.wire import Request, Response
 from integrations.sandbox.world import World, seconds_of
@@ -50,6 +50,7 @@ class Microsoft365(StandIn):
         routes = (
             (me, self._me, ""),
             (f"{me}/mailFolders(?:/(?P<key>[^/]+)/childFolders)?", self._folders, "folders"),
+            (f"{me}/mailFolders/(?P<key>[^/]+)", self._folder, "messages"),
             (f"{me}/messages", self._messages, "messages"),
             (f"{me}/messages/\\$count", self._count, "messages"),
             (f"{me}/calendars", self._calendars, "calendars"),
@@ -71,6 +72,12 @@ class Microsoft365(StandIn):
             return Table(own.messages, own.message_id, own.message)
         events = own.events
         return Table([e.at for e in events], lambda i: own.event_id(events[i]), lambda i: own.event(events[i]))
+
+    def truth_ids(self, account: str, stream: str, since: float | None, until: float | None) -> list[str]:
+        """Without junk and drafts, which the list of all messages has among the mail."""
+        found, own = super().truth_ids(account, stream, since, until), self.holdings[account]
+        other = {own.message_id(place) for place in range(len(own.messages)) if not own.is_mail(place)}
+        return [one for one in found if one not in other] if stream == "messages" else found
 
     # -- tokens -------------------------------------------------------------------------------------------------------------
 
@@ -153,6 +160,12 @@ class Microsoft365(StandIn):
         if key is not None and parent is None:
             return self.not_found(request)
         return self._listing(request, [place for place in own.folders if FOLDERS[place][1] == parent], own.folder)
+
+    def _folder(self, request: Request, account: str, key: str) -> Response:
+        own = self.holdings[account]
+        known = WELL_KNOWN.get(key.lower())
+        place = next((place for place in own.folders if place == known or own.folder_id(place) == key), None)
+        return self.not_found(request) if place is None else Response(200, own.folder(place))
 
     def _wanted(self, request: Request, account: str) -> list[int] | None:
         """Places of the messages that the filter lets through; None when it is none."""

@@ -27,7 +27,10 @@ FOLDERS = (
     ("Größere", 3),
     ("Drafts", None),
     ("Archive", None),
+    ("Junk-E-Mail", None),
 )
+# Names by which a folder is found whatever the mailbox calls it -> its place.
+WELL_KNOWN = {"inbox": 0, "sentitems": 1, "deleteditems": 2, "drafts": 5, "archive": 6, "junkemail": 7}
 # (name, share of the account's records, hours that whole days begin after UTC's; None: no whole days)
 CALENDARS = (("Calendar", 0.2, None), ("Vacances – été", 0.04, 9))
 SUBJECTS = ("Renewal", "Q1 draft", "AW: Größere Bestellung", "Lunch?", None)
@@ -97,7 +100,12 @@ class Holdings:
         )
 
     def _folder_of(self, place: int) -> int:
-        return self._rng("folder", place).choice((0, 0, 1, 2, 3, 6))
+        return self._rng("folder", place).choice((0, 0, 0, 1, 1, 2, 3, 3, 6, 6, 7))
+
+    def is_mail(self, place: int) -> bool:
+        """Neither junk nor a draft."""
+        row = self.message(place)
+        return not row["isDraft"] and row["parentFolderId"] != self.folder_id(WELL_KNOWN["junkemail"])
 
     def message(self, place: int, *, immutable: bool = True, text: bool = True) -> JSON:
         rng, at, folder = self._rng("message", place), self.messages[place], self._folder_of(place)
