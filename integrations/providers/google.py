@@ -64,6 +64,7 @@ A_READ = 20  # messages of one page: what is lost when the limit comes in the mi
 _DATES_LAG = timedelta(hours=12)  # a calendar's day begins up to so much after the same day of UTC
 _AFTER = re.compile(r"[Rr]etry after (\d{4}-\d\d-\d\dT[\d:.]+Z)")
 _COMING = ("accepted", "tentative")
+_NO_MEETING = ("birthday", "workingLocation")  # types of event: of one's contacts, and where one works on a day
 _NO_PERSON = (".calendar.google.com", "calendar-notification@google.com")  # group calendars, rooms, the calendar itself
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
@@ -197,6 +198,7 @@ async def _fetch_events(api: Api, partition: Partition, window: Window, cursor: 
 
     Both bounds are left out, which an event without length at the window's beginning must not be; whole days have no zone, and
     lie where the calendar's has them. Of what was deleted, the time may be missing: that is told wherever it is listed.
+    What is no meeting is personal, and left out.
     """
     span = {"timeMin": stamp(window.since - SECOND), "timeMax": stamp(window.until + _DATES_LAG + SECOND)}
     asked = {**span, "singleEvents": "true", "orderBy": "startTime", "showDeleted": "true"}
@@ -206,6 +208,7 @@ async def _fetch_events(api: Api, partition: Partition, window: Window, cursor: 
         timeless = row.get("status") == "cancelled" and not row.get("start") and not row.get("originalStartTime")
         return window.since if timeless else _starts_at(row)
 
+    rows = [row for row in rows if not (isinstance(row, dict) and row.get("eventType") in _NO_MEETING)]
     return page(rows, reader(lambda row: f"{partition.key}:{row['id']}", time_of), following)
 
 

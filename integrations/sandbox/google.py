@@ -88,10 +88,14 @@ class Google(StandIn):
         )
 
     def truth_ids(self, account: str, stream: str, since: float | None, until: float | None) -> list[str]:
-        """Without drafts, which are no mail yet."""
-        found, own = super().truth_ids(account, stream, since, until), self.holdings[account]
-        drafts = {own.message_id(place) for place in range(len(own.messages)) if own.is_draft(place)}
-        return [one for one in found if one not in drafts] if stream == "messages" else found
+        """Without drafts, which are no mail yet, and days that are no meetings."""
+        own, table = self.holdings[account], self.table(account, stream)
+        places = self.rows(table, table.within(since, until))
+        if stream == "messages":
+            places = [place for place in places if not own.is_draft(place)]
+        elif stream == "events":
+            places = [place for place in places if own.is_meeting(own.events[place])]
+        return [table.id_of(place) for place in places]
 
     # -- tokens -------------------------------------------------------------------------------------------------------------
 

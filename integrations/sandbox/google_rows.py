@@ -188,6 +188,13 @@ class Holdings:
             return f"{self.series_id(event)}_{datetime.fromtimestamp(event.begins, UTC):%Y%m%dT%H%M%SZ}"
         return f"ev{self.index}{event.calendar}{event.number:06d}"
 
+    def event_type(self, event: Event) -> str:
+        rest = event.number % 37 if event.calendar == 0 else 0
+        return {36: "birthday", 34: "workingLocation", 32: "focusTime"}.get(rest, "default")
+
+    def is_meeting(self, event: Event) -> bool:
+        return self.event_type(event) not in ("birthday", "workingLocation")
+
     def event(self, event: Event, *, deleted: bool = False) -> JSON:
         rng, key = self._rng("event", event.calendar, event.number), self.event_id(event)
         root = self.series_id(event) if self.is_of_series(event) else key
@@ -202,7 +209,7 @@ class Holdings:
             )
         row: JSON = {"kind": "calendar#event", "etag": f'"{event.number}"', "id": key, "status": "confirmed", "iCalUID": f"{root}@google.com",
                      "htmlLink": f"https://www.google.com/calendar/event?eid={key}", "created": f"{stamp(event.begins - 9 * 86_400)[:-1]}.000Z",
-                     "updated": f"{stamp(event.begins - 86_400)[:-1]}.120Z", **when, "eventType": "default", "sequence": 0}  # fmt: skip
+                     "updated": f"{stamp(event.begins - 86_400)[:-1]}.120Z", **when, "eventType": self.event_type(event), "sequence": 0}  # fmt: skip
         if self.is_of_series(event):
             row |= {"recurringEventId": root, "originalStartTime": when["start"]}
         if deleted:

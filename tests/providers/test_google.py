@@ -174,6 +174,16 @@ async def test_a_whole_day_comes_once_wherever_its_calendar_lies():
         assert sorted(key for key in seen if key in whole) == sorted(whole)
 
 
+async def test_birthdays_of_contacts_and_where_somebody_works_are_no_meetings():
+    """Both lie among the meetings of one's own calendar (Google's guide, event types), and are nobody else's business."""
+    async with staged("google") as stage:
+        own = stage.stand_in.holdings[stage.account]
+        assert {own.event_type(event) for event in own.events} >= {"birthday", "workingLocation"}
+        found = await stage.read(EVENTS)
+        assert {record.payload["eventType"] for record, _ in found.rows.values()} == {"default", "focusTime"}
+        assert found.ids == stage.truth(EVENTS, ALL)
+
+
 async def test_a_deleted_event_of_which_only_the_id_is_left_is_told_as_deleted():
     partition = Partition("ana@acme.test", "Ana")
     async with staged("google") as stage:
