@@ -110,12 +110,22 @@ async def _page(
     after = {"starting_after": at["after"]} if "after" in at else {}
     asked = {"limit": 100, "created[gte]": since, "created[lt]": until, **asked_for[at["list"]], **after}
     data = (await api.get(f"/v1/{resource}", asked)).data
-    rows = data["data"]
+    rows = [_without_secret(row) for row in data["data"]]
     if not data["has_more"]:
         return rows, {"list": at["list"] + 1} if at["list"] + 1 < len(asked_for) else None
     if not rows or not (isinstance(rows[-1], dict) and rows[-1].get("id")):
         raise RequestRejected("Stripe says that there is more but not where to go on.")
     return rows, {"list": at["list"], "after": rows[-1]["id"]}
+
+
+def _without_secret(row: Any) -> Any:
+    """Without that of a payment, nor of one that an event tells of: who has it can complete the payment, and Stripe has nobody store it."""
+    if not isinstance(row, dict):
+        return row
+    told = {name: value for name, value in row.items() if name != "client_secret"}
+    if inner(row, "data").get("object"):
+        told["data"] = {**row["data"], "object": _without_secret(row["data"]["object"])}
+    return told
 
 
 async def _invoices(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:

@@ -256,6 +256,7 @@ class Books:
         return {
             "object": "payment_intent",
             **self._amount(place),
+            "client_secret": f"{self.id_of('payment_intents', place)}_secret_{place:08x}",
             "status": "succeeded" if done else "requires_payment_method",
             "customer": self._customer_of(place),
             "latest_charge": self.id_of("charges", place),

@@ -140,6 +140,19 @@ async def test_more_kinds_of_event_than_can_be_asked_for_at_once_are_asked_for_o
     assert {found.position for found in pages} == {None}, "of the second list nothing was read yet"
 
 
+async def test_the_secret_of_a_payment_is_not_kept():
+    """Who has it can complete the payment: "should not be stored" (Stripe's reference, PaymentIntent's client_secret)."""
+    stage = Stage("stripe")
+    async with stage.client:
+        await stage.use(stage.account)
+        there = (await stage.api().get("/v1/payment_intents")).data["data"]
+        assert all("_secret_" in row["client_secret"] for row in there)
+        payments, events = await stage.read(STRIPE.stream("payments")), await stage.read(STRIPE.stream("events"))
+    assert any(record.payload["data"]["object"]["object"] == "payment_intent" for record, _ in events.rows.values())
+    kept = [record.payload for found in (payments, events) for record, _ in found.rows.values()]
+    assert not [row for row in kept if "_secret_" in str(row)]
+
+
 def test_an_address_in_an_event_proves_nothing_for_good():
     """Each event is a record of its own, which nothing takes back once the address has changed."""
     row = {"id": "cus_1", "object": "customer", "email": "old@acme.test"}
