@@ -64,6 +64,9 @@ A_READ = 20  # messages of one page: what is lost when the limit comes in the mi
 _DATES_LAG = timedelta(hours=12)  # a calendar's day begins up to so much after the same day of UTC
 _AFTER = re.compile(r"[Rr]etry after (\d{4}-\d\d-\d\dT[\d:.]+Z)")
 _COMING = ("accepted", "tentative")
+_BIRTHDAYS = (
+    "#contacts@group.v.calendar.google.com"  # the calendar of one's contacts' birthdays, where there still is one
+)
 _NO_MEETING = ("birthday", "workingLocation")  # types of event: of one's contacts, and where one works on a day
 _NO_PERSON = (".calendar.google.com", "calendar-notification@google.com")  # group calendars, rooms, the calendar itself
 
@@ -181,7 +184,8 @@ async def _list(api: Api, path: str, asked: JSON, cursor: JSON | None) -> Rows:
 
 
 async def _calendars(api: Api, cursor: JSON | None) -> Rows:
-    return await _list(api, "users/me/calendarList", {"showHidden": "true"}, cursor)
+    rows, following = await _list(api, "users/me/calendarList", {"showHidden": "true"}, cursor)
+    return [row for row in rows if not (isinstance(row, dict) and str(row.get("id")).endswith(_BIRTHDAYS))], following
 
 
 def _name(calendar: JSON) -> str:

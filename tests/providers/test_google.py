@@ -15,6 +15,7 @@ from integrations.providers import google
 from integrations.providers.base import WHOLE, Context, Partition, Window
 from integrations.providers.google import GOOGLE
 from tests.contract.stage import ALL, ROOT, staged
+from tests.senders import answering
 
 ANA, LI = "person:email:ana@acme.test", "person:email:li@example.org"
 MESSAGES, EVENTS = GOOGLE.stream("messages"), GOOGLE.stream("events")
@@ -182,6 +183,17 @@ async def test_birthdays_of_contacts_and_where_somebody_works_are_no_meetings():
         found = await stage.read(EVENTS)
         assert {record.payload["eventType"] for record, _ in found.rows.values()} == {"default", "focusTime"}
         assert found.ids == stage.truth(EVENTS, ALL)
+
+
+async def test_the_calendar_of_contacts_birthdays_is_none_of_ours():
+    """It is hidden, and listed with those that are (github.com/home-assistant/core/issues/132933)."""
+    hidden = {"id": "addressbook#contacts@group.v.calendar.google.com", "summary": "Birthdays", "hidden": True}
+    listed = {"items": [{"id": "ana@acme.test", "primary": True}, hidden]}
+    api = Api(GOOGLE, GOOGLE.api_url, answering(lambda request: httpx2.Response(200, json=listed)), "token")
+    assert GOOGLE.partitions is not None
+    assert [part.key for part in await GOOGLE.partitions(api)] == ["ana@acme.test"]
+    page = await GOOGLE.stream("calendars").fetch(api, WHOLE, ALL, None)
+    assert [record.external_id for record in page.records] == ["ana@acme.test"]
 
 
 async def test_a_deleted_event_of_which_only_the_id_is_left_is_told_as_deleted():
