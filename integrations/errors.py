@@ -7,6 +7,7 @@ The class carries the decision; nobody looks at a message or a status code again
     │   ├── Throttled             the provider's limit; never spends a retry; `retry_at` when it said so
     │   ├── NotReady              the answer is being prepared: only this request waits; never spends a retry
     │   └── Unavailable           5xx, reset, time-out, a body cut short or not JSON; spends a retry
+    │       └── TookTooLong         502, 504, no answer in time: a fetch may ask for fewer rows
     ├── ReauthRequired          the grant is gone: pause the connection's jobs until a person reconnects
     ├── AccessDenied            this stream or partition may not be read: it fails in words, the others go on
     │   ├── PartlyDenied          of several sites or workspaces some refuse: `found` is what the others have
@@ -76,6 +77,10 @@ class Unavailable(RetryLater):
     """The provider or the way to it failed: 5xx, connection reset, time-out, truncated or invalid body."""
 
     code = "provider_unavailable"
+
+
+class TookTooLong(Unavailable):
+    """The provider did not have its answer ready in time. It may have fewer rows ready, if it is not out of order."""
 
 
 class ReauthRequired(ProviderError):

@@ -27,6 +27,7 @@ from integrations.errors import (
     ReauthRequired,
     RequestRejected,
     Throttled,
+    TookTooLong,
     Unavailable,
 )
 from integrations.providers.base import Provider
@@ -303,7 +304,7 @@ class Api:
         except transport.ConnectTimeout:
             raise Unavailable(f"{name} could not be reached within {transport.CONNECT_TIMEOUT:.0f} s.") from None
         except transport.ReadTimeout:
-            raise Unavailable(f"{name} did not answer within {patience:.0f} s.") from None
+            raise TookTooLong(f"{name} did not answer within {patience:.0f} s.") from None
         except transport.CannotConnect:
             raise Unavailable(f"{name} could not be reached.") from None
         except transport.BrokenOff:
@@ -343,7 +344,8 @@ class Api:
         if status == 429:
             return Throttled(f"{name}'s rate limit is used up.", reply.retry_at())
         if status in (408, 425) or status >= 500:
-            return Unavailable(f"{name} has a problem of its own ({status}).", reply.retry_at())
+            kind = TookTooLong if status in (502, 504) else Unavailable
+            return kind(f"{name} has a problem of its own ({status}).", reply.retry_at())
         return RequestRejected(f"{name} refused the request ({status}): {reply.text[:200]}")
 
 

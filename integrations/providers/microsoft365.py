@@ -7,7 +7,16 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from urllib.parse import quote
 
-from integrations.errors import UNMAPPABLE, AccessDenied, CursorExpired, Gone, ProviderError, Throttled, WindowTooLarge
+from integrations.errors import (
+    UNMAPPABLE,
+    AccessDenied,
+    CursorExpired,
+    Gone,
+    ProviderError,
+    Throttled,
+    TookTooLong,
+    WindowTooLarge,
+)
 from integrations.http import Api, Reply
 from integrations.providers.base import (
     JSON,
@@ -150,7 +159,13 @@ async def _messages(api: Api, partition: Partition, window: Window, cursor: JSON
     at, seen, url = (cursor["at"], cursor["seen"], cursor["url"]) if cursor else (stamp(window.since), [], None)
     within = _filter(Window(utc(at), window.until))
     asked = {"$filter": within, "$orderby": "receivedDateTime asc", "$select": _MESSAGE, "$top": 50}
-    rows, following = await _get(api, f"{ME}/messages", asked, {"url": url} if url else None)
+    try:
+        rows, following = await _get(api, f"{ME}/messages", asked, {"url": url} if url else None)
+    except TookTooLong:
+        if url:
+            raise
+        # Long messages come a few at a time.
+        rows, following = await _get(api, f"{ME}/messages", {**asked, "$top": 10}, None)
     known = [row for row in rows if isinstance(row, dict)]
     new = [{**row, "mailbox": api.facts.get("mailbox")} if isinstance(row, dict) else row for row in rows]
     new = [row for row in new if not isinstance(row, dict) or not (row.get("id") in seen or _is_no_mail(row, junk))]

@@ -5,14 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx2
 import pytest
 
 from historical_sync.targeting import READ_AGAIN
 from integrations.errors import AccessDenied, Throttled
-from integrations.http import Reply
+from integrations.http import Api, Reply
 from integrations.providers.base import Context, Estimate, Partition, Window
 from integrations.providers.github import GITHUB
+from integrations.providers.wire import stamp
 from tests.contract.stage import ALL, staged
+from tests.senders import answering
 
 
 def test_comments_and_review_comments_are_numbered_by_themselves() -> None:
@@ -212,3 +215,40 @@ OWN = {"number": 7, "title": "Fix", "state": "open", "user": ANN, "body": "As #3
 def test_a_row_says_who_did_what_to_what(stream: str, row: dict[str, Any], said: set[tuple[str, str, str]]) -> None:
     graph = GITHUB.stream(stream).extract(row, Context("github", WEB))
     assert {tuple(end.removeprefix("github:") for end in one) for one in graph.relationships} == said
+
+
+class Slow:
+    """A repository's list of 130 rows, which GitHub has ready in time for pages of no more than 50."""
+
+    def __init__(self, *, numbered: bool) -> None:
+        self.numbered = numbered
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        asked = request.url.params
+        if int(asked["per_page"]) > 50 and (not self.numbered or int(asked.get("page", 1)) == 2):
+            return httpx2.Response(502, json={"message": "Server Error"})
+        places = [at for at in range(130) if self.numbered or _at(at) >= asked["since"]]
+        start = (int(asked.get("page", 1)) - 1) * int(asked["per_page"])
+        end = start + int(asked["per_page"])
+        rows = [{"id": at, "number": at, "updated_at": _at(at)} for at in places[start:end]]
+        following = str(request.url.copy_set_param("page", end // int(asked["per_page"]) + 1))
+        return httpx2.Response(
+            200, json=rows, headers={"Link": f'<{following}>; rel="next"'} if end < len(places) else {}
+        )
+
+
+def _at(place: int) -> str:
+    return stamp(SPAN.since + timedelta(seconds=place))
+
+
+@pytest.mark.parametrize(("name", "numbered"), [("comments", False), ("pull_requests", True)])
+async def test_a_page_that_takes_github_too_long_comes_with_fewer_rows(name: str, numbered: bool) -> None:
+    """After ten seconds it gives up, and has one ask for fewer (docs.github.com, troubleshooting the REST API, timeouts)."""
+    api = Api(GITHUB, "https://api.github.com", answering(Slow(numbered=numbered)), "token")
+    found: list[str] = []
+    cursor = None
+    while cursor is not None or not found:
+        page = await GITHUB.stream(name).fetch(api, WEB, SPAN, cursor)
+        found += [record.external_id for record in page.records]
+        cursor = page.next_cursor
+    assert found == [str(at) for at in range(130)]
