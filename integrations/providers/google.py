@@ -1,4 +1,8 @@
-"""Google: a mailbox of Gmail (labels and messages) and the calendars that its owner sees, with their events."""
+"""Google: a mailbox of Gmail (labels and messages) and the calendars that its owner sees, with their events.
+
+Not imported are spam and what lies in the trash, drafts, birthdays of one's contacts, and where one works on a day. That a message was
+thrown away after it came in is not told: the list no longer has it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Microsoft 365 by Microsoft Graph: a mailbox's folders and messages, and its calendars with their events."""
+"""Microsoft 365 by Microsoft Graph: a mailbox's folders and messages, and its calendars with their events.
+
+Not imported are junk and drafts. What somebody threw away is mail in their folder of deleted items, and mail all the same for others who
+have it; what was purged, or an event that was deleted, is just not listed any more.
+"""
 
 from __future__ import annotations
 
