@@ -17,7 +17,7 @@ from functools import lru_cache
 from hashlib import blake2b, sha256
 
 # Part of every record's content hash: raise it when extraction changes, and the next full import writes the graph anew.
-EXTRACTION_VERSION = b"3"
+EXTRACTION_VERSION = b"4"
 _DIGITS = "0123456789"
 _MOST_DIGITS = 14  # of a number that fits into 6 bytes
 
