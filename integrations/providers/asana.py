@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
+from html import unescape
 from typing import Any
 
 from integrations.errors import AccessDenied, CursorExpired, Gone, ProviderError, Throttled
@@ -42,12 +43,15 @@ _FIELDS = {
     "tasks": "name,notes,resource_subtype,completed,created_at,modified_at,due_on,permalink_url,num_subtasks,assignee.name,assignee.email,"
     "created_by.name,followers.name,memberships.project.name,parent.name,tags.name,dependencies.name",
     "steps": "modified_at,num_subtasks",
-    "stories": "type,resource_subtype,text,created_at,created_by.name,target.name",
+    "stories": "type,resource_subtype,text,html_text,created_at,created_by.name,target.name",
 }
 REQUESTS_A_PAGE = (
     20  # below tasks, as long as they bring nothing: what is lost when the limit comes in the middle of them
 )
 _TASK_LINK = re.compile(r"https://app\.asana\.com/(?:0/\d+/|1/\d+/(?:project/\d+/)?task/)(\d+)")
+# A person who is mentioned is an address in plain text, and has a name in the formatted one only.
+_PROFILE_LINK = re.compile(r"https://app\.asana\.com/(?:0|1/\d+)/profile/(\d+)")
+_CALLED = re.compile(r'/profile/(\d{1,20})"[^<>]{0,300}>([^<>]{1,200})</a>')
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
 
@@ -206,7 +210,14 @@ def _thing(kind: str, row: JSON | None, context: Context, key: str = "") -> Enti
 
 
 def _mentions(text: str | None, context: Context) -> list[str]:
-    return [*context.keys("task", *_TASK_LINK.findall(text or "")[:MOST_MENTIONS]), *mentioned_emails(text)]
+    tasks, people = (found.findall(text or "")[:MOST_MENTIONS] for found in (_TASK_LINK, _PROFILE_LINK))
+    return [*context.keys("task", *tasks), *context.keys("user", *people), *mentioned_emails(text)]
+
+
+def _by_name(row: JSON) -> str:
+    """A story's text, with people's names where it has their addresses."""
+    names = {gid: unescape(name) for gid, name in _CALLED.findall(row.get("html_text") or "")}
+    return _PROFILE_LINK.sub(lambda found: names.get(found[1], found[0]), row.get("text") or "")
 
 
 def _extract_workspace(row: JSON, context: Context) -> Graph:
@@ -246,7 +257,7 @@ def _extract_task(row: JSON, context: Context) -> Graph:
 def _extract_story(row: JSON, context: Context) -> Graph:
     is_comment = row.get("resource_subtype") == "comment_added" or row.get("type") == "comment"
     kind, known = "message" if is_comment else "event", facts(row, "resource_subtype", "created_at")
-    said = Graph(Entity(kind, context.key("story", row["gid"]), headline(row.get("text"), "(no text)"), known))
+    said = Graph(Entity(kind, context.key("story", row["gid"]), headline(_by_name(row), "(no text)"), known))
     said.to("comment_on" if is_comment else "about", _thing("task", row.get("target"), context))
     said.by("authored", _person(row.get("created_by"), context))
     said.refer("mentions", _mentions(row.get("text"), context) if is_comment else ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import cached_property
+from html import escape
 from random import Random
 from typing import Any, NamedTuple
 
@@ -245,15 +246,20 @@ class Organization:
         story, rng = self.stories[place], self._rng("story", place)
         said = rng.random() < 0.6
         email, task = self.world.people()[rng.randrange(40)].email, self.task_gid(rng.randrange(len(self.tasks)))
+        whom = self.user(place % PEOPLE)
+        profile = f"https://app.asana.com/0/profile/{whom['gid']}"  # which is what a mention is in plain text
         comments = (
             f"Waiting for {email}",
+            f"{profile}, please look",
             f"Same as https://app.asana.com/0/0/{task}",
             "Erledigt ✔",
             "Looks good\nThanks!",
         )
+        text = rng.choice(comments) if said else "marked this task complete"
+        link = f'<a href="{profile}" data-asana-gid="{whom["gid"]}" data-asana-type="user">@{escape(whom["name"])}</a>'
         return {
             "gid": self.story_gid(place), "resource_type": "story", "type": "comment" if said else "system",
             "resource_subtype": "comment_added" if said else "marked_complete", "created_at": stamp(story.at),
-            "text": rng.choice(comments) if said else "marked this task complete", "created_by": None if rng.random() < 0.1 else self.user(rng.randrange(PEOPLE)),
+            "text": text, "html_text": f"<body>{escape(text).replace(profile, link)}</body>", "created_by": None if rng.random() < 0.1 else self.user(rng.randrange(PEOPLE)),
             "target": {"gid": self.gid_of(*story.on), "resource_type": "task", "name": self._name(*story.on)},
         }  # fmt: skip

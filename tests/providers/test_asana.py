@@ -215,6 +215,27 @@ def test_comments_are_messages_and_the_rest_of_a_history_is_events():
     assert said(event) == {("about", "asana:story:9", "asana:task:1")}
 
 
+def test_who_is_addressed_in_a_comment_is_mentioned_and_called_by_their_name():
+    """A mention is the address of a profile in Asana's plain text; who that is stands in the formatted one only."""
+    row = {"gid": "9", "created_at": "2025-01-02T10:00:00.000Z", "resource_subtype": "comment_added"}
+    row["text"] = "https://app.asana.com/0/profile/10, please look\nand https://app.asana.com/1/8/profile/11?x=1"
+    row["html_text"] = (
+        '<body><a href="https://app.asana.com/0/profile/10" data-asana-gid="10" data-asana-type="user">@Jane D&amp;Co</a>, '
+        "please <em>look</em>\nand …</body>"
+    )
+    comment = asana._extract_story(row, CONTEXT)
+    assert comment.entities[0].name == "@Jane D&Co, please look"
+    assert said(comment) == {
+        ("mentions", "asana:story:9", "asana:user:10"),
+        ("mentions", "asana:story:9", "asana:user:11"),
+    }
+    nameless = asana._extract_story({**row, "html_text": '<body><a data-asana-gid="10"/>, please look</body>'}, CONTEXT)
+    assert nameless.entities[0].name == "https://app.asana.com/0/profile/10, please look"
+    assert said(nameless) == said(comment)
+    task = asana._extract_task(work("1", notes="Ask https://app.asana.com/0/profile/10 first"), CONTEXT)
+    assert said(task) == {("mentions", "asana:task:1", "asana:user:10")}
+
+
 def test_a_workspace_is_the_organization_of_its_domains():
     row = {"gid": "8", "name": "Acme", "is_organization": True, "email_domains": ["acme.com", "gmail.com"]}
     own = asana._extract_workspace(row, CONTEXT).entities[0]
