@@ -260,9 +260,19 @@ def _channel_name(row: JSON) -> str:
     return f"#{row['name']}" if row.get("name") else "Direct message"
 
 
+def _shown(found: re.Match[str]) -> str:
+    """What stands for a piece of markup: people and channels have their sign whether they come with a name or not."""
+    target, label = found[1], found[2]
+    if target[0] in "@#":
+        return target[0] + (label or target[1:]).removeprefix(target[0])
+    if target[0] == "!" and "^" not in target:  # <!here>, and no date or group, which come with what is shown for them
+        return f"@{target[1:]}"
+    return label or re.sub(r"^(?:mailto:|![a-z]+\^)", "", target)
+
+
 def _plain(text: str) -> str:
     """Slack's markup as a person reads it."""
-    return html.unescape(_MARKUP.sub(lambda found: found[2] or re.sub(r"^(?:mailto:|![a-z]+\^)", "", found[1]), text))
+    return html.unescape(_MARKUP.sub(_shown, text))
 
 
 def _text(row: JSON) -> str:

@@ -120,9 +120,30 @@ def test_a_message_reads_as_people_see_it():
     own = message(
         text="<!here> 1 &lt; 2 &amp; <https://acme.com/x|the plan>\nmore", edited={"user": "U1", "ts": TS}
     ).entities[0]
-    assert own.name == "!here 1 < 2 & the plan"
+    assert own.name == "@here 1 < 2 & the plan"
     assert own.properties["url"] == "https://acme.slack.com/archives/C1/p1735812345000200"
     assert own.properties["edited_at"].startswith("2025-01-02T10:05:45")
+
+
+@pytest.mark.parametrize(
+    ("markup", "shown"),
+    [
+        ("<!channel>", "@channel"),
+        ("<!everyone|everyone>", "@everyone"),
+        ("<!here|@here>", "@here"),
+        ("<!subteam^S1|@support>", "@support"),
+        ("<!date^1392734382^{date_num}|2014-02-18>", "2014-02-18"),
+        ("<#C9|support>", "#support"),
+        ("<#C9|>", "#C9"),
+        ("<@W3|jane>", "@jane"),
+        ("<@U2>", "@U2"),
+        ("<mailto:jane@acme.com|Jane>", "Jane"),
+        ("<mailto:jane@acme.com>", "jane@acme.com"),
+        ("<https://acme.com/#x>", "https://acme.com/#x"),
+    ],
+)
+def test_who_and_what_is_addressed_has_the_sign_that_slack_shows(markup: str, shown: str):
+    assert message(text=f"{markup} it is").entities[0].name == f"{shown} it is"
 
 
 def test_a_reply_points_to_what_began_its_thread_and_a_parent_to_nothing():
