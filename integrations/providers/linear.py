@@ -43,11 +43,11 @@ from integrations.providers.replies import ErrorTable, Means, body, error_in, in
 from integrations.providers.text import MOST_MENTIONS, mentioned_emails
 from integrations.providers.wire import Rows, pages, reader, stamp, utc
 
-_PERSON = "{ id name displayName email }"
+_PERSON = "{ id name displayName email app }"
 # What each connection selects of a row. A query may cost 10,000 points, so pages of rows with lists of their own stay small.
 FIELDS = {
     "teams": "id key name description private createdAt updatedAt archivedAt",
-    "users": "id name displayName email active admin guest url createdAt updatedAt archivedAt",
+    "users": "id name displayName email app active admin guest url createdAt updatedAt archivedAt",
     "projects": "id name description url progress startDate targetDate trashed createdAt updatedAt archivedAt "
     f"status {{ name type }} lead {_PERSON} teams(first: 10) {{ nodes {{ id key name }} }}",
     "cycles": "id number name description startsAt endsAt completedAt createdAt updatedAt archivedAt team { id key name }",
@@ -173,8 +173,13 @@ def _person(
 ) -> Entity | None:
     if not row or not row.get("id"):
         return None
-    name = row.get("name") or row.get("displayName") or row.get("email") or "Linear user"
-    return person(context.key("user", row["id"]), name, row.get("email"), known, handles)
+    own, name = (
+        context.key("user", row["id"]),
+        row.get("name") or row.get("displayName") or row.get("email") or "Linear user",
+    )
+    if row.get("app"):  # an agent or integration, whose address Linear made up
+        return Entity("bot", own, name, known, (), handles)
+    return person(own, name, row.get("email"), known, handles)
 
 
 def _part(kind: str, row: JSON | None, context: Context, key: str = "") -> Entity | None:
@@ -206,7 +211,8 @@ def _extract_team(row: JSON, context: Context) -> Graph:
 def _extract_user(row: JSON, context: Context) -> Graph:
     workspace, name = _workspace(row), row.get("displayName")
     handles = (context.key("name", f"{workspace}/{name}"),) if workspace and name else ()
-    own = _person(row, context, _facts(row, "email", "active", "admin", "guest", "url"), handles)
+    known = _facts(row, *(() if row.get("app") else ("email",)), "active", "admin", "guest", "url")
+    own = _person(row, context, known, handles)
     if own is None:
         raise RecordRejected("it does not say whom it is about")
     return Graph(own)

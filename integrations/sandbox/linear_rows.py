@@ -23,6 +23,7 @@ STATES = (
     ("Done", "completed"),
     ("Canceled", "canceled"),
 )
+PEOPLE = 16
 LABELS = ("bug", "feature", "Überprüfen", "customer")
 SHARES = {"projects": 0.04, "cycles": 0.06, "issues": 0.4, "comments": 0.3, "attachments": 0.12, "relations": 0.08}
 KINDS = {
@@ -50,6 +51,7 @@ _PERSON = {
     "name": "",
     "displayName": "",
     "email": "",
+    "app": "",
     "active": "",
     "admin": "",
     "guest": "",
@@ -135,7 +137,7 @@ class Workspace:
 
     def _made(self, stream: str) -> list[int]:
         if stream in ("teams", "users"):
-            count = len(TEAMS) if stream == "teams" else 16
+            count = len(TEAMS) if stream == "teams" else PEOPLE + 1  # and an agent
         else:
             count = max(2, round(self.world.records * SHARES[stream]))
         moments = self.world.times(count, self.account, stream)
@@ -176,7 +178,9 @@ class Workspace:
         if rng.random() < 0.15:
             said.append(f"Same as {self.url}/issue/{self._identifier(issue)}/retry-on-429")
         if rng.random() < 0.2:
-            said.append(f"@{_display(people[rng.randrange(16)])} knows more, or write to {rng.choice(people).email}.")
+            said.append(
+                f"@{_display(people[rng.randrange(PEOPLE)])} knows more, or write to {rng.choice(people).email}."
+            )
         if rng.random() < 0.2:
             said.append("`ENG-1 in code is none`")
         return " ".join(said)
@@ -191,11 +195,17 @@ class Workspace:
         return {"key": key, "name": name, "description": None, "private": False}
 
     def _users(self, place: int) -> JSON:
+        if place == PEOPLE:
+            return {
+                "name": "Codex", "displayName": "codex", "email": "a4bc02c9-24f5-44c3@oauthapp.linear.app", "app": True,
+                "active": True, "admin": False, "guest": False, "url": f"{self.url}/profiles/codex",
+            }  # fmt: skip
         person = self.world.people()[place]
         return {
             "name": person.name,
             "displayName": _display(person),
             "email": person.email,
+            "app": False,
             "active": place != 15,
             "admin": place == 0,
             "guest": place > 13,

@@ -31,7 +31,7 @@ type PageInfo {{ hasNextPage: Boolean! hasPreviousPage: Boolean! startCursor: St
 type Organization {{ id: ID! urlKey: String! name: String! }}
 type User {{ {
     TIMES
-} name: String! displayName: String! email: String! active: Boolean! admin: Boolean! guest: Boolean! url: String! }}
+} name: String! displayName: String! email: String! app: Boolean! active: Boolean! admin: Boolean! guest: Boolean! url: String! }}
 type Team {{ {TIMES} key: String! name: String! description: String private: Boolean! }}
 type WorkflowState {{ id: ID! name: String! type: String! }}
 type ProjectStatus {{ id: ID! name: String! type: String! }}

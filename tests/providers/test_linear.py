@@ -16,6 +16,7 @@ from integrations.errors import (
     Unavailable,
 )
 from integrations.http import Api, Reply
+from integrations.providers import linear
 from integrations.providers.base import WHOLE, Context, Window
 from integrations.providers.linear import LINEAR
 from integrations.providers.wire import EPOCH, utc
@@ -136,6 +137,21 @@ def test_people_are_one_by_address_and_id_and_led_to_by_name():
         ("linear:user:p1",),
         ("linear:name:acme/ana.b",),
     )
+
+
+def test_an_app_is_no_person_though_linear_lists_it_among_them():
+    """Agents and integrations that act as themselves are users, with an address that Linear makes up."""
+    robot = {"id": "u9", "name": "Codex", "displayName": "codex", "email": "a4bc@oauthapp.linear.app", "app": True}
+    own = graph("users", **robot, active=True, url="https://linear.app/acme/profiles/codex").entities[0]
+    assert (own.kind, own.key, own.name, own.aliases) == ("bot", "linear:user:u9", "Codex", ())
+    assert own.handles == ("linear:name:acme/codex",)
+    assert own.properties == {"active": True, "url": "https://linear.app/acme/profiles/codex"}
+    found = graph("issues", **ISSUE, assignee=robot)
+    assert said(found) == {("assigned_to", "linear:issue:u1", "linear:user:u9")}
+    assert found.entities[1].kind == "bot"
+    asked = [text for text in linear.FIELDS.values() if "displayName email" in text]
+    assert len(asked) == 5
+    assert all(text.count("displayName email") == text.count("displayName email app") for text in asked)
 
 
 def test_who_does_what_with_an_issue():
