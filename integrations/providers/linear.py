@@ -44,6 +44,8 @@ from integrations.providers.text import MOST_MENTIONS, mentioned_emails
 from integrations.providers.wire import Rows, pages, reader, stamp, utc
 
 _PERSON = "{ id name displayName email app }"
+# Who wrote what comes from a tool that Linear is synced with: somebody who is no user of Linear's, or the integration itself.
+_EXTERNAL, _BOT = "{ id name displayName email }", "{ id type name }"
 # What each connection selects of a row. A query may cost 10,000 points, so pages of rows with lists of their own stay small.
 FIELDS = {
     "teams": "id key name description private createdAt updatedAt archivedAt",
@@ -53,11 +55,12 @@ FIELDS = {
     "cycles": "id number name description startsAt endsAt completedAt createdAt updatedAt archivedAt team { id key name }",
     "issues": "id identifier title description url priorityLabel estimate dueDate trashed createdAt updatedAt archivedAt "
     f"startedAt completedAt canceledAt state {{ name type }} team {{ id key name }} assignee {_PERSON} creator {_PERSON} "
+    f"externalUserCreator {_EXTERNAL} botActor {_BOT} "
     "project { id name } cycle { id number name } parent { id identifier title } labels(first: 20) { nodes { id name } }",
     "comments": "id body url createdAt updatedAt archivedAt editedAt "
-    f"issue {{ id identifier title }} user {_PERSON} parent {{ id }}",
+    f"issue {{ id identifier title }} user {_PERSON} externalUser {_EXTERNAL} botActor {_BOT} parent {{ id }}",
     "attachments": "id title subtitle url sourceType createdAt updatedAt archivedAt "
-    f"issue {{ id identifier title }} creator {_PERSON}",
+    f"issue {{ id identifier title }} creator {_PERSON} externalUserCreator {_EXTERNAL}",
     "issueRelations": "id type createdAt updatedAt archivedAt issue { id identifier title } relatedIssue { id identifier title }",
 }
 PAGE_SIZES = {"projects": 50, "issues": 100, "issueRelations": 250}
@@ -182,6 +185,18 @@ def _person(
     return person(own, name, row.get("email"), known, handles)
 
 
+def _author(row: JSON, context: Context, user: str, external: str) -> Entity | None:
+    """Who made the row, by the names of its fields."""
+    if (found := _person(row.get(user), context)) is not None:
+        return found
+    if (outside := row.get(external)) and outside.get("id"):
+        name = outside.get("name") or outside.get("displayName")
+        return person(context.key("external", outside["id"]), name, outside.get("email"))
+    bot = row.get("botActor") or {}
+    own_id = bot.get("id") or bot.get("type")
+    return Entity("bot", context.key("bot", own_id), bot.get("name") or str(own_id)) if own_id else None
+
+
 def _part(kind: str, row: JSON | None, context: Context, key: str = "") -> Entity | None:
     """Something of Linear's own that comes with its id."""
     if not row or not row.get("id"):
@@ -252,7 +267,7 @@ def _extract_issue(row: JSON, context: Context) -> Graph:
         called = {**cycle, "name": cycle.get("name") or f"Cycle {cycle.get('number')}"}
         said.to("in_milestone", _part("milestone", called, context, "cycle"))
     said.to("part_of", _part("issue", row.get("parent"), context))
-    said.by("authored", _person(row.get("creator"), context))
+    said.by("authored", _author(row, context, "creator", "externalUserCreator"))
     said.to("assigned_to", _person(row.get("assignee"), context))
     said.to("labelled", *(_part("label", label, context) for label in (row.get("labels") or {}).get("nodes") or ()))
     said.refer("mentions", _mentions(row.get("description"), workspace, context))
@@ -274,7 +289,7 @@ def _extract_comment(row: JSON, context: Context) -> Graph:
     name, known = headline(row.get("body"), "(empty comment)"), _facts(row, "url", "editedAt")
     said = Graph(Entity("message", context.key("comment", row["id"]), name, known))
     said.to("comment_on", _part("issue", row.get("issue"), context))
-    said.by("authored", _person(row.get("user"), context))
+    said.by("authored", _author(row, context, "user", "externalUser"))
     if row.get("parent"):
         said.to("replied_to", Entity("message", context.key("comment", row["parent"]["id"]), "Comment"))
     said.refer("mentions", _mentions(row.get("body"), _workspace(row), context))
@@ -285,7 +300,7 @@ def _extract_attachment(row: JSON, context: Context) -> Graph:
     name, known = row.get("title") or row.get("url") or "Attachment", _facts(row, "url", "subtitle", "sourceType")
     said = Graph(Entity("document", context.key("attachment", row["id"]), name, known))
     said.to("part_of", _part("issue", row.get("issue"), context))
-    said.by("authored", _person(row.get("creator"), context))
+    said.by("authored", _author(row, context, "creator", "externalUserCreator"))
     return said
 
 

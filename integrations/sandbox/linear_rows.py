@@ -24,6 +24,17 @@ STATES = (
     ("Canceled", "canceled"),
 )
 PEOPLE = 16
+SLACK = {
+    "id": "5b000000-0000-4000-8000-000000000001",
+    "type": "slack",
+    "subType": None,
+    "name": "Slack",
+    "userDisplayName": None,
+}
+EXTERNAL = {
+    "id": "ec000000-0000-4000-8000-000000000001", "name": "Jana Extern", "displayName": "jana", "email": "jana@extern.example",
+    "createdAt": "2025-01-01T00:00:00.000Z", "updatedAt": "2025-01-01T00:00:00.000Z", "archivedAt": None,
+}  # fmt: skip
 LABELS = ("bug", "feature", "Überprüfen", "customer")
 SHARES = {"projects": 0.04, "cycles": 0.06, "issues": 0.4, "comments": 0.3, "attachments": 0.12, "relations": 0.08}
 KINDS = {
@@ -70,6 +81,8 @@ SCHEMA: dict[str, dict[str, str]] = {
     "RateLimitResultPayload": {"type": "", "allowedAmount": "", "remainingAmount": "", "requestedAmount": "", "period": "", "reset": ""},
     "PageInfo": {"hasNextPage": "", "endCursor": "", "hasPreviousPage": "", "startCursor": ""},
     "User": _PERSON,
+    "ExternalUser": {"id": "", "name": "", "displayName": "", "email": "", **_TIMES},
+    "ActorBot": {"id": "", "type": "", "subType": "", "name": "", "userDisplayName": ""},
     "Team": {"id": "", "key": "", "name": "", "description": "", "private": "", **_TIMES},
     "WorkflowState": {"id": "", "name": "", "type": ""},
     "ProjectStatus": {"id": "", "name": "", "type": ""},
@@ -82,12 +95,12 @@ SCHEMA: dict[str, dict[str, str]] = {
     "Issue": {
         "id": "", "identifier": "", "number": "", "title": "", "description": "", "url": "", "priority": "", "priorityLabel": "",
         "estimate": "", "dueDate": "", "trashed": "", "startedAt": "", "completedAt": "", "canceledAt": "", "state": "WorkflowState",
-        "team": "Team", "assignee": "User", "creator": "User", "project": "Project", "cycle": "Cycle", "parent": "Issue",
+        "team": "Team", "assignee": "User", "creator": "User", "externalUserCreator": "ExternalUser", "botActor": "ActorBot", "project": "Project", "cycle": "Cycle", "parent": "Issue",
         "labels": "labelsConnection", **_TIMES,
     },
-    "Comment": {"id": "", "body": "", "url": "", "editedAt": "", "issue": "Issue", "user": "User", "parent": "Comment", **_TIMES},
+    "Comment": {"id": "", "body": "", "url": "", "editedAt": "", "issue": "Issue", "user": "User", "externalUser": "ExternalUser", "botActor": "ActorBot", "parent": "Comment", **_TIMES},
     "Attachment": {
-        "id": "", "title": "", "subtitle": "", "url": "", "sourceType": "", "issue": "Issue", "creator": "User", **_TIMES,
+        "id": "", "title": "", "subtitle": "", "url": "", "sourceType": "", "issue": "Issue", "creator": "User", "externalUserCreator": "ExternalUser", **_TIMES,
     },
     "IssueRelation": {"id": "", "type": "", "issue": "Issue", "relatedIssue": "Issue", **_TIMES},
     **{
@@ -162,6 +175,13 @@ class Workspace:
 
     def _maybe_user(self, share: float, *about: object) -> JSON | None:
         return self.row("users", self._pick("users", *about)) if self._chance("has", *about) < share else None
+
+    def _others(self, row: JSON, user: str, external: str) -> JSON:
+        """Whom the row is from if no user made it: the integration that brought it, and whom it brought it for."""
+        outside = row[user] is None and self._chance("outside", row["url"]) < 0.5
+        row["botActor"] = SLACK if row[user] is None else None
+        row[external] = EXTERNAL if outside else None
+        return row
 
     def _team(self, *about: object) -> int:
         return int(self._chance("team", *about) * (len(TEAMS) - 1))
@@ -272,6 +292,7 @@ class Workspace:
                 "pageInfo": END,
             },
         }
+        self._others(row, "creator", "externalUserCreator")
         if not nested:
             row["project"] = self.row("projects", self._pick("projects", place)) if place % 3 else None
             row["cycle"] = self.row("cycles", self._pick("cycles", place)) if place % 4 == 0 else None
@@ -292,7 +313,7 @@ class Workspace:
 
     def _comments(self, place: int) -> JSON:
         issue = self._pick("issues", "comment", place)
-        return {
+        row = {
             "body": self._text("comment", place) or "👍",
             "url": f"{self.url}/issue/{self._identifier(issue)}/retry-on-429#comment-{place:08x}",
             "editedAt": None,
@@ -300,9 +321,10 @@ class Workspace:
             "user": self._maybe_user(0.95, "comment", place),  # integrations comment, too
             "parent": {"id": self.id_of("comments", place // 2)} if place % 5 == 4 else None,
         }
+        return self._others(row, "user", "externalUser")
 
     def _attachments(self, place: int) -> JSON:
-        return {
+        row = {
             "title": f"Fix the export #{place}" if place % 2 else f"Gespräch über {place}",
             "subtitle": None if place % 3 else "Merged",
             "url": f"https://github.com/northwind-dev/storefront/pull/{place + 1}"
@@ -312,6 +334,7 @@ class Workspace:
             "issue": self._nested_issue(self._pick("issues", "attachment", place)),
             "creator": self._maybe_user(0.8, "attachment", place),
         }
+        return self._others(row, "creator", "externalUserCreator")
 
 
 END: JSON = {"hasNextPage": False, "endCursor": None, "hasPreviousPage": False, "startCursor": None}

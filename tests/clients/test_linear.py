@@ -32,6 +32,8 @@ type Organization {{ id: ID! urlKey: String! name: String! }}
 type User {{ {
     TIMES
 } name: String! displayName: String! email: String! app: Boolean! active: Boolean! admin: Boolean! guest: Boolean! url: String! }}
+type ExternalUser {{ {TIMES} name: String! displayName: String! email: String }}
+type ActorBot {{ id: ID type: String! subType: String name: String userDisplayName: String }}
 type Team {{ {TIMES} key: String! name: String! description: String private: Boolean! }}
 type WorkflowState {{ id: ID! name: String! type: String! }}
 type ProjectStatus {{ id: ID! name: String! type: String! }}
@@ -47,13 +49,14 @@ type Issue {{ {
     TIMES
 } identifier: String! number: Float! title: String! description: String url: String! priority: Float!
   priorityLabel: String! estimate: Float dueDate: TimelessDate trashed: Boolean startedAt: DateTime completedAt: DateTime
-  canceledAt: DateTime state: WorkflowState! team: Team! assignee: User creator: User project: Project cycle: Cycle parent: Issue
+  canceledAt: DateTime state: WorkflowState! team: Team! assignee: User creator: User
+  externalUserCreator: ExternalUser botActor: ActorBot project: Project cycle: Cycle parent: Issue
   labels(first: Int after: String): IssueLabelConnection! }}
-type Comment {{ {TIMES} body: String! url: String! editedAt: DateTime issue: Issue user: User parent: Comment }}
+type Comment {{ {TIMES} body: String! url: String! editedAt: DateTime issue: Issue user: User
+  externalUser: ExternalUser botActor: ActorBot parent: Comment }}
 type IssueRelation {{ {TIMES} type: String! issue: Issue! relatedIssue: Issue! }}
-type Attachment {{ {
-    TIMES
-} title: String! subtitle: String url: String! sourceType: String issue: Issue! creator: User }}
+type Attachment {{ {TIMES} title: String! subtitle: String url: String! sourceType: String issue: Issue! creator: User
+  externalUserCreator: ExternalUser }}
 {" ".join(f"type {kind}Connection {{ nodes: [{kind}!]! pageInfo: PageInfo! }}" for kind in CONNECTIONS.values())}
 {
     " ".join(

@@ -149,9 +149,36 @@ def test_an_app_is_no_person_though_linear_lists_it_among_them():
     found = graph("issues", **ISSUE, assignee=robot)
     assert said(found) == {("assigned_to", "linear:issue:u1", "linear:user:u9")}
     assert found.entities[1].kind == "bot"
-    asked = [text for text in linear.FIELDS.values() if "displayName email" in text]
-    assert len(asked) == 5
-    assert all(text.count("displayName email") == text.count("displayName email app") for text in asked)
+    asked = [name for name, text in linear.FIELDS.items() if "displayName email app" in text]
+    assert asked == ["users", "projects", "issues", "comments", "attachments"]
+
+
+EXTERNAL = {"id": "x1", "name": "Jane", "displayName": "jane", "email": "Jane@Acme.com"}
+BOT = {"id": "b1", "type": "slack", "name": "Slack"}
+
+
+@pytest.mark.parametrize(
+    ("user", "external", "bot", "author"),
+    [
+        ({"id": "u1", "name": "Bob"}, None, BOT, ("person", "linear:user:u1")),
+        (None, EXTERNAL, BOT, ("person", "person:email:jane@acme.com")),
+        (None, {**EXTERNAL, "email": None}, None, ("person", "linear:external:x1")),
+        (None, None, BOT, ("bot", "linear:bot:b1")),
+        (None, None, {**BOT, "id": None}, ("bot", "linear:bot:slack")),
+        (None, None, None, None),
+    ],
+)
+def test_what_comes_from_a_tool_that_linear_is_synced_with_has_its_author(
+    user: Any, external: Any, bot: Any, author: tuple[str, str] | None
+):
+    """No user of Linear's wrote it: somebody in Slack or GitHub did, or the integration itself."""
+    comment = graph("comments", id="c1", body="Hi", url="", user=user, externalUser=external, botActor=bot)
+    issue = graph("issues", **ISSUE, creator=user, externalUserCreator=external, botActor=bot)
+    attachment = graph("attachments", id="a1", title="Fix", url="", creator=user, externalUserCreator=external)
+    for found in (comment, issue):
+        assert [(one.kind, one.key) for one in found.entities[1:]] == ([author] if author else [])
+        assert [kind for kind, *_ in said(found)] == (["authored"] if author else [])
+    assert len(attachment.entities) == 1 + bool(user or external)
 
 
 def test_who_does_what_with_an_issue():
