@@ -65,6 +65,9 @@ _FIELDS = (
     "summary,description,status,issuetype,priority,project,assignee,reporter,creator,created,updated,resolutiondate,duedate,"
     "labels,components,fixVersions,parent,issuelinks"
 )
+# Where a search cuts off what hangs on an issue: 20 comments or work logs, 20, 40 or once 100 changes. That there are more is not always
+# told, as the total of such a list is, in Atlassian's words, "the number of results on the page".
+_CUT = (20, 40, 100)
 _KEY = re.compile(r"(?<![\w-])([A-Z][A-Z0-9_]{1,9}-[1-9]\d{0,6})(?![\w-])")
 # The type of the custom field that holds an issue's sprints, whose id is each site's own.
 _SPRINT = "com.pyxis.greenhopper.jira:gh-sprint"
@@ -232,7 +235,7 @@ async def _fetch_parts(
     for issue in data["issues"]:
         part = issue.get(name) or issue["fields"].get(name) or {}
         rows = part.get("histories" if is_change else listed) or []
-        if len(rows) < part.get("total", 0):  # only the first ones come with the issue
+        if len(rows) < part.get("total", 0) or len(rows) in _CUT:  # only some come with the issue
             rows = await _all(api, f"{partition.facts['base']}/issue/{issue['id']}/{name}", listed, rows)
         parts += [{**row, "issue": {"id": issue["id"], "key": issue["key"]}} for row in rows]
     found = page(parts, reader(lambda row: f"{site}:{row['id']}", time_of), _next(data))

@@ -10,7 +10,14 @@ from typing import Any
 import httpx2
 import pytest
 
-from integrations.errors import AccessDenied, CursorExpired, Misconfigured, ProviderError, RequestRejected, Throttled
+from integrations.errors import (
+    AccessDenied,
+    CursorExpired,
+    Misconfigured,
+    ProviderError,
+    RequestRejected,
+    Throttled,
+)
 from integrations.http import Api, Reply, make_client
 from integrations.providers.base import Context, Graph, Partition, Window
 from integrations.providers.jira import JIRA
@@ -191,6 +198,38 @@ async def test_an_issue_that_goes_while_its_comments_are_read_leaves_those_that_
     page = await JIRA.stream("comments").fetch(Api(JIRA, "https://api.test", answering(answer), "t"), ACME, ALL, None)
     assert [record.external_id for record in page.records] == ["s1:1"]
     assert page.records[0].occurred_at == datetime(2026, 1, 5, 11, 0, 0, 123_000, UTC)
+
+
+@pytest.mark.parametrize(("name", "most"), [("changes", 40), ("changes", 20), ("comments", 20), ("worklogs", 20)])
+async def test_what_a_search_cuts_off_is_read_from_the_issue_whatever_it_calls_the_total(name: str, most: int) -> None:
+    """As Jira documents it, the total of such a list is "the number of results on the page"."""
+    inline, listed, time_of = {
+        "changes": ("changelog", "histories", "created"),
+        "comments": ("comment", "comments", "updated"),
+        "worklogs": ("worklog", "worklogs", "updated"),
+    }[name]
+    rows = [{"id": str(at), time_of: "2026-01-05T12:00:00.123+0100"} for at in range(most + 15)]
+    part = {inline: {listed: rows[-most:], "startAt": 0, "maxResults": most, "total": most}}
+    few = {inline: {listed: [], "total": 0}}
+    asked = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.method == "POST":
+            issues = [
+                {"id": own, "key": f"OPS-{own}", "fields": {}, **held}
+                if name == "changes"
+                else {"id": own, "key": f"OPS-{own}", "fields": held}
+                for own, held in (("7", part), ("8", few))
+            ]
+            return httpx2.Response(200, json={"issues": issues, "isLast": True})
+        asked.append(request.url.path)
+        start = int(request.url.params["startAt"])
+        whole = {"values" if name == "changes" else listed: rows[start : start + 100], "total": len(rows)}
+        return httpx2.Response(200, json=whole)
+
+    page = await JIRA.stream(name).fetch(Api(JIRA, "https://api.test", answering(answer), "t"), ACME, ALL, None)
+    assert len(page.records) == most + 15
+    assert asked == [f"/b/issue/7/{inline}"]
 
 
 # -- records to graph -----------------------------------------------------------------------------------------------------
