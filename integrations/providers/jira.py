@@ -68,6 +68,7 @@ _FIELDS = (
 # Where a search cuts off what hangs on an issue: 20 comments or work logs, 20, 40 or once 100 changes. That there are more is not always
 # told, as the total of such a list is, in Atlassian's words, "the number of results on the page".
 _CUT = (20, 40, 100)
+_UNKNOWN = "unknown"  # the id of all accounts that Jira has lost, by an import of a server's data say
 _KEY = re.compile(r"(?<![\w-])([A-Z][A-Z0-9_]{1,9}-[1-9]\d{0,6})(?![\w-])")
 # The type of the custom field that holds an issue's sprints, whose id is each site's own.
 _SPRINT = "com.pyxis.greenhopper.jira:gh-sprint"
@@ -260,7 +261,7 @@ async def _all(api: Api, path: str, listed: str, first: list[JSON]) -> list[JSON
 
 def _person(user: JSON | None, context: Context, known: JSON | None = None) -> Entity | None:
     """Atlassian's account ids are good on every site; addresses are mostly hidden."""
-    if not user or not user.get("accountId"):
+    if not user or user.get("accountId") in (None, "", _UNKNOWN):
         return None
     name = user.get("displayName") or "Jira user"
     if user.get("accountType") == "app":
@@ -294,7 +295,7 @@ def _mentions(context: Context, site: str, *documents: Any) -> Iterator[str]:
     """People, issues by their keys, e-mail addresses."""
     for document in documents:
         people = [(node.get("attrs") or {}).get("id") for node in _nodes(document) if node.get("type") == "mention"]
-        yield from context.keys("user", *people)
+        yield from context.keys("user", *(one for one in people if one != _UNKNOWN))
         text = _text(document)
         issues = (key for key in _KEY.findall(text)[:MOST_MENTIONS] if not key.startswith(_NOT_KEYS))
         yield from (context.key("key", f"{site}:{key}") for key in issues)

@@ -15,6 +15,7 @@ from integrations.errors import (
     CursorExpired,
     Misconfigured,
     ProviderError,
+    RecordRejected,
     RequestRejected,
     Throttled,
 )
@@ -256,6 +257,20 @@ def test_people_are_one_by_account_id_and_by_address_where_it_shows() -> None:
         ("raised_by", "jira:issue:s1:10421", "jira:user:5b:kai"),
         ("authored", "jira:user:5b:kai", "jira:issue:s1:10421"),
     }
+
+
+def test_whom_jira_does_not_know_any_more_is_nobody() -> None:
+    """All whose accounts were lost, by an import of a server's data say, have "unknown" for an id: they are not one person."""
+    lost = {"accountId": "unknown", "displayName": "Former user", "accountType": "unknown"}
+    assert said(
+        issue(
+            assignee=lost, reporter=lost, creator=KAI, description=text({"type": "mention", "attrs": {"id": "unknown"}})
+        )
+    ) == {
+        ("authored", "jira:user:5b:kai", "jira:issue:s1:10421"),
+    }
+    with pytest.raises(RecordRejected):
+        JIRA.stream("users").extract({**lost, "site": {"id": "s1"}}, CONTEXT)
 
 
 def test_an_app_is_no_person_whatever_address_it_has() -> None:
