@@ -69,6 +69,8 @@ _FIELDS = (
 # told, as the total of such a list is, in Atlassian's words, "the number of results on the page".
 _CUT = (20, 40, 100)
 _UNKNOWN = "unknown"  # the id of all accounts that Jira has lost, by an import of a server's data say
+# Nodes of a text that begin a line. Items of tasks and decisions hold their text without a paragraph.
+_LINES = ("paragraph", "heading", "hardBreak", "listItem", "taskItem", "decisionItem", "codeBlock")
 _KEY = re.compile(r"(?<![\w-])([A-Z][A-Z0-9_]{1,9}-[1-9]\d{0,6})(?![\w-])")
 # The type of the custom field that holds an issue's sprints, whose id is each site's own.
 _SPRINT = "com.pyxis.greenhopper.jira:gh-sprint"
@@ -286,7 +288,7 @@ def _text(document: Any) -> str:
     for node in _nodes(document):
         attributes = node.get("attrs") or {}
         parts.append(node.get("text") or attributes.get("text") or attributes.get("url") or "")
-        if node.get("type") in ("paragraph", "heading", "hardBreak", "listItem", "codeBlock"):
+        if node.get("type") in _LINES:
             parts.append("\n")
     return "".join(parts).strip()
 

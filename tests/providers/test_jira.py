@@ -377,6 +377,21 @@ def test_text_mentions_people_issues_and_addresses_but_not_what_looks_like_them(
     }
 
 
+def test_the_items_of_a_list_are_lines_of_their_own() -> None:
+    def item(kind: str, words: str) -> Any:
+        return {"type": kind, "content": [{"type": "text", "text": words}]}
+
+    body = {"type": "doc", "content": [
+        {"type": "taskList", "content": [item("taskItem", "Ask jane@acme.com"), item("taskItem", "OPS-7 first")]},
+        {"type": "decisionList", "content": [item("decisionItem", "We ship")]},
+    ]}  # fmt: skip
+    row = {"id": "3", "issue": {"id": "10421", "key": "OPS-77"}, "body": body}
+    found = JIRA.stream("comments").extract(row, CONTEXT)
+    assert found.entities[0].name == "Ask jane@acme.com"
+    mentions = {target for kind, _, target in said(found) if kind == "mentions"}
+    assert mentions == {"person:email:jane@acme.com", "jira:key:s1:OPS-7"}
+
+
 def test_a_comment_is_named_by_its_first_line_and_hangs_on_its_issue() -> None:
     body = text(
         {"type": "text", "text": "First"}, {"type": "hardBreak"}, {"type": "text", "text": "OPS-77 is as WEB-1"}
