@@ -312,14 +312,15 @@ def _mentions(text: str, context: Context) -> Iterator[str]:
 
 
 def _author(row: JSON, context: Context) -> Entity | None:
+    """The user, where there is one: beside a person whose token an app posts by, and beside an app's own user, the app is told too."""
+    if row.get("user") and row.get("subtype") != "bot_message":
+        profile = row.get("user_profile") or {}
+        name = profile.get("real_name") or profile.get("name") or row["user"]
+        return Entity("person", context.key("user", row["user"]), name)
     if row.get("bot_id"):
         name = (row.get("bot_profile") or {}).get("name") or row.get("username") or row["bot_id"]
         return Entity("bot", context.key("bot", row["bot_id"]), name)
-    if not row.get("user"):
-        return None
-    profile = row.get("user_profile") or {}
-    name = profile.get("real_name") or profile.get("name") or row["user"]
-    return Entity("person", context.key("user", row["user"]), name)
+    return None
 
 
 def _file(row: JSON, context: Context, known: JSON | None = None) -> Entity:

@@ -162,6 +162,17 @@ def test_bots_joins_and_tombstones_are_told_apart_from_what_people_say():
     assert gone.entities[0].name == "(no text)"
 
 
+def test_what_an_app_posts_for_somebody_is_theirs():
+    """Slack names the app beside whoever posted by it: the person whose token it used, or the app's own user."""
+    found = message(user="U1", bot_id="B7", app_id="A1", bot_profile={"id": "B7", "name": "Front desk"})
+    assert [text for text in said(found) if text[0] == "authored"] == [
+        ("authored", f"{NS}:user:U1", f"{NS}:message:C1:{TS}")
+    ]
+    assert "Front desk" not in {entity.name for entity in found.entities}
+    classic = message(user="U1", bot_id="B7", subtype="bot_message", username="Alerts")
+    assert ("authored", f"{NS}:bot:B7", f"{NS}:message:C1:{TS}") in said(classic)
+
+
 def test_a_person_is_known_by_a_confirmed_address_only():
     row = {"id": "U1", "name": "jane", "profile": {"real_name": "Jane", "email": "Jane@Acme.com"}}
     own = slack._extract_user({**row, "is_email_confirmed": True}, Context(NS)).entities[0]
