@@ -53,7 +53,7 @@ FIELDS = {
     "projects": "id name description url progress startDate targetDate trashed createdAt updatedAt archivedAt "
     f"status {{ name type }} lead {_PERSON} teams(first: 10) {{ nodes {{ id key name }} }}",
     "cycles": "id number name description startsAt endsAt completedAt createdAt updatedAt archivedAt team { id key name }",
-    "issues": "id identifier title description url priorityLabel estimate dueDate trashed createdAt updatedAt archivedAt "
+    "issues": "id identifier previousIdentifiers title description url priorityLabel estimate dueDate trashed createdAt updatedAt archivedAt "
     f"startedAt completedAt canceledAt state {{ name type }} team {{ id key name }} assignee {_PERSON} creator {_PERSON} "
     f"externalUserCreator {_EXTERNAL} botActor {_BOT} "
     "project { id name } cycle { id number name } parent { id identifier title } labels(first: 20) { nodes { id name } }",
@@ -257,8 +257,9 @@ def _extract_issue(row: JSON, context: Context) -> Graph:
     state, workspace, cycle = row.get("state") or {}, _workspace(row), row.get("cycle")
     known = _facts(row, "identifier", "url", "estimate", "dueDate", "completedAt", "canceledAt")
     known |= {"state": state.get("name"), "state_type": state.get("type"), "priority": row.get("priorityLabel")}
-    # The identifier changes when the issue moves to another team.
-    handles = (context.key("identifier", f"{workspace}/{row['identifier']}"),) if workspace else ()
+    # The identifier changes when the issue moves to another team; Linear keeps what texts from before call it.
+    identifiers = [row["identifier"], *(row.get("previousIdentifiers") or ())] if workspace else []
+    handles = tuple(context.key("identifier", f"{workspace}/{one}") for one in identifiers)
     name = row.get("title") or row["identifier"]
     said = Graph(Entity("issue", context.key("issue", row["id"]), name, known, (), handles))
     for kind in ("team", "project"):

@@ -93,7 +93,7 @@ SCHEMA: dict[str, dict[str, str]] = {
     },
     "Cycle": {"id": "", "number": "", "name": "", "description": "", "startsAt": "", "endsAt": "", "completedAt": "", "team": "Team", **_TIMES},
     "Issue": {
-        "id": "", "identifier": "", "number": "", "title": "", "description": "", "url": "", "priority": "", "priorityLabel": "",
+        "id": "", "identifier": "", "previousIdentifiers": "", "number": "", "title": "", "description": "", "url": "", "priority": "", "priorityLabel": "",
         "estimate": "", "dueDate": "", "trashed": "", "startedAt": "", "completedAt": "", "canceledAt": "", "state": "WorkflowState",
         "team": "Team", "assignee": "User", "creator": "User", "externalUserCreator": "ExternalUser", "botActor": "ActorBot", "project": "Project", "cycle": "Cycle", "parent": "Issue",
         "labels": "labelsConnection", **_TIMES,
@@ -271,6 +271,7 @@ class Workspace:
         labels = [at for at in range(len(LABELS)) if self._chance("label", place, at) < 0.3]
         row: JSON = {
             "identifier": identifier,
+            "previousIdentifiers": [f"OLD-{place + 1}"] if place % 17 == 16 else [],
             "number": place + 1,
             "title": f"{TITLES[place % len(TITLES)]} ({place})",
             "description": self._text("issue", place),

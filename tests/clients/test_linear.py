@@ -47,7 +47,7 @@ type Cycle {{ {
   team: Team! }}
 type Issue {{ {
     TIMES
-} identifier: String! number: Float! title: String! description: String url: String! priority: Float!
+} identifier: String! previousIdentifiers: [String!]! number: Float! title: String! description: String url: String! priority: Float!
   priorityLabel: String! estimate: Float dueDate: TimelessDate trashed: Boolean startedAt: DateTime completedAt: DateTime
   canceledAt: DateTime state: WorkflowState! team: Team! assignee: User creator: User
   externalUserCreator: ExternalUser botActor: ActorBot project: Project cycle: Cycle parent: Issue

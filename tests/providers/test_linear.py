@@ -117,6 +117,16 @@ def test_an_issue_is_known_by_id_and_led_to_by_its_identifier_in_its_workspace()
     assert (own.key, own.aliases, own.handles) == ("linear:issue:u1", (), ("linear:identifier:acme/ENG-7",))
 
 
+def test_an_issue_that_moved_to_another_team_is_led_to_by_what_it_was_called_before():
+    own = graph("issues", **ISSUE, previousIdentifiers=["OLD-3", "ENG-1"]).entities[0]
+    assert own.handles == (
+        "linear:identifier:acme/ENG-7",
+        "linear:identifier:acme/OLD-3",
+        "linear:identifier:acme/ENG-1",
+    )
+    assert "previousIdentifiers" in linear.FIELDS["issues"].split()
+
+
 def test_text_mentions_issues_people_and_addresses_but_code_is_not_text():
     text = "See ENG-12, `OPS-1` and https://linear.app/other/issue/DES-3/x; @ana.b knows, or ask b@x.test. UTF-8? not-ENG-9"
     found = said(graph("issues", **{**ISSUE, "description": text + " ENG-7 itself\n```\nENG-99\n```"}))
