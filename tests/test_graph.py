@@ -665,6 +665,27 @@ def test_a_link_leads_to_its_target_whichever_arrives_first(stage: SimpleNamespa
         assert [things[end].name for end in (said.source_id, said.target_id)] == ["Look", "Fix it"]
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_a_former_key_that_only_an_issues_history_tells_leads_to_it(
+    stage: SimpleNamespace, order: tuple[int, ...]
+) -> None:
+    moved = [
+        ["event", "jira:change:1", "Key", {}, [], []],
+        ["issue", "jira:issue:1", "OPS-7", None, [], ["jira:key:SUP-3"]],
+    ]
+    rows = [
+        Row(0, "c", 1, {"things": moved, "links": [["about", "jira:change:1", "jira:issue:1"]]}),
+        Row(0, "i", 1, {"things": [["issue", "jira:issue:1", "Fix it", {}, [], ["jira:key:OPS-7"]]], "links": []}),
+        Row(0, "m", 1, {"things": [["message", "jira:comment:1", "Look", {}, [], []]],
+                        "links": [["mentions", "jira:comment:1", "jira:key:SUP-3"]]}),
+    ]  # fmt: skip
+    stage.do(store(stage.pool, stage.tenant, [[rows[at]] for at in order], Mapper()))
+    with tenant_scope(stage.tenant.id):
+        said = next(one for one in Relationship.objects.filter(tenant=stage.tenant) if one.kind == "mentions")
+        assert graph.things(stage.tenant, [said.target_id])[said.target_id].name == "Fix it"
+
+
 REPOSITORY = {"id": 77, "full_name": "Acme/Web", "updated_at": "2026-01-01T00:00:00Z"}
 ISSUE = {
     "id": 5,

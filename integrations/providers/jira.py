@@ -362,7 +362,15 @@ def _extract_change(row: JSON, context: Context) -> Graph:
     items = [
         f"{i.get('field')}: {i.get('fromString') or '–'} → {i.get('toString') or '–'}" for i in row.get("items") or ()
     ]
-    return _on_issue(row, context, "event", "change", ("; ".join(items) or "Change")[:200], "about", changes=items)
+    said = _on_issue(row, context, "event", "change", ("; ".join(items) or "Change")[:200], "about", changes=items)
+    if keys := [i["fromString"] for i in row.get("items") or () if i.get("field") == "Key" and i.get("fromString")]:
+        # It moved to another project. Texts from before call it by the key that it had there, which nothing else tells.
+        site, issue = context.partition.facts["site"], row["issue"]
+        handles = tuple(context.key("key", f"{site}:{key}") for key in keys)
+        said.entities.append(
+            Entity("issue", context.key("issue", f"{site}:{issue['id']}"), issue["key"], None, (), handles)
+        )
+    return said
 
 
 def _on_issue(row: JSON, context: Context, kind: str, what: str, name: str, link: str, **known: Any) -> Graph:

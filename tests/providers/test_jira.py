@@ -408,6 +408,22 @@ def test_a_comment_is_named_by_its_first_line_and_hangs_on_its_issue() -> None:
     assert empty.entities[0].name == "(empty comment)"
 
 
+def test_an_issue_that_moved_to_another_project_is_led_to_by_the_key_that_it_had_before() -> None:
+    """Only its history knows that one."""
+    items = [
+        {"field": "project", "fromString": "Support", "toString": "Operations"},
+        {"field": "Key", "fromString": "SUP-3", "toString": "OPS-77"},
+    ]
+    row = {"id": "9", "issue": {"id": "10421", "key": "OPS-77"}, "items": items}
+    found = JIRA.stream("changes").extract(row, CONTEXT)
+    assert said(found) == {("about", "jira:change:s1:9", "jira:issue:s1:10421")}
+    moved = found.entities[1]
+    assert (moved.kind, moved.name, moved.properties, moved.aliases) == ("issue", "OPS-77", None, ())
+    assert moved.handles == ("jira:key:s1:SUP-3",)
+    other = JIRA.stream("changes").extract({**row, "items": [{"field": "status", "fromString": "SUP-3"}]}, CONTEXT)
+    assert len(other.entities) == 1
+
+
 def test_a_change_says_from_what_to_what() -> None:
     items = [{"field": "status", "fromString": "To Do", "toString": "Done"}, {"field": "assignee", "toString": "Mia"}]
     row = {"id": "5", "items": items, "issue": {"id": "10421", "key": "OPS-77"}}
