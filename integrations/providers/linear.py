@@ -30,6 +30,7 @@ from integrations.providers.base import (
     Graph,
     Link,
     OAuth,
+    Page,
     Partition,
     Provider,
     RateBudget,
@@ -41,7 +42,7 @@ from integrations.providers.base import (
 from integrations.providers.graph import besides, facts, headline, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in, inner, rate_headers, reset_of
 from integrations.providers.text import MOST_MENTIONS, mentioned_emails
-from integrations.providers.wire import Rows, pages, reader, stamp, utc
+from integrations.providers.wire import Rows, page, pages, reader, stamp, utc
 
 _PERSON = "{ id name displayName email app }"
 # Who wrote what comes from a tool that Linear is synced with: somebody who is no user of Linear's, or the integration itself.
@@ -74,7 +75,7 @@ _IDENTIFIER = re.compile(r"(?<![\w/-])([A-Z][A-Z0-9]{0,6}-[1-9][0-9]{0,6})(?![\w
 _NAME = re.compile(r"(?<![\w/.@+-])@([a-z0-9](?:[a-z0-9._-]{0,38}[a-z0-9])?)(?![\w@]*@)")
 _WORKSPACE = re.compile(r"https://[^/]+/([^/]+)/")
 _LINK = re.compile(r"https://linear\.app/([\w-]{1,60})/issue/([A-Z][A-Z0-9]{0,6}-[0-9]{1,7})")
-_UPDATED = reader("id", "updatedAt")
+_UPDATED, _ARCHIVED = reader("id", "updatedAt"), reader("id", "archivedAt")
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
 
 
@@ -154,12 +155,31 @@ def _span(window: Window) -> JSON:
 
 
 async def _page(connection: str, api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
+    return await _ask(api, connection, cursor, _span(window) if connection in _FILTERS else None)
+
+
+async def _ask(api: Api, connection: str, cursor: JSON | None, wanted: JSON | None) -> Rows:
     variables: JSON = {"first": PAGE_SIZES.get(connection, 100), "after": cursor["after"] if cursor else None}
-    variables |= {"filter": _span(window)} if connection in _FILTERS else {}
+    variables |= {"filter": wanted} if wanted else {}
     asked = {"query": document(connection), "variables": variables}
     found = (await api.request("POST", "/graphql", json=asked)).data["data"][connection]
     info = found["pageInfo"]
     return found["nodes"], {"after": info["endCursor"]} if info["hasNextPage"] and info["endCursor"] else None
+
+
+async def _fetch_issues(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
+    """What was archived or deleted in the window, which is no update of an issue; then what was updated in it.
+
+    In this order, as the window goes on by the time of the updates if a cursor dies. cursor: {"archived": cursor} of the former.
+    """
+    if cursor is None or "archived" in cursor:
+        span = _span(window)["updatedAt"]
+        rows, following = await _ask(
+            api, "issues", cursor and cursor["archived"], {"archivedAt": span, "updatedAt": {"lt": span["gte"]}}
+        )
+        return page(rows, _ARCHIVED, {"archived": following} if following else {"after": None})
+    rows, following = await _page("issues", api, partition, window, cursor)
+    return page(rows, _UPDATED, following, min)
 
 
 # -- records to graph ---------------------------------------------------------------------------------------------------------
@@ -329,10 +349,9 @@ def _auth_header(token: str) -> dict[str, str]:
 def _stream(name: str, label: str, extract: Extract, connection: str = "") -> Stream:
     connection = connection or name
     timed, size = connection in _FILTERS, PAGE_SIZES.get(connection, 100)
-    kind, fetch = (
-        WindowKind.EXACT if timed else WindowKind.SNAPSHOT,
-        pages(partial(_page, connection), _UPDATED, min if timed else None),
-    )
+    kind = WindowKind.EXACT if timed else WindowKind.SNAPSHOT
+    listed = pages(partial(_page, connection), _UPDATED, min if timed else None)
+    fetch = _fetch_issues if connection == "issues" else listed
     return Stream(name, label, kind, fetch, extract, ascending=False, needs=("read",), page_size=size, record=_UPDATED)
 
 

@@ -162,7 +162,9 @@ class Linear(StandIn):
         if order not in ("createdAt", "updatedAt"):
             raise GraphqlError(f'Value "{order}" does not exist in "PaginationOrderBy" enum.')
         table = self.table(account, stream)
-        places = self._filtered(table, given.get("filter"))
+        # When they were archived is asked of issues only.
+        known_times = ("createdAt", "archivedAt") if stream == "issues" else ("createdAt",)
+        places = self._filtered(table, given.get("filter"), known_times)
         if not given.get("includeArchived"):
             places = [place for place in places if table.row(place)["archivedAt"] is None]
         if stream == "users" and not given.get("includeDisabled"):
@@ -185,12 +187,12 @@ class Linear(StandIn):
             info |= {"endCursor": table.id_of(page[-1]), "startCursor": table.id_of(page[0])}
         return {"nodes": [table.row(place) for place in page], "pageInfo": info}
 
-    def _filtered(self, table: Table, given: Any) -> list[int]:
-        """filter: {updatedAt: {gte, lt, ...}, createdAt: {...}}"""
+    def _filtered(self, table: Table, given: Any, known: tuple[str, ...]) -> list[int]:
+        """filter: {updatedAt: {gte, lt, ...}, createdAt: {...}, archivedAt: {...}}"""
         low, high = 0, len(table.times)
-        created: list[tuple[str, float]] = []
+        others: list[tuple[str, str, float]] = []
         for name, comparator in (given or {}).items():
-            if name not in ("updatedAt", "createdAt") or not isinstance(comparator, dict):
+            if name not in ("updatedAt", *known) or not isinstance(comparator, dict):
                 raise GraphqlError(f'Field "{name}" is not defined by the filter.')
             for operator, value in comparator.items():
                 moment = seconds_of(value) if isinstance(value, str) else None
@@ -198,8 +200,8 @@ class Linear(StandIn):
                     raise GraphqlError(f'Field "{operator}" is not defined by type "DateComparator".')
                 if moment is None:
                     raise ValueError(f"{value!r} is not a valid date.")
-                if name == "createdAt":
-                    created.append((operator, moment))
+                if name != "updatedAt":
+                    others.append((name, operator, moment))
                     continue
                 left, right = bisect_left(table.times, moment), bisect_right(table.times, moment)
                 if operator in ("gte", "gt", "eq"):
@@ -207,10 +209,12 @@ class Linear(StandIn):
                 if operator in ("lte", "lt", "eq"):
                     high = min(high, left if operator == "lt" else right)
         places = self.rows(table, range(low, max(low, high)))
-        return [at for at in places if all(_fits(table.row(at)["createdAt"], *bound) for bound in created)]
+        return [at for at in places if all(_fits(table.row(at)[name], *bound) for name, *bound in others)]
 
 
-def _fits(value: str, operator: str, moment: float) -> bool:
+def _fits(value: str | None, operator: str, moment: float) -> bool:
+    if value is None:
+        return False
     own = seconds_of(value) or 0.0
     return {"eq": own == moment, "gt": own > moment, "gte": own >= moment, "lt": own < moment, "lte": own <= moment}[
         operator

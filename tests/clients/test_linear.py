@@ -21,6 +21,7 @@ CONNECTIONS = {
     "attachments": "Attachment", "issueRelations": "IssueRelation",
 }  # fmt: skip
 UNFILTERED = ("issueRelations",)
+ARCHIVED = {"Issue": " archivedAt: DateComparator"}
 PAGING = "first: Int last: Int after: String before: String orderBy: PaginationOrderBy includeArchived: Boolean"
 SDL = f"""
 scalar DateTime
@@ -60,7 +61,8 @@ type Attachment {{ {TIMES} title: String! subtitle: String url: String! sourceTy
 {" ".join(f"type {kind}Connection {{ nodes: [{kind}!]! pageInfo: PageInfo! }}" for kind in CONNECTIONS.values())}
 {
     " ".join(
-        f"input {kind}Filter {{ updatedAt: DateComparator createdAt: DateComparator }}" for kind in CONNECTIONS.values()
+        f"input {kind}Filter {{ updatedAt: DateComparator createdAt: DateComparator{ARCHIVED.get(kind, str())} }}"
+        for kind in CONNECTIONS.values()
     )
 }
 type Query {{

@@ -19,7 +19,7 @@ from integrations.http import Api, Reply
 from integrations.providers import linear
 from integrations.providers.base import WHOLE, Context, Window
 from integrations.providers.linear import LINEAR
-from integrations.providers.wire import EPOCH, utc
+from integrations.providers.wire import EPOCH, stamp, utc
 from tests.contract.stage import ALL, Stage
 
 CONTEXT = Context("linear")
@@ -250,14 +250,42 @@ async def test_windows_are_told_to_the_millisecond_so_that_nothing_is_lost():
 
     class Api:
         async def request(self, method: str, path: str, *, json: Any) -> Reply:
-            asked.append(json["variables"]["filter"]["updatedAt"])
+            asked.append(json["variables"]["filter"])
             page = {"nodes": [], "pageInfo": {"hasNextPage": False, "endCursor": None}}
             return Reply(200, {}, {"data": {"issues": page}}, "", "")
 
     since = datetime(2026, 1, 1, 0, 0, 0, 1_999, UTC)
     window = Window(since, datetime(2026, 1, 2, 0, 0, 0, 999_001, UTC))
-    await LINEAR.stream("issues").fetch(Api(), None, window, None)  # type: ignore[arg-type]
-    assert asked == [{"gte": "2026-01-01T00:00:00.001Z", "lt": "2026-01-02T00:00:01.000Z"}]
+    first = await LINEAR.stream("issues").fetch(Api(), None, window, None)  # type: ignore[arg-type]
+    last = await LINEAR.stream("issues").fetch(Api(), None, window, first.next_cursor)  # type: ignore[arg-type]
+    assert last.next_cursor is None
+    span = {"gte": "2026-01-01T00:00:00.001Z", "lt": "2026-01-02T00:00:01.000Z"}
+    assert asked == [{"archivedAt": span, "updatedAt": {"lt": span["gte"]}}, {"updatedAt": span}]
+
+
+async def test_an_issue_that_is_archived_or_deleted_is_brought_though_that_is_no_update_of_it():
+    """Neither moves `updatedAt`, so an import of what changed since would never tell."""
+    stage = Stage("linear")
+    async with stage.client:
+        await stage.use(stage.account)
+        workspace, stream = stage.stand_in.workspaces[stage.account], LINEAR.stream("issues")  # type: ignore[attr-defined]
+        times = workspace.times("issues")
+        place, since = len(times) // 2, EPOCH + timedelta(milliseconds=times[-3])
+        gone = since + timedelta(seconds=1)
+        make = workspace._issues
+        workspace._issues = lambda at: {
+            **make(at),
+            **({"trashed": True, "archivedAt": stamp(gone, "milliseconds")} if at == place else {}),
+        }
+        window = Window(since, ALL.until)
+        found = (await stage.read(stream, window)).rows
+        own = workspace.id_of("issues", place)
+        assert set(found) == {own, *(workspace.id_of("issues", len(times) - 3 + at) for at in range(3))}
+        record, _ = found[own]
+        assert record.occurred_at == gone
+        assert stream.extract(record.payload, CONTEXT).entities[0].properties["deleted"] is True  # type: ignore[index]
+        assert own not in (await stage.read(stream, Window(since + timedelta(seconds=2), ALL.until))).ids
+        assert own in (await stage.read(stream, Window(EPOCH, since))).ids, "and by its last update as before"
 
 
 async def test_a_dead_cursor_is_said_to_be_one():
