@@ -65,9 +65,13 @@ FIELDS = {
     "issueRelations": "id type createdAt updatedAt archivedAt issue { id identifier title } relatedIssue { id identifier title }",
 }
 PAGE_SIZES = {"projects": 50, "issues": 100, "issueRelations": 250}
-# Those that are read by time; the others are read whole.
-_FILTERS = {"projects": "ProjectFilter", "cycles": "CycleFilter", "issues": "IssueFilter", "comments": "CommentFilter",
-            "attachments": "AttachmentFilter"}  # fmt: skip
+# Those that are read by time; the others are read whole: they are few, and what is archived or deleted is no update of a row.
+_FILTERS = {
+    "cycles": "CycleFilter",
+    "issues": "IssueFilter",
+    "comments": "CommentFilter",
+    "attachments": "AttachmentFilter",
+}
 # What an issue is to a related one; that two are alike is Linear's own guess.
 _RELATIONS = {"blocks": "blocks", "duplicate": "duplicates", "related": "relates_to"}
 WHO = "query { organization { id urlKey name } viewer { id name email } }"

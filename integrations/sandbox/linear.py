@@ -55,7 +55,7 @@ class Linear(StandIn):
             [moment / 1000 for moment in workspace.times(stream)],
             lambda place: workspace.id_of(stream, place),
             lambda place: self._row(workspace, stream, place),
-            timeless=stream in ("teams", "users", "relations"),
+            timeless=stream in ("teams", "users", "projects", "relations"),
             tombstones=stream in TRASHED,
         )
 

@@ -17,7 +17,7 @@ from integrations.errors import (
 )
 from integrations.http import Api, Reply
 from integrations.providers import linear
-from integrations.providers.base import WHOLE, Context, Window
+from integrations.providers.base import WHOLE, Context, Window, WindowKind
 from integrations.providers.linear import LINEAR
 from integrations.providers.wire import EPOCH, stamp, utc
 from tests.contract.stage import ALL, Stage
@@ -286,6 +286,17 @@ async def test_an_issue_that_is_archived_or_deleted_is_brought_though_that_is_no
         assert stream.extract(record.payload, CONTEXT).entities[0].properties["deleted"] is True  # type: ignore[index]
         assert own not in (await stage.read(stream, Window(since + timedelta(seconds=2), ALL.until))).ids
         assert own in (await stage.read(stream, Window(EPOCH, since))).ids, "and by its last update as before"
+
+
+async def test_projects_are_read_whole_as_linear_can_not_be_asked_for_those_that_were_archived():
+    """Their archiving and deletion move `updatedAt` no more than an issue's do, and their progress is that of their issues."""
+    stage = Stage("linear")
+    async with stage.client:
+        await stage.use(stage.account)
+        stream = LINEAR.stream("projects")
+        assert stream.window is WindowKind.SNAPSHOT
+        found = (await stage.read(stream, Window(ALL.until - timedelta(days=1), ALL.until))).ids
+        assert len(found) == len(stage.stand_in.workspaces[stage.account].times("projects"))  # type: ignore[attr-defined]
 
 
 async def test_a_dead_cursor_is_said_to_be_one():
