@@ -33,7 +33,18 @@ from integrations.providers.base import (
 from integrations.providers.graph import facts, headline, organization, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in, inner
 from integrations.providers.text import MOST_MENTIONS, mentioned_emails
-from integrations.providers.wire import Rows, all_rows, listing, page, pages, partitions_in, reader, rows_in, utc
+from integrations.providers.wire import (
+    MOST_PAGES,
+    Rows,
+    all_rows,
+    listing,
+    page,
+    pages,
+    partitions_in,
+    reader,
+    rows_in,
+    utc,
+)
 
 # What replies hold besides ids; without it they are compact.
 _FIELDS = {
@@ -147,28 +158,56 @@ async def _next_below(
 ) -> Rows:
     """What one request brings of it.
 
-    cursor: {"tasks": offset in their list, None at its end, "left": steps still to go, "offset": in the first of them}.
+    cursor: {"tasks": offset in their list, None at its end, "last": id of the last one listed, "left": steps still to go,
+    "offset": in the first of them}.
     """
-    state = cursor or {"tasks": "", "left": [], "offset": None}
-    left, offset = state["left"], state["tasks"]
+    state = cursor or {"tasks": "", "last": "", "left": [], "offset": None}
+    # A cursor that a version before this one stored has no last one.
+    left, offset, last = state["left"], state["tasks"], state.get("last", "")
     if not left:
-        at = {"offset": offset} if offset else None
-        rows, following = await _list(api, "tasks", _FIELDS["steps"], at, **partition.facts)
-        offset = (following or {}).get("offset")
+        rows, following = await _more_tasks(api, partition, offset, last)
+        offset, last = (following or {}).get("offset"), rows[-1]["gid"] if rows else last
         left = [step for row in rows for step in steps(row)]
         if not left:
-            return [], {"tasks": offset, "left": [], "offset": None} if offset else None
+            return [], {"tasks": offset, "last": last, "left": [], "offset": None} if offset else None
     kind, task = left[0]
     fields = _FIELDS["stories" if kind == "stories" else "tasks" if what == "subtasks" else "steps"]
+    at = {"offset": state["offset"]} if state["offset"] else None
     try:
-        at = {"offset": state["offset"]} if state["offset"] else None
         rows, more = await _list(api, f"tasks/{task}/{kind}", fields, at)
+    except CursorExpired:
+        if at is None:
+            raise
+        rows, more = await _list(api, f"tasks/{task}/{kind}", fields)  # this one from its beginning
     except Gone:
         rows, more = [], None
     below = [step for row in rows for step in steps(row)] if kind == "subtasks" else []
     left = [*(left if more else left[1:]), *below]
-    following = {"tasks": offset, "left": left, "offset": None, **(more or {})} if left or offset else None
-    return rows if kind == what else [], following
+    following = {"tasks": offset, "last": last, "left": left, "offset": None, **(more or {})}
+    return rows if kind == what else [], following if left or offset else None
+
+
+async def _more_tasks(api: Api, partition: Partition, offset: str, last: str) -> Rows:
+    """The page of the partition's tasks at the offset.
+
+    An offset is good for a quarter of an hour, as the tokens themselves say, and what lies below the page before may take longer to
+    read: then the list is gone through anew, to behind the last task that was read.
+    """
+    ask = partial(_list, api, "tasks", _FIELDS["steps"], **partition.facts)
+    try:
+        return await ask({"offset": offset} if offset else None)
+    except CursorExpired:
+        if not offset or not last:
+            raise
+    rows, following = await ask(None)
+    for _ in range(MOST_PAGES):
+        gids = [row["gid"] for row in rows]
+        if last in gids:
+            return rows[gids.index(last) + 1 :], following
+        if following is None:
+            break
+        rows, following = await ask(following)
+    raise CursorExpired("Asana no longer knows the page, nor the task before it; starting over.")
 
 
 def _deeper(row: JSON) -> list[list[str]]:
