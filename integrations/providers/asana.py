@@ -193,7 +193,10 @@ async def _more_tasks(api: Api, partition: Partition, offset: str, last: str) ->
     An offset is good for a quarter of an hour, as the tokens themselves say, and what lies below the page before may take longer to
     read: then the list is gone through anew, to behind the last task that was read.
     """
-    ask = partial(_list, api, "tasks", _FIELDS["steps"], **partition.facts)
+
+    async def ask(at: JSON | None) -> Rows:
+        return await _list(api, "tasks", _FIELDS["steps"], at, **partition.facts)
+
     try:
         return await ask({"offset": offset} if offset else None)
     except CursorExpired:

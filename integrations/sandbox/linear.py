@@ -209,7 +209,11 @@ class Linear(StandIn):
                 if operator in ("lte", "lt", "eq"):
                     high = min(high, left if operator == "lt" else right)
         places = self.rows(table, range(low, max(low, high)))
-        return [at for at in places if all(_fits(table.row(at)[name], *bound) for name, *bound in others)]
+        return [
+            at
+            for at in places
+            if all(_fits(table.row(at)[name], operator, moment) for name, operator, moment in others)
+        ]
 
 
 def _fits(value: str | None, operator: str, moment: float) -> bool:
