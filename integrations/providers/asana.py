@@ -1,4 +1,8 @@
-"""Asana's REST API: workspaces, people, projects, tasks and their subtasks, comments and history."""
+"""Asana's REST API: workspaces, people, projects, tasks and their subtasks, comments and history.
+
+That a task or a comment was deleted is not found: lists no longer have it. Nor is what was said on a task before it came into a project
+that is imported, until that project is imported in full: the task changes by that, and its comments do not.
+"""
 
 from __future__ import annotations
 

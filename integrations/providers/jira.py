@@ -1,5 +1,7 @@
 """Jira Cloud's REST API, version 3: projects, people, issues, comments, work logged and changes, of every site that was granted.
 
+That an issue or a comment was deleted is not found: searches and lists no longer have it, and Jira keeps no trace of it.
+
 Sprints are known by the issues that were planned in them, as versions are; their dates and goals are behind another API and scope.
 """
 

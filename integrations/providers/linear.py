@@ -1,5 +1,8 @@
 """Linear's GraphQL API: teams, people, projects, cycles, issues, comments and what is attached to them.
 
+Issues and projects that are deleted lie in a bin and say so. Of a comment, an attachment or a cycle it is not found: these can be asked
+for by their last update only, which that is none of.
+
 Status codes say little: what an answer means stands in `errors[0].extensions.code`.
 """
 

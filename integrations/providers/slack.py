@@ -1,7 +1,8 @@
 """Slack's Web API: people, channels and who is in them, messages, replies in threads, files.
 
 Not imported are replies to threads that began more than 30 days (`LOOK_BACK`) before the window they fall into: Slack lists replies by
-their thread only, and threads by when they began.
+their thread only, and threads by when they began. What became of a message later is found by importing its span again: an edit; but not
+that it was deleted, unless a thread hangs on it.
 """
 
 from __future__ import annotations
