@@ -24,6 +24,7 @@ from atom.models import ApiKey, Tenant
 from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import actions, allowance, states
 from historical_sync.models import DataRemoval, HistoricalSyncJob, JobEvent
+from integrations.narrowing import MOST_NAMES
 from tests.conftest import wait_for
 from tests.graphs import had, make_connection, make_job
 
@@ -231,7 +232,7 @@ def test_what_is_asked_twice_of_a_running_job_is_answered_twice(acme: SimpleName
 
 
 def test_more_parameters_than_anybody_needs_are_refused(acme: SimpleNamespace) -> None:
-    reply = acme.api.client.get("/api/integrations/github/historical-sync/jobs?" + "&" * 5200)
+    reply = acme.api.client.get("/api/integrations/github/historical-sync/jobs?" + "&" * 10_200)
     assert refused(reply, 400, "parse_error")
 
 
@@ -316,7 +317,7 @@ def test_a_body_of_a_hundred_thousand_faults_is_told_of_some(acme: SimpleNamespa
     assert len(unknown) == 20
     refused(acme.api.start("github", {"streams": [""] * 1000}), 400, "max_length", "streams")
     path = f"/api/connections/{acme.connection.id}/partitions"
-    only = acme.api.client.post(path, {"only": [""] * 6000}, "application/json")
+    only = acme.api.client.post(path, {"only": [""] * (MOST_NAMES + 1)}, "application/json")
     refused(only, 400, "max_length", "only")
 
 
