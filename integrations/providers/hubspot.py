@@ -298,9 +298,9 @@ def _extract(name: str, row: JSON, context: Context) -> Graph:
     said.refer("part_of", context.keys("company", properties.get("hs_parent_company_id")))
     for target, linked in (row.get("associations") or {}).items():
         primary = row.get("primaryCompany") if target == "companies" else None
-        main = [primary] if primary else linked
+        main, others = ([primary], [other for other in linked if other != primary]) if primary else (linked, [])
         said.refer(what.links[target], context.keys(_TYPES[target].one, *main))
-        said.refer("relates_to", context.keys(_TYPES[target].one, *(other for other in linked if other not in main)))
+        said.refer("relates_to", context.keys(_TYPES[target].one, *others))
     said.by("authored", *_people(properties.get("hs_email_from_email")))
     said.to("with", *_people(properties.get("hs_email_to_email")), *_people(properties.get("hs_email_cc_email")))
     said.refer("mentions", (key for field in what.texts for key in mentioned_emails(one_line(properties.get(field)))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -242,6 +243,15 @@ async def test_a_deal_without_properties_is_set_aside_by_itself(monkeypatch: pyt
         monkeypatch.setattr(stage.stand_in, "answer", odd)
         page = await HUBSPOT.stream("deals").fetch(stage.api(), WHOLE, ALL, None)
     assert (len(page.rejected), len(page.records) > 1) == (1, True)
+
+
+def test_a_deal_with_very_many_contacts_is_read_quickly() -> None:
+    """HubSpot lets fifty thousand be associated."""
+    contacts = [str(number) for number in range(20_000)]
+    began = time.process_time()
+    graph = extracted("deals", {}, associations={"contacts": contacts}, primaryCompany=None)
+    assert time.process_time() - began < 1
+    assert len(graph.relationships) == len(contacts)
 
 
 @pytest.mark.parametrize(
