@@ -298,13 +298,14 @@ async def _listed_property(api: Api, page_id: str, value: JSON) -> JSON:
     return whole
 
 
-async def _comments(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
+async def _fetch_comments(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     """Every page is asked for its comments: a comment does not touch its page's time of editing."""
     cursor = cursor or {"search": {}, "pages": []}
     search, left, start = cursor["search"], list(cursor["pages"]), cursor.get("start")
     if not left:
         found, search = await _search(api, search or None, "page")
         left = [row["id"] for row in found if isinstance(row, dict) and row.get("id")]
+    looked_into = left[0] if left else ""
     rows: list[Any] = []
     for _ in range(PAGES_A_FETCH):
         if not left or len(rows) >= PAGE:
@@ -318,7 +319,8 @@ async def _comments(api: Api, partition: Partition, window: Window, cursor: JSON
         start = data["next_cursor"] if data["has_more"] else None
         if start is None:
             left.pop(0)
-    return rows, {"search": search, "pages": left, "start": start} if left or search is not None else None
+    following = {"search": search, "pages": left, "start": start} if left or search is not None else None
+    return page(rows, _EDITED, following)._replace(looked_into=looked_into)
 
 
 async def _content(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
@@ -590,7 +592,7 @@ NOTION = Provider(
             record=_EDITED,
         ),
         Stream(
-            "comments", "Comments", WindowKind.SCAN, pages(_comments, _EDITED), _extract_comment, ascending=False,
+            "comments", "Comments", WindowKind.SCAN, _fetch_comments, _extract_comment, ascending=False,
             record=_EDITED,
         ),
     ),

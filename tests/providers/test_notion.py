@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx2
 import pytest
 
+from historical_sync.course import Course
 from integrations.errors import (
     AccessDenied,
     CursorExpired,
@@ -17,12 +20,13 @@ from integrations.errors import (
     Unavailable,
     WindowTooLarge,
 )
-from integrations.http import Reply
+from integrations.http import Api, Reply
 from integrations.providers.base import WHOLE, Context, Partition, Window
-from integrations.providers.notion import LISTS_A_PROPERTY, NOTION
+from integrations.providers.notion import LISTS_A_PROPERTY, NOTION, PAGE, PAGES_A_FETCH
 from integrations.providers.wire import EPOCH, utc
 from integrations.sandbox import notion as sandbox
 from tests.contract.stage import ALL, Stage
+from tests.senders import answering
 
 CONTEXT = Context("notion")
 
@@ -331,6 +335,29 @@ async def test_a_page_that_is_gone_since_the_search_has_no_comments():
         gone = {"search": None, "pages": ["04b00000-0000-4000-8000-01ffffffffff"], "start": None}
         page = await NOTION.stream("comments").fetch(stage.api(), WHOLE, ALL, gone)
     assert (list(page.records), page.next_cursor) == ([], None)
+
+
+async def test_thousands_of_pages_in_a_row_without_a_comment_do_not_end_the_reading(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("historical_sync.course.IDLE_PAGES", 10)
+    count = 15 * PAGES_A_FETCH
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        if request.method == "GET":
+            return httpx2.Response(200, json={"results": [], "has_more": False, "next_cursor": None})
+        first = int(json.loads(request.content).get("start_cursor") or 0)
+        ids = range(first, min(first + PAGE, count))
+        more = {"has_more": ids.stop < count, "next_cursor": str(ids.stop)}
+        return httpx2.Response(200, json={"results": [row(f"p{number}") for number in ids], **more})
+
+    stream, cursor = NOTION.stream("comments"), None
+    api, course = Api(NOTION, "https://api.notion.com", answering(handle), "token"), Course(stream, "Notion", None)
+    while True:
+        page = await stream.fetch(api, WHOLE, ALL, cursor)
+        assert not page.records
+        course.check(cursor, page)
+        if (cursor := page.next_cursor) is None:
+            break
+    assert len(course.asked) >= 15
 
 
 async def test_what_is_written_is_asked_for_where_something_was_edited_only():
