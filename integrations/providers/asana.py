@@ -39,6 +39,7 @@ from integrations.providers.replies import ErrorTable, Means, body, error_in, in
 from integrations.providers.text import MOST_MENTIONS, mentioned_emails
 from integrations.providers.wire import (
     MOST_PAGES,
+    Reader,
     Rows,
     all_rows,
     listing,
@@ -60,9 +61,6 @@ _FIELDS = {
     "steps": "modified_at,num_subtasks",
     "stories": "type,resource_subtype,text,html_text,created_at,created_by.name,target.name",
 }
-REQUESTS_A_PAGE = (
-    20  # below tasks, as long as they bring nothing: what is lost when the limit comes in the middle of them
-)
 _TASK_LINK = re.compile(r"https://app\.asana\.com/(?:0/\d+/|1/\d+/(?:project/\d+/)?task/)(\d+)")
 # A person who is mentioned is an address in plain text, and has a name in the formatted one only.
 _PROFILE_LINK = re.compile(r"https://app\.asana\.com/(?:0|1/\d+)/profile/(\d+)")
@@ -143,24 +141,14 @@ async def _tasks(api: Api, partition: Partition, window: Window, cursor: JSON | 
 
 
 async def _below(
-    api: Api, partition: Partition, cursor: JSON | None, what: str, steps: Callable[[JSON], list[list[str]]]
-) -> Rows:
+    api: Api,
+    partition: Partition,
+    cursor: JSON | None,
+    what: str,
+    steps: Callable[[JSON], list[list[str]]],
+    read: Reader,
+) -> Page:
     """A page of what the partition's tasks have below them. steps: what is to be asked for below a task: [kind, its id] each.
-
-    It goes on past what brings nothing: pages that bring nothing are taken for ones without end, and few of thousands may have changed.
-    """
-    rows: list[Any] = []
-    for _ in range(REQUESTS_A_PAGE):
-        rows, cursor = await _next_below(api, partition, cursor, what, steps)
-        if rows or cursor is None:
-            break
-    return rows, cursor
-
-
-async def _next_below(
-    api: Api, partition: Partition, cursor: JSON | None, what: str, steps: Callable[[JSON], list[list[str]]]
-) -> Rows:
-    """What one request brings of it.
 
     cursor: {"tasks": offset in their list, None at its end, "last": id of the last one listed, "left": steps still to go,
     "offset": in the first of them}.
@@ -173,7 +161,8 @@ async def _next_below(
         offset, last = (following or {}).get("offset"), rows[-1]["gid"] if rows else last
         left = [step for row in rows for step in steps(row)]
         if not left:
-            return [], {"tasks": offset, "last": last, "left": [], "offset": None} if offset else None
+            following = {"tasks": offset, "last": last, "left": [], "offset": None} if offset else None
+            return Page([], following, looked_into=last)
     kind, task = left[0]
     fields = _FIELDS["stories" if kind == "stories" else "tasks" if what == "subtasks" else "steps"]
     at = {"offset": state["offset"]} if state["offset"] else None
@@ -187,8 +176,10 @@ async def _next_below(
         rows, more = [], None
     below = [step for row in rows for step in steps(row)] if kind == "subtasks" else []
     left = [*(left if more else left[1:]), *below]
-    following = {"tasks": offset, "last": last, "left": left, "offset": None, **(more or {})}
-    return rows if kind == what else [], following if left or offset else None
+    following = (
+        {"tasks": offset, "last": last, "left": left, "offset": None, **(more or {})} if left or offset else None
+    )
+    return page(rows if kind == what else [], read, following)._replace(looked_into=task)
 
 
 async def _more_tasks(api: Api, partition: Partition, offset: str, last: str) -> Rows:
@@ -221,12 +212,12 @@ def _deeper(row: JSON) -> list[list[str]]:
     return [["subtasks", row["gid"]]] if row.get("num_subtasks") else []
 
 
-async def _subtasks(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
+async def _fetch_subtasks(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     """Below all tasks: one that only a subtask changed of is not changed itself."""
-    return await _below(api, partition, cursor, "subtasks", _deeper)
+    return await _below(api, partition, cursor, "subtasks", _deeper, _CHANGED)
 
 
-async def _stories(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
+async def _fetch_stories(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     """Of the tasks and subtasks that changed since: a new story changes its task, but not what that is a part of.
 
     So each task that has subtasks costs a request, as it does for these themselves, whether anything below it changed or not.
@@ -237,7 +228,7 @@ async def _stories(api: Api, partition: Partition, window: Window, cursor: JSON 
         changed = at is None or utc(at) >= _bound(window)
         return [*([["stories", row["gid"]]] if changed else []), *_deeper(row)]
 
-    return await _below(api, partition, cursor, "stories", steps)
+    return await _below(api, partition, cursor, "stories", steps, _CREATED)
 
 
 # -- records to graph ---------------------------------------------------------------------------------------------------------
@@ -371,11 +362,11 @@ ASANA = Provider(
             partitioned=True, needs=_TASKS, record=_CHANGED,
         ),
         Stream(
-            "subtasks", "Subtasks", WindowKind.SCAN, pages(_subtasks, _CHANGED), _extract_task, ascending=False,
+            "subtasks", "Subtasks", WindowKind.SCAN, _fetch_subtasks, _extract_task, ascending=False,
             partitioned=True, needs=_TASKS, page_size=5, record=_CHANGED,
         ),
         Stream(
-            "stories", "Comments and history", WindowKind.SCAN, pages(_stories, _CREATED), _extract_story, ascending=False, partitioned=True,
+            "stories", "Comments and history", WindowKind.SCAN, _fetch_stories, _extract_story, ascending=False, partitioned=True,
             needs=(*_TASKS, "stories:read"), page_size=5, clock=Clock.CREATED, record=_CREATED,
         ),
     ),

@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from historical_sync.course import IDLE_PAGES, Course
+from historical_sync.course import Course
 from integrations.errors import AccessDenied, CursorExpired, Throttled
 from integrations.http import Api, Reply
 from integrations.providers import asana
@@ -120,16 +120,20 @@ async def test_comments_are_read_on_what_changed_since_however_deep_it_lies():
     )  # lists, stories, subtasks; nothing of what did not change and has nothing below
 
 
-async def test_many_tasks_in_a_row_with_nothing_new_below_them_do_not_end_the_reading():
-    """Each with a subtask, which is asked for as no change of it shows on the task; none of them changed."""
-    old, count = {"modified_at": "2024-05-01T08:00:00.000Z"}, IDLE_PAGES + 100
+@pytest.mark.parametrize("subtasks", [0, 1])
+async def test_many_tasks_in_a_row_with_nothing_new_below_them_do_not_end_the_reading(
+    monkeypatch: pytest.MonkeyPatch, subtasks: int
+):
+    """With a subtask, which is asked for as no change of it shows on the task, or without; none of them changed."""
+    monkeypatch.setattr("historical_sync.course.IDLE_PAGES", 10)
+    old, count = {"modified_at": "2024-05-01T08:00:00.000Z"}, 30_000 if subtasks == 0 else 300
 
     def handle(request: httpx2.Request) -> httpx2.Response:
         _, _, kind = request.url.path.removeprefix("/api/1.0/").partition("/")
         if kind:
             return httpx2.Response(200, json={"data": [work(f"{kind}below", **old)], "next_page": None})
         at = int(request.url.params.get("offset") or 0)
-        rows = [work(str(number), num_subtasks=1, **old) for number in range(at, min(at + 100, count))]
+        rows = [work(str(number), num_subtasks=subtasks, **old) for number in range(at, min(at + 100, count))]
         more = {"offset": str(at + 100)} if at + 100 < count else None
         return httpx2.Response(200, json={"data": rows, "next_page": more})
 
