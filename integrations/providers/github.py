@@ -115,7 +115,9 @@ async def _list(api: Api, partition: Partition, path: str, params: JSON, cursor:
         try:
             return _rows(await api.get(address, None if url else {**params, "per_page": 100}))
         except TookTooLong:
-            return _rows(await api.get(_of_few(address), None if url else {**params, "per_page": FEW}))
+            if url and (few := _of_few(url)) == url:
+                raise
+            return _rows(await (api.get(few) if url else api.get(address, {**params, "per_page": FEW})))
     except Gone:
         return [], None
 

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from historical_sync.targeting import READ_AGAIN
-from integrations.errors import AccessDenied, Throttled
+from integrations.errors import AccessDenied, Throttled, TookTooLong
 from integrations.http import Api, Reply
 from integrations.providers.base import Context, Estimate, Partition, Window
 from integrations.providers.github import GITHUB
@@ -252,3 +252,17 @@ async def test_a_page_that_takes_github_too_long_comes_with_fewer_rows(name: str
         found += [record.external_id for record in page.records]
         cursor = page.next_cursor
     assert found == [str(at) for at in range(130)]
+
+
+async def test_a_page_of_few_rows_that_takes_too_long_is_not_asked_for_again_at_once() -> None:
+    asked: list[str] = []
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        asked.append(str(request.url))
+        return httpx2.Response(504)
+
+    api = Api(GITHUB, "https://api.github.com", answering(handle), "token")
+    url = "https://api.github.com/repositories/77/pulls?state=all&per_page=25&page=7"
+    with pytest.raises(TookTooLong):
+        await GITHUB.stream("pull_requests").fetch(api, WEB, SPAN, {"url": url})
+    assert asked == [url]
