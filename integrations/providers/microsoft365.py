@@ -69,7 +69,7 @@ _ERRORS: ErrorTable = {
     "OrganizationFromTenantGuidNotFound": Means(
         AccessDenied, "Microsoft 365: this account's organization has no mailboxes in the cloud."
     ),
-    "ErrorItemNotFound": Means(Gone, "Microsoft 365 no longer has it."),
+    **dict.fromkeys(("ErrorItemNotFound", "ErrorFolderNotFound"), Means(Gone, "Microsoft 365 no longer has it.")),
     "ErrorAccessDenied": Means(
         AccessDenied, "Microsoft 365 does not let this connection read it: connect again and grant the permission."
     ),

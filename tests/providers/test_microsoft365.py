@@ -54,6 +54,7 @@ def said(graph: Any) -> set[tuple[str, str, str]]:
         (404, "MailboxNotEnabledForRESTAPI", AccessDenied),
         (401, "OrganizationFromTenantGuidNotFound", AccessDenied),
         (404, "ErrorItemNotFound", Gone),
+        (404, "ErrorFolderNotFound", Gone),
         (410, "syncStateNotFound", CursorExpired),
         (400, "syncStateNotFound", CursorExpired),
     ],
@@ -194,6 +195,20 @@ async def test_a_second_that_fills_pages_is_read_to_its_end_and_nothing_comes_tw
     mailbox = Mailbox(together)
     assert await mailbox.read() == [f"m{i}" for i in range(151)]
     assert mailbox.asked <= 10
+
+
+async def test_the_mail_of_a_mailbox_without_a_folder_of_junk_comes_in():
+    """Graph has a code of its own for a folder (github.com/microsoftgraph/microsoft-graph-docs-contrib/issues/4029)."""
+    listed = {"value": [{"id": "m1", "receivedDateTime": stamp(ALL.since)}]}
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path.endswith("/junkemail"):
+            return httpx2.Response(404, json={"error": {"code": "ErrorFolderNotFound", "message": "words"}})
+        return httpx2.Response(200, json=listed)
+
+    api = Api(MICROSOFT365, "https://graph.microsoft.com", answering(handle), "token")
+    page = await MESSAGES.fetch(api, WHOLE, ALL, None)
+    assert [record.external_id for record in page.records] == ["m1"]
 
 
 async def test_neither_junk_nor_what_nobody_sent_is_mail():
