@@ -180,8 +180,9 @@ def links_of(
     found: list[Statement] = []
     place, left = after, LOOKED_THROUGH
     while left > 0:
-        # As many as the page holds are enough where each says something that is asked for.
-        most = left if kind or left < LOOKED_THROUGH else min(limit + 1, left)
+        # As many as the page holds are enough where each says something that is asked for: besides the one that tells of more, that which
+        # the page before ended with, of which all may have been said.
+        most = left if kind or left < LOOKED_THROUGH else min(limit + 2, left)
         looked = _records_from(tenant, place, keys, most)
         ids = [key for _, key, kinds in looked if (kind in kinds.replace("^", "").split() if kind else kinds)]
         for first in range(0, len(ids), STATED_AT_ONCE):
@@ -234,14 +235,17 @@ def _records_from(tenant: Tenant, place: Place, keys: Sequence[UUID], most: int)
     in their order, from that of `place` on."""
     rows = SyncRecord.objects.filter(tenant=tenant).order_by("connection_id", "id")
     facts = rows.values_list("connection_id", "id", "link_kinds")
-    if keys:
-        with database.cursor() as cursor:
-            cursor.execute("SELECT atom_records_about(%s, %s, %s, %s, %s)", [tenant.id, list(keys), *place[:2], most])
-            return list(facts.filter(id__in=[row[0] for row in cursor.fetchall()]))
-    looked: list[tuple[UUID, UUID, str]] = []
     connections = Connection.objects.filter(tenant=tenant, id__gte=place[0]).order_by("id")
+    looked: list[tuple[UUID, UUID, str]] = []
     for connection_id in connections.values_list("id", flat=True):
         first = place[1] if connection_id == place[0] else UUID(int=0)
+        if keys:
+            # From this one on through all that follow. It is one that there is: along its records what many speak of is soon met.
+            with database.cursor() as cursor:
+                cursor.execute(
+                    "SELECT atom_records_about(%s, %s, %s, %s, %s)", [tenant.id, list(keys), connection_id, first, most]
+                )
+                return list(facts.filter(id__in=[row[0] for row in cursor.fetchall()]))
         looked += facts.filter(connection_id=connection_id, id__gte=first)[: most - len(looked)]
         if len(looked) == most:
             break
