@@ -84,8 +84,10 @@ def test_the_api_is_described_as_it_is() -> None:
     told = (PROJECT / "docs" / "api.md").read_text()
     codes = set(re.findall(r"`([a-z_]+)`", told.partition("## Refusals")[2])) - {"code", "detail", "attr"}
     sources = "".join(path.read_text() for package in PACKAGES for path in (PROJECT / package).rglob("*.py"))
-    of_the_framework = {"not_authenticated", "authentication_failed", "permission_denied", "not_found", "not_acceptable", "unsupported_media_type", "throttled"}  # fmt: skip
+    of_the_framework = {"not_authenticated", "authentication_failed", "permission_denied", "not_found", "not_acceptable", "unsupported_media_type", "throttled", "method_not_allowed", "required", "not_a_list", "parse_error", "provider_"}  # fmt: skip
     assert {code for code in codes - of_the_framework if f'"{code}"' not in sources} == set()
+    refused = set(re.findall(r'(?:Refused|InvalidInput|_plan_refusal)\(\s*"([a-z_]+)"', sources))
+    assert refused - codes == {"too_many_endpoints"}, "which no program meets"
     assert "5 seconds, 5 and 30 minutes, 2, 5, 10, 14, 20\nand 24 hours" in told
     assert [delay.total_seconds() for delay in BACK_OFF] == [5, 300, 1800, *(3600 * n for n in (2, 5, 10, 14, 20, 24))]
     assert outgoing.SECONDS == 15.0
