@@ -235,6 +235,24 @@ def test_a_provider_that_answers_with_errors_alone_is_told_of_beside_the_last_pa
     assert ("Last error: GitHub answered 502 Bad Gateway." in pulse) is told
 
 
+@pytest.mark.parametrize("code", ["provider_throttled", "provider_preparing", states.NO_ROOM])
+def test_what_an_import_waited_for_is_no_error_once_that_is_over(
+    cast: SimpleNamespace, signed_in: Any, code: str
+) -> None:
+    """Its first page after a wait for the provider's limit is yet to come, and the last one lies as far back as the wait was long."""
+    waited = {"last_error_code": code, "last_error_message": "GitHub's rate limit is used up"}
+    now = timezone.now()
+    with tenant_scope(cast.acme.id):
+        job = make_job(make_connection(cast.acme), status=states.RUNNING, planned=True, started_at=now,
+                       last_page_at=now - timedelta(minutes=5), waiting_until=now - timedelta(seconds=1), **waited)  # fmt: skip
+    with database.cursor() as cursor:
+        cursor.execute("INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now())")
+    page = signed_in(cast.alice).get(f"/jobs/{job.id}").content.decode()
+    pulse = page.partition('id="job-pulse"')[2].partition("</p>")[0]
+    assert "Last page stored" in pulse
+    assert "Last error" not in pulse
+
+
 def test_an_import_whose_parts_are_not_kept_says_so(cast: SimpleNamespace, signed_in: Any) -> None:
     now = timezone.now()
     with tenant_scope(cast.acme.id):
