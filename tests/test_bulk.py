@@ -47,6 +47,16 @@ def active(tenant: Any) -> list[HistoricalSyncJob]:
         return list(actions.jobs_of(tenant).active().order_by("created_at"))
 
 
+def test_the_page_of_what_is_selected_is_called_as_that_of_one(cast: SimpleNamespace, signed_in: Any) -> None:
+    """Without scripts both are pages, of the same name: "histories" was gone from the dialog's own words already."""
+    first, *_ = five(cast.acme)
+    client = signed_in(cast.bob)
+    for path in (f"/connections/{first.id}/import", f"/integrations/sync-selected?connection={first.id}"):
+        page = client.get(path).content.decode()
+        assert '<h1 class="visually-hidden">Bring history in</h1>' in page, path
+        assert "<title>Bring history in" in page, path
+
+
 def test_three_start_and_the_rest_waits_saying_why(cast: SimpleNamespace, signed_in: Any) -> None:
     connections = five(cast.acme)
     client = signed_in(cast.bob)
