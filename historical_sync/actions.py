@@ -84,10 +84,12 @@ def start_sync(
     trigger: str = "manual",
     kind: str = "historical",
     idempotency_key: str = "",
+    asked_at: datetime | None = None,
 ) -> HistoricalSyncJob:
     """Starts an import of [start, end) (aware; default: `default_start` to now).
 
-    The same `idempotency_key` gives the same job; `job.was_created` tells which it was.
+    The same `idempotency_key` gives the same job; `job.was_created` tells which it was. asked_at: since when it waits, if it does; what was
+    part of the plan's history then still is.
     Raises InvalidInput (range, streams) and Refused with the contract's codes.
     """
     now = timezone.now()
@@ -108,7 +110,8 @@ def start_sync(
             row = cursor.fetchone()
         connection = Connection.objects.of(tenant).get(id=connection.id)
         _check_connection(connection)
-        _check_plan(tenant, since, now, scheduled=trigger == "schedule")
+        _check_plan(tenant, since, asked_at or now, scheduled=trigger == "schedule")
+        _check_records(tenant, now)
         active = jobs_of(tenant).active()
         if (other := active.filter(connection=connection).first()) is not None:
             words = f"{connection} is already being imported. Wait for it, or cancel it first."
@@ -200,6 +203,7 @@ def check_range(
     names = _streams(connection, streams)
     _check_connection(connection)
     _check_plan(tenant, since, now, scheduled=False)
+    _check_records(tenant, now)
     return since, until, names
 
 
@@ -442,16 +446,15 @@ def _check_room(tenant: Tenant) -> None:
         )
 
 
-def _check_plan(tenant: Tenant, since: datetime, now: datetime, *, scheduled: bool) -> None:
+def _check_plan(tenant: Tenant, since: datetime, asked_at: datetime, *, scheduled: bool) -> None:
     plan = tenant.limits
     if scheduled and not plan.schedules:
         raise _plan_refusal("plan_feature", "Scheduled syncs are", plan, cheapest(lambda p: p.schedules))
-    if plan.history is not None and since < now - plan.history - DEPTH_GRACE:
-        way_on = cheapest(lambda p: p.history is None or since >= now - p.history - DEPTH_GRACE)
+    if plan.history is not None and since < asked_at - plan.history - DEPTH_GRACE:
+        way_on = cheapest(lambda p: p.history is None or since >= asked_at - p.history - DEPTH_GRACE)
         refusal = _plan_refusal("plan_history_depth", f"History older than {span(plan.history)} is", plan, way_on)
         refusal.attr = "start_date"
         raise refusal
-    _check_records(tenant, now)
 
 
 def _check_records(tenant: Tenant, now: datetime) -> None:

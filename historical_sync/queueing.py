@@ -101,7 +101,13 @@ def _start(tenant: Tenant, queued_id: UUID) -> str:
         if queued is None:
             return "gone"
         try:
-            actions.start_sync(_who(tenant, queued), queued.connection, start=queued.start_date, end=queued.end_date)
+            actions.start_sync(
+                _who(tenant, queued),
+                queued.connection,
+                start=queued.start_date,
+                end=queued.end_date,
+                asked_at=queued.created_at,
+            )
         except Refused as error:
             queued.reason = _WORDS.get(error.code, error.detail)
             queued.refused = error.code not in _PASSING

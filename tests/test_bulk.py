@@ -144,6 +144,28 @@ def test_what_waits_when_the_months_records_are_used_up_starts_with_the_next_mon
         assert [job.connection_id for job in active(cast.acme)] == [first.connection_id, second.connection_id]
 
 
+def test_what_waits_for_the_next_month_has_the_history_that_its_plan_had_when_it_was_asked_for(
+    cast: SimpleNamespace, signed_in: Any
+) -> None:
+    """As what had begun by then has it. Three weeks later the twelve months of a plan of twelve months were refused."""
+    Tenant.objects.filter(id=cast.acme.id).update(plan="solo")
+    with time_machine.travel(datetime(2026, 10, 10, 12, tzinfo=UTC)) as clock, tenant_scope(cast.acme.id):
+        ask(signed_in(cast.bob), five(cast.acme), start="2025-10-10", end="2026-10-10")
+        first, second = queued(cast.acme)
+        had(first.connection, 250_000)
+        for job in active(cast.acme):
+            actions.cancel(system_actor(cast.acme, "Test"), job)
+        by_the_clock()
+        assert [one.reason for one in queued(cast.acme)] == [queueing.WAITS_FOR_THE_MONTH] * 2
+        # What a plan that was changed meanwhile would not have had then either is refused.
+        QueuedStart.objects.filter(id=second.id).update(start_date=datetime(2025, 10, 1, tzinfo=UTC))
+        clock.move_to(datetime(2026, 11, 1, 0, 0, 30, tzinfo=UTC))
+        by_the_clock()
+        assert [(one.id, one.refused) for one in queued(cast.acme)] == [(second.id, True)]
+        (job,) = active(cast.acme)
+        assert (job.connection_id, job.start_date) == (first.connection_id, datetime(2025, 10, 10, tzinfo=UTC))
+
+
 def test_what_waits_goes_on_waiting_where_a_sync_of_its_connection_came_before(
     cast: SimpleNamespace, signed_in: Any
 ) -> None:
