@@ -241,11 +241,12 @@ def _records_from(tenant: Tenant, place: Place, keys: Sequence[UUID], most: int)
         first = place[1] if connection_id == place[0] else UUID(int=0)
         if keys:
             # From this one on through all that follow. It is one that there is: along its records what many speak of is soon met.
-            with database.cursor() as cursor:
-                cursor.execute(
-                    "SELECT atom_records_about(%s, %s, %s, %s, %s)", [tenant.id, list(keys), connection_id, first, most]
-                )
-                return list(facts.filter(id__in=[row[0] for row in cursor.fetchall()]))
+            about = RawSQL(
+                "historical_sync_syncrecord.id = ANY(ARRAY(SELECT atom_records_about(%s, %s, %s, %s, %s)))",
+                [tenant.id, list(keys), connection_id, first, most],
+                output_field=models.BooleanField(),
+            )
+            return list(facts.filter(about))
         looked += facts.filter(connection_id=connection_id, id__gte=first)[: most - len(looked)]
         if len(looked) == most:
             break
