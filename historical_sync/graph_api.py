@@ -64,7 +64,7 @@ class EntityDetailSerializer(EntitySerializer):
     property_records = serializers.DictField(
         child=serializers.UUIDField(), help_text="Id of the record that each property comes from."
     )
-    records = RecordSerializer(many=True)
+    records = RecordSerializer(many=True, help_text=f"The newest {PAGE} that are about it.")
 
 
 class EndSerializer(serializers.Serializer):

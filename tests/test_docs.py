@@ -7,6 +7,7 @@ import re
 import pytest
 from django.urls import reverse
 
+from historical_sync import graph_api
 from historical_sync.delivering import BACK_OFF
 from integrations import outgoing
 from integrations.gateway import needed_variables
@@ -91,6 +92,7 @@ def test_the_api_is_described_as_it_is() -> None:
     assert "5 seconds, 5 and 30 minutes, 2, 5, 10, 14, 20\nand 24 hours" in told
     assert [delay.total_seconds() for delay in BACK_OFF] == [5, 300, 1800, *(3600 * n for n in (2, 5, 10, 14, 20, 24))]
     assert outgoing.SECONDS == 15.0
+    assert f"its newest {graph_api.PAGE} records" in told
 
 
 # What operators are told of each vendor's app, by the provider's name as the README has it.
