@@ -339,6 +339,30 @@ def test_a_page_of_what_many_records_say_is_looked_for_once(cast: SimpleNamespac
             cursor = page["next"]
 
 
+def test_a_page_that_records_are_removed_from_meanwhile_is_not_taken_for_the_last(
+    cast: SimpleNamespace, program: Any
+) -> None:
+    repository = add(cast.acme, "acme/web", kind="repository")
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+        for number in range(9):
+            issue = add(cast.acme, f"Issue {number}", kind="issue")
+            told(cast.acme, issue, connection, {}, ("part_of", repository.id))
+        first = list(SyncRecord.objects.order_by("id").values_list("id", flat=True)[:2])
+
+    def removed(execute: Any, sql: str, *given: Any) -> Any:
+        answer = execute(sql, *given)
+        if "atom_records_about(" in sql:
+            with database.cursor() as cursor:
+                cursor.execute("DELETE FROM historical_sync_syncrecord WHERE id = ANY(%s)", [first])
+        return answer
+
+    with database.execute_wrapper(removed):
+        _, page = program("relationships", entity=repository.id, page_size=3)
+    assert len(page["results"]) == 3
+    assert page["next"]
+
+
 def test_what_is_said_of_a_thing_is_found_whatever_the_number_of_connections(
     cast: SimpleNamespace, program: Any
 ) -> None:
