@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -74,6 +76,13 @@ def test_headers_correct_the_shared_budget(
     assert connection.budget_limit == limit
 
 
+@asynccontextmanager
+async def budget_of(connection: Connection) -> AsyncIterator[ConnectionBudget]:
+    """As a worker of its own has it."""
+    async with make_pool(2) as pool:
+        yield ConnectionBudget(pool, str(connection.tenant_id), str(connection.id), connection.provider)
+
+
 def reply(limit: int, remaining: int, minutes: int = 50) -> Reply:
     """GitHub's, of a window that ends then."""
     headers = {"limit": limit, "remaining": remaining, "reset": int(time.time()) + minutes * 60}
@@ -86,14 +95,11 @@ def test_what_a_worker_has_in_hand_is_gone_when_the_provider_says_that_nothing_i
     connection = with_a_whole_budget(live_cast, timedelta(minutes=50))
 
     async def scene() -> None:
-        pool = make_pool(2)
-        await pool.open(wait=True)
-        budget = ConnectionBudget(pool, str(live_cast.acme.id), str(connection.id), connection.provider)
-        await budget.before()
-        budget.after(reply(5000, 0))
-        with pytest.raises(Throttled):  # the row hears of it as it is asked for more
+        async with budget_of(connection) as budget:
             await budget.before()
-        await pool.close()
+            budget.after(reply(5000, 0))
+            with pytest.raises(Throttled):  # the row hears of it as it is asked for more
+                await budget.before()
 
     asyncio.run(scene())
 
@@ -111,13 +117,10 @@ def test_what_was_taken_from_another_budget_than_the_provider_tells_of_is_not_as
     connection = with_a_whole_budget(live_cast, timedelta(minutes=50))
 
     async def scene() -> None:
-        pool = make_pool(2)
-        await pool.open(wait=True)
-        budget = ConnectionBudget(pool, str(live_cast.acme.id), str(connection.id), connection.provider)
-        await budget.before()
-        budget.after(reply(limit, remaining, minutes))
-        await budget.before()
-        await pool.close()
+        async with budget_of(connection) as budget:
+            await budget.before()
+            budget.after(reply(limit, remaining, minutes))
+            await budget.before()
 
     asyncio.run(scene())
     with tenant_scope(live_cast.acme.id):
@@ -130,14 +133,10 @@ def test_requests_in_hand_are_asked_on_while_replies_say_what_was_known(live_cas
     connection = with_a_whole_budget(live_cast, timedelta(minutes=50))
 
     async def scene() -> int:
-        pool = make_pool(2)
-        await pool.open(wait=True)
-        budget = ConnectionBudget(pool, str(live_cast.acme.id), str(connection.id), connection.provider)
-        await budget.before()
-        budget.after(reply(5000, 4999))
-        in_hand = budget.in_hand
-        await pool.close()
-        return in_hand
+        async with budget_of(connection) as budget:
+            await budget.before()
+            budget.after(reply(5000, 4999))
+            return budget.in_hand
 
     assert asyncio.run(scene()) == 99
 
@@ -157,14 +156,11 @@ def test_what_replies_said_a_while_ago_of_a_budget_in_use_is_written_for_the_oth
         return await asyncio.to_thread(left)
 
     async def scene() -> list[float]:
-        pool = make_pool(2)
-        await pool.open(wait=True)
-        budget = ConnectionBudget(pool, str(live_cast.acme.id), str(connection.id), connection.provider)
-        budget.after(reply(5000, 3000))
-        found = [await look(budget)]  # its next withdrawal is about to tell
-        monkeypatch.setattr("historical_sync.budget.HELD", 0.0)
-        found.append(await look(budget))
-        await pool.close()
+        async with budget_of(connection) as budget:
+            budget.after(reply(5000, 3000))
+            found = [await look(budget)]  # its next withdrawal is about to tell
+            monkeypatch.setattr("historical_sync.budget.HELD", 0.0)
+            found.append(await look(budget))
         return found
 
     assert asyncio.run(scene()) == [5000, 3000]

@@ -317,15 +317,21 @@ def test_a_page_of_relationships_looks_through_so_many_records(
         assert 5 <= pages <= 12
 
 
+def nine_issues(tenant: Any) -> tuple[Entity, Any]:
+    """A repository that nine records speak of, and their connection."""
+    repository = add(tenant, "acme/web", kind="repository")
+    with tenant_scope(tenant.id):
+        connection = make_connection(tenant)
+        for number in range(9):
+            issue = add(tenant, f"Issue {number}", kind="issue")
+            told(tenant, issue, connection, {}, ("part_of", repository.id))
+    return repository, connection
+
+
 def test_a_page_of_what_many_records_say_is_looked_for_once(cast: SimpleNamespace, program: Any) -> None:
     """Along the records of a connection that there is: by the indexes all that speak of the thing were read and sorted for a first page, and
     five thousand records looked through for each later one."""
-    repository = add(cast.acme, "acme/web", kind="repository")
-    with tenant_scope(cast.acme.id):
-        connection = make_connection(cast.acme)
-        for number in range(9):
-            issue = add(cast.acme, f"Issue {number}", kind="issue")
-            told(cast.acme, issue, connection, {}, ("part_of", repository.id))
+    repository, connection = nine_issues(cast.acme)
     for query in ({"entity": repository.id}, {}):
         cursor = ""
         for _ in range(2):
@@ -342,12 +348,8 @@ def test_a_page_of_what_many_records_say_is_looked_for_once(cast: SimpleNamespac
 def test_a_page_that_records_are_removed_from_meanwhile_is_not_taken_for_the_last(
     cast: SimpleNamespace, program: Any
 ) -> None:
-    repository = add(cast.acme, "acme/web", kind="repository")
+    repository, _ = nine_issues(cast.acme)
     with tenant_scope(cast.acme.id):
-        connection = make_connection(cast.acme)
-        for number in range(9):
-            issue = add(cast.acme, f"Issue {number}", kind="issue")
-            told(cast.acme, issue, connection, {}, ("part_of", repository.id))
         first = list(SyncRecord.objects.order_by("id").values_list("id", flat=True)[:2])
 
     def removed(execute: Any, sql: str, *given: Any) -> Any:

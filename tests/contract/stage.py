@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 
+from historical_sync.course import Course
 from integrations.errors import CursorExpired, WindowTooLarge
 from integrations.gateway import namespace
 from integrations.grants import read_token, token_request
@@ -150,6 +151,17 @@ class Stage:
             assert json.loads(text) == page.next_cursor, "the cursor does not survive JSON"
             assert text != json.dumps(cursor), "the cursor stands still"
             cursor = json.loads(text)
+
+
+async def read_on_course(api: Api, stream: Stream, partition: Partition, window: Window) -> list[Page]:
+    """The window's pages to their end, each checked as the engine checks it: Endless where they seem to lead nowhere."""
+    course, pages, cursor = Course(stream, api.provider.name, None), [], None
+    while True:
+        page = await stream.fetch(api, partition, window, cursor)
+        course.check(cursor, page)
+        pages.append(page)
+        if (cursor := page.next_cursor) is None:
+            return pages
 
 
 @asynccontextmanager

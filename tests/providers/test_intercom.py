@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from historical_sync.course import IDLE_PAGES, Course
+from historical_sync.course import IDLE_PAGES
 from integrations.errors import AccessDenied, CursorExpired, ProviderError, RequestRejected, Throttled, Unavailable
 from integrations.gateway import configured
 from integrations.http import Api, Reply
 from integrations.providers.base import WHOLE, Context, Graph, Window
 from integrations.providers.intercom import INTERCOM
-from tests.contract.stage import ALL, staged
+from tests.contract.stage import ALL, read_on_course, staged
 
 CONTEXT = Context("intercom@nw")
 
@@ -194,14 +194,9 @@ async def test_many_old_conversations_with_nothing_of_the_window_do_not_end_its_
             part = {"id": f"p{own}", "created_at": 1_600_000_000 + int(own)}
             return reply(200, {"id": own, "conversation_parts": {"conversation_parts": [part]}})
 
-    stream, cursor = INTERCOM.stream("messages"), None
-    api, course = Old(INTERCOM, "", None), Course(stream, "Intercom", None)  # type: ignore[arg-type]
-    while True:
-        page = await stream.fetch(api, WHOLE, window, cursor)
-        course.check(cursor, page)
-        if (cursor := page.next_cursor) is None:
-            break
-    assert len(course.asked) == IDLE_PAGES + 2
+    api = Old(INTERCOM, "", None)  # type: ignore[arg-type]
+    pages = await read_on_course(api, INTERCOM.stream("messages"), WHOLE, window)
+    assert len(pages) == IDLE_PAGES + 2
 
 
 async def test_a_conversation_that_goes_while_its_messages_are_read_is_left_out() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import httpx2
 import pytest
 
-from historical_sync.course import Course
 from integrations.errors import (
     AccessDenied,
     CursorExpired,
@@ -25,7 +24,7 @@ from integrations.providers.base import WHOLE, Context, Partition, Window
 from integrations.providers.notion import LISTS_A_PROPERTY, NOTION, PAGE, PAGES_A_FETCH
 from integrations.providers.wire import EPOCH, utc
 from integrations.sandbox import notion as sandbox
-from tests.contract.stage import ALL, Stage
+from tests.contract.stage import ALL, Stage, read_on_course
 from tests.senders import answering
 
 CONTEXT = Context("notion")
@@ -349,15 +348,10 @@ async def test_thousands_of_pages_in_a_row_without_a_comment_do_not_end_the_read
         more = {"has_more": ids.stop < count, "next_cursor": str(ids.stop)}
         return httpx2.Response(200, json={"results": [row(f"p{number}") for number in ids], **more})
 
-    stream, cursor = NOTION.stream("comments"), None
-    api, course = Api(NOTION, "https://api.notion.com", answering(handle), "token"), Course(stream, "Notion", None)
-    while True:
-        page = await stream.fetch(api, WHOLE, ALL, cursor)
-        assert not page.records
-        course.check(cursor, page)
-        if (cursor := page.next_cursor) is None:
-            break
-    assert len(course.asked) >= 15
+    api = Api(NOTION, "https://api.notion.com", answering(handle), "token")
+    pages = await read_on_course(api, NOTION.stream("comments"), WHOLE, ALL)
+    assert not any(page.records for page in pages)
+    assert len(pages) >= 15
 
 
 async def test_what_is_written_is_asked_for_where_something_was_edited_only():

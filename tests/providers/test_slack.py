@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from historical_sync.course import IDLE_PAGES, Course
+from historical_sync.course import IDLE_PAGES
 from historical_sync.extraction import Ids, graph_rows, record_rows
 from historical_sync.meter import Meter
 from integrations.errors import AccessDenied, CursorExpired, ReauthRequired, RequestRejected, Throttled, Unavailable
@@ -19,7 +19,7 @@ from integrations.providers import slack
 from integrations.providers.base import WHOLE, Context, Page, Partition, Record, Window
 from integrations.providers.slack import SLACK
 from integrations.providers.wire import EPOCH
-from tests.contract.stage import ALL, Stage
+from tests.contract.stage import ALL, Stage, read_on_course
 from tests.senders import answering
 
 NS = "slack@T1"
@@ -223,15 +223,10 @@ async def test_many_threads_in_a_row_without_a_reply_of_the_window_do_not_end_th
         more = {"next_cursor": str(at + len(rows))} if at + len(rows) < count else {}
         return httpx2.Response(200, json={"ok": True, "messages": rows, "response_metadata": more})
 
-    stream, cursor = SLACK.stream("replies"), None
-    api, course = Api(SLACK, "https://slack.com/api", answering(handle), "token"), Course(stream, "Slack", None)
-    while True:
-        page = await stream.fetch(api, GENERAL, span, cursor)
-        assert not page.records
-        course.check(cursor, page)
-        if (cursor := page.next_cursor) is None:
-            break
-    assert len(course.asked) >= count
+    api = Api(SLACK, "https://slack.com/api", answering(handle), "token")
+    pages = await read_on_course(api, SLACK.stream("replies"), GENERAL, span)
+    assert not any(page.records for page in pages)
+    assert len(pages) >= count
 
 
 async def test_replies_to_what_was_said_before_the_window_are_found():
