@@ -312,9 +312,16 @@ def test_an_entry_that_comes_while_a_worker_looks_waits_for_no_poll(
     """The database's answer was that there is none; the notification of the entry came before the answer did."""
     looked, look = threading.Event(), PsycopgConnector.execute_query_one_async
 
+    def listens() -> bool:
+        its_last = "datname = current_database() AND state = 'idle' AND query LIKE 'LISTEN%#upkeep%'"
+        with psycopg.connect(database_url()) as owner:
+            return owner.execute(f"SELECT FROM pg_stat_activity WHERE {its_last}").rowcount > 0
+
     async def slowly(self: PsycopgConnector, query: Any, **arguments: Any) -> dict[str, Any]:
         row = await look(self, query, **arguments)
         if query == sql.queries["fetch_job"] and tasks.UPKEEP in arguments["queues"] and row["id"] is None:
+            while not listens():  # what comes before that waits for a poll
+                await asyncio.sleep(0.01)
             looked.set()
             await asyncio.sleep(0.5)
         return row
