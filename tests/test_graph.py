@@ -41,11 +41,13 @@ from historical_sync.removing import remove
 from historical_sync.storage import enter_graph, write_rows
 from historical_sync.tidying import Witness, tidy
 from historical_sync.upkeep import by_the_clock
-from integrations.providers.base import Clock, Context, Graph, Partition, Record
+from integrations.providers.base import Clock, Context, Graph, Partition, Provider, Record
 from integrations.providers.base import Entity as Thing
 from integrations.providers.github import GITHUB
+from integrations.providers.google import GOOGLE
 from integrations.providers.jira import JIRA
 from integrations.providers.links import linked
+from integrations.providers.microsoft365 import MICROSOFT365
 from tests.conftest import connected, until, wait_for
 from tests.faults.stage import database_url
 from tests.test_locks import lock_waits
@@ -457,6 +459,41 @@ def test_a_meeting_that_was_moved_to_an_earlier_time_is_told_anew(stage: SimpleN
     stage.do(told([[of_issue("b", 1, "at one"), of_issue("b", 0, "at none")]]))
     stage.do(tidy(stage.pool, str(stage.tenant.id), read))
     assert titles(stage.tenant) == {"at two"}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("others", [True, False], ids=["in another calendar", "alone"])
+@pytest.mark.parametrize(("provider", "private"), [(GOOGLE, "private"), (MICROSOFT365, "confidential")])
+def test_an_event_that_becomes_private_is_known_as_other_calendars_have_it(
+    stage: SimpleNamespace, provider: Provider, private: str, others: bool
+) -> None:
+    """Whichever of its copies is marked: the one whose id is the lesser stands for both."""
+    mapped, slug = provider.stream("events").extract, provider.slug
+    when = {side: {"dateTime": f"2026-01-07T{hour}:00:00Z"} for side, hour in (("start", "09"), ("end", "10"))}
+    planned = {"id": "e", "iCalUID": "u", "iCalUId": "u", "summary": "Salaries", "subject": "Salaries", **when}
+    marked = {**planned, "visibility": private, "sensitivity": private}
+
+    def told(name: str, row: dict[str, Any]) -> None:
+        said = mapped({**row, "id": name}, Context(slug, Partition(f"{name}@acme.test", name)))
+        batch = [[Row(0, name, 9, saying(said))]]
+        stage.do(store(stage.pool, stage.tenant, batch, Mapper(), (slug, slug), clock=Clock.EVENT))
+        stage.do(tidy(stage.pool, str(stage.tenant.id), read))
+
+    def events() -> list[str]:
+        with tenant_scope(stage.tenant.id):
+            found = list(Entity.objects.filter(tenant=stage.tenant, kind="event", merged_into=None))
+            graph.whole(stage.tenant, found)
+        return sorted(event.name for event in found)
+
+    for own, other in (("a", "b"), ("b", "a")):
+        for row, name in [(planned, own)] + [(planned, other)] * others:
+            told(name, row)
+        assert events() == ["Salaries"], "one meeting"
+        told(own, marked)
+        assert events() == ["Private event"] + ["Salaries"] * others
+        told(own, planned)
+        assert events() == ["Salaries"]
+        empty(stage.tenant)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -1,5 +1,7 @@
 """Google: a mailbox of Gmail (labels and messages) and the calendars that its owner sees, with their events.
 
+Of an event that is marked private comes in what others of the organization see: that there is one, and when.
+
 Not imported are spam and what lies in the trash, drafts, birthdays of one's contacts, and where one works on a day. That a message was
 thrown away after it came in is not told: the list no longer has it.
 """
@@ -71,6 +73,8 @@ _COMING = ("accepted", "tentative")
 _BIRTHDAYS = (
     "#contacts@group.v.calendar.google.com"  # the calendar of one's contacts' birthdays, where there still is one
 )
+_PRIVATE = ("private", "confidential")  # the second is an older word for it
+_OF_PRIVATE = ("id", "status", "visibility", "start", "end", "originalStartTime")
 _NO_MEETING = ("birthday", "workingLocation")  # types of event: of one's contacts, and where one works on a day
 _NO_PERSON = (".calendar.google.com", "calendar-notification@google.com")  # group calendars, rooms, the calendar itself
 
@@ -201,6 +205,16 @@ async def _partitions(api: Api) -> list[Partition]:
     return [Partition(row["id"], _name(row)) for row in rows if not row.get("deleted")]
 
 
+def _as_others_see(row: JSON) -> JSON:
+    """The event, or what the organization sees of a private one. Whose it is, its organizer says only if that is the calendar's owner;
+    nothing leads to others' copies of it, which may say more."""
+    if row.get("visibility") not in _PRIVATE:
+        return row
+    host = row.get("organizer")
+    shown = (*_OF_PRIVATE, "organizer") if isinstance(host, dict) and host.get("self") else _OF_PRIVATE
+    return {name: row[name] for name in shown if name in row}
+
+
 async def _fetch_events(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Page:
     """What overlaps the window, each occurrence of a series by itself; the engine takes what begins in it, so each comes once.
 
@@ -217,6 +231,7 @@ async def _fetch_events(api: Api, partition: Partition, window: Window, cursor: 
         return window.since if timeless else _starts_at(row)
 
     rows = [row for row in rows if not (isinstance(row, dict) and row.get("eventType") in _NO_MEETING)]
+    rows = [_as_others_see(row) if isinstance(row, dict) else row for row in rows]
     return page(rows, reader(lambda row: f"{partition.key}:{row['id']}", time_of), following)
 
 
@@ -286,6 +301,8 @@ def _extract_event(row: JSON, context: Context) -> Graph:
 
     Who only takes it out of their own calendar does not call it off for the others.
     """
+    row = _as_others_see(row)
+    is_private = row.get("visibility") in _PRIVATE
     calendar, cancelled, uid = context.partition, row.get("status") == "cancelled", row.get("iCalUID")
     here = context.key("event", f"{calendar.key}:{row['id']}")
     is_shared = uid and (not cancelled or (row.get("organizer") or {}).get("self"))
@@ -294,7 +311,8 @@ def _extract_event(row: JSON, context: Context) -> Graph:
         key += f":{_moment(row['originalStartTime']).isoformat()}"
     known = facts(row, "status", "location", "htmlLink", "eventType", "created", "updated", deleted=cancelled)
     known |= {name: (row[name].get("dateTime") or row[name].get("date")) for name in ("start", "end") if row.get(name)}
-    name = headline(row.get("summary"), "(no title)")
+    known |= {"visibility": row["visibility"]} if is_private else {}
+    name = headline(row.get("summary"), "Private event" if is_private else "(no title)")
     said = Graph(Entity("event", key, name, known, (here,) if is_shared else ()))
     said.to("part_of", Entity("calendar", context.key("calendar", calendar.key), calendar.label or calendar.key))
     if row.get("recurringEventId"):

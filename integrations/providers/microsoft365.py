@@ -1,5 +1,7 @@
 """Microsoft 365 by Microsoft Graph: a mailbox's folders and messages, and its calendars with their events.
 
+Of an event that is marked private comes in what others of the organization see: that there is one, and when.
+
 Not imported are junk and drafts. What somebody threw away is mail in their folder of deleted items, and mail all the same for others who
 have it; what was purged, or an event that was deleted, is just not listed any more.
 """
@@ -58,6 +60,7 @@ _DATES_LAG = timedelta(hours=12)  # a whole day begins up to so much after the s
 _LONGEST_VIEW = timedelta(days=1825)  # that a calendar is listed for at once
 _LEAST_WAIT = timedelta(seconds=10)  # some replies always say one second
 _COMING = ("accepted", "tentativelyAccepted", "organizer")
+_OF_PRIVATE = ("id", "sensitivity", "start", "end", "isAllDay", "isCancelled", "isOrganizer")
 _FRACTION = re.compile(r"(\.\d{6})\d+")
 
 # -- wire format --------------------------------------------------------------------------------------------------------------
@@ -219,7 +222,22 @@ async def _events(api: Api, partition: Partition, window: Window, cursor: JSON |
         raise WindowTooLarge("Microsoft 365 lists no more than five years of a calendar at once.")
     span = {"startDateTime": stamp(since), "endDateTime": stamp(until)}
     path = f"{ME}/calendars/{quote(partition.key, safe='')}/calendarView"
-    return await _get(api, path, {**span, "$orderby": "start/dateTime", "$top": 100}, cursor)
+    rows, following = await _get(api, path, {**span, "$orderby": "start/dateTime", "$top": 100}, cursor)
+    return [_as_others_see(row) if isinstance(row, dict) else row for row in rows], following
+
+
+def _is_private(row: JSON) -> bool:
+    """Private, confidential or personal: Outlook hides the first only, but who says any of them says whose business it is."""
+    return row.get("sensitivity") not in (None, "normal")
+
+
+def _as_others_see(row: JSON) -> JSON:
+    """The event, or what the organization sees of a private one. Whose it is, its organizer says only if that is the calendar's owner;
+    nothing leads to others' copies of it, which may say more."""
+    if not _is_private(row):
+        return row
+    shown = (*_OF_PRIVATE, "organizer") if row.get("isOrganizer") else _OF_PRIVATE
+    return {name: row[name] for name in shown if name in row}
 
 
 # -- records to graph ---------------------------------------------------------------------------------------------------------
@@ -275,15 +293,15 @@ def _room(guest: JSON, context: Context) -> Entity | None:
 
 def _extract_event(row: JSON, context: Context) -> Graph:
     """A meeting is what its iCalUId names, which each occurrence of a series has for itself: the same in all calendars."""
-    here, calendar, name = (
-        context.key("event", row["id"]),
-        context.partition,
-        headline(row.get("subject"), "(no title)"),
-    )
+    row = _as_others_see(row)
+    is_private = _is_private(row)
+    here, calendar = context.key("event", row["id"]), context.partition
+    name = headline(row.get("subject"), "Private event" if is_private else "(no title)")
     key, *aliases = dict.fromkeys([*context.keys("event", row.get("iCalUId")), here])
     place = (row.get("location") or {}).get("displayName")
     shown = ("type", "isAllDay", "webLink", "createdDateTime", "lastModifiedDateTime")
     known = facts(row, *shown, location=place, deleted=row.get("isCancelled"))
+    known |= {"sensitivity": row["sensitivity"]} if is_private else {}
     known |= {side: _time(row[side]["dateTime"]).isoformat() for side in ("start", "end") if row.get(side)}
     said = Graph(Entity("event", key, name, known, tuple(aliases)))
     said.to("part_of", Entity("calendar", context.key("calendar", calendar.key), calendar.label or "Calendar"))

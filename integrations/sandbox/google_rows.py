@@ -240,6 +240,8 @@ class Holdings:
                 )
         if rng.random() < 0.3:
             row["description"] = f"<b>Notes</b>: ask {rng.choice(self.world.people()).email}"
+        if event.calendar == 0 and event.number % 19 == 17:
+            row["visibility"] = "private"
         return row
 
 

@@ -179,7 +179,7 @@ class Holdings:
             "lastModifiedDateTime": f"{stamp(event.at - 86_400)[:-1]}.1234567Z", "changeKey": "FHJ", "categories": [], "transactionId": None,
             "originalStartTimeZone": "UTC", "originalEndTimeZone": "UTC", "iCalUId": f"040000008200E00074C5B7101A82E008{self.index}{event.calendar}{event.number:08d}",
             "reminderMinutesBeforeStart": 15, "isReminderOn": True, "hasAttachments": False, "subject": TITLES[event.number % len(TITLES)], "bodyPreview": "",
-            "importance": "normal", "sensitivity": "normal", "isAllDay": whole, "isCancelled": rng.random() < 0.05, "isOrganizer": host == self.owner,
+            "importance": "normal", "sensitivity": "private" if event.number % 19 == 17 else "normal", "isAllDay": whole, "isCancelled": rng.random() < 0.05, "isOrganizer": host == self.owner,
             "responseRequested": True, "seriesMasterId": f"AAMkAD{self.index}S{event.number // 50:04d}" if of_series else None, "showAs": "busy",
             "type": "occurrence" if of_series else "singleInstance", "webLink": "https://outlook.office365.com/owa/?path=/calendar/item", "recurrence": None,
             "body": {"contentType": "html", "content": body}, "start": graph_time(event.at), "end": graph_time(event.at + event.ends - event.begins),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from integrations.errors import AccessDenied, CursorExpired, Misconfigured, Throttled
 from integrations.http import Api, Reply, make_client
 from integrations.providers import google
-from integrations.providers.base import WHOLE, Context, Partition, Window
+from integrations.providers.base import WHOLE, Context, Entity, Partition, Window
 from integrations.providers.google import GOOGLE
 from tests.contract.stage import ALL, ROOT, staged
 from tests.senders import answering
@@ -181,7 +182,8 @@ async def test_birthdays_of_contacts_and_where_somebody_works_are_no_meetings():
         own = stage.stand_in.holdings[stage.account]
         assert {own.event_type(event) for event in own.events} >= {"birthday", "workingLocation"}
         found = await stage.read(EVENTS)
-        assert {record.payload["eventType"] for record, _ in found.rows.values()} == {"default", "focusTime"}
+        told = {record.payload.get("eventType", "private") for record, _ in found.rows.values()}
+        assert told == {"default", "focusTime", "private"}
         assert found.ids == stage.truth(EVENTS, ALL)
 
 
@@ -194,6 +196,40 @@ async def test_the_calendar_of_contacts_birthdays_is_none_of_ours():
     assert [part.key for part in await GOOGLE.partitions(api)] == ["ana@acme.test"]
     page = await GOOGLE.stream("calendars").fetch(api, WHOLE, ALL, None)
     assert [record.external_id for record in page.records] == ["ana@acme.test"]
+
+
+PLANNED = {"id": "e1", "iCalUID": "u@google.com", "status": "confirmed", "start": {"dateTime": "2026-01-07T10:00:00+01:00"},
+           "end": {"dateTime": "2026-01-07T11:00:00+01:00"}, "recurringEventId": "u", "originalStartTime": {"dateTime": "2026-01-07T09:00:00Z"},
+           "summary": "Therapy", "location": "Secret Street", "description": "ask secret@clinic.test https://github.com/acme/secret/issues/1",
+           "organizer": {"email": "secret@clinic.test"}, "creator": {"email": "secret@clinic.test"}, "htmlLink": "https://secret.test/e1",
+           "attendees": [{"email": "secret@clinic.test", "responseStatus": "accepted"}], "attachments": [{"title": "secret.pdf"}],
+           "hangoutLink": "https://secret.test/2", "conferenceData": {"conferenceId": "secret"}, "extendedProperties": {"shared": {"secret": "1"}}}  # fmt: skip
+
+
+@pytest.mark.parametrize("visibility", ["private", "confidential"])
+async def test_of_an_event_that_its_owner_marked_private_comes_what_others_see_of_it(visibility: str):
+    """That there is one, and when (Google's help, event privacy); the second word is an older one for the first (its reference)."""
+    own = {"email": "ana@acme.test", "self": True}
+    rows = [{**PLANNED, "visibility": visibility}, {**PLANNED, "id": "e2", "visibility": visibility, "organizer": own}]
+    listed = {"items": [*rows, {**PLANNED, "id": "e3", "visibility": "public"}]}
+    api = Api(GOOGLE, GOOGLE.api_url, answering(lambda request: httpx2.Response(200, json=listed)), "token")
+    partition = Partition("ana@acme.test", "Ana")
+    page = await EVENTS.fetch(api, partition, ALL, None)
+    theirs, ours, public = (EVENTS.extract(record.payload, Context("google", partition)) for record in page.records)
+    assert [word for word in ("ecret", "Therapy", "u@google.com") if word in json.dumps(page.records[0].payload)] == []
+    assert page.records[2].payload == listed["items"][2]
+    key = "google:event:ana@acme.test:e1"
+    when = {side: PLANNED[side]["dateTime"] for side in ("start", "end")}
+    known = {"status": "confirmed", "visibility": visibility, **when}
+    assert theirs.entities[0] == Entity("event", key, "Private event", known)
+    assert said(theirs) == {("part_of", key, "google:calendar:ana@acme.test")}
+    assert said(ours) == {
+        ("part_of", "google:event:ana@acme.test:e2", "google:calendar:ana@acme.test"),
+        ("authored", ANA, "google:event:ana@acme.test:e2"),
+    }
+    assert public.entities[0].name == "Therapy"
+    # What was stored before that was so is mapped as if it were.
+    assert EVENTS.extract(rows[0], Context("google", partition)).entities == theirs.entities
 
 
 async def test_a_deleted_event_of_which_only_the_id_is_left_is_told_as_deleted():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,7 +21,7 @@ from integrations.errors import (
 from integrations.grants import read_token
 from integrations.http import Api, Reply
 from integrations.providers import microsoft365
-from integrations.providers.base import WHOLE, Context, Partition, Window
+from integrations.providers.base import WHOLE, Context, Entity, Partition, Window
 from integrations.providers.microsoft365 import MICROSOFT365
 from integrations.providers.wire import stamp
 from tests.contract.stage import ALL, staged
@@ -357,6 +358,46 @@ def test_the_same_meeting_in_two_calendars_is_one_and_who_did_not_say_yes_did_no
         ("with", key, "person:email:cy@acme.test"),
         ("with", key, f"{NS}:room:room@acme.test"),
     }
+
+
+@pytest.mark.parametrize("sensitivity", ["private", "confidential", "personal"])
+async def test_of_an_event_that_its_owner_marked_private_comes_what_others_see_of_it(sensitivity: str):
+    """That there is one, and when (Microsoft's guide to shared calendars)."""
+    when = {"start": {"dateTime": "2026-01-07T09:00:00.0000000", "timeZone": "UTC"},
+            "end": {"dateTime": "2026-01-07T09:30:00.0000000", "timeZone": "UTC"}}  # fmt: skip
+    planned = {
+        "id": "e1", "iCalUId": "0400", "seriesMasterId": "S1", "subject": "Therapy", "bodyPreview": "secret", "webLink": "https://secret.test/e1", **when,
+        "body": {"contentType": "html", "content": "<p>secret@clinic.test https://github.com/acme/secret/issues/1</p>"}, "categories": ["secret"],
+        "location": {"displayName": "Secret Street"}, "locations": [{"displayName": "Secret Street"}], "isAllDay": False, "isCancelled": False,
+        "organizer": address("secret@clinic.test"), "isOrganizer": False, "onlineMeeting": {"joinUrl": "https://secret.test/2"},
+        "attendees": [address("secret@clinic.test", status={"response": "accepted"})], "hasAttachments": True, "attachments": [{"name": "secret.pdf"}],
+    }  # fmt: skip
+    own = {"organizer": address("ana@acme.test", "Ana"), "isOrganizer": True}
+    rows = [{**planned, "sensitivity": sensitivity}, {**planned, **own, "id": "e2", "sensitivity": sensitivity}]
+    listed = {"value": [*rows, {**planned, "id": "e3", "sensitivity": "normal"}]}
+    api = Api(
+        MICROSOFT365,
+        "https://graph.microsoft.com",
+        answering(lambda request: httpx2.Response(200, json=listed)),
+        "token",
+    )
+    partition = Partition("K1", "Ana")
+    page = await EVENTS.fetch(api, partition, ALL, None)
+    theirs, ours, normal = (EVENTS.extract(record.payload, Context(NS, partition)) for record in page.records)
+    assert [word for word in ("ecret", "Therapy", "0400", "S1") if word in json.dumps(page.records[0].payload)] == []
+    assert page.records[2].payload == listed["value"][2]
+    known = {
+        "isAllDay": False,
+        "sensitivity": sensitivity,
+        "start": "2026-01-07T09:00:00+00:00",
+        "end": "2026-01-07T09:30:00+00:00",
+    }
+    assert theirs.entities[0] == Entity("event", f"{NS}:event:e1", "Private event", known)
+    assert said(theirs) == {("part_of", f"{NS}:event:e1", f"{NS}:calendar:K1")}
+    assert said(ours) == {("part_of", f"{NS}:event:e2", f"{NS}:calendar:K1"), ("authored", ANA, f"{NS}:event:e2")}
+    assert normal.entities[0].name == "Therapy"
+    # What was stored before that was so is mapped as if it were.
+    assert EVENTS.extract(rows[0], Context(NS, partition)).entities == theirs.entities
 
 
 async def test_a_calendar_is_asked_for_no_longer_span_than_microsoft_lists():
