@@ -2,8 +2,8 @@
 
 Of an event that is marked private comes in what others of the organization see: that there is one, and when.
 
-Not imported are junk and drafts. What somebody threw away is mail in their folder of deleted items, and mail all the same for others who
-have it; what was purged, or an event that was deleted, is just not listed any more.
+Not imported are junk, drafts and what lies among the deleted items. That a message was thrown away after it came in is not told, as the list
+no longer has it; nor that an event was deleted.
 """
 
 from __future__ import annotations
@@ -145,24 +145,39 @@ def _filter(window: Window) -> str:
     return f"receivedDateTime ge {stamp(window.since)} and receivedDateTime lt {stamp(window.until + SECOND)}"
 
 
-async def _junk(api: Api) -> str | None:
-    """Id of the folder of junk, whatever the mailbox calls it; None where there is none."""
+async def _not_mail(api: Api) -> list[str]:
+    """Ids of the folders, whatever the mailbox calls them, of junk, whose senders are not whom they pretend to be, and of what somebody
+    threw away, with all folders in that."""
+    junk, deleted = await _known_folder(api, "junkemail"), await _known_folder(api, "deleteditems")
+    inside = {"url": None, "inside": [row["id"] for row in deleted if row.get("childFolderCount")]}
+
+    async def below(cursor: JSON | None) -> Rows:
+        return await _folders(api, cursor or inside)
+
+    rows = await all_rows(below, api.longest_wait) if inside["inside"] else []
+    return [row["id"] for row in (*junk, *deleted, *rows)]
+
+
+async def _known_folder(api: Api, name: str) -> list[JSON]:
+    """The folder of this name of Graph's, if the mailbox has one."""
     try:
-        return body(await api.get(f"{ME}/mailFolders/junkemail", {"$select": "id"}, _PREFER)).get("id")
+        found = body(await api.get(f"{ME}/mailFolders/{name}", {"$select": "id,childFolderCount"}, _PREFER))
     except Gone:
-        return None
+        return []
+    return [found] if found.get("id") else []
 
 
 async def _messages(api: Api, partition: Partition, window: Window, cursor: JSON | None) -> Rows:
-    """All folders but junk, whose senders are whom they pretend to be, and without drafts, which nobody sent; oldest first, each page
-    from the second of the last one's last message on.
+    """All folders but those whose messages are none, and without drafts, which nobody sent; oldest first, each page from the second of
+    the last one's last message on.
 
     The address that Graph gives of the next page leaves out as many messages as were read, and so one that was not for each that is
     purged meanwhile; it serves only where one second fills a page. What is sorted by must stand first in the filter.
 
-    cursor: {"at": that second, "seen": ids of what was read of it, "url": the address, or None, "junk": id of its folder, or None}.
+    cursor: {"at": that second, "seen": ids of what was read of it, "url": the address, or None, "others": ids of those folders}.
     """
-    junk = cursor["junk"] if cursor and "junk" in cursor else await _junk(api)
+    # A cursor that a version before this one stored knows of junk only.
+    others = cursor["others"] if cursor and "others" in cursor else await _not_mail(api)
     at, seen, url = (cursor["at"], cursor["seen"], cursor["url"]) if cursor else (stamp(window.since), [], None)
     within = _filter(Window(utc(at), window.until))
     asked = {"$filter": within, "$orderby": "receivedDateTime asc", "$select": _MESSAGE, "$top": 50}
@@ -175,18 +190,18 @@ async def _messages(api: Api, partition: Partition, window: Window, cursor: JSON
         rows, following = await _get(api, f"{ME}/messages", {**asked, "$top": 10}, None)
     known = [row for row in rows if isinstance(row, dict)]
     new = [{**row, "mailbox": api.facts.get("mailbox")} if isinstance(row, dict) else row for row in rows]
-    new = [row for row in new if not isinstance(row, dict) or not (row.get("id") in seen or _is_no_mail(row, junk))]
+    new = [row for row in new if not isinstance(row, dict) or not (row.get("id") in seen or _is_no_mail(row, others))]
     if following is None:
         return new, None
     last = _second(known[-1]) if known else at
     if last > at:
         at, seen, following = last, [], {"url": None}
     seen = [*seen, *(row.get("id") for row in known if _second(row) == at)]
-    return new, {"at": at, "seen": seen, **following, "junk": junk}
+    return new, {"at": at, "seen": seen, **following, "others": others}
 
 
-def _is_no_mail(row: JSON, junk: str | None) -> bool:
-    return bool(row.get("isDraft") or (junk and row.get("parentFolderId") == junk))
+def _is_no_mail(row: JSON, others: list[str]) -> bool:
+    return bool(row.get("isDraft") or row.get("parentFolderId") in others)
 
 
 def _second(row: JSON) -> str:

@@ -74,7 +74,7 @@ class Microsoft365(StandIn):
         return Table([e.at for e in events], lambda i: own.event_id(events[i]), lambda i: own.event(events[i]))
 
     def truth_ids(self, account: str, stream: str, since: float | None, until: float | None) -> list[str]:
-        """Without junk and drafts, which the list of all messages has among the mail."""
+        """Without junk, drafts and deleted items, which the list of all messages has among the mail."""
         found, own = super().truth_ids(account, stream, since, until), self.holdings[account]
         other = {own.message_id(place) for place in range(len(own.messages)) if not own.is_mail(place)}
         return [one for one in found if one not in other] if stream == "messages" else found
@@ -156,15 +156,14 @@ class Microsoft365(StandIn):
 
     def _folders(self, request: Request, account: str, key: str | None) -> Response:
         own = self.holdings[account]
-        parent = next((place for place in own.folders if own.folder_id(place) == key), None)
+        parent = None if key is None else _place(own, key)
         if key is not None and parent is None:
             return self.not_found(request)
         return self._listing(request, [place for place in own.folders if FOLDERS[place][1] == parent], own.folder)
 
     def _folder(self, request: Request, account: str, key: str) -> Response:
         own = self.holdings[account]
-        known = WELL_KNOWN.get(key.lower())
-        place = next((place for place in own.folders if place == known or own.folder_id(place) == key), None)
+        place = _place(own, key)
         return self.not_found(request) if place is None else Response(200, own.folder(place))
 
     def _wanted(self, request: Request, account: str) -> list[int] | None:
@@ -231,3 +230,9 @@ class Microsoft365(StandIn):
         ]
         immutable = 'IdType="ImmutableId"' in request.headers.get("prefer", "")
         return self._listing(request, places, lambda place: own.event(own.events[place], immutable=immutable))
+
+
+def _place(own: Holdings, key: str) -> int | None:
+    """Of the folder with this id, or the name by which it is found whatever the mailbox calls it."""
+    known = WELL_KNOWN.get(key.lower())
+    return next((place for place in own.folders if place == known or own.folder_id(place) == key), None)

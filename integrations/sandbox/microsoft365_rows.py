@@ -28,6 +28,8 @@ FOLDERS = (
     ("Drafts", None),
     ("Archive", None),
     ("Junk-E-Mail", None),
+    ("Altes Projekt", 2),
+    ("Entwürfe 2019", 8),
 )
 # Names by which a folder is found whatever the mailbox calls it -> its place.
 WELL_KNOWN = {"inbox": 0, "sentitems": 1, "deleteditems": 2, "drafts": 5, "archive": 6, "junkemail": 7}
@@ -100,12 +102,15 @@ class Holdings:
         )
 
     def _folder_of(self, place: int) -> int:
-        return self._rng("folder", place).choice((0, 0, 0, 1, 1, 2, 3, 3, 6, 6, 7))
+        return self._rng("folder", place).choice((0, 0, 0, 0, 1, 1, 2, 3, 3, 3, 6, 6, 7, 8, 9))
 
     def is_mail(self, place: int) -> bool:
-        """Neither junk nor a draft."""
+        """Neither junk nor a draft nor among what was thrown away."""
+        others = {WELL_KNOWN["junkemail"], WELL_KNOWN["deleteditems"]}
+        for folder, (_, within) in enumerate(FOLDERS):  # each comes after the one that it is in
+            others |= {folder} if within in others else set()
         row = self.message(place)
-        return not row["isDraft"] and row["parentFolderId"] != self.folder_id(WELL_KNOWN["junkemail"])
+        return not row["isDraft"] and row["parentFolderId"] not in map(self.folder_id, others)
 
     def message(self, place: int, *, immutable: bool = True, text: bool = True) -> JSON:
         rng, at, folder = self._rng("message", place), self.messages[place], self._folder_of(place)

@@ -139,7 +139,7 @@ async def test_a_next_page_on_another_host_is_not_asked_with_the_token():
     async with staged(NS) as stage:
         asked = len(stage.app.control.log)
         evil = "https://graph.evil.test/v1.0/me/messages?$skip=50"
-        cursor = {"at": stamp(ALL.since), "seen": [], "url": evil, "junk": None}
+        cursor = {"at": stamp(ALL.since), "seen": [], "url": evil, "others": []}
         with pytest.raises(RequestRejected):
             await MESSAGES.fetch(stage.api(), WHOLE, ALL, cursor)
         assert len(stage.app.control.log) == asked
@@ -153,7 +153,7 @@ class Mailbox:
         self.messages, self.purged, self.most, self.asked = messages, purged, most, 0
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
-        if request.url.path.endswith("/junkemail"):
+        if "/mailFolders/" in request.url.path:
             return httpx2.Response(404, json={"error": {"code": "ErrorItemNotFound", "message": "words"}})
         self.asked += 1
         if int(request.url.params["$top"]) > self.most:
@@ -198,12 +198,12 @@ async def test_a_second_that_fills_pages_is_read_to_its_end_and_nothing_comes_tw
     assert mailbox.asked <= 10
 
 
-async def test_the_mail_of_a_mailbox_without_a_folder_of_junk_comes_in():
+async def test_the_mail_of_a_mailbox_without_folders_of_junk_and_of_deleted_items_comes_in():
     """Graph has a code of its own for a folder (github.com/microsoftgraph/microsoft-graph-docs-contrib/issues/4029)."""
     listed = {"value": [{"id": "m1", "receivedDateTime": stamp(ALL.since)}]}
 
     def handle(request: httpx2.Request) -> httpx2.Response:
-        if request.url.path.endswith("/junkemail"):
+        if "/mailFolders/" in request.url.path:
             return httpx2.Response(404, json={"error": {"code": "ErrorFolderNotFound", "message": "words"}})
         return httpx2.Response(200, json=listed)
 
@@ -212,20 +212,22 @@ async def test_the_mail_of_a_mailbox_without_a_folder_of_junk_comes_in():
     assert [record.external_id for record in page.records] == ["m1"]
 
 
-async def test_neither_junk_nor_what_nobody_sent_is_mail():
-    """The list of all messages has both (Microsoft's reference, list messages); who junk says it is from is whom it pretends to be."""
+async def test_neither_junk_nor_what_nobody_sent_nor_what_was_thrown_away_is_mail():
+    """The list of all messages has them (Microsoft's reference, list messages); who junk says it is from is whom it pretends to be. A
+    folder that is deleted goes with its messages into that of deleted items."""
     async with staged(NS) as stage:
         own = stage.stand_in.holdings[stage.account]
-        junk = next(row["id"] for row in map(own.folder, own.folders) if row["displayName"] == "Junk-E-Mail")
+        named = {row["displayName"]: row["id"] for row in map(own.folder, own.folders)}
+        others = {named[name] for name in ("Junk-E-Mail", "Deleted Items", "Altes Projekt", "Entwürfe 2019")}
         every = [own.message(place) for place in range(len(own.messages))]
         assert any(row["isDraft"] for row in every)
-        assert any(row["parentFolderId"] == junk for row in every)
+        assert {row["parentFolderId"] for row in every} > others
         found = await stage.read(MESSAGES)
         rows = [record.payload for record, _ in found.rows.values()]
-        assert not [row for row in rows if row["isDraft"] or row["parentFolderId"] == junk]
+        assert not [row for row in rows if row["isDraft"] or row["parentFolderId"] in others]
         assert found.ids == stage.truth(MESSAGES, ALL)
-        asked = [call["path"] for call in stage.app.control.log if call["path"].endswith("/junkemail")]
-        assert len(asked) == 1
+        asked = [call["path"] for call in stage.app.control.log if "/mailFolders" in call["path"]]
+        assert len(asked) == 4, "of which folders, once for all pages"
 
 
 async def test_a_folder_that_is_deleted_while_the_tree_is_read_costs_nothing_else():
