@@ -36,6 +36,7 @@ ICONS = {
     "replayed": "rotate-ccw",
     "worker_lost": "heart-pulse",
     "restarted": "rotate-ccw",
+    "left_out": "eye-off",
 }
 # kind of entity -> icon; any other is a box
 KINDS = {

@@ -48,6 +48,7 @@ EVENT_WORDS = {
     "replayed": ("tried again what was kept aside", "active"),
     "worker_lost": ("took over from a worker that went away", "warn"),
     "restarted": ("began a part anew", "neutral"),
+    "left_out": ("is not shown everything", "warn"),
 }
 
 

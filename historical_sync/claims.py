@@ -59,11 +59,13 @@ class ToPlan:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What became of that: the job's chunks, and how many records they hold by which kind of estimate."""
+    """What became of that: the job's chunks, how many records they hold by which kind of estimate, and what the provider left out, in
+    words."""
 
     chunks: Sequence[PlannedChunk]
     estimate: int | None
     quality: str
+    left_out: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,6 +374,8 @@ async def _store_plan(cursor: AsyncCursor[Any], job_id: str, tenant_id: str, pla
     )
     if await cursor.fetchone() is not None:
         await _insert_chunks(cursor, job_id, tenant_id, planned.chunks, 0)
+        for words in planned.left_out:
+            await job_note(cursor, job_id, tenant_id, "left_out", _storable(words))
 
 
 async def _insert_chunks(

@@ -136,7 +136,7 @@ class Engine:
             if targets is None:
                 return await claims.claim(self.pool, job_id, tenant_id, run.room)  # which settles the stop
             chunks = planning.plan(targets, run.room.job)
-            planned = claims.Planned(chunks, *planning.total(targets))
+            planned = claims.Planned(chunks, *planning.total(targets), run.api.notices)
             claimed = await claims.claim(self.pool, job_id, tenant_id, run.room, planned)
             await self.defer(job_id, tenant_id, entries=max(0, min(run.room.job, len(chunks)) - 1))
             return claimed

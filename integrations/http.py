@@ -189,6 +189,7 @@ class Api:
     refresh: old token -> new token, called once a request when `provider.expired` says so; may raise ReauthRequired.
     namespace: prefix of this account's keys in the graph.
     longest_wait: for a limit that is met in the middle of a list that is read whole; none where a person waits for the answer.
+    notices: what the provider left out of a list of partitions, in words for people, where that is no failure.
     """
 
     provider: Provider
@@ -200,6 +201,7 @@ class Api:
     facts: Mapping[str, Any] = field(default_factory=dict)
     namespace: str = ""
     longest_wait: timedelta = timedelta(0)
+    notices: list[str] = field(default_factory=list)
     refreshing: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     async def get(

@@ -6,7 +6,16 @@ import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 
-from integrations.errors import AccessDenied, CursorExpired, Gone, ProviderError, RecordRejected, Throttled, TookTooLong
+from integrations.errors import (
+    UNMAPPABLE,
+    AccessDenied,
+    CursorExpired,
+    Gone,
+    ProviderError,
+    RecordRejected,
+    Throttled,
+    TookTooLong,
+)
 from integrations.http import Api, Reply
 from integrations.providers.base import (
     JSON,
@@ -53,6 +62,9 @@ _ADDRESS = re.compile(
     r"https?://([\w.:-]{1,253})/([\w-]{1,39}/[\w.-]{1,100})/(?:(?:issues|pull)/([1-9]\d{0,8})|commit/([0-9a-f]{40}))\b"
 )
 _HUNDRED, _NUMBERED = re.compile(r"([?&]per_page=)100\b"), re.compile(r"([?&]page=)(\d{1,9})\b")
+# Numbers of organizations: no more digits than a number has, as anybody's server may send the header.
+_MISSING = re.compile(r"partial-results;\s{0,9}organizations=(\d{1,15}(?:,\d{1,15}){0,999})")
+MOST_NAMED = 5  # of these
 FEW = 25  # rows of a page, where a hundred take GitHub too long
 # By their making: an order in which pages can be counted, as no push moves a repository from one to another.
 _REPOSITORIES = {"affiliation": "owner,collaborator,organization_member", "sort": "created", "direction": "asc"}
@@ -213,14 +225,43 @@ async def _count_commits(api: Api, partition: Partition, window: Window) -> Esti
     return None if found is None else Estimate(found, exact=True)
 
 
+async def _list_repositories(api: Api, cursor: JSON | None) -> Reply:
+    return await (api.get(cursor["url"]) if cursor else api.get("/user/repos", {**_REPOSITORIES, "per_page": 100}))
+
+
 async def _repositories(api: Api, cursor: JSON | None) -> Rows:
-    first = {**_REPOSITORIES, "per_page": 100}
-    return _rows(await (api.get(cursor["url"]) if cursor else api.get("/user/repos", first)))
+    return _rows(await _list_repositories(api, cursor))
 
 
 async def _partitions(api: Api) -> list[Partition]:
-    rows = {str(row["id"]): row["full_name"] for row in await all_rows(partial(_repositories, api), api.longest_wait)}
+    """An organization that asks for single sign-on, and whose this access has not been through, is missing in the list. That is no
+    failure: somebody may be in one that has nothing to do with the company."""
+    missing: list[str] = []
+
+    async def listed(cursor: JSON | None) -> Rows:
+        reply = await _list_repositories(api, cursor)
+        told = _MISSING.match(reply.headers.get("x-github-sso", ""))
+        missing.extend(number for number in (told[1].split(",") if told else ()) if number not in missing)
+        return _rows(reply)
+
+    rows = {str(row["id"]): row["full_name"] for row in await all_rows(listed, api.longest_wait)}
+    api.notices = []
+    if missing:
+        named = [await _organization(api, number) for number in missing[:MOST_NAMED]]
+        named += [f"{len(missing) - MOST_NAMED} more"] if len(missing) > MOST_NAMED else []
+        api.notices.append(
+            f"GitHub lists nothing of {', '.join(named)}, where it asks for single sign-on: authorise this connection for it on GitHub"
+        )
     return [Partition(key, name, {"full_name": name}) for key, name in rows.items()]
+
+
+async def _organization(api: Api, number: str) -> str:
+    """The organization's name; its number where GitHub does not tell that."""
+    try:
+        rows = (await api.get("/organizations", {"since": int(number) - 1, "per_page": 1})).data
+        return next((str(row["login"]) for row in rows if str(row["id"]) == number), number)
+    except (ProviderError, *UNMAPPABLE):
+        return number
 
 
 # -- records to graph ---------------------------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ PATHS = {
     "/pulls": "pull_requests",
     "/commits": "commits",
 }
+# An organization whose repositories are nobody's business here; the switch `deny` has it ask for single sign-on.
+GUILD = {"login": "contoso-guild", "id": 9_100_000, "node_id": "O_9100000", "description": None}
 _REPOSITORY = re.compile(r"/(?:repos/([\w.-]+)/([\w.-]+)|repositories/([0-9]+))(/.*)?", re.ASCII)
 _ONE = re.compile(r"/(issues|pulls)/([0-9]{1,9})")
 
@@ -42,6 +44,7 @@ class GitHub(StandIn):
     pasted_prefix = "ghp_"
     accounts = ACCOUNTS
     streams = ("repositories", "issues", "pull_requests", "comments", "review_comments", "commits")
+    places = ("contoso-guild",)
     grants = Grants(
         "/login/oauth/authorize",
         "/login/oauth/access_token",
@@ -151,6 +154,9 @@ class GitHub(StandIn):
             return Response(200, {**account_user(account), "type": "User", "name": name, "email": None})
         if path == "/user/repos":
             return self._repositories(request, own)
+        if path == "/organizations":
+            since = whole(query.get("since"), 0, 0, 10**9)
+            return Response(200, [GUILD] if since < int(str(GUILD["id"])) else [])
         if path == "/search/issues":
             return self._search(request, own, query.get("q", ""))
         match = _REPOSITORY.fullmatch(path)
@@ -199,7 +205,11 @@ class GitHub(StandIn):
         if sort not in keys or direction not in ("asc", "desc"):
             return INVALID
         rows = sorted(own, key=keys[sort], reverse=direction == "desc")
-        return self._page(request, request.path, range(len(rows)), lambda i, api: rows[i].row(api))
+        answer = self._page(request, request.path, range(len(rows)), lambda i, api: rows[i].row(api))
+        left_out = (
+            {"X-GitHub-SSO": f"partial-results; organizations={GUILD['id']}"} if self.denies("contoso-guild") else {}
+        )
+        return answer.with_headers(left_out)
 
     def _list(
         self,

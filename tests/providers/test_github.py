@@ -266,3 +266,28 @@ async def test_a_page_of_few_rows_that_takes_too_long_is_not_asked_for_again_at_
     with pytest.raises(TookTooLong):
         await GITHUB.stream("pull_requests").fetch(api, WEB, SPAN, {"url": url})
     assert asked == [url]
+
+
+@pytest.mark.parametrize(
+    ("known", "names"),
+    [({"21": "acme", "34": "globex"}, "of acme, globex,"), ({"21": "acme"}, "of acme, 34,"), ({}, "of 21, 34,")],
+)
+async def test_organizations_that_ask_for_single_sign_on_are_named_as_far_as_their_names_are_told(
+    known: dict[str, str], names: str
+):
+    """The header has their numbers only (GitHub's guide to authenticating), and the list of all organizations begins after a number."""
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path == "/organizations":
+            assert request.url.params["per_page"] == "1"
+            number = str(int(request.url.params["since"]) + 1)
+            row = {"id": int(number), "login": known[number]} if number in known else {"id": 99, "login": "another"}
+            return httpx2.Response(200, json=[row]) if known else httpx2.Response(403, json={"message": "Forbidden"})
+        told = {"X-GitHub-SSO": "partial-results; organizations=21,34"}
+        return httpx2.Response(200, json=[{"id": 7, "full_name": "ann/web"}], headers=told)
+
+    api = Api(GITHUB, "https://api.github.com", answering(handle), "token")
+    assert GITHUB.partitions is not None
+    assert [part.label for part in await GITHUB.partitions(api)] == ["ann/web"]
+    assert [notice for notice in api.notices if names in notice] == api.notices
+    assert len(api.notices) == 1

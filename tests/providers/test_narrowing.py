@@ -121,6 +121,22 @@ def test_an_import_brings_the_chosen_parts_only(live_cast: SimpleNamespace, sand
         wait_for(lambda: (connection.refresh_from_db(), connection.last_success_at)[1])
 
 
+def test_an_import_tells_of_organizations_that_leave_out_what_they_have(
+    live_cast: SimpleNamespace, sandbox: Sandbox, worker: Worker
+) -> None:
+    """GitHub lists nothing of those that ask for a single sign-on which this access has not been through; somebody may be in one that has
+    nothing to do with the company, so the import does not fail for it."""
+    connection = connected(live_cast.acme, "github", sandbox.root)
+    sandbox.control(deny=["github.contoso-guild"])
+    with tenant_scope(live_cast.acme.id):
+        job = start_sync(system_actor(live_cast.acme, "a test"), connection)
+    assert until(job, "completed", "failed").status == "completed"
+    with tenant_scope(live_cast.acme.id):
+        (told,) = job.events.filter(kind="left_out").values_list("detail", flat=True)
+    assert "GitHub lists nothing of contoso-guild" in told
+    assert "single sign-on" in told
+
+
 def test_what_is_chosen_later_comes_in_where_it_was_sorted_out_before(
     live_cast: SimpleNamespace, sandbox: Sandbox, worker: Worker
 ) -> None:
