@@ -450,7 +450,6 @@ async def _revoke(grant: Revocation) -> None:
     await grant.api.request("DELETE", path, json={"access_token": grant.access_token}, auth=client)
 
 
-_SCOPES = ("repo", "read:org", "read:user", "user:email")
 _BACKWARDS = partial(Stream, ascending=False, partitioned=True, needs=("repo",))
 
 GITHUB = Provider(
@@ -471,9 +470,9 @@ GITHUB = Provider(
     rate_state=_rate_state,
     # Reading costs one of 900 points a minute; a server of one's own has no limits unless its administrator sets some.
     budget=RateBudget(requests=5000, seconds=3600, concurrency=16, a_minute=900),
-    oauth=OAuth("/login/oauth/authorize", "/login/oauth/access_token", _SCOPES, revoke=_revoke),
-    token_help="A personal access token with the scopes repo, read:org, read:user and user:email "
-    "(or a fine-grained one with read access to contents, issues, metadata and pull requests).",
+    oauth=OAuth("/login/oauth/authorize", "/login/oauth/access_token", ("repo",), revoke=_revoke),
+    token_help="A personal access token with the scope repo (or a fine-grained one with read access to contents, issues, metadata "
+    "and pull requests).",
     self_hosted=True,
     streams=(
         Stream(

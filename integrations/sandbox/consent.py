@@ -24,8 +24,6 @@ _WAY_BACK = re.compile(r"(https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
 SCOPES_IN_WORDS = {
     "repo": "Read repositories, issues and pull requests",
-    "read:org": "Read organizations",
-    "read:user": "Read your profile",
     "user:email": "Read your e-mail address",
     "api": "Read your organization's data",
     "refresh_token": "Stay connected while you are away",

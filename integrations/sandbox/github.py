@@ -15,7 +15,7 @@ from integrations.sandbox.stand_in import JSON, Grants, StandIn
 from integrations.sandbox.wire import Request, Response, whole
 from integrations.sandbox.world import World, seconds_of
 
-SCOPES = ("read:org", "read:user", "repo", "user:email")
+SCOPES = ("repo",)
 MOST_FOUND = 1000  # that a search shows, however many it counts
 DOCS = "https://docs.github.com/rest"
 BAD_CREDENTIALS = Response(401, {"message": "Bad credentials", "documentation_url": DOCS, "status": "401"})

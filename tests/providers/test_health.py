@@ -64,11 +64,6 @@ def test_a_grant_that_renews_itself_ends_with_its_refresh_token() -> None:
 
 # What is asked for besides what streams need, and why.
 ASKED_BESIDES = {
-    "github": {
-        "read:org",
-        "read:user",
-        "user:email",
-    },  # the person, and what an organization shows to its members alone
     "salesforce": {"refresh_token", "openid", "email"},  # to stay connected, and who it is
     "hubspot": {"oauth"},  # has to be in every app
     "jira": {"read:me", "offline_access"},  # who it is, and to stay connected

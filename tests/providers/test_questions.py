@@ -74,7 +74,7 @@ def test_who_connects_is_asked_first_and_the_answer_is_kept(
     with tenant_scope(live_cast.acme.id):
         connection = Connection.objects.get()
         assert connection.facts == {"place": "acme", "kind": "live"}
-        assert set(connection.scopes) == {"repo", "read:org", "read:user", "user:email"}
+        assert connection.scopes == ["repo"]
 
 
 @pytest.mark.parametrize(
