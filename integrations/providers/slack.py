@@ -2,7 +2,7 @@
 
 Not imported are replies to threads that began more than 30 days (`LOOK_BACK`) before the window they fall into: Slack lists replies by
 their thread only, and threads by when they began. What became of a message later is found by importing its span again: an edit; but not
-that it was deleted, unless a thread hangs on it.
+that it was deleted, unless a thread hangs on it. Of people's profiles are kept name, address and title.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ _TICK = timedelta(microseconds=1)  # a ts has six decimals
 # What a token may list: conversation type -> the scope it takes. Direct messages come only to tokens that were made for them.
 _TYPES = {"public_channel": "channels:read", "private_channel": "groups:read", "mpim": "mpim:read", "im": "im:read"}
 SCOPES = ("channels:read", "channels:history", "groups:read", "groups:history", "users:read", "users:read.email", "files:read")  # fmt: skip
+_OF_PROFILE = ("real_name", "display_name", "email", "title", "bot_id")
 _HISTORY = ("channels:history", "groups:history")
 _EVENTS = re.compile(r"(?:channel|group)_|bot_(?:add|remove)|(?:un)?pinned_item|reminder_add|tombstone|huddle_thread")
 # No "<" within: each of many that nothing ends would be looked after to the text's end.
@@ -151,7 +152,15 @@ _CHANGED = reader("id", lambda row: _time(int(row["updated"]) // 1000 if row.get
 
 
 async def _users(api: Api, cursor: JSON | None) -> Rows:
-    return await _list(api, "users.list", "members", cursor, limit=200)
+    rows, following = await _list(api, "users.list", "members", cursor, limit=200)
+    return [_at_work(row) if isinstance(row, dict) else row for row in rows], following
+
+
+def _at_work(row: JSON) -> JSON:
+    """Somebody without what their profile tells besides: telephone, status, whatever a workspace has people fill in."""
+    profile = row.get("profile")
+    kept = {name: profile[name] for name in _OF_PROFILE if name in profile} if isinstance(profile, dict) else {}
+    return {**row, "profile": kept}
 
 
 async def _channels(api: Api, cursor: JSON | None) -> Rows:
@@ -367,7 +376,7 @@ def _extract_members(row: JSON, context: Context) -> Graph:
 def _extract_user(row: JSON, context: Context) -> Graph:
     own, profile = context.key("user", row["id"]), row.get("profile") or {}
     name = profile.get("real_name") or row.get("real_name") or row.get("name") or row["id"]
-    known = facts(profile, "title", "phone", "email", deleted=row.get("deleted"))
+    known = facts(profile, "title", "email", deleted=row.get("deleted"))
     if row.get("is_bot") or row["id"] == "USLACKBOT":
         return Graph(Entity("bot", own, name, known, tuple(context.keys("bot", profile.get("bot_id")))))
     # An address that nobody has confirmed proves nothing.

@@ -102,7 +102,8 @@ class Workspace:
         else:
             person = self.cast[place]
             profile = {"real_name": person.name, "display_name": person.login, "title": "Engineer" if place % 3 else "",
-                       "phone": "", "email": person.email, "status_text": "", "image_24": None}  # fmt: skip
+                       "phone": f"+49 170 {place:07d}", "skype": person.login, "email": person.email, "status_text": "At the dentist's", "image_24": None,
+                       "pronouns": "they", "start_date": "2024-02-01", "fields": {"Xf01": {"value": "1990-05-01", "alt": ""}}}  # fmt: skip
             row = {"id": self.user_id(person.index), "name": person.login, "is_bot": False, "is_email_confirmed": True,
                    "tz": "Europe/Berlin", "is_admin": place == 0, "is_restricted": place >= STAFF}  # fmt: skip
         return {**row, "team_id": self.account, "deleted": deleted, "real_name": profile["real_name"], "profile": profile,

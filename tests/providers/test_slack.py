@@ -19,7 +19,7 @@ from integrations.providers import slack
 from integrations.providers.base import WHOLE, Context, Page, Partition, Record, Window
 from integrations.providers.slack import SLACK
 from integrations.providers.wire import EPOCH
-from tests.contract.stage import ALL, Stage, read_on_course
+from tests.contract.stage import ALL, Stage, read_on_course, staged
 from tests.senders import answering
 
 NS = "slack@T1"
@@ -171,6 +171,19 @@ def test_what_an_app_posts_for_somebody_is_theirs():
     assert "Front desk" not in {entity.name for entity in found.entities}
     classic = message(user="U1", bot_id="B7", subtype="bot_message", username="Alerts")
     assert ("authored", f"{NS}:bot:B7", f"{NS}:message:C1:{TS}") in said(classic)
+
+
+async def test_what_colleagues_tell_of_themselves_beside_their_work_is_not_kept():
+    """Slack sends all of a profile (its reference, users.list)."""
+    users = SLACK.stream("users")
+    async with staged("slack") as stage:
+        sent = (await stage.api().get("/api/users.list")).data["members"][0]["profile"]
+        assert {"phone", "skype", "pronouns", "start_date", "status_text", "fields"} <= sent.keys()
+        found = await stage.read(users)
+    kept = {name for record, _ in found.rows.values() for name in record.payload["profile"]}
+    assert kept == {"real_name", "display_name", "email", "title", "bot_id"}
+    own = users.extract({"id": "U1", "profile": {**sent, "title": "Engineer"}}, Context(NS)).entities[0]
+    assert own.properties == {"title": "Engineer", "email": sent["email"]}
 
 
 def test_a_person_is_known_by_a_confirmed_address_only():
