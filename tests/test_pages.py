@@ -423,6 +423,28 @@ def test_the_appearance_leads_back_to_the_page_and_nowhere_else(cast: SimpleName
     assert "data-theme" not in client.get("/jobs").content.decode()
 
 
+@pytest.mark.parametrize("slug", ["google", "microsoft365"])
+def test_who_connects_a_mailbox_or_imports_it_is_told_who_will_see_it(
+    cast: SimpleNamespace, signed_in: Any, slug: str
+) -> None:
+    words = "Everyone in this workspace can see who writes to whom, subjects"
+
+    def card(user: Any, of: str) -> str:
+        text = signed_in(user).get("/integrations").content.decode()
+        return text.partition(f'id="card-{of}"')[2].partition("</article>")[0]
+
+    assert words in card(cast.alice, slug)
+    assert words not in card(cast.alice, "github")
+    assert words not in card(cast.vera, slug), "who can't connect decides nothing"
+    with tenant_scope(cast.acme.id):
+        mailbox, other = (make_connection(cast.acme, one) for one in (slug, "github"))
+    assert words in card(cast.alice, slug), "another can be added"
+    for connection, told in ((mailbox, True), (other, False)):
+        offer = signed_in(cast.alice).get(f"/connections/{connection.id}/import").content.decode()
+        assert "Start Historical Sync" in offer
+        assert (words in offer) is told
+
+
 def test_a_card_says_when_access_ends_and_what_cannot_be_read(cast: SimpleNamespace, signed_in: Any) -> None:
     with tenant_scope(cast.acme.id):
         connection = make_connection(cast.acme)

@@ -381,7 +381,8 @@ class Link:
 class Provider:
     """All that Atom knows about one provider.
 
-    category, summary, brings: for its card on the integrations page.
+    category, summary, brings: for its card on the integrations page. shows: of what is one person's own, what others of the workspace
+        see, in one sentence for who connects or imports it; "" where nothing is.
     api_url: root for relative paths; a connection's base_url or facts may override it through `api_root`.
     api_root: (default_api_url, facts) -> root, for providers that hand out a per-account host; must refuse foreign hosts.
     headers: go with every request. auth_header: token -> headers that authorise a request.
@@ -436,6 +437,7 @@ class Provider:
     asks: tuple[Question, ...] = ()
     auth_root: Callable[[str, Mapping[str, Any]], str] = lambda auth_url, facts: auth_url
     path_roots: Mapping[str, str] = field(default_factory=dict)
+    shows: str = ""
 
     def stream(self, name: str) -> Stream:
         """The stream of that name; KeyError if there is none."""

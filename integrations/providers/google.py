@@ -347,6 +347,7 @@ GOOGLE = Provider(
     category="Mail and calendar",
     summary="A mailbox and the calendars beside it: who writes to whom about what, and who meets.",
     brings=("Mail", "Threads and labels", "Calendars", "Events and who attends"),
+    shows="Everyone in this workspace can see who writes to whom, subjects, first words and meetings; all but viewers can read the mail itself.",
     api_url="https://www.googleapis.com",
     auth_url="https://accounts.google.com",
     path_roots={"/gmail/": "https://gmail.googleapis.com"},

@@ -348,6 +348,7 @@ MICROSOFT365 = Provider(
     category="Mail and calendar",
     summary="An Outlook mailbox and its calendars: who writes to whom about what, and who meets.",
     brings=("Mail", "Conversations and folders", "Calendars", "Events and who attends"),
+    shows="Everyone in this workspace can see who writes to whom, subjects and meetings; all but viewers can read the mail itself.",
     api_url="https://graph.microsoft.com",
     # An app that is registered for one organization only needs that one's id in place of "common".
     auth_url="https://login.microsoftonline.com/common",
