@@ -19,6 +19,7 @@ from smtplib import SMTPException
 from uuid import UUID
 
 from channels.db import DatabaseSyncToAsync
+from django.conf import settings
 from django.db import transaction
 from django.db.models import Case, F, Min, QuerySet, Value, When
 from django.utils import timezone
@@ -219,8 +220,8 @@ def _headers(delivery: Delivery, endpoint: WebhookEndpoint, body: str) -> dict[s
 
 def _mail(delivery: Delivery) -> str:
     """What went wrong, in words; "" when the mail server took it."""
-    if _has_left(delivery):
-        return "The member has no access any more."
+    if in_vain := _in_vain(delivery):
+        return in_vain
     try:
         email(delivery).send()
     except (SMTPException, OSError) as error:
@@ -229,9 +230,13 @@ def _mail(delivery: Delivery) -> str:
     return ""
 
 
-def _has_left(delivery: Delivery) -> bool:
-    """Whether it is to somebody who was barred after it had been made."""
-    return delivery.membership is not None and not delivery.membership.user.is_active
+def _in_vain(delivery: Delivery) -> str:
+    """Why an e-mail is of no use, now or later, in words; "" when it is, and for a webhook."""
+    if delivery.membership is None:
+        return ""
+    if not settings.SENDS_MAIL:
+        return "This Atom sends no e-mail."
+    return "" if delivery.membership.user.is_active else "The member has no access any more."
 
 
 def _record(delivery: Delivery, code: int | None, problem: str, now: datetime) -> None:
@@ -244,7 +249,7 @@ def _record(delivery: Delivery, code: int | None, problem: str, now: datetime) -
             tenant_id=delivery.tenant_id, id=delivery.id, status=PENDING, attempts=delivery.attempts
         )
         wait = BACK_OFF[delivery.attempts - 1] if delivery.attempts <= len(BACK_OFF) else None
-        off = _has_left(delivery)
+        off = bool(_in_vain(delivery))
         if delivery.endpoint is not None:
             off = not delivery.endpoint.enabled or code == GONE
         if not problem:

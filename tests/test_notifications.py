@@ -727,6 +727,22 @@ def test_a_mail_server_that_is_away_is_tried_again(hooked: SimpleNamespace, sign
     assert len(mail.outbox) == 1
 
 
+def test_where_no_mail_is_sent_the_form_says_so_and_none_counts_as_delivered(
+    hooked: SimpleNamespace, signed_in: Any, settings: Any
+) -> None:
+    words, client = "This Atom sends no e-mail", signed_in(hooked.cast.alice)
+    assert words not in client.get("/settings/notifications").content.decode()
+    settings.SENDS_MAIL = False
+    page = client.post("/settings/notifications", {"completed": "on"}, follow=True).content.decode()
+    assert words in page
+    assert " checked" in page, "for when it does"
+    end(hooked.job, "completed")
+    assert tell(hooked.tenant) is None
+    assert mail.outbox == []
+    (mailed,) = [one for one in deliveries(hooked.tenant) if one.membership_id]
+    assert (mailed.status, mailed.detail) == ("failed", "This Atom sends no e-mail.")
+
+
 def test_who_is_barred_while_the_mail_server_is_away_gets_nothing_when_it_is_back(
     hooked: SimpleNamespace, signed_in: Any, settings: Any
 ) -> None:

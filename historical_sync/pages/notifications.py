@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
@@ -55,7 +56,10 @@ def notifications(request: HttpRequest) -> HttpResponse:
         messages.success(request, "Saved.")
         return redirect("notifications")
     preference = mine.first() or NotificationPreference()
-    context = {"choices": [(name, words, hint, getattr(preference, name)) for name, words, hint in CHOICES]}
+    context = {
+        "choices": [(name, words, hint, getattr(preference, name)) for name, words, hint in CHOICES],
+        "sends_mail": settings.SENDS_MAIL,
+    }
     return render(request, "historical_sync/notifications.html", context)
 
 
