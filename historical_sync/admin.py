@@ -244,7 +244,7 @@ class EndpointAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(NotificationPreference)
 class PreferenceAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
-    list_display = ("membership", "completed", "failed", "paused")
+    list_display = ("membership", "completed", "failed", "paused", "paused_by_hand")
     list_filter = ("tenant",)
     list_select_related = ("membership__user", "membership__tenant")
     search_fields = ("membership__user__email",)

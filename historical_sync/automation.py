@@ -12,6 +12,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from atom.access import RIGHTS, Right
 from atom.models import Membership, Tenant, User
 from integrations.models import Connection
 
@@ -72,7 +73,10 @@ class Notice(models.Model):
 
 
 class NotificationPreference(models.Model):
-    """Of what a member wants e-mail in a tenant. No row: of nothing."""
+    """Of what a member wants e-mail in a tenant. No row: they have not chosen (`of`).
+
+    paused: by itself, until somebody does something about it.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+")
@@ -80,9 +84,27 @@ class NotificationPreference(models.Model):
     completed = models.BooleanField(default=False)
     failed = models.BooleanField(default=False)
     paused = models.BooleanField(default=False)
+    paused_by_hand = models.BooleanField(default=False, db_default=False)
 
     def __str__(self) -> str:
         return str(self.membership)
+
+    @classmethod
+    def of(cls, membership: Membership) -> NotificationPreference:
+        """What the member has chosen; before that, an unsaved one: who manages a workspace hears of what does not go on without somebody.
+
+        Who was invited and has never come has agreed to nothing.
+        """
+        chosen: NotificationPreference | None = getattr(membership, "notification_preference", None)
+        if chosen is not None:
+            return chosen
+        manages = Right.MANAGE in RIGHTS[membership.role] and membership.user.has_usable_password()
+        return cls(tenant_id=membership.tenant_id, membership=membership, failed=manages, paused=manages)
+
+    def wants(self, notice: Notice) -> bool:
+        by_hand = notice.event == "paused" and notice.snapshot["pause_reason"] == "user"
+        wanted: bool = getattr(self, "paused_by_hand" if by_hand else notice.event)
+        return wanted
 
 
 class WebhookEndpoint(models.Model):

@@ -17,6 +17,7 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef
 from django.urls import reverse
 
+from atom.models import Membership
 from atom.tenancy import across_tenants
 from atom.words import plural, sentence
 from historical_sync import planning
@@ -41,7 +42,7 @@ def spread(tenant_id: UUID | str, now: datetime) -> None:
         if not new:
             return
         endpoints = list(WebhookEndpoint.objects.filter(tenant_id=tenant_id, enabled=True))
-        members = list(NotificationPreference.objects.filter(tenant_id=tenant_id, membership__user__is_active=True))
+        members = preferences(tenant_id)
         made = []
         for notice in new:
             common: dict[str, Any] = {
@@ -52,11 +53,15 @@ def spread(tenant_id: UUID | str, now: datetime) -> None:
             }
             made += [Delivery(endpoint=one, **common) for one in endpoints if notice.event in one.events]
             if not _goes_on(notice):
-                made += [
-                    Delivery(membership_id=one.membership_id, **common) for one in members if getattr(one, notice.event)
-                ]
+                made += [Delivery(membership=one.membership, **common) for one in members if one.wants(notice)]
         Delivery.objects.bulk_create(made, ignore_conflicts=True)
         Notice.objects.filter(tenant_id=tenant_id, id__in=[notice.id for notice in new]).update(spread_at=now)
+
+
+def preferences(tenant_id: UUID | str) -> list[NotificationPreference]:
+    """Of all of the tenant's members who may sign in."""
+    members = Membership.objects.filter(tenant_id=tenant_id, user__is_active=True)
+    return [NotificationPreference.of(one) for one in members.select_related("user", "notification_preference")]
 
 
 def _goes_on(notice: Notice) -> bool:

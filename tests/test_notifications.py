@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from atom.access import system_actor
 from atom.errors import InvalidInput, Refused
-from atom.models import Membership
+from atom.models import Membership, Role, User
 from atom.tenancy import tenant_scope
 from historical_sync import actions, delivering, notices, webhooks
 from historical_sync.automation import Delivery, Notice, NotificationPreference, WebhookEndpoint
@@ -140,6 +141,11 @@ def deliveries(tenant: Any) -> list[Delivery]:
         return list(Delivery.objects.select_related("notice", "endpoint").order_by("created_at", "id"))
 
 
+def posts(tenant: Any) -> list[Delivery]:
+    """Deliveries to endpoints."""
+    return [one for one in deliveries(tenant) if one.endpoint]
+
+
 def verified(stage: SimpleNamespace, number: int = -1) -> Any:
     headers, body = stage.receiver.got[number]
     return Webhook(stage.secret).verify(body, headers)
@@ -157,7 +163,7 @@ def test_an_end_is_told_signed_with_the_job_as_the_contract_shows_it(hooked: Sim
     assert set(said) == {"type", "timestamp", "data"}
     assert said["data"] == job_json(job_now(hooked.job))
     assert said["data"]["status"] == status
-    (delivery,) = deliveries(hooked.tenant)
+    (delivery,) = posts(hooked.tenant)
     assert (delivery.status, delivery.response_code, delivery.attempts) == ("delivered", 204, 1)
     tell(hooked.tenant)
     assert len(hooked.receiver.got) == 1
@@ -393,7 +399,7 @@ def test_only_the_chosen_events_are_told_and_nothing_while_off(hooked: SimpleNam
         webhooks.turn_off(system_actor(hooked.tenant, "test"), hooked.endpoint.id)
     end(hooked.job, "failed")
     tell(hooked.tenant)
-    assert deliveries(hooked.tenant) == []
+    assert posts(hooked.tenant) == []
 
 
 def test_a_worker_tells_of_an_import_that_it_finished(
@@ -472,10 +478,10 @@ def test_a_worker_that_is_killed_while_it_tells_loses_nothing(hooked: SimpleName
         process.signal(signal.SIGKILL)
         process.ends()
         receiver.may_answer.set()
-    (delivery,) = deliveries(hooked.tenant)
+    (delivery,) = posts(hooked.tenant)
     assert (delivery.status, delivery.attempts) == ("pending", 1)
     tell(hooked.tenant, delivery.next_attempt_at)
-    assert deliveries(hooked.tenant)[0].status == "delivered"
+    assert posts(hooked.tenant)[0].status == "delivered"
     assert len(receiver.got) == 2
     assert receiver.got[0][0]["webhook-id"] == receiver.got[1][0]["webhook-id"]
     assert verified(hooked, 0) == verified(hooked, 1)
@@ -671,7 +677,7 @@ def test_a_schedule_that_goes_on_failing_is_mailed_once_a_day(hooked: SimpleName
     tell(hooked.tenant)
     assert len(mail.outbox) == 5, "somebody had it go on, and waits for it, too"
     assert [run("completed"), run(code="provider_access_denied"), run(code="provider_access_denied")] == [0, 1, 0]
-    assert len([one for one in deliveries(hooked.tenant) if one.endpoint]) == 28, "programs are told of each"
+    assert len(posts(hooked.tenant)) == 28, "programs are told of each"
 
 
 def test_a_run_that_took_long_to_fail_is_known_by_its_e_mail_when_the_next_one_does(
@@ -688,9 +694,60 @@ def test_a_run_that_took_long_to_fail_is_known_by_its_e_mail_when_the_next_one_d
     assert len(mail.outbox) == 1
 
 
-def test_nobody_gets_e_mail_that_they_did_not_ask_for_or_after_they_left(hooked: SimpleNamespace) -> None:
+@pytest.mark.parametrize(
+    ("status", "reason", "told"),
+    [
+        ("failed", "", True),
+        ("paused", "reauth_required", True),
+        ("paused", "plan", True),
+        ("paused", "user", False),
+        ("completed", "", False),
+    ],
+)
+def test_owners_and_admins_are_mailed_of_what_needs_somebody_unless_they_chose_otherwise(
+    hooked: SimpleNamespace, status: str, reason: str, told: bool
+) -> None:
+    def member(name: str, role: str, password: str | None = "secret", **fields: Any) -> Membership:
+        user = User.objects.create_user(f"{name}@acme.test", password, **fields)
+        return Membership.objects.create(tenant=hooked.tenant, user=user, role=role)
+
+    with tenant_scope(hooked.tenant.id):
+        member("ada", Role.ADMIN)
+        member("barred", Role.OWNER, is_active=False)
+        member("invited", Role.ADMIN, password=None)  # who has never been here
+        member("content", Role.ADMIN)
+        unticked = Membership.objects.get(user__email="content@acme.test")
+        NotificationPreference.objects.create(tenant=hooked.tenant, membership=unticked)
+    end(hooked.job, status, pause_reason=reason)
+    tell(hooked.tenant)
+    assert sorted(sent.to[0] for sent in mail.outbox) == (["ada@acme.test", "alice@acme.test"] if told else [])
+
+
+def test_the_form_shows_what_owners_are_mailed_of_and_keeps_that_they_do_not_want_it(
+    hooked: SimpleNamespace, signed_in: Any
+) -> None:
+    def ticked(client: Any) -> set[str]:
+        page = client.get("/settings/notifications").content.decode()
+        return set(re.findall(r'<input type="checkbox" name="(\w+)" checked>', page))
+
+    alice, bob = signed_in(hooked.cast.alice), signed_in(hooked.cast.bob)
+    assert (ticked(alice), ticked(bob)) == ({"failed", "paused"}, set())
+    alice.post("/settings/notifications", {"paused_by_hand": "on"})
+    assert ticked(alice) == {"paused_by_hand"}
     end(hooked.job, "failed")
     tell(hooked.tenant)
+    assert mail.outbox == []
+    with tenant_scope(hooked.tenant.id):
+        other = make_job(make_connection(hooked.tenant))
+    end(other, "paused")
+    tell(hooked.tenant)
+    assert [sent.to for sent in mail.outbox] == [["alice@acme.test"]]
+
+
+def test_nobody_gets_e_mail_that_they_did_not_ask_for_or_after_they_left(hooked: SimpleNamespace) -> None:
+    end(hooked.job, "completed")
+    tell(hooked.tenant)
+    end(hooked.job, "running", completed_at=None)
     with tenant_scope(hooked.tenant.id):
         for user in (hooked.cast.alice, hooked.cast.bob):
             membership = Membership.objects.get(tenant=hooked.tenant, user=user)

@@ -37,7 +37,12 @@ CHOICES = (
         "An import failed",
         "With what is missing and why. Once a day while a schedule goes on failing for the same reason.",
     ),
-    ("paused", "An import paused", "By a person, by lost access, or by your plan's limit."),
+    (
+        "paused",
+        "An import paused by itself",
+        "Access was lost and somebody has to reconnect, or your plan's records of the month are used up.",
+    ),
+    ("paused_by_hand", "Somebody paused an import", "It waits until somebody resumes it."),
 )
 
 
@@ -46,16 +51,15 @@ CHOICES = (
 def notifications(request: HttpRequest) -> HttpResponse:
     """Of what the member wants e-mail in this workspace."""
     actor = actor_of(request)
-    membership = Membership.objects.get(tenant=actor.tenant, user=actor.user)
-    mine = NotificationPreference.objects.filter(tenant=actor.tenant, membership=membership)
+    membership = Membership.objects.select_related("user").get(tenant=actor.tenant, user=actor.user)
     if request.method == "POST":
-        chosen = {event: event in request.POST for event in EVENTS}
+        chosen = {name: name in request.POST for name, *_ in CHOICES}
         NotificationPreference.objects.update_or_create(
             tenant=actor.tenant, membership=membership, defaults=chosen, create_defaults=chosen
         )
         messages.success(request, "Saved.")
         return redirect("notifications")
-    preference = mine.first() or NotificationPreference()
+    preference = NotificationPreference.of(membership)
     context = {
         "choices": [(name, words, hint, getattr(preference, name)) for name, words, hint in CHOICES],
         "sends_mail": settings.SENDS_MAIL,
