@@ -75,7 +75,7 @@ class Notice(models.Model):
 class NotificationPreference(models.Model):
     """Of what a member wants e-mail in a tenant. No row: they have not chosen (`of`).
 
-    paused: by itself, until somebody does something about it.
+    failed: and that access ends soon, of who may renew it. paused: by itself, until somebody does something about it.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)

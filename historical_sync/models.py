@@ -44,8 +44,8 @@ def _choices(values: tuple[str, ...]) -> list[tuple[str, str]]:
 
 # What no view of a job shows of its connection: the secret, and what takes time to read.
 NOT_SHOWN = (
-    "sealed_credentials", "token_expires_at", "scopes", "facts", "only", "grant_expires_at", "last_error", "last_success_at",
-    "prompted_at", "budget_left", "budget_limit", "budget_resets_at", "blocked_until", "paced_until", "created_by", "created_at",
+    "sealed_credentials", "token_expires_at", "scopes", "facts", "only", "grant_expires_at", "end_told_at", "last_error",
+    "last_success_at", "prompted_at", "budget_left", "budget_limit", "budget_resets_at", "blocked_until", "paced_until", "created_by", "created_at",
     "updated_at",
 )  # fmt: skip
 

@@ -13,8 +13,8 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from django.db import transaction
-from procrastinate import App, JobContext
+from django.db import OperationalError, transaction
+from procrastinate import App, JobContext, RetryStrategy
 from procrastinate.contrib.django import app as django_app
 from procrastinate.exceptions import AlreadyEnqueued
 from procrastinate.jobs import JobDeferrer
@@ -40,6 +40,7 @@ REMOVE = "historical_sync.remove"
 TIDY = "historical_sync.tidy"
 TICK = "historical_sync.tick"
 ENDED = "historical_sync.ended"
+ENDING = "historical_sync.ending"
 app: App = django_app
 
 
@@ -75,6 +76,19 @@ def tell(tenant_id: UUID | str) -> None:
     """Has what is due to be told of the tenant's jobs delivered."""
     with suppress(AlreadyEnqueued), transaction.atomic():
         ended.configure(queueing_lock=f"{ENDED} {tenant_id}").defer(tenant_id=str(tenant_id))
+
+
+@django_app.task(
+    queue=UPKEEP,
+    name=ENDING,
+    pass_context=False,
+    retry=RetryStrategy(max_attempts=8, exponential_wait=5, retry_exceptions=[OSError, OperationalError]),  # for a day
+)
+async def access_ends(connection_id: str, membership_id: str, tenant_id: str) -> None:
+    """Writes to a member that access ends soon; again later where the mail server does not take it."""
+    from historical_sync import ending
+
+    await ending.send(connection_id, membership_id, tenant_id)
 
 
 @django_app.task(queue=QUEUE, name=REMOVE, pass_context=False)

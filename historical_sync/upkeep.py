@@ -17,7 +17,7 @@ from atom.access import system_actor
 from atom.errors import Refused
 from atom.models import Tenant
 from atom.tenancy import across_tenants, tenant_scope
-from historical_sync import actions, delivering, forgetting, notices, queueing, schedules, states, tasks
+from historical_sync import actions, delivering, ending, forgetting, notices, queueing, schedules, states, tasks
 from historical_sync.models import HistoricalSyncJob, StaleEntity
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def by_the_clock(now: datetime | None = None) -> None:
     """Does all that is due at `now`. What goes wrong in one part keeps no other from its turn."""
     now = now or timezone.now()
     parts = (
-        _go_on, queueing.start_all_waiting, schedules.start_due, _tell, _tidy, notices.forget_old, forgetting.forget_parts,
+        _go_on, queueing.start_all_waiting, schedules.start_due, _tell, ending.tell_of_ends, _tidy, notices.forget_old, forgetting.forget_parts,
         _forget_sessions,
     )  # fmt: skip
     for part in parts:

@@ -311,6 +311,7 @@ def _store(
             scopes = account.scopes if account.scopes is not None else granted_scopes(granted)
             row.scopes = None if scopes is None else list(scopes)
             row.grant_expires_at = account.expires_at or gateway.grant_expiry(granted)
+            row.end_told_at = None
             former = row.only
             if only is not None:
                 row.only = list(only)

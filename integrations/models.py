@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, ClassVar
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
+from django.db.models import F, Q
 from django.utils import timezone
 
 from atom.models import Tenant, User
@@ -15,7 +17,6 @@ from integrations.providers import PROVIDERS, get
 from integrations.providers.base import Provider
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from typing import TypedDict
 
     class Credentials(TypedDict, total=False):
@@ -37,6 +38,13 @@ class ConnectionQuerySet(models.QuerySet):
     def live(self) -> ConnectionQuerySet:
         """All but the disconnected ones."""
         return self.exclude(status=ConnectionStatus.DISCONNECTED)
+
+    def ending(self, now: datetime, ahead: timedelta) -> ConnectionQuerySet:
+        """Those whose access ends so soon, of which nobody has been told. An end that is a little later than the one that was told of, as
+        a refresh may compute it, is that one."""
+        untold = Q(end_told_at=None) | Q(end_told_at__lt=F("grant_expires_at") - ahead - timedelta(days=1))
+        soon = Q(grant_expires_at__gt=now, grant_expires_at__lte=now + ahead)
+        return self.filter(soon, untold, status=ConnectionStatus.CONNECTED)
 
 
 class Connection(models.Model):
@@ -72,6 +80,12 @@ class Connection(models.Model):
     grant_expires_at = models.DateTimeField(
         null=True, blank=True, help_text="When access ends unless somebody renews it, if the provider said."
     )
+    end_told_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="When it was told that access ends soon; none since it was granted.",
+    )
     last_error = models.TextField(blank=True)
     last_success_at = models.DateTimeField(null=True, blank=True)
     prompted_at = models.DateTimeField(null=True, blank=True, help_text="When the offer to import history was shown.")
@@ -93,7 +107,12 @@ class Connection(models.Model):
         ordering = ["provider_slug", "account_label"]
         constraints = [
             models.UniqueConstraint(fields=["tenant", "provider_slug", "external_account_id"], name="connection_once"),
-            models.CheckConstraint(condition=models.Q(status__in=ConnectionStatus.values), name="connection_status"),
+            models.CheckConstraint(condition=Q(status__in=ConnectionStatus.values), name="connection_status"),
+        ]
+        indexes = [
+            models.Index(
+                fields=["grant_expires_at"], condition=Q(grant_expires_at__isnull=False), name="connection_ends"
+            )
         ]
 
     def __str__(self) -> str:

@@ -22,6 +22,7 @@ from atom.views import tenant_required
 from historical_sync import delivering, tasks
 from historical_sync import webhooks as endpoints
 from historical_sync.automation import EVENTS, NotificationPreference, WebhookEndpoint
+from integrations.health import WARN_AHEAD
 
 LOGGED = 50  # deliveries on a page of the log
 # What is asked before it is done to an endpoint: (action, words, question, what is lost and what is kept).
@@ -44,6 +45,7 @@ CHOICES = (
     ),
     ("paused_by_hand", "Somebody paused an import", "It waits until somebody resumes it."),
 )
+ALSO_ENDS = f" And, once, {WARN_AHEAD.days} days before access to a tool ends."
 
 
 @require_http_methods(["GET", "POST"])
@@ -60,8 +62,11 @@ def notifications(request: HttpRequest) -> HttpResponse:
         messages.success(request, "Saved.")
         return redirect("notifications")
     preference = NotificationPreference.of(membership)
+    also = {"failed": ALSO_ENDS} if actor.may(Right.CONNECT) else {}
     context = {
-        "choices": [(name, words, hint, getattr(preference, name)) for name, words, hint in CHOICES],
+        "choices": [
+            (name, words, hint + also.get(name, ""), getattr(preference, name)) for name, words, hint in CHOICES
+        ],
         "sends_mail": settings.SENDS_MAIL,
     }
     return render(request, "historical_sync/notifications.html", context)
