@@ -2,7 +2,8 @@
 
 An attempt is claimed in a transaction, made outside of any, and recorded in another. A worker that dies in between leaves a claim
 that runs out: the attempt is made again with the same id, by which a receiver knows it. So nothing is lost; twice comes only what
-had arrived when its worker died.
+had arrived when its worker died. What is due, and for how long a claim holds, goes by the database's clock: workers' own may differ
+(`now` is for who wants it to be another time).
 
 Each receiver has a lane of its own (`Deliveries`): one that takes all the time it is given holds up what goes to itself, and nothing else.
 """
@@ -21,7 +22,8 @@ from uuid import UUID
 from channels.db import DatabaseSyncToAsync
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Case, F, Min, QuerySet, Value, When
+from django.db.models import Case, Expression, F, Min, QuerySet, When
+from django.db.models.functions import Now
 from django.utils import timezone
 from standardwebhooks import Webhook
 
@@ -75,9 +77,8 @@ class Deliveries:
         try:
             while not self._closing:
                 again.clear()
-                following = await deliver_due(tenant_id, receiver, attempt=self._attempt)
-                wait = SOON if following is None else following - timezone.now()
-                if wait < SOON:
+                wait = await deliver_due(tenant_id, receiver, attempt=self._attempt)
+                if wait is not None and wait < SOON:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(again.wait(), max(0.0, wait.total_seconds()))
                 elif not again.is_set():
@@ -106,7 +107,7 @@ class Deliveries:
 
 async def attempt(tenant_id: UUID | str, delivery_id: UUID, now: datetime | None = None) -> None:
     """Makes one attempt, if it is due and nobody else is at it."""
-    claimed: Delivery | None = await in_thread(_claim)(tenant_id, delivery_id, now or timezone.now())
+    claimed: Delivery | None = await in_thread(_claim)(tenant_id, delivery_id, now)
     if claimed is None:
         return
     code, problem = None, "It could not be made ready."
@@ -117,7 +118,7 @@ async def attempt(tenant_id: UUID | str, delivery_id: UUID, now: datetime | None
             problem = await DatabaseSyncToAsync(_mail, thread_sensitive=False, executor=_MAIL)(claimed)
     except Exception:
         log.exception("delivery %s could not be made", delivery_id)
-    await in_thread(_record)(claimed, code, problem, now or timezone.now())
+    await in_thread(_record)(claimed, code, problem, now)
 
 
 async def deliver_due(
@@ -125,17 +126,17 @@ async def deliver_due(
     receiver: UUID | None,
     now: datetime | None = None,
     attempt: Callable[[UUID | str, UUID, datetime | None], Awaitable[None]] = attempt,
-) -> datetime | None:
-    """Makes the attempts to the receiver that are due at `now`; when its next one is. receiver: an endpoint; None: mails."""
-    due: Iterator[UUID] = iter(await in_thread(_due)(tenant_id, receiver, now or timezone.now()))
+) -> timedelta | None:
+    """Makes the attempts to the receiver that are due; how long until its next one. receiver: an endpoint; None: mails."""
+    due: Iterator[UUID] = iter(await in_thread(_due)(tenant_id, receiver, now))
 
     async def one_after_the_other() -> None:
         for delivery_id in due:
             await attempt(tenant_id, delivery_id, now)
 
     await asyncio.gather(*(one_after_the_other() for _ in range(AT_ONCE)))
-    following: datetime | None = await in_thread(_next)(tenant_id, receiver)
-    return following
+    wait: timedelta | None = await in_thread(_wait)(tenant_id, receiver, now)
+    return wait
 
 
 def receivers(tenant_id: UUID | str) -> list[UUID | None]:
@@ -145,11 +146,11 @@ def receivers(tenant_id: UUID | str) -> list[UUID | None]:
         return list(pending.order_by().values_list("endpoint_id", flat=True).distinct())
 
 
-def resend(tenant_id: UUID | str, delivery_id: UUID, now: datetime) -> bool:
+def resend(tenant_id: UUID | str, delivery_id: UUID) -> bool:
     """Has a webhook's delivery made again at once, whatever became of it; False when there is none."""
     return (
         Delivery.objects.filter(tenant_id=tenant_id, id=delivery_id, endpoint__enabled=True).update(
-            status=PENDING, attempts=0, next_attempt_at=now, detail=""
+            status=PENDING, attempts=0, next_attempt_at=Now(), detail=""
         )
         > 0
     )
@@ -163,29 +164,33 @@ def tenants_with_something_due(now: datetime) -> set[UUID]:
         return {*new, *due.order_by().values_list("tenant_id", flat=True).distinct()}
 
 
-def _due(tenant_id: UUID | str, receiver: UUID | None, now: datetime) -> list[UUID]:
+def _at(now: datetime | None, later: timedelta = timedelta(0)) -> datetime | Expression:
+    return Now() + later if now is None else now + later
+
+
+def _due(tenant_id: UUID | str, receiver: UUID | None, now: datetime | None) -> list[UUID]:
     with tenant_scope(tenant_id):
-        due = _pending(tenant_id, receiver).filter(next_attempt_at__lte=now)
+        due = _pending(tenant_id, receiver).filter(next_attempt_at__lte=_at(now))
         return list(due.order_by("next_attempt_at").values_list("id", flat=True)[:MOST])
 
 
-def _next(tenant_id: UUID | str, receiver: UUID | None) -> datetime | None:
+def _wait(tenant_id: UUID | str, receiver: UUID | None, now: datetime | None) -> timedelta | None:
     with tenant_scope(tenant_id):
-        return _pending(tenant_id, receiver).aggregate(next=Min("next_attempt_at"))["next"]
+        return _pending(tenant_id, receiver).aggregate(wait=Min("next_attempt_at") - _at(now))["wait"]
 
 
 def _pending(tenant_id: UUID | str, receiver: UUID | None) -> QuerySet[Delivery]:
     return Delivery.objects.filter(tenant_id=tenant_id, endpoint=receiver, status=PENDING)
 
 
-def _claim(tenant_id: UUID | str, delivery_id: UUID, now: datetime) -> Delivery | None:
+def _claim(tenant_id: UUID | str, delivery_id: UUID, now: datetime | None) -> Delivery | None:
     with tenant_scope(tenant_id), transaction.atomic():
         claimed = Delivery.objects.filter(
-            tenant_id=tenant_id, id=delivery_id, status=PENDING, next_attempt_at__lte=now
+            tenant_id=tenant_id, id=delivery_id, status=PENDING, next_attempt_at__lte=_at(now)
         ).update(
             attempts=F("attempts") + 1,
-            last_attempt_at=now,
-            next_attempt_at=Case(When(endpoint=None, then=Value(now + MAIL_CLAIMED)), default=Value(now + CLAIMED)),
+            last_attempt_at=_at(now),
+            next_attempt_at=Case(When(endpoint=None, then=_at(now, MAIL_CLAIMED)), default=_at(now, CLAIMED)),
         )
         if not claimed:
             return None
@@ -239,7 +244,7 @@ def _in_vain(delivery: Delivery) -> str:
     return "" if delivery.membership.user.is_active else "The member has no access any more."
 
 
-def _record(delivery: Delivery, code: int | None, problem: str, now: datetime) -> None:
+def _record(delivery: Delivery, code: int | None, problem: str, now: datetime | None) -> None:
     with tenant_scope(delivery.tenant_id), transaction.atomic():
         # The endpoint's row before its delivery's, as whoever turns it off locks them.
         if delivery.endpoint is not None and delivery.endpoint.enabled:
@@ -257,10 +262,10 @@ def _record(delivery: Delivery, code: int | None, problem: str, now: datetime) -
         elif wait is None or off:
             mine.update(status=FAILED, next_attempt_at=None, response_code=code, detail=problem)
         else:
-            mine.update(next_attempt_at=now + wait, response_code=code, detail=problem)
+            mine.update(next_attempt_at=_at(now, wait), response_code=code, detail=problem)
 
 
-def _judge(endpoint: WebhookEndpoint, code: int | None, problem: str, now: datetime) -> None:
+def _judge(endpoint: WebhookEndpoint, code: int | None, problem: str, now: datetime | None) -> None:
     """Remembers since when nothing gets through to the endpoint, and turns it off when that is too long or it asks for it."""
     same = WebhookEndpoint.objects.filter(tenant_id=endpoint.tenant_id, id=endpoint.id, enabled=True)
     if not problem:
@@ -268,7 +273,7 @@ def _judge(endpoint: WebhookEndpoint, code: int | None, problem: str, now: datet
     elif code == GONE:
         same.update(enabled=False, disabled_reason="The receiver answered that it is gone (410).")
     else:
-        same.filter(failing_since=None).update(failing_since=now)
-        same.filter(failing_since__lte=now - DISABLE_AFTER).update(
+        same.filter(failing_since=None).update(failing_since=_at(now))
+        same.filter(failing_since__lte=_at(now, -DISABLE_AFTER)).update(
             enabled=False, disabled_reason=f"Nothing got through for {DISABLE_AFTER.days} days. {problem}"
         )

@@ -15,6 +15,7 @@ from django.conf import settings
 from django.core.mail import EmailMessage
 from django.db import transaction
 from django.db.models import Exists, OuterRef
+from django.db.models.functions import Now
 from django.urls import reverse
 
 from atom.models import Membership
@@ -31,7 +32,7 @@ REMINDED = timedelta(hours=20)  # of a schedule that goes on failing, and no ear
 LONGEST = timedelta(days=7)  # that an import takes, as a rule: a schedule leaves tens of thousands
 
 
-def spread(tenant_id: UUID | str, now: datetime) -> None:
+def spread(tenant_id: UUID | str) -> None:
     """Makes the tenant's new notices deliveries that are due at once. The caller is in the tenant's scope."""
     with transaction.atomic():
         new = list(
@@ -48,14 +49,14 @@ def spread(tenant_id: UUID | str, now: datetime) -> None:
             common: dict[str, Any] = {
                 "tenant_id": tenant_id,
                 "notice": notice,
-                "next_attempt_at": now,
-                "created_at": now,
+                "next_attempt_at": Now(),
+                "created_at": Now(),
             }
             made += [Delivery(endpoint=one, **common) for one in endpoints if notice.event in one.events]
             if not _goes_on(notice):
                 made += [Delivery(membership=one.membership, **common) for one in members if one.wants(notice)]
         Delivery.objects.bulk_create(made, ignore_conflicts=True)
-        Notice.objects.filter(tenant_id=tenant_id, id__in=[notice.id for notice in new]).update(spread_at=now)
+        Notice.objects.filter(tenant_id=tenant_id, id__in=[notice.id for notice in new]).update(spread_at=Now())
 
 
 def preferences(tenant_id: UUID | str) -> list[NotificationPreference]:

@@ -105,7 +105,7 @@ def after_an_end(tenant_id: str) -> None:
     with tenant_scope(tenant_id):
         for part in (
             lambda: _note_successes(tenant_id),
-            lambda: notices.spread(tenant_id, timezone.now()),
+            lambda: notices.spread(tenant_id),
             lambda: queueing.start_waiting(tenant_id),
             lambda: _tidy_after(tenant_id),
         ):

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import time_machine
 from django.core import mail
 from django.db import connection as database
 from django.db import transaction
@@ -132,8 +133,9 @@ def tell(tenant: Any, now: Any = None) -> Any:
 
 def deliver_due(tenant: Any, now: Any = None) -> Any:
     """The next attempt that follows, of all receivers."""
-    following = [asyncio.run(delivering.deliver_due(tenant.id, one, now)) for one in delivering.receivers(tenant.id)]
-    return min(filter(None, following), default=None)
+    for one in delivering.receivers(tenant.id):
+        asyncio.run(delivering.deliver_due(tenant.id, one, now))
+    return min(filter(None, (one.next_attempt_at for one in deliveries(tenant))), default=None)
 
 
 def deliveries(tenant: Any) -> list[Delivery]:
@@ -312,6 +314,38 @@ def test_a_worker_that_dies_at_it_leaves_it_to_the_next(hooked: SimpleNamespace)
     tell(hooked.tenant, now + 2 * MINUTE)
     verified(hooked)
     assert deliveries(hooked.tenant)[0].status == "delivered"
+
+
+def test_a_worker_whose_clock_is_ahead_leaves_an_attempt_to_who_is_at_it(hooked: SimpleNamespace) -> None:
+    """The claim holds for a minute by the database's clock, whatever a worker's says."""
+    end(hooked.job, "completed")
+    hooked.receiver.may_answer.clear()
+    first = threading.Thread(target=tell, args=[hooked.tenant])
+    first.start()
+    try:
+        wait_for(lambda: hooked.receiver.got)
+        with time_machine.travel(timezone.now() + 3 * MINUTE):
+            assert hooked.tenant.id in delivering.tenants_with_something_due(timezone.now())
+            second = threading.Thread(target=tell, args=[hooked.tenant])
+            second.start()
+            second.join(5)
+            assert len(hooked.receiver.got) == 1
+    finally:
+        hooked.receiver.may_answer.set()
+        first.join(20)
+        second.join(20)
+    (delivery,) = deliveries(hooked.tenant)
+    assert (delivery.status, delivery.attempts) == ("delivered", 1)
+
+
+def test_a_worker_whose_clock_is_behind_tries_again_in_time(hooked: SimpleNamespace) -> None:
+    hooked.receiver.answers = [500]
+    end(hooked.job, "completed")
+    with time_machine.travel(timezone.now() - 10 * MINUTE):
+        tell(hooked.tenant)
+        (delivery,) = deliveries(hooked.tenant)
+    assert delivery.attempts == 1
+    assert timezone.now() < delivery.next_attempt_at < timezone.now() + timedelta(seconds=10)
 
 
 def test_what_is_heard_late_of_an_attempt_that_was_given_up_for_lost_changes_nothing(hooked: SimpleNamespace) -> None:

@@ -10,7 +10,6 @@ from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST
 
 from atom.access import Right
@@ -122,7 +121,7 @@ def resend(request: HttpRequest, delivery_id: UUID) -> HttpResponse:
     tenant = actor_of(request).tenant
     if not endpoints.log_of(tenant).filter(id=delivery_id).exists():
         raise Http404
-    if delivering.resend(tenant.id, delivery_id, timezone.now()):
+    if delivering.resend(tenant.id, delivery_id):
         tasks.tell(tenant.id)
         messages.success(request, "It is sent again.")
     else:
