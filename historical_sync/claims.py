@@ -204,7 +204,7 @@ async def release(
                 """
                 UPDATE historical_sync_historicalsyncjob job
                 SET waiting_until = GREATEST(job.waiting_until, chunk.not_before), last_error_code = %s, last_error_message = %s,
-                    pace_at = NULL, earlier_pace_at = NULL, revision = job.revision + 1
+                    last_error_at = clock_timestamp(), pace_at = NULL, earlier_pace_at = NULL, revision = job.revision + 1
                 FROM historical_sync_syncchunk chunk
                 WHERE job.id = %s AND chunk.id = %s RETURNING chunk.not_before
                 """,
@@ -229,7 +229,7 @@ async def retry_later(
         await cursor.execute(
             """
             UPDATE historical_sync_historicalsyncjob
-            SET last_error_code = %s, last_error_message = %s, revision = revision + 1 WHERE id = %s
+            SET last_error_code = %s, last_error_message = %s, last_error_at = clock_timestamp(), revision = revision + 1 WHERE id = %s
             """,
             [code, message, lease.job_id],
         )
@@ -250,7 +250,8 @@ async def fail(pool: Pool, lease: Lease, code: str, message: str, *, astray: boo
         await cursor.execute(
             """
             UPDATE historical_sync_historicalsyncjob
-            SET failed_chunks = failed_chunks + 1, last_error_code = %s, last_error_message = %s, revision = revision + 1
+            SET failed_chunks = failed_chunks + 1, last_error_code = %s, last_error_message = %s, last_error_at = clock_timestamp(),
+                revision = revision + 1
             WHERE id = %s
             """,
             [code, message, lease.job_id],

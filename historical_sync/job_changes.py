@@ -88,7 +88,7 @@ async def planning_waits(
             """
             UPDATE historical_sync_historicalsyncjob
             SET waiting_until = clock_timestamp() + %s::interval, last_error_code = %s, last_error_message = %s,
-                attempts = attempts + %s, revision = revision + 1
+                last_error_at = clock_timestamp(), attempts = attempts + %s, revision = revision + 1
             WHERE id = %s AND status IN ('pending', 'running') RETURNING waiting_until
             """,
             [from_now(until), code, message, int(failed), job_id],

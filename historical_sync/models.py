@@ -144,6 +144,12 @@ class HistoricalSyncJob(models.Model):
     waiting_until = models.DateTimeField(null=True, blank=True)
     last_error_code = models.CharField(max_length=60, blank=True)
     last_error_message = models.TextField(blank=True)
+    last_error_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="When it was met; later than the last page, it is what holds up the next.",
+    )
     retry_count = models.PositiveIntegerField(default=0)
     revision = models.PositiveBigIntegerField(default=0)
     idempotency_key = models.CharField(max_length=200, blank=True)

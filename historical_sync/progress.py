@@ -47,6 +47,7 @@ class JobNumbers(Protocol):
     failed_chunks: int
     waiting_until: datetime | None
     last_error_code: str
+    last_error_at: datetime | None
     last_page_at: datetime | None
     earlier_pace_at: datetime | None
     earlier_pace_progress: float
@@ -57,7 +58,7 @@ class JobNumbers(Protocol):
 class JobProgress:
     """percentage: 0-100. records_per_second, seconds_*: None when unknown or waiting. phase: words for people.
 
-    quiet: it is at work, and no page has come in for a while.
+    quiet: it is at work, and no page has come in for a while; erring: but errors have.
     """
 
     percentage: int
@@ -68,6 +69,7 @@ class JobProgress:
     waiting_until: datetime | None
     phase: str
     quiet: bool
+    erring: bool
 
 
 def describe(job: JobNumbers, now: datetime | None = None) -> JobProgress:
@@ -89,7 +91,12 @@ def describe(job: JobNumbers, now: datetime | None = None) -> JobProgress:
             spread = 0.1 + 0.5 * (1 - done) ** 2
             low, high = remaining * (1 - min(spread, 0.8)), remaining * (1 + spread)
     quiet = at_work and _is_quiet(job, now)
-    return JobProgress(percentage(job), records_per_second, remaining, low, high, waiting, _phase(job, waiting), quiet)
+    erring = (
+        quiet and job.last_error_at is not None and (job.last_page_at is None or job.last_error_at > job.last_page_at)
+    )
+    return JobProgress(
+        percentage(job), records_per_second, remaining, low, high, waiting, _phase(job, waiting), quiet, erring
+    )
 
 
 def percentage(job: Work) -> int:

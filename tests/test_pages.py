@@ -219,11 +219,13 @@ def test_the_monitor_shows_waiting_as_waiting_with_its_time(cast: SimpleNamespac
         assert words in client.get(f"/jobs/{job.id}/live").content.decode()
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(3, False), (40, True)])
+@pytest.mark.parametrize(("seconds", "erred", "told"), [(3, 2, False), (40, 30, True), (40, 50, False)])
 def test_a_provider_that_answers_with_errors_alone_is_told_of_beside_the_last_page(
-    cast: SimpleNamespace, signed_in: Any, seconds: int, told: bool
+    cast: SimpleNamespace, signed_in: Any, seconds: int, erred: int, told: bool
 ) -> None:
-    trouble = {"last_error_code": "provider_unavailable", "last_error_message": "GitHub answered 502 Bad Gateway"}
+    """What it got over before the last page says nothing of why the next one takes long."""
+    trouble = {"last_error_code": "provider_unavailable", "last_error_message": "GitHub answered 502 Bad Gateway",
+               "last_error_at": timezone.now() - timedelta(seconds=erred)}  # fmt: skip
     with tenant_scope(cast.acme.id):
         job = make_job(make_connection(cast.acme), status=states.RUNNING, planned=True, started_at=timezone.now(),
                        last_page_at=timezone.now() - timedelta(seconds=seconds), **trouble)  # fmt: skip
@@ -240,8 +242,9 @@ def test_what_an_import_waited_for_is_no_error_once_that_is_over(
     cast: SimpleNamespace, signed_in: Any, code: str
 ) -> None:
     """Its first page after a wait for the provider's limit is yet to come, and the last one lies as far back as the wait was long."""
-    waited = {"last_error_code": code, "last_error_message": "GitHub's rate limit is used up"}
     now = timezone.now()
+    waited = {"last_error_code": code, "last_error_message": "GitHub's rate limit is used up",
+              "last_error_at": now - timedelta(minutes=4)}  # fmt: skip
     with tenant_scope(cast.acme.id):
         job = make_job(make_connection(cast.acme), status=states.RUNNING, planned=True, started_at=now,
                        last_page_at=now - timedelta(minutes=5), waiting_until=now - timedelta(seconds=1), **waited)  # fmt: skip

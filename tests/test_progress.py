@@ -21,7 +21,7 @@ def job(**given: Any) -> Any:
     values = {
         "status": "running", "control": "none", "pause_reason": "", "planned": True, "phase_detail": "", "progress": 0.0,
         "progress_total": 100.0, "records_processed": 0, "records_skipped": 0, "total_chunks": 4, "failed_chunks": 0,
-        "waiting_until": None, "last_error_code": "", "last_page_at": None, "earlier_pace_at": None, "earlier_pace_progress": 0.0, "earlier_pace_records": 0,
+        "waiting_until": None, "last_error_code": "", "last_error_at": None, "last_page_at": None, "earlier_pace_at": None, "earlier_pace_progress": 0.0, "earlier_pace_records": 0,
     }  # fmt: skip
     return SimpleNamespace(**{**values, **given})
 
@@ -67,6 +67,15 @@ def test_speed_and_time_left_come_from_the_recent_past() -> None:
 )
 def test_a_job_at_work_without_a_page_for_long_is_quiet(given: dict[str, Any], quiet: bool) -> None:
     assert describe(job(**given), NOW).quiet is quiet
+
+
+@pytest.mark.parametrize(
+    ("page", "error", "erring"), [(5, 2, False), (40, 20, True), (40, 50, False), (None, 20, True)]
+)
+def test_a_quiet_job_errs_if_what_came_in_last_was_an_error(page: int | None, error: int, erring: bool) -> None:
+    last_page_at = None if page is None else NOW - timedelta(seconds=page)
+    seen = describe(job(last_page_at=last_page_at, last_error_at=NOW - timedelta(seconds=error)), NOW)
+    assert seen.erring is erring
 
 
 def test_a_job_that_waits_has_no_speed_and_no_end_but_a_time() -> None:

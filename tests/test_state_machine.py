@@ -208,6 +208,26 @@ def test_a_pause_of_a_job_that_was_completing_comes_too_late(running: SimpleName
         assert actions.get_job(running.tenant, job.id).status == "completed"
 
 
+@pytest.mark.parametrize("what", ["waits", "tries again", "fails", "is not planned"])
+def test_when_a_job_met_its_last_error_is_after_the_page_before(running: SimpleNamespace, what: str) -> None:
+    with tenant_scope(running.tenant.id):
+        job = a_job(running.tenant, "pending")
+        claim = running.do(claims.claim(running.pool, str(job.id), str(job.tenant_id), ROOM))
+        running.do(store(running.pool, claim, []))
+        page_at = actions.get_job(running.tenant, job.id).last_page_at
+        soon = timezone.now() + timedelta(minutes=1)
+        if what == "waits":
+            running.do(claims.release(running.pool, claim.lease, not_before=soon, waiting="a limit"))
+        elif what == "tries again":
+            running.do(claims.retry_later(running.pool, claim.lease, "code", "words", soon))
+        elif what == "fails":
+            running.do(claims.fail(running.pool, claim.lease, "code", "words"))
+        else:
+            of_job = str(job.id), str(job.tenant_id)
+            running.do(job_changes.planning_waits(running.pool, *of_job, soon, "code", "words", failed=True))
+        assert actions.get_job(running.tenant, job.id).last_error_at > page_at
+
+
 @pytest.mark.parametrize("what", ["fail", "split", "no plan", "lost access"])
 def test_a_cancel_that_was_accepted_wins_over_whatever_else_ends_the_job(running: SimpleNamespace, what: str) -> None:
     with tenant_scope(running.tenant.id):

@@ -150,6 +150,7 @@ def _jobs(tenant: Tenant) -> dict[str, HistoricalSyncJob]:
         | {
             "status": states.RUNNING,
             "last_page_at": now - timedelta(minutes=1),
+            "last_error_at": now - timedelta(seconds=5),
             "last_error_code": "provider_unavailable",
             "last_error_message": "GitHub answered 502 Bad Gateway.",
         },
