@@ -21,7 +21,7 @@ from atom.access import RIGHTS, Right
 from atom.models import Membership
 from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import tasks
-from historical_sync.notices import preferences
+from historical_sync.notices import preferences, written
 from integrations.health import WARN_AHEAD, health_of
 from integrations.models import Connection
 
@@ -84,16 +84,5 @@ def email(connection: Connection, membership: Membership) -> EmailMessage:
         "",
         "Imports stop then. Reconnect it on the integrations page, and they go on without a break.",
     ]
-    if settings.PUBLIC_URL:
-        lines += [
-            "",
-            f"Reconnect: {settings.PUBLIC_URL}{reverse('integrations')}",
-            f"Which e-mails you get: {settings.PUBLIC_URL}{reverse('notifications')}",
-        ]
     message_id = uuid5(membership.id, f"{connection.id} {connection.end_told_at.isoformat()}")
-    return EmailMessage(
-        " ".join(subject.split()),
-        "\n".join(lines) + "\n",
-        to=[membership.user.email],
-        headers={"Message-ID": f"<{message_id}@atom.invalid>", "Auto-Submitted": "auto-generated"},
-    )
+    return written(membership, subject, lines, "Reconnect", reverse("integrations"), message_id)

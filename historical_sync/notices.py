@@ -6,6 +6,7 @@ is spread once; what is on its way is a row with the time of its next attempt (`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -117,7 +118,7 @@ def email(delivery: Delivery) -> EmailMessage:
     assert membership is not None
     job = job_of(notice)
     connection = job.connection
-    subject = " ".join(f"{connection.provider_name} import {notice.event}: {connection.account_label}".split())
+    subject = f"{connection.provider_name} import {notice.event}: {connection.account_label}"
     lines = [
         f"The import of {connection} {notice.event}.",
         "",
@@ -127,17 +128,21 @@ def email(delivery: Delivery) -> EmailMessage:
     if job.last_error_message:
         why = "Why: " if notice.event != "completed" else ""
         lines.append(f"{why}{sentence(job.last_error_message)}")
-    if settings.PUBLIC_URL:
-        lines += [
-            "",
-            f"The import: {settings.PUBLIC_URL}{reverse('job', args=[job.id])}",
-            f"Which e-mails you get: {settings.PUBLIC_URL}{reverse('notifications')}",
-        ]
+    return written(membership, subject, lines, "The import", reverse("job", args=[job.id]), delivery.id)
+
+
+def written(
+    membership: Membership, subject: str, lines: Sequence[str], what: str, path: str, message_id: UUID
+) -> EmailMessage:
+    """An e-mail to the member that nobody answers. what, path: of the page that it is about, where this Atom knows its own address."""
+    root = settings.PUBLIC_URL
+    where = [f"{what}: {root}{path}"] if root else []
+    choice = f"{root}{reverse('notifications')}" if root else "in Atom, under Notifications"
     return EmailMessage(
-        subject,
-        "\n".join(lines) + "\n",
+        " ".join(subject.split()),
+        "\n".join([*lines, "", *where, f"Which e-mails you get: {choice}", ""]),
         to=[membership.user.email],
-        headers={"Message-ID": f"<{delivery.id}@atom.invalid>", "Auto-Submitted": "auto-generated"},
+        headers={"Message-ID": f"<{message_id}@atom.invalid>", "Auto-Submitted": "auto-generated"},
     )
 
 

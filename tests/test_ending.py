@@ -62,6 +62,7 @@ def test_that_access_ends_is_told_once_when_the_card_begins_to_warn(github: Conn
     ends(github, at)
     assert told() == ["alice"]
     (sent,) = mail.outbox
+    assert sent.body.endswith("Which e-mails you get: https://atom.example/settings/notifications\n")
     assert sent.subject == f"Access to GitHub ends on {at.day} {at:%b}: acme-github"
     assert f"Access of Acme to GitHub (acme-github) ends on {at.day} {at:%b %Y}, 09:05 UTC." in sent.body
     assert "https://atom.example/integrations" in sent.body

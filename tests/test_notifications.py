@@ -755,6 +755,7 @@ def test_owners_and_admins_are_mailed_of_what_needs_somebody_unless_they_chose_o
     end(hooked.job, status, pause_reason=reason)
     tell(hooked.tenant)
     assert sorted(sent.to[0] for sent in mail.outbox) == (["ada@acme.test", "alice@acme.test"] if told else [])
+    assert all(sent.body.endswith("Which e-mails you get: in Atom, under Notifications\n") for sent in mail.outbox)
 
 
 def test_the_form_shows_what_owners_are_mailed_of_and_keeps_that_they_do_not_want_it(
