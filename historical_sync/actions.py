@@ -112,12 +112,7 @@ def start_sync(
         _check_connection(connection)
         _check_plan(tenant, since, asked_at or now, scheduled=trigger == "schedule")
         _check_records(tenant, now)
-        active = jobs_of(tenant).active()
-        if (other := active.filter(connection=connection).first()) is not None:
-            words = f"{connection} is already being imported. Wait for it, or cancel it first."
-            if other.status == states.PAUSED:  # it does not end by itself
-                words = f"An import of {connection} is paused. Resume it, or cancel it first."
-            raise Refused("job_already_active", words)
+        _check_idle(tenant, connection)
         _check_room(tenant)
         job = HistoricalSyncJob.objects.create(
             tenant=tenant,
@@ -142,8 +137,10 @@ def start_sync(
     return job
 
 
-def start_incremental(actor: Actor, connection: Connection, *, trigger: str = "manual") -> HistoricalSyncJob:
-    """Brings what came and changed since the last import of what was imported before, to now. For the scheduler and for people.
+def start_incremental(
+    actor: Actor, connection: Connection, *, trigger: str = "manual", idempotency_key: str = ""
+) -> HistoricalSyncJob:
+    """Brings what came and changed since the last import of what was imported before, to now. For the scheduler, people and programs.
 
     It goes on at the watermark of the last job's start, not at its end: what changed while that ran is not missed, and what was
     read already is met again as unchanged. Raises as `start_sync` does, and Refused when nothing has been imported yet.
@@ -151,15 +148,20 @@ def start_incremental(actor: Actor, connection: Connection, *, trigger: str = "m
     now = timezone.now()
     mark = coverage.watermark(connection)
     if mark is None:
+        _check_startable(actor.tenant, connection)
         raise Refused("invalid_state", f"Nothing of {connection} has been imported yet. Import its history first.")
     have = {stream for stream, _ in coverage.ledger(connection)} | coverage.empty_so_far(connection)
     have |= coverage.partly_here(connection)
     names = [stream.name for stream in connection.provider.streams if stream.name in have]
     start = _within_depth(actor.tenant, min(mark, now - CLOCKS_APART), now)
-    return start_sync(actor, connection, start=start, streams=names, trigger=trigger, kind="incremental")
+    return start_sync(
+        actor, connection, start=start, streams=names, trigger=trigger, kind="incremental", idempotency_key=idempotency_key
+    )  # fmt: skip
 
 
-def repair_gaps(actor: Actor, connection: Connection) -> HistoricalSyncJob:
+def repair_gaps(
+    actor: Actor, connection: Connection, *, trigger: str = "manual", idempotency_key: str = ""
+) -> HistoricalSyncJob:
     """Imports what was asked for and is not here: what failed, was cancelled, or lies between two imports.
 
     Raises as `start_sync` does, and Refused when nothing is missing.
@@ -167,12 +169,16 @@ def repair_gaps(actor: Actor, connection: Connection) -> HistoricalSyncJob:
     now = timezone.now()
     held = [part for part in coverage.of_connection(connection) if part.missing]
     if not held:
+        _check_startable(actor.tenant, connection)
         raise Refused("invalid_state", f"Nothing is missing of {connection}.")
     known = {part.stream for part in held}
     names = [stream.name for stream in connection.provider.streams if stream.name in known]
     start = _within_depth(actor.tenant, min(part.missing[0].since for part in held), now)
     end = max(part.missing[-1].until for part in held)
-    return start_sync(actor, connection, start=min(start, end - CLOCKS_APART), end=end, streams=names, kind="repair")
+    return start_sync(
+        actor, connection, start=min(start, end - CLOCKS_APART), end=end, streams=names, trigger=trigger, kind="repair",
+        idempotency_key=idempotency_key,
+    )  # fmt: skip
 
 
 def replay_quarantine(actor: Actor, job: HistoricalSyncJob, seconds: float | None = None) -> Replayed:
@@ -415,6 +421,20 @@ def _check_connection(connection: Connection) -> None:
     _check_kept(connection)
     if connection.status != ConnectionStatus.CONNECTED:
         raise Refused("connection_reauth_required", f"Access to {connection} was lost or given up. Reconnect it first.")
+
+
+def _check_idle(tenant: Tenant, connection: Connection) -> None:
+    if (other := jobs_of(tenant).active().filter(connection=connection).first()) is not None:
+        words = f"{connection} is already being imported. Wait for it, or cancel it first."
+        if other.status == states.PAUSED:  # it does not end by itself
+            words = f"An import of {connection} is paused. Resume it, or cancel it first."
+        raise Refused("job_already_active", words)
+
+
+def _check_startable(tenant: Tenant, connection: Connection) -> None:
+    """Why no import of the connection could start anyway: who is told that there is nothing to go on from would try one next."""
+    _check_connection(connection)
+    _check_idle(tenant, connection)
 
 
 def _check_kept(connection: Connection) -> None:

@@ -30,6 +30,8 @@ from integrations.models import Connection
 from integrations.providers import PROVIDERS
 
 MAX_KEY = 200
+# What an import of what is new, and one of what is missing, find out themselves.
+FOR_HISTORY_ONLY = ("start_date", "end_date", "streams", "full")
 
 
 @extend_schema_field(OpenApiTypes.STR)
@@ -57,6 +59,13 @@ class MomentField(serializers.Field):
 class StartSerializer(Body):
     """What to import; all of it optional."""
 
+    kind = serializers.ChoiceField(
+        KINDS,
+        required=False,
+        default="historical",
+        help_text="historical: the range below, as far as it is not here; incremental: what is new and changed since the last import; "
+        "repair: what imports were to bring and did not. Both of these go without dates, streams and full.",
+    )
     connection_id = serializers.UUIDField(required=False, help_text="Needed when the provider has several connections.")
     start_date = MomentField(
         required=False,
@@ -67,6 +76,15 @@ class StartSerializer(Body):
     )
     streams = BoundedList(child=serializers.CharField(max_length=60), required=False, max_length=100)
     full = serializers.BooleanField(required=False, default=False, help_text="Import again what is covered already.")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if attrs["kind"] != "historical":
+            # full=false says nothing else than its absence, and generated clients send it.
+            beside = [name for name in FOR_HISTORY_ONLY if name in attrs and attrs[name] is not False]
+            if beside:
+                words = f"An import of kind {attrs['kind']} finds out itself what to bring: leave this out."
+                raise serializers.ValidationError({name: [words] for name in beside}, code="invalid")
+        return attrs
 
 
 class LastErrorSerializer(serializers.Serializer):
@@ -182,16 +200,21 @@ class HistoricalSyncViewSet(TenantScoped, viewsets.GenericViewSet):
         # Looked up first: the provider may have got a second account since.
         job = actions.job_of_key(actor.tenant, key) if key else None
         if job is None:
-            job = actions.start_sync(
-                actor,
-                self._connection(actor, integration_id, asked.get("connection_id")),
-                start=asked.get("start_date"),
-                end=asked.get("end_date"),
-                streams=asked.get("streams"),
-                full=asked["full"],
-                trigger="api",
-                idempotency_key=key,
-            )
+            connection = self._connection(actor, integration_id, asked.get("connection_id"))
+            if asked["kind"] == "historical":
+                job = actions.start_sync(
+                    actor,
+                    connection,
+                    start=asked.get("start_date"),
+                    end=asked.get("end_date"),
+                    streams=asked.get("streams"),
+                    full=asked["full"],
+                    trigger="api",
+                    idempotency_key=key,
+                )
+            else:
+                start = {"incremental": actions.start_incremental, "repair": actions.repair_gaps}[asked["kind"]]
+                job = start(actor, connection, trigger="api", idempotency_key=key)
         job = actions.get_job(actor.tenant, job.id)
         return Response({"job_id": str(job.id), "job": job_json(job, actor)}, status=status.HTTP_202_ACCEPTED)
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
+from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
 from django.utils import timezone
 
 from atom.models import ApiKey, AuditEvent, Membership
@@ -47,6 +48,15 @@ def make_connection(tenant: Any, provider: str = "github", account: str = "") ->
     )
     connection.set_credentials("secret-access-token", "secret-refresh-token")
     connection.save()
+    return connection
+
+
+def imported(tenant: Any, provider: str = "github") -> Connection:
+    """A connection of which something has been imported: the issues of a month, up to yesterday."""
+    connection = make_connection(tenant, provider)
+    now = timezone.now()
+    month = DateTimeTZRange(now - timedelta(days=30), now - timedelta(days=1))
+    Coverage.objects.create(tenant=tenant, connection=connection, stream="issues", ranges=[month])
     return connection
 
 

@@ -16,6 +16,7 @@ import pytest
 import time_machine
 from django.conf import settings as project
 from django.db import connections, transaction
+from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
 from django.test import Client
 from django.utils import timezone
 
@@ -23,10 +24,10 @@ from atom import plans
 from atom.models import ApiKey, Tenant
 from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import actions, allowance, states
-from historical_sync.models import DataRemoval, HistoricalSyncJob, JobEvent
+from historical_sync.models import Coverage, DataRemoval, HistoricalSyncJob, JobEvent, SyncChunk
 from integrations.narrowing import MOST_NAMES
 from tests.conftest import wait_for
-from tests.graphs import had, make_connection, make_job
+from tests.graphs import had, imported, make_connection, make_job
 
 FIELDS = {
     "id", "integration_id", "connection_id", "status", "control", "pause_reason", "kind", "trigger", "start_date", "end_date",
@@ -199,6 +200,139 @@ def test_the_tenant_comes_from_the_key_and_from_nothing_else(acme: SimpleNamespa
     assert trace()[0] == 0
 
 
+# -- what is new, what is missing -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def begun(cast: SimpleNamespace) -> SimpleNamespace:
+    """A program of Acme's, and a GitHub connection with the issues of a month, up to yesterday and but for a day in the middle."""
+    with tenant_scope(cast.acme.id):
+        connection = imported(cast.acme)
+        have = Coverage.objects.get(connection=connection)
+        (whole,) = have.ranges
+        job = make_job(
+            connection, status="completed", start_date=whole.lower, completed_at=timezone.now(), watermark=whole.upper
+        )
+        SyncChunk.objects.create(
+            tenant=cast.acme, job=job, ordinal=0, stream="issues", partition="1", since=whole.lower, until=whole.upper,
+            status="completed",
+        )  # fmt: skip
+        hole = whole.lower + timedelta(days=10), whole.lower + timedelta(days=11)
+        have.ranges = [DateTimeTZRange(whole.lower, hole[0]), DateTimeTZRange(hole[1], whole.upper)]
+        have.partition = "1"
+        have.save()
+    return SimpleNamespace(
+        tenant=cast.acme, cast=cast, api=Api(cast.acme), connection=connection, upto=whole.upper, hole=hole
+    )
+
+
+def test_a_program_asks_for_what_is_new(begun: SimpleNamespace) -> None:
+    before = trace()
+    reply = begun.api.start("github", {"kind": "incremental"})
+    assert reply.status_code == 202, reply.json()
+    job = reply.json()["job"]
+    assert (job["kind"], job["trigger"], job["created_by"]) == ("incremental", "api", "API key test")
+    assert (job["streams"], datetime.fromisoformat(job["start_date"])) == (["issues"], begun.upto)
+    assert timezone.now() - datetime.fromisoformat(job["end_date"]) < timedelta(minutes=1)
+    assert trace() == (before[0] + 1, before[1] + 1, before[2] + 1)
+
+
+def test_a_program_asks_for_what_is_missing_until_nothing_is(begun: SimpleNamespace) -> None:
+    job = begun.api.start(begun.connection.id, {"kind": "repair"}).json()["job"]
+    assert (job["kind"], job["trigger"], job["streams"]) == ("repair", "api", ["issues"])
+    assert (datetime.fromisoformat(job["start_date"]), datetime.fromisoformat(job["end_date"])) == begun.hole
+    begun.api.post(f"historical-sync/jobs/{job['id']}/cancel")
+    with tenant_scope(begun.tenant.id):
+        Coverage.objects.update(ranges=[DateTimeTZRange(begun.upto - timedelta(days=40), begun.upto)])
+    before = trace()
+    assert "Nothing is missing" in refused(begun.api.start("github", {"kind": "repair"}), 409, "invalid_state")
+    assert trace() == before
+
+
+def test_an_import_of_a_range_is_what_a_start_means_without_a_kind(begun: SimpleNamespace) -> None:
+    job = begun.api.start("github").json()["job"]
+    begun.api.post(f"historical-sync/jobs/{job['id']}/cancel")
+    named = begun.api.start("github", {"kind": "historical", "start_date": "2026-10-01", "streams": ["commits"]})
+    assert [job["kind"], named.json()["job"]["kind"]] == ["historical"] * 2
+    assert (named.json()["job"]["start_date"], named.json()["job"]["streams"]) == ("2026-10-01T00:00:00Z", ["commits"])
+
+
+@pytest.mark.parametrize("kind", ["incremental", "repair"])
+def test_what_finds_out_itself_what_to_bring_is_not_told(begun: SimpleNamespace, kind: str) -> None:
+    before = trace()
+    for name, value in {
+        "start_date": "2026-10-01",
+        "end_date": "2026-10-02",
+        "streams": ["issues"],
+        "full": True,
+    }.items():
+        assert kind in refused(begun.api.start("github", {"kind": kind, name: value}), 400, "invalid", name)
+    both = begun.api.start("github", {"kind": kind, "start_date": "2026-10-01", "streams": ["issues"]}).json()
+    assert {error["attr"] for error in both["errors"]} == {"start_date", "streams"}
+    assert trace() == before
+    # What says the same as its absence is what clients that were generated send.
+    assert begun.api.start("github", {"kind": kind, "full": False}).status_code == 202
+
+
+def test_of_what_was_never_imported_nothing_is_new_and_nothing_missing(acme: SimpleNamespace) -> None:
+    before = trace()
+    words = refused(acme.api.start("github", {"kind": "incremental"}), 409, "invalid_state")
+    assert words == "Nothing of GitHub (acme-github) has been imported yet. Import its history first."
+    assert "Nothing is missing" in refused(acme.api.start("github", {"kind": "repair"}), 409, "invalid_state")
+    assert trace() == before
+
+
+@pytest.mark.parametrize("kind", ["incremental", "repair"])
+def test_why_nothing_can_start_comes_before_that_there_is_nothing_to_go_on_from(
+    acme: SimpleNamespace, kind: str
+) -> None:
+    """While the first import was under way it was said that nothing had been imported, and that this should be done first."""
+    first = acme.api.start("github").json()["job_id"]
+    refused(acme.api.start("github", {"kind": kind}), 409, "job_already_active")
+    acme.api.post(f"historical-sync/jobs/{first}/cancel")
+    with tenant_scope(acme.tenant.id):
+        type(acme.connection).objects.filter(id=acme.connection.id).update(status="reauth_required")
+    refused(acme.api.start("github", {"kind": kind}), 409, "connection_reauth_required")
+
+
+@pytest.mark.parametrize("kind", ["incremental", "repair"])
+def test_what_is_new_or_missing_starts_once_by_the_rules_of_every_start(begun: SimpleNamespace, kind: str) -> None:
+    asked = {"kind": kind}
+    charlie, viewer = Api(begun.cast.globex, "owner"), Api(begun.tenant, "viewer")
+    refused(charlie.start(begun.connection.id, asked), 404, "not_found")
+    refused(charlie.start("github", asked), 404, "not_found")
+    refused(viewer.start("github", asked), 403, "permission_denied")
+    with tenant_scope(begun.tenant.id):
+        busy = [make_job(make_connection(begun.tenant, "linear")) for _ in range(3)]
+    assert int(begun.api.start("github", asked)["Retry-After"]) > 0
+    refused(begun.api.start("github", asked), 429, "too_many_concurrent_jobs")
+    begun.api.post(f"historical-sync/jobs/{busy[0].id}/cancel")
+    plan(begun.tenant, "free")
+    with tenant_scope(begun.tenant.id):
+        had(begun.connection, 10_000)
+    refused(begun.api.start("github", asked), 403, "plan_records_exhausted")
+    plan(begun.tenant, "team")
+
+    first = begun.api.start("github", asked, Idempotency_Key="monday")
+    after = trace()
+    assert first.json()["job"]["kind"] == kind
+    again = begun.api.start("github", asked, Idempotency_Key="monday")
+    assert (again.status_code, again.json()["job_id"]) == (202, first.json()["job_id"])
+    refused(begun.api.start("github", asked, Idempotency_Key="tuesday"), 409, "job_already_active")
+    assert trace() == after
+
+
+def test_what_is_new_is_asked_for_no_further_back_than_the_plan_goes(begun: SimpleNamespace) -> None:
+    plan(begun.tenant, "free")
+    year_ago = timezone.now() - timedelta(days=365)
+    with tenant_scope(begun.tenant.id):
+        Coverage.objects.update(ranges=[DateTimeTZRange(year_ago - timedelta(days=30), year_ago)])
+    job = begun.api.start("github", {"kind": "incremental"}).json()["job"]
+    history = plans.PLANS["free"].history
+    assert history is not None
+    assert abs(timezone.now() - history - datetime.fromisoformat(job["start_date"])) < timedelta(minutes=1)
+
+
 # -- Idempotency-Key ------------------------------------------------------------------------------------------------------
 
 
@@ -291,6 +425,10 @@ BAD: list[tuple[Any, int, str, str | None]] = [
     ({"full": "perhaps"}, 400, "invalid", "full"),
     ({"full": None}, 400, "null", "full"),
     ({"since": "2026-01-01"}, 400, "invalid", "since"),
+    ({"kind": "newest"}, 400, "invalid_choice", "kind"),
+    ({"kind": ""}, 400, "invalid_choice", "kind"),
+    ({"kind": None}, 400, "null", "kind"),
+    ({"kind": ["repair"]}, 400, "invalid_choice", "kind"),
     ({"id": 1, "status": "completed"}, 400, "invalid", "id"),
     ([], 400, "invalid", "non_field_errors"),
     ("start", 400, "invalid", "non_field_errors"),

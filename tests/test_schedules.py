@@ -20,20 +20,10 @@ from historical_sync.models import Coverage, HistoricalSyncJob, SyncSchedule
 from historical_sync.upkeep import by_the_clock
 from integrations.models import Connection
 from tests.conftest import Sandbox, connected, until, wait_for
-from tests.graphs import had, make_connection, make_job
+from tests.graphs import had, imported, make_connection, make_job
 from tests.processes import Running, on_the_tests_database
 
 DAY = timedelta(days=1)
-
-
-def imported(tenant: Any, provider: str = "github") -> Connection:
-    """A connection of which something has been imported."""
-    connection = make_connection(tenant, provider)
-    now = timezone.now()
-    Coverage.objects.create(
-        tenant=tenant, connection=connection, stream="issues", ranges=[DateTimeTZRange(now - 30 * DAY, now - DAY)]
-    )
-    return connection
 
 
 def due(connection: Connection, **fields: Any) -> SyncSchedule:
@@ -101,6 +91,18 @@ def test_a_run_that_falls_into_a_running_import_is_skipped_and_says_so(cast: Sim
         "skipped",
         "An import of GitHub (acme-github) is paused. Resume it, or cancel it first.",
     )
+
+
+def test_a_run_that_falls_into_the_first_import_of_all_is_skipped_too(cast: SimpleNamespace) -> None:
+    """It was told to import the history first, which was under way."""
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+        make_job(connection)
+        schedule = due(connection)
+    assert schedules.start_due(timezone.now()) == 0
+    after = now_of(schedule)
+    assert after.last_result == "skipped"
+    assert "already being imported" in after.last_detail
 
 
 def test_without_room_a_run_waits_and_starts_when_there_is_some(cast: SimpleNamespace) -> None:

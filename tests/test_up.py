@@ -72,7 +72,7 @@ print("received", *received(secret, body, signed))
 
 def test_the_examples_of_the_api_are_a_program_that_works(up: Up) -> None:
     examples = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "api.md").read_text(), re.DOTALL)
-    assert len(examples) == 4
+    assert len(examples) == 5
     made = up.manage("create_tenant", "Reader", "--slug", "reader", "--plan", "team", "--owner", "rita@reader.test")
     assert made.returncode == 0, made.stderr
     at = ("--token", sandbox_token("reader"), "--base-url", f"{up.address}/sandbox/github")
@@ -82,6 +82,7 @@ def test_the_examples_of_the_api_are_a_program_that_works(up: Up) -> None:
     program = Running("-c", "\n".join([*examples, VERIFIES]), ATOM_HOST=up.address, ATOM_KEY=key)
     assert program.ends(120) == 0, program.output
     assert "completed" in program.lines[program.lines.index("snapshot 100") - 1]
+    assert any(line.startswith("incremental from ") for line in program.lines)
     assert any(" authored " in line for line in program.lines)
     assert any("'title': " in line and "'comments': " in line for line in program.lines)
     assert program.lines[-1] == "received job.completed completed"

@@ -54,7 +54,10 @@ async function request(method, path, body, headers = {}) {
 
 const part = encodeURIComponent;
 
-/** Starts an import. @returns {Promise<{job_id: string, job: Job}>} */
+/**
+ * Starts an import. `options` is the API's body: a range and streams, or `{kind: "incremental"}` for what is new.
+ * @returns {Promise<{job_id: string, job: Job}>}
+ */
 export function startHistoricalSync(integrationId, options = {}, { idempotencyKey } = {}) {
   const headers = idempotencyKey ? { "Idempotency-Key": idempotencyKey } : {};
   return request("POST", `/api/integrations/${part(integrationId)}/historical-sync/start`, options, headers);

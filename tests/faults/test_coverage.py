@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.test import Client
 from psycopg.types.range import Range
 
 from atom.errors import Refused
-from atom.models import Tenant
+from atom.models import ApiKey, Tenant
 from historical_sync import actions, coverage, forgetting
 from historical_sync.models import Coverage, QuarantinedRecord, SyncChunk, SyncRecord
 from integrations.providers.base import Window
@@ -169,6 +170,33 @@ def test_an_incremental_sync_goes_on_at_the_watermark_of_the_start(toy: ToyStage
     again = toy.done(toy.within(actions.start_incremental, toy.actor, toy.connection))
     assert again.records_processed == 0
     assert again.start_date == job.watermark
+
+
+def test_a_program_brings_what_is_new_and_what_is_missing(toy: ToyStage, worker: Worker) -> None:
+    """Without a range, which it would have to remember."""
+    _, key = toy.within(ApiKey.objects.create_key, tenant=toy.tenant, role="member", name="cron")
+    program = Client(headers={"Authorization": f"Api-Key {key}"})
+
+    def asked_for(kind: str) -> Any:
+        path = f"/api/integrations/{toy.connection.id}/historical-sync/start"
+        reply = program.post(path, {"kind": kind}, "application/json")
+        assert reply.status_code == 202, reply.json()
+        return toy.done(toy.within(actions.get_job, toy.tenant, reply.json()["job_id"]))
+
+    toy.done(toy.job(end=datetime.now(UTC)))
+    toy.server.world["events"].append(toys.row(9011, datetime.now(UTC)))
+    toy.server.world["attic"].append(toys.row(9012, datetime.now(UTC)))
+    job = asked_for("incremental")
+    assert (job.kind, job.trigger, job.records_processed) == ("incremental", "api", 2)
+    assert {"n9011", "n9012"} <= ids(toy)
+
+    toy.done(toy.job(start=START - timedelta(days=9), end=START - timedelta(days=6), streams=["things"]))
+    older = toys.row(9013, START - timedelta(days=2))
+    toy.server.world["attic"].append(older)
+    repair = asked_for("repair")
+    assert (repair.kind, repair.trigger, repair.records_processed) == ("repair", "api", 1)
+    assert older["id"] in ids(toy)
+    assert not any(part.missing for part in held(toy).values())
 
 
 def test_a_row_that_moves_from_an_old_window_to_a_new_one_meanwhile_is_not_lost(toy: ToyStage, worker: Worker) -> None:
