@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection as database
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 
 from historical_sync import planning, states
 from historical_sync.models import Coverage, SyncChunk
@@ -85,6 +85,11 @@ def watermark(connection: Connection) -> datetime | None:
         if spans:
             newest[stream] = max(newest.get(stream, BEGINNING), spans[-1][1])
     return min(newest.values(), default=None)
+
+
+def begun() -> Exists:
+    """Whether something of the outer query's connection is here, so that an import of what is new has where to go on from."""
+    return Exists(Coverage.objects.filter(tenant=OuterRef("tenant"), connection=OuterRef("pk")).exclude(ranges=[]))
 
 
 def of_connection(connection: Connection, since: datetime | None = None, until: datetime | None = None) -> list[Held]:

@@ -23,6 +23,7 @@ urlpatterns = [
     path("queued/<uuid:queued_id>/take-back", bulk.take_back, name="queued-take-back"),
     path("connections/<uuid:connection_id>/import", integrations.import_history, name="import"),
     path("connections/<uuid:connection_id>/import/estimate", integrations.import_estimate, name="import-estimate"),
+    path("connections/<uuid:connection_id>/sync-new", integrations.sync_new, name="sync-new"),
     path("schedules", schedules.schedules, name="schedules"),
     path("connections/<uuid:connection_id>/schedule", schedules.schedule, name="schedule"),
     path("live", frame.live, name="live"),

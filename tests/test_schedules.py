@@ -246,6 +246,62 @@ def test_the_page_sets_a_schedule_and_shows_what_became_of_it(cast: SimpleNamesp
     assert "<select" not in signed_in(cast.vera).get("/schedules").content.decode()
 
 
+def row_of(page: str, connection: Connection) -> str:
+    return page.partition(f'<tr id="schedule-{connection.id}"')[2].partition("</tr>")[0]
+
+
+def test_what_is_new_is_asked_for_beside_the_schedule_and_on_the_card(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        connection, _ = imported(cast.acme), make_connection(cast.acme)
+        lost, removed = imported(cast.acme), imported(cast.acme)
+        Connection.objects.filter(id=lost.id).update(status="reauth_required")
+        Coverage.objects.filter(connection=removed).update(ranges=[])
+    client, path = signed_in(cast.bob), f"/connections/{connection.id}/sync-new"
+    for address in ("/schedules", "/integrations"):
+        page = client.get(address).content.decode()
+        assert page.count("Sync what is new") == page.count(f'formaction="{path}"') == 1, address
+        assert "Sync what is new" not in signed_in(cast.vera).get(address).content.decode()
+    # Whether it is scheduled or not: turning that on leaves the button where it is.
+    row = client.post(f"/connections/{connection.id}/schedule", {"interval": "1d"}, headers={"HX-Request": "true"})
+    assert path in row.content.decode()
+
+    reply = client.post(path)
+    (job,) = jobs_of(cast.acme)
+    assert reply["Location"] == f"/jobs/{job.id}"
+    assert (job.kind, job.trigger, job.created_by, job.streams) == ("incremental", "manual", cast.bob, ["issues"])
+    assert path not in row_of(client.get("/schedules").content.decode(), connection), "while it is being imported"
+    with tenant_scope(cast.acme.id):
+        actions.cancel(system_actor(cast.acme, "Test"), job)
+    again = client.post(path, headers={"HX-Request": "true"})
+    assert again["HX-Redirect"] == f"/jobs/{jobs_of(cast.acme)[0].id}"
+
+
+def test_why_what_is_new_does_not_start_is_said_where_it_was_asked_for(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        connection, empty = imported(cast.acme), make_connection(cast.acme)
+        Connection.objects.filter(id=connection.id).update(status="reauth_required")
+    client = signed_in(cast.bob)
+    for back in ("schedules", "integrations"):
+        reply = client.post(f"/connections/{connection.id}/sync-new", {"back": back})
+        assert reply["Location"] == f"/{back}"
+        assert "Reconnect it first." in client.get(f"/{back}").content.decode()
+    toast = client.post(f"/connections/{empty.id}/sync-new", headers={"HX-Request": "true"})
+    assert (toast.status_code, toast["X-Fragments"]) == (200, "1")
+    assert "Import its history first." in toast.content.decode()
+    for stranger, status in ((cast.charlie, 404), (cast.vera, 403)):
+        assert signed_in(stranger).post(f"/connections/{connection.id}/sync-new").status_code == status
+    assert jobs_of(cast.acme) == []
+
+
+def test_what_is_new_needs_no_plan_with_schedules(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.globex.id):
+        connection = imported(cast.globex)
+    client = signed_in(cast.charlie)
+    assert "Sync what is new" in client.get("/schedules").content.decode()
+    client.post(f"/connections/{connection.id}/sync-new")
+    assert [job.kind for job in jobs_of(cast.globex)] == ["incremental"]
+
+
 def test_a_plan_without_schedules_says_which_plan_has_them(cast: SimpleNamespace, signed_in: Any) -> None:
     with tenant_scope(cast.globex.id):
         connection = imported(cast.globex)

@@ -64,6 +64,7 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "webhook-resend": ("post", 404, 403, SIGN_IN),
     "schedule": ("post", 404, 403, SIGN_IN),
     "import": ("post", 404, 403, SIGN_IN),
+    "sync-new": ("post", 404, 403, SIGN_IN),
     "import-estimate": ("get", 404, 403, SIGN_IN),
     "job": ("get", 404, 200, SIGN_IN),
     "job-live": ("get", 404, 200, SIGN_IN),

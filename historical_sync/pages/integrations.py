@@ -13,13 +13,13 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
-from django.views.decorators.http import require_GET, require_http_methods
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from atom.access import Actor, Right
 from atom.errors import InvalidInput, Refused
 from atom.middleware import actor_of
 from atom.plans import PLANS
-from atom.views import tenant_required
+from atom.views import refusal, tenant_required
 from atom.words import span
 from historical_sync import actions, coverage, states
 from historical_sync.automation import QueuedStart
@@ -44,12 +44,13 @@ EVERYTHING = datetime(2005, 1, 1, tzinfo=UTC)  # where "All" begins
 
 @dataclass
 class Account:
-    """One connection on a card. `shown`: its latest job, when that runs, failed, or completed without a part."""
+    """One connection on a card. `shown`: its latest job, when that runs, failed, or completed without a part. `begun`: something is here."""
 
     connection: Connection
     health: Health
     records: int = 0
     last_sync: datetime | None = None
+    begun: bool = False
     shown: dict[str, Any] | None = None
     schedule: SyncSchedule | None = None
     queued: QueuedStart | None = None
@@ -104,7 +105,8 @@ def _cards(request: HttpRequest) -> list[Card]:
         )
     jobs = actions.jobs_of(actor.tenant)
     newest = HistoricalSyncJob.objects.filter(connection=OuterRef("pk")).order_by("-created_at").values("pk")[:1]
-    connections = list(connections_of(actor.tenant).live().annotate(newest_job=Subquery(newest)))
+    live = connections_of(actor.tenant).live()
+    connections = list(live.annotate(newest_job=Subquery(newest), begun=coverage.begun()))
     brought = coverage.brought(connections)
     wanted = [connection.newest_job for connection in connections]
     latest = {
@@ -123,7 +125,7 @@ def _cards(request: HttpRequest) -> list[Card]:
         job = latest.get(connection.id)
         shown = job_context(job, actor.may(Right.OPERATE)) if job is not None else None
         health = health_of(connection, now)
-        account = Account(connection, health, records, last, shown)
+        account = Account(connection, health, records, last, connection.begun, shown)
         account.schedule, account.queued = scheduled.get(connection.id), queued.get(connection.id)
         card.accounts.append(account)
     return list(cards.values())
@@ -256,6 +258,22 @@ def choice_of(request: HttpRequest) -> tuple[datetime | None, datetime | None, l
     if end is not None and timezone.now() < end <= timezone.now() + timedelta(days=1):
         end = None
     return found["start"], end, given.getlist("streams")
+
+
+@require_POST
+@tenant_required(Right.OPERATE)
+def sync_new(request: HttpRequest, connection_id: UUID) -> HttpResponse:
+    """Imports what is new, and goes to that import. `back`: the page to return to without scripts when it is refused."""
+    actor = actor_of(request)
+    connection = get_object_or_404(connections_of(actor.tenant), id=connection_id)
+    try:
+        job = actions.start_incremental(actor, connection)
+    except Refused as error:
+        if getattr(request, "htmx", False):
+            return refusal(request, "Not started", error.detail, 200)
+        messages.error(request, error.detail)
+        return redirect("schedules" if request.POST.get("back") == "schedules" else "integrations")
+    return go(request, reverse("job", args=[job.id]))
 
 
 @require_GET

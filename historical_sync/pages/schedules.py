@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
+from django.db.models import Exists, OuterRef
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
@@ -14,10 +15,11 @@ from atom.access import Actor, Right
 from atom.errors import Refused
 from atom.middleware import actor_of
 from atom.views import refusal, tenant_required
+from historical_sync import actions, coverage
 from historical_sync.models import SyncSchedule
 from historical_sync.schedules import INTERVALS, choose, plan_refusal, schedules_of
 from integrations.connect import connections_of
-from integrations.models import Connection, ConnectionStatus
+from integrations.models import Connection, ConnectionQuerySet, ConnectionStatus
 
 DEFAULT = "1d"
 _CHOICE = {interval: choice for choice, (_, interval) in INTERVALS.items()}
@@ -29,7 +31,7 @@ def schedules(request: HttpRequest) -> HttpResponse:
     """Every connection with its schedule."""
     actor = actor_of(request)
     known = {schedule.connection_id: schedule for schedule in schedules_of(actor.tenant).select_related("last_job")}
-    connections = connections_of(actor.tenant).live().order_by("provider_slug", "account_label", "id")
+    connections = _connections(actor).live().order_by("provider_slug", "account_label", "id")
     locked = plan_refusal(actor.tenant)
     context = {
         "rows": [_row(actor, connection, known.get(connection.id), locked) for connection in connections],
@@ -44,7 +46,7 @@ def schedules(request: HttpRequest) -> HttpResponse:
 def schedule(request: HttpRequest, connection_id: UUID) -> HttpResponse:
     """Sets a connection's schedule: `interval`, and `enabled` when it is on. htmx gets the row."""
     actor = actor_of(request)
-    connection = get_object_or_404(connections_of(actor.tenant), id=connection_id)
+    connection = get_object_or_404(_connections(actor), id=connection_id)
     htmx = getattr(request, "htmx", False)
     try:
         chosen = choose(actor, connection, request.POST.get("interval", ""), enabled="enabled" in request.POST)
@@ -63,8 +65,15 @@ def schedule(request: HttpRequest, connection_id: UUID) -> HttpResponse:
     return redirect("schedules")
 
 
+def _connections(actor: Actor) -> ConnectionQuerySet:
+    """The tenant's, each with `begun`: something of it is here, and `importing`: an import of it is not over."""
+    active = actions.jobs_of(actor.tenant).active().filter(connection=OuterRef("pk"))
+    return connections_of(actor.tenant).annotate(begun=coverage.begun(), importing=Exists(active))
+
+
 def _row(actor: Actor, connection: Connection, known: SyncSchedule | None, locked: str) -> dict[str, Any]:
     on = known is not None and known.enabled
+    is_connected = connection.status == ConnectionStatus.CONNECTED
     return {
         "connection": connection,
         "schedule": known,
@@ -72,9 +81,10 @@ def _row(actor: Actor, connection: Connection, known: SyncSchedule | None, locke
         "words": _words(known),
         "interval": _CHOICE.get(known.interval, "") if known is not None else DEFAULT,
         "intervals": [(choice, words) for choice, (words, _) in INTERVALS.items()],
-        "paused": connection.status != ConnectionStatus.CONNECTED,
+        "paused": not is_connected,
         # What is on may be turned off on any plan.
         "may_change": actor.may(Right.OPERATE) and (on or not locked),
+        "may_sync": actor.may(Right.OPERATE) and is_connected and connection.begun and not connection.importing,  # type: ignore[attr-defined]
     }
 
 

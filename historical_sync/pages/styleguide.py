@@ -279,7 +279,7 @@ def _schedules(jobs: dict[str, HistoricalSyncJob]) -> list[dict[str, Any]]:
     ]
     common = {
         "connection": connection, "interval": "1h", "intervals": [(c, words) for c, (words, _) in INTERVALS.items()],
-        "words": "Every hour",
+        "words": "Every hour", "may_sync": True,
     }  # fmt: skip
     rows = [
         common | {"on": True, "paused": False, "may_change": True, "schedule": SyncSchedule(
@@ -287,5 +287,12 @@ def _schedules(jobs: dict[str, HistoricalSyncJob]) -> list[dict[str, Any]]:
         )}
         for result, detail, job in outcomes
     ]  # fmt: skip
-    off = common | {"words": "Off", "on": False, "paused": False, "may_change": False, "schedule": None}
-    return [*rows, rows[2] | {"paused": True}, off]
+    off = common | {
+        "words": "Off",
+        "on": False,
+        "paused": False,
+        "may_change": False,
+        "may_sync": False,
+        "schedule": None,
+    }
+    return [*rows, rows[2] | {"paused": True, "may_sync": False}, off]

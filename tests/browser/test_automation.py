@@ -75,6 +75,15 @@ def test_four_imports_at_once_of_which_one_waits_and_a_schedule(another: Callabl
     expect(row.get_by_role("combobox")).to_have_value("1h")
     in_both_looks(page, "schedules")
 
+    # What came in once is brought up to date from here as from its card, without a range to choose.
+    row.get_by_role("button", name="Sync what is new").click()
+    expect(page.locator("#job-live")).to_have_attribute("data-status", "completed", timeout=60_000)
+    expect(page.get_by_role("heading", name="GitHub")).to_be_visible()
+    page.goto("/integrations")
+    in_both_looks(page, "cards")
+    page.locator("#card-linear").get_by_role("button", name="Sync what is new").click()
+    expect(page.locator("#job-live")).to_have_attribute("data-status", "completed", timeout=60_000)
+
 
 def test_notifications_and_webhooks_are_set_up(page: Page) -> None:
     page.goto("/integrations")
