@@ -244,6 +244,11 @@ def plural(count: Any, words: str) -> str:
     return f"{number(count)} {one if count == 1 else many}"
 
 
+def uncapfirst(words: str) -> str:
+    """As it stands within a sentence: Every day at 02:00 UTC -> every day at 02:00 UTC"""
+    return words[:1].lower() + words[1:]
+
+
 def span(value: timedelta) -> str:
     """A plan's depth in words: 92 days -> 3 months, 1098 days -> 3 years."""
     if value.days >= 365:

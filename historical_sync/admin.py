@@ -189,7 +189,16 @@ class CoverageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(SyncSchedule)
 class ScheduleAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
-    list_display = ("connection", "interval", "enabled", "next_run_at", "last_run_at", "last_result", "last_detail")
+    list_display = (
+        "connection",
+        "interval",
+        "hour",
+        "enabled",
+        "next_run_at",
+        "last_run_at",
+        "last_result",
+        "last_detail",
+    )
     list_filter = ("enabled", "last_result", "connection__provider_slug", "tenant")
     list_select_related = ("connection",)
     search_fields = ("=id", "connection__account_label", "last_detail")

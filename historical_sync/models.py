@@ -419,6 +419,9 @@ class SyncSchedule(models.Model):
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False)
     connection = models.OneToOneField(Connection, on_delete=models.CASCADE, related_name="schedule")
     interval = models.DurationField()
+    hour = models.PositiveSmallIntegerField(
+        null=True, blank=True, help_text="Of the day, in UTC, for intervals of days; none: the time when it was chosen."
+    )
     enabled = models.BooleanField(default=True)
     next_run_at = models.DateTimeField()
     last_run_at = models.DateTimeField(null=True, blank=True)
@@ -433,7 +436,8 @@ class SyncSchedule(models.Model):
     class Meta:
         indexes = [models.Index(fields=["next_run_at"], condition=Q(enabled=True), name="schedule_due")]
         constraints = [
-            models.CheckConstraint(condition=Q(interval__gt=timedelta(minutes=14)), name="schedule_interval")
+            models.CheckConstraint(condition=Q(interval__gt=timedelta(minutes=14)), name="schedule_interval"),
+            models.CheckConstraint(condition=Q(hour=None) | Q(hour__lt=24), name="schedule_hour"),
         ]
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Regular incremental syncs: a connection's interval, and starting what is due.
+"""Regular incremental syncs: a connection's interval, for days with an hour if wanted, and starting what is due.
 
 A run that was missed (nobody worked, the connection was not to be reached) is made up once, whatever number of them was missed. A run
 that falls into a running import is skipped. One for which there is no room waits for it. While access is lost nothing runs.
@@ -7,7 +7,8 @@ that falls into a running import is skipped. One for which there is no room wait
 from __future__ import annotations
 
 import logging
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -20,6 +21,7 @@ from atom.errors import InvalidInput, Refused
 from atom.models import Tenant
 from atom.plans import cheapest
 from atom.tenancy import across_tenants, tenant_scope
+from atom.words import uncapfirst
 from historical_sync import actions
 from historical_sync.models import SyncSchedule
 from integrations.models import Connection, ConnectionStatus
@@ -35,6 +37,8 @@ INTERVALS: dict[str, tuple[str, timedelta]] = {
     "1d": ("Every day", timedelta(days=1)),
     "7d": ("Every week", timedelta(days=7)),
 }
+# Choice -> the hour of the day, in UTC; "": none in particular.
+HOURS: dict[str, int | None] = {"": None} | {f"{hour:02}": hour for hour in range(24)}
 STARTED, SKIPPED, WAITING, REFUSED = "started", "skipped", "waiting", "refused"
 # What the refusals of a start mean for a schedule; any other: this run is given up and says why.
 _OUTCOMES = {"job_already_active": SKIPPED, "too_many_concurrent_jobs": WAITING, "connection_reauth_required": WAITING}
@@ -54,10 +58,23 @@ def plan_refusal(tenant: Tenant) -> str:
     return f"Scheduled syncs are not part of the {tenant.limits.name} plan.{offer}"
 
 
+def takes_hour(interval: timedelta) -> bool:
+    """Whether an hour of the day says anything beside the interval."""
+    return interval >= timedelta(days=1)
+
+
+def in_words(choice: str, hour: int | None) -> str:
+    """Every day at 02:00 UTC; of a key of INTERVALS."""
+    words, interval = INTERVALS[choice]
+    return words if hour is None or not takes_hour(interval) else f"{words} at {hour:02}:00 UTC"
+
+
 def choose(
-    actor: Actor, connection: Connection, choice: str, *, enabled: bool, now: datetime | None = None
+    actor: Actor, connection: Connection, choice: str, *, enabled: bool, hour: str = "", now: datetime | None = None
 ) -> SyncSchedule:
-    """Sets how often `connection` is synced (a key of INTERVALS), and whether it is. The next run is one interval from now.
+    """Sets how often `connection` is synced (a key of INTERVALS), at which hour if that is days (of HOURS), and whether it is.
+
+    The next run is one interval from now; with an hour, when it was last that hour by then, and never later than without.
 
     What is chosen again as it was stays as it is. Raises InvalidInput, and Refused when the plan has no schedules: turning off is
     always allowed.
@@ -65,20 +82,32 @@ def choose(
     now = now or timezone.now()
     if choice not in INTERVALS:
         raise InvalidInput("invalid", "Choose one of the intervals.", "interval")
+    if hour not in HOURS:
+        raise InvalidInput("invalid", "Choose one of the hours.", "hour")
     if enabled and (words := plan_refusal(actor.tenant)):
         raise Refused("plan_feature", words, status_code=403)
     interval = INTERVALS[choice][1]
+    at = HOURS[hour] if takes_hour(interval) else None
     with transaction.atomic():
         # The connection's row: two first choices at once make one schedule.
         connection = Connection.objects.of(actor.tenant).select_for_update(no_key=True).get(id=connection.id)
         schedule = schedules_of(actor.tenant).filter(connection=connection).first()
-        if schedule is not None and (schedule.interval, schedule.enabled) == (interval, enabled):
+        chosen: dict[str, Any] = {"interval": interval, "hour": at, "enabled": enabled}
+        if schedule is not None and all(getattr(schedule, name) == value for name, value in chosen.items()):
             return schedule
-        chosen = {"interval": interval, "enabled": enabled, "next_run_at": now + interval}
+        chosen["next_run_at"] = _first_run(now, interval, at)
         schedule, _ = SyncSchedule.objects.update_or_create(tenant=actor.tenant, connection=connection, defaults=chosen)
-        detail = INTERVALS[choice][0].lower() if enabled else "off"
+        detail = uncapfirst(in_words(choice, at)) if enabled else "off"
         audit.record(actor.tenant.id, actor.label, "schedule.changed", str(connection), detail)
         return schedule
+
+
+def _first_run(now: datetime, interval: timedelta, hour: int | None) -> datetime:
+    latest = (now + interval).astimezone(UTC)
+    if hour is None:
+        return latest
+    at = latest.replace(hour=hour, minute=0, second=0, microsecond=0)
+    return at if at <= latest else at - timedelta(days=1)
 
 
 def start_due(now: datetime) -> int:
@@ -123,6 +152,7 @@ def _start(tenant_id: UUID, schedule_id: UUID, now: datetime) -> bool:
             schedule.last_result, schedule.last_detail, schedule.last_job = STARTED, "", job
         if schedule.last_result != WAITING:
             schedule.last_run_at = now
+            # In steps of whole days an hour of the day stays what it is: UTC has no summer time.
             schedule.next_run_at += schedule.interval * ((now - schedule.next_run_at) // schedule.interval + 1)
         schedule.save(update_fields=["last_run_at", "last_result", "last_detail", "last_job", "next_run_at"])
         return schedule.last_result == STARTED

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import time_machine
@@ -13,7 +14,7 @@ from django.utils import timezone
 
 from atom.access import system_actor
 from atom.errors import InvalidInput, Refused
-from atom.models import Tenant
+from atom.models import AuditEvent, Tenant
 from atom.tenancy import tenant_scope
 from historical_sync import actions, schedules
 from historical_sync.models import Coverage, HistoricalSyncJob, SyncSchedule
@@ -220,6 +221,108 @@ def test_choosing_an_interval_sets_the_next_run_and_choosing_it_again_changes_no
         with pytest.raises(Refused, match="The Solo plan includes them"):
             schedules.choose(system_actor(cast.globex, "Charlie"), connection, "1d", enabled=True)
         assert schedules.choose(system_actor(cast.globex, "Charlie"), connection, "1d", enabled=False).enabled is False
+
+
+@pytest.mark.parametrize(
+    ("choice", "hour", "at", "first"),
+    [
+        ("1d", "", "2026-11-01T12:30:00", "2026-11-02T12:30:00"),
+        ("1d", "02", "2026-11-01T12:30:00", "2026-11-02T02:00:00"),
+        ("1d", "13", "2026-11-01T12:30:00", "2026-11-01T13:00:00"),
+        ("1d", "12", "2026-11-01T12:30:00", "2026-11-02T12:00:00"),
+        ("1d", "12", "2026-11-01T12:00:00", "2026-11-02T12:00:00"),
+        ("1d", "00", "2026-12-31T23:59:59", "2027-01-01T00:00:00"),
+        ("7d", "02", "2026-11-01T12:30:00", "2026-11-08T02:00:00"),
+        ("7d", "13", "2026-11-01T12:30:00", "2026-11-07T13:00:00"),
+        ("6h", "02", "2026-11-01T12:30:00", "2026-11-01T18:30:00"),
+    ],
+)
+def test_at_an_hour_of_the_day_a_schedule_runs_first_no_later_than_without(
+    cast: SimpleNamespace, choice: str, hour: str, at: str, first: str
+) -> None:
+    now = datetime.fromisoformat(f"{at}+00:00")
+    with tenant_scope(cast.acme.id):
+        actor, connection = system_actor(cast.acme, "Alice"), make_connection(cast.acme)
+        chosen = schedules.choose(actor, connection, choice, enabled=True, hour=hour, now=now)
+    assert chosen.next_run_at.isoformat() == f"{first}+00:00"
+    assert chosen.hour == (int(hour) if hour and choice != "6h" else None)
+
+
+def test_an_hour_of_the_day_stays_whatever_is_missed_and_wherever_clocks_are_changed(cast: SimpleNamespace) -> None:
+    """Summer time ended on 1 November in New York; the run of that day waits for room for hours, and two days are missed."""
+    new_york = ZoneInfo("America/New_York")
+    with tenant_scope(cast.acme.id):
+        actor, connection = system_actor(cast.acme, "Alice"), imported(cast.acme)
+        evening = datetime(2026, 10, 31, 22, 15, tzinfo=new_york)
+        schedule = schedules.choose(actor, connection, "1d", enabled=True, hour="05", now=evening)
+        assert schedule.next_run_at == datetime(2026, 11, 1, 5, tzinfo=UTC)
+        busy = [make_job(make_connection(cast.acme, "linear")) for _ in range(3)]
+    assert schedules.start_due(datetime(2026, 11, 1, 4, 59, tzinfo=UTC)) == 0
+    assert schedules.start_due(datetime(2026, 11, 1, 5, tzinfo=UTC)) == 0
+    with tenant_scope(cast.acme.id):
+        actions.cancel(actor, busy[0])
+    assert schedules.start_due(datetime(2026, 11, 3, 6, 20, tzinfo=UTC)) == 1
+    assert now_of(schedule).next_run_at == datetime(2026, 11, 4, 5, tzinfo=UTC)
+    # A clock that is put back meets what has been run already.
+    assert schedules.start_due(datetime(2026, 11, 3, 5, tzinfo=UTC)) == 0
+
+
+def test_an_hour_that_is_chosen_again_changes_nothing_and_another_the_next_run(cast: SimpleNamespace) -> None:
+    noon = datetime(2026, 11, 1, 12, tzinfo=UTC)
+    with tenant_scope(cast.acme.id):
+        actor, connection = system_actor(cast.acme, "Alice"), make_connection(cast.acme)
+
+        def next_run(choice: str, hour: str, now: datetime = noon) -> datetime:
+            return schedules.choose(actor, connection, choice, enabled=True, hour=hour, now=now).next_run_at
+
+        assert next_run("7d", "02") == next_run("7d", "02", noon + 5 * DAY) == datetime(2026, 11, 8, 2, tzinfo=UTC)
+        assert next_run("1d", "02") == datetime(2026, 11, 2, 2, tzinfo=UTC)
+        assert next_run("1d", "14") == datetime(2026, 11, 1, 14, tzinfo=UTC)
+        assert next_run("1d", "") == noon + DAY
+        for hour in ("24", "2", "-1", "noon", "02:30", "9" * 5000):
+            with pytest.raises(InvalidInput) as error:
+                next_run("1d", hour)
+            assert error.value.attr == "hour"
+        told = AuditEvent.objects.filter(tenant_id=cast.acme.id, action="schedule.changed").order_by("at")
+        assert [event.detail for event in told] == [
+            "every week at 02:00 UTC", "every day at 02:00 UTC", "every day at 14:00 UTC", "every day"
+        ]  # fmt: skip
+
+
+def test_the_page_offers_hours_where_they_say_something(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        connection = imported(cast.acme)
+    client, path = signed_in(cast.bob), f"/connections/{connection.id}/schedule"
+
+    def asked(**form: str) -> str:
+        return str(client.post(path, form, headers={"HX-Request": "true"}).content.decode())
+
+    page = client.get("/schedules").content.decode()
+    assert '<option value="" selected>at any time</option>' in page, "as it was without a choice"
+    row = asked(interval="1d", hour="02", enabled="on")
+    assert '<option value="02" selected>at 02:00 UTC</option>' in row
+    assert "Every day at 02:00 UTC" in signed_in(cast.vera).get("/schedules").content.decode()
+    assert 'name="hour"' not in asked(interval="1h", hour="02", enabled="on")
+    with tenant_scope(cast.acme.id):
+        schedule = SyncSchedule.objects.get()
+        assert schedule.hour is None
+    assert '<option value="" selected>at any time</option>' in asked(interval="7d", enabled="on")
+    # Without scripts.
+    said = client.post(path, {"interval": "7d", "hour": "23", "enabled": "on"}, follow=True).content.decode()
+    assert "GitHub (acme-github): every week at 23:00 UTC." in said
+    refused = client.post(path, {"interval": "7d", "hour": "24", "enabled": "on"}, follow=True).content.decode()
+    assert "Choose one of the hours." in refused
+    assert now_of(schedule).hour == 23
+
+
+def test_a_schedule_from_before_there_were_hours_stays_as_it_is(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        schedule = due(imported(cast.acme), interval=DAY, next_run_at=timezone.now() + timedelta(minutes=7))
+    path = f"/connections/{schedule.connection_id}/schedule"
+    for form in ({"interval": "1d", "enabled": "on"}, {"interval": "1d", "hour": "", "enabled": "on"}):
+        signed_in(cast.bob).post(path, form)
+        after = now_of(schedule)
+        assert (after.hour, after.next_run_at) == (None, schedule.next_run_at)
 
 
 def test_the_page_sets_a_schedule_and_shows_what_became_of_it(cast: SimpleNamespace, signed_in: Any) -> None:

@@ -15,9 +15,10 @@ from atom.access import Actor, Right
 from atom.errors import Refused
 from atom.middleware import actor_of
 from atom.views import refusal, tenant_required
+from atom.words import uncapfirst
 from historical_sync import actions, coverage
 from historical_sync.models import SyncSchedule
-from historical_sync.schedules import INTERVALS, choose, plan_refusal, schedules_of
+from historical_sync.schedules import HOURS, INTERVALS, choose, in_words, plan_refusal, schedules_of, takes_hour
 from integrations.connect import connections_of
 from integrations.models import Connection, ConnectionQuerySet, ConnectionStatus
 
@@ -44,12 +45,15 @@ def schedules(request: HttpRequest) -> HttpResponse:
 @require_POST
 @tenant_required(Right.OPERATE)
 def schedule(request: HttpRequest, connection_id: UUID) -> HttpResponse:
-    """Sets a connection's schedule: `interval`, and `enabled` when it is on. htmx gets the row."""
+    """Sets a connection's schedule: `interval`, `hour` of intervals that take one, and `enabled` when it is on. htmx gets the row."""
     actor = actor_of(request)
     connection = get_object_or_404(_connections(actor), id=connection_id)
     htmx = getattr(request, "htmx", False)
     try:
-        chosen = choose(actor, connection, request.POST.get("interval", ""), enabled="enabled" in request.POST)
+        given = request.POST
+        chosen = choose(
+            actor, connection, given.get("interval", ""), hour=given.get("hour", ""), enabled="enabled" in given
+        )
     except Refused as error:
         if htmx:
             return refusal(request, "Not scheduled", error.detail, 200)
@@ -61,7 +65,7 @@ def schedule(request: HttpRequest, connection_id: UUID) -> HttpResponse:
             "historical_sync/_schedule.html",
             {"row": _row(actor, connection, chosen, plan_refusal(actor.tenant))},
         )
-    messages.success(request, f"{connection}: {_words(chosen).lower()}.")
+    messages.success(request, f"{connection}: {uncapfirst(_words(chosen))}.")
     return redirect("schedules")
 
 
@@ -73,14 +77,17 @@ def _connections(actor: Actor) -> ConnectionQuerySet:
 
 def _row(actor: Actor, connection: Connection, known: SyncSchedule | None, locked: str) -> dict[str, Any]:
     on = known is not None and known.enabled
+    interval = known.interval if known is not None else INTERVALS[DEFAULT][1]
     is_connected = connection.status == ConnectionStatus.CONNECTED
     return {
         "connection": connection,
         "schedule": known,
         "on": on,
         "words": _words(known),
-        "interval": _CHOICE.get(known.interval, "") if known is not None else DEFAULT,
+        "interval": _CHOICE.get(interval, ""),
         "intervals": [(choice, words) for choice, (words, _) in INTERVALS.items()],
+        "hours": HOURS if takes_hour(interval) else {},
+        "hour": known.hour if known is not None else None,
         "paused": not is_connected,
         # What is on may be turned off on any plan.
         "may_change": actor.may(Right.OPERATE) and (on or not locked),
@@ -92,4 +99,4 @@ def _words(known: SyncSchedule | None) -> str:
     if known is None or not known.enabled:
         return "Off"
     choice = _CHOICE.get(known.interval)
-    return INTERVALS[choice][0] if choice else f"Every {known.interval}"
+    return in_words(choice, known.hour) if choice else f"Every {known.interval}"

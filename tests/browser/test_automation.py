@@ -66,13 +66,20 @@ def test_four_imports_at_once_of_which_one_waits_and_a_schedule(another: Callabl
 
     page.get_by_role("navigation", name="Main").get_by_role("link", name="Schedules").click()
     row = page.get_by_role("row").filter(has_text="GitHub")
+    often, hour = row.get_by_role("combobox", name="How often"), row.get_by_role("combobox", name="When to sync")
     with page.expect_response(re.compile("/schedule$")):
-        row.get_by_role("combobox").select_option("1h")
+        often.select_option("1h")
+    expect(hour).to_have_count(0)
+    with page.expect_response(re.compile("/schedule$")):
+        often.select_option("1d")
+    with page.expect_response(re.compile("/schedule$")):
+        hour.select_option("at 02:00 UTC")
     row.get_by_role("checkbox").check()
-    expect(row.get_by_role("cell").nth(2).locator("time")).to_be_visible()
+    expect(row.get_by_role("cell").nth(2).locator("time")).to_have_attribute("datetime", re.compile("T02:00:00"))
     page.reload()
     expect(row.get_by_role("checkbox")).to_be_checked()
-    expect(row.get_by_role("combobox")).to_have_value("1h")
+    expect(often).to_have_value("1d")
+    expect(hour).to_have_value("02")
     in_both_looks(page, "schedules")
 
     # What came in once is brought up to date from here as from its card, without a range to choose.
