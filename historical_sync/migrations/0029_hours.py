@@ -2,7 +2,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("historical_sync", "0026_about")]
+    dependencies = [("historical_sync", "0028_last_error_at")]
 
     operations = [
         migrations.AddField(
