@@ -80,7 +80,10 @@ def actor_for_key(key: str) -> Actor | None:
             found: Any = ApiKey.objects.get_from_key(key)
         except ApiKey.DoesNotExist:
             return None
-        return None if found.has_expired else Actor(found.tenant, found.role, f"API key {found.name}")
+        if found.has_expired:
+            return None
+        ApiKey.objects.note_use(found)
+        return Actor(found.tenant, found.role, f"API key {found.name}")
 
 
 def system_actor(tenant: Tenant, label: str) -> Actor:

@@ -6,7 +6,7 @@ What the engine relies on is shown and not edited; what changes a job goes throu
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from django import forms
@@ -273,19 +273,24 @@ def ending(moment: datetime | None) -> str:
 class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Keys of programs. A new key is shown once, after it is made; afterwards only its prefix is known."""
 
-    list_display = ("prefix", "name", leads_to("tenant"), "role", "created", "expiry_date", "revoked")
+    list_display = ("prefix", "name", leads_to("tenant"), "role", "created", "used", "expiry_date", "revoked")
     list_filter = ("role", "revoked", "tenant")
     list_select_related = ("tenant",)
     search_fields = ("name", "prefix", "tenant__name", "tenant__slug")
-    fields = ("tenant", "role", "name", "expiry_date", "revoked", "prefix")
+    fields = ("tenant", "role", "name", "expiry_date", "revoked", "prefix", "used")
 
     def get_readonly_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> tuple[str, ...]:
         if obj is None:
-            return ("prefix", "revoked")
+            return ("prefix", "revoked", "used")
         # What was revoked stays so, and what has ended stays ended.
         if obj.revoked:
             return self.fields
-        return ("tenant", "role", "prefix", "expiry_date") if obj.has_expired else ("tenant", "role", "prefix")
+        fixed = ("tenant", "role", "prefix", "used")
+        return (*fixed, "expiry_date") if obj.has_expired else fixed
+
+    @admin.display(description="last used", ordering="last_used", empty_value="never used")
+    def used(self, key: ApiKey) -> date | None:
+        return key.last_used
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False  # a key is revoked, and the list goes on telling that there was one

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from typing import Any, ClassVar
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.auth.models import PermissionsMixin
-from django.db import models
+from django.db import DatabaseError, models, transaction
 from django.db.models.functions import Lower
 from django.utils import timezone
 from rest_framework_api_key.models import AbstractAPIKey, BaseAPIKeyManager
 
 from atom.plans import PLANS, Plan
+
+log = logging.getLogger(__name__)
 
 
 class UserManager(BaseUserManager):
@@ -107,6 +110,18 @@ class ApiKeyManager(BaseAPIKeyManager):
         """With their tenants: who asks by a key asks for something of its tenant."""
         return super().get_usable_keys().select_related("tenant")
 
+    def note_use(self, key: ApiKey) -> None:
+        """Writes down that the key is used today, once a day. Who asks by it neither waits for others' locks nor fails with the write."""
+        today = timezone.now().date()
+        if key.last_used is not None and key.last_used >= today:
+            return
+        try:
+            with transaction.atomic():
+                unnoted = self.filter(models.Q(last_used__lt=today) | models.Q(last_used=None), pk=key.pk)
+                self.filter(pk__in=unnoted.select_for_update(skip_locked=True).values("pk")).update(last_used=today)
+        except DatabaseError as error:
+            log.warning("the use of an API key could not be noted: %s", error)
+
 
 class ApiKey(AbstractAPIKey):
     """A program's access to one tenant with a role's rights. Only a hash of the key is kept."""
@@ -114,6 +129,7 @@ class ApiKey(AbstractAPIKey):
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="api_keys")
     role = models.CharField(max_length=10, choices=Role.choices, default=Role.MEMBER)
     created_by = models.ForeignKey(User, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    last_used = models.DateField(null=True, editable=False)  # in UTC
 
     objects = ApiKeyManager()
 

@@ -395,12 +395,17 @@ def test_a_key_is_shown_once(staff: Client, cast: SimpleNamespace) -> None:
     said = staff.post(path(ApiKey, "add"), form, follow=True).content.decode()
     with tenant_scope(cast.acme.id):
         key = ApiKey.objects.get(name="report")
+    assert "never used" in staff.get(path(ApiKey)).content.decode()
     found = re.search(rf"{re.escape(key.prefix)}\.[\w-]+", said)
     assert found is not None
     actor = actor_for_key(found[0])
     assert actor is not None
     assert (actor.tenant, actor.role) == (cast.acme, "viewer")
-    assert found[0] not in staff.get(path(ApiKey, key.pk, "change")).content.decode()
+    for page in (path(ApiKey), path(ApiKey, key.pk, "change")):
+        text = staff.get(page).content.decode()
+        assert found[0] not in text
+        assert re.search(r"(?i)last used", text)
+        assert "never used" not in text, "it was a moment ago"
     form = {"name": "report", "revoked": "on", "expiry_date_0": "", "expiry_date_1": ""}
     assert staff.post(path(ApiKey, key.pk, "change"), form).status_code == 302
     assert staff.post(path(ApiKey, key.pk, "delete"), {"post": "yes"}).status_code == 403

@@ -373,6 +373,7 @@ def test_what_is_said_of_a_thing_is_found_whatever_the_number_of_connections(
         repository = add(cast.acme, "acme/web", kind="repository")
         for connection in (connections[7], connections[-1]):
             told(cast.acme, add(cast.acme, "Issue", kind="issue"), connection, {}, ("part_of", repository.id))
+    program("entities")  # the key's first use of a day is noted
     with CaptureQueriesContext(database) as queries:
         _, page = program("relationships", entity=repository.id)
     assert [row["target"]["name"] for row in page["results"]] == ["acme/web"] * 2

@@ -16,8 +16,8 @@ from django.utils import timezone
 from psycopg import waiting
 
 from atom import audit, members
-from atom.access import system_actor
-from atom.models import Membership
+from atom.access import actor_for_key, system_actor
+from atom.models import ApiKey, Membership
 from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import actions, delivering, job_changes, replaying, webhooks
 from historical_sync.automation import Delivery, Notice, WebhookEndpoint
@@ -193,6 +193,21 @@ def test_who_turns_an_endpoint_off_as_an_attempt_is_recorded_gets_no_error(
     with tenant_scope(acme.tenant.id):
         assert not WebhookEndpoint.objects.get(id=endpoint.id).enabled
         assert Delivery.objects.get(id=delivery.id).status == "failed"
+
+
+def test_a_program_does_not_wait_for_whoever_changes_its_key(live_cast: SimpleNamespace) -> None:
+    with tenant_scope(live_cast.acme.id):
+        key, secret = ApiKey.objects.create_key(tenant=live_cast.acme, role="viewer", name="report")
+    with psycopg.connect(database_url()) as other:
+        assert other.execute("SELECT name FROM atom_apikey WHERE id = %s FOR UPDATE", [key.pk]).fetchone() == (
+            "report",
+        )
+        asking = Aside(live_cast.acme, actor_for_key, secret)
+        wait_for(asking.waits_or_is_done)
+        asking.ends()
+    actor_for_key(secret)
+    with tenant_scope(live_cast.acme.id):
+        assert ApiKey.objects.get(pk=key.pk).last_used == timezone.now().date(), "the next one says so"
 
 
 def test_two_workspaces_that_invite_the_same_new_person_at_once_both_have_them(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import time_machine
 from django.core import mail
 from django.db import DatabaseError, transaction
 from django.db import connection as database
@@ -320,6 +321,46 @@ def test_keys_of_another_tenant_do_not_exist(cast: SimpleNamespace, signed_in: A
     assert client.post(f"/settings/keys/{key.prefix}/revoke").status_code == 404
     assert "theirs" not in client.get("/settings/keys").content.decode()
     assert actor_for_key(secret) is not None
+
+
+def test_a_key_tells_when_it_was_last_used_and_is_written_to_once_a_day(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        _, secret = ApiKey.objects.create_key(tenant=cast.acme, role="viewer", name="report")
+    owner = signed_in(cast.alice)
+
+    def last_used() -> str:
+        [cell] = re.findall(r'data-label="Last used"[^>]*>(.*?)</td>', owner.get("/settings/keys").content.decode())
+        return re.sub("<.*?>", "", cell)
+
+    def ask() -> int:
+        """How often the key was written to."""
+        with CaptureQueriesContext(database) as queries:
+            assert Client().get("/api/entities", headers={"Authorization": f"Api-Key {secret}"}).status_code == 200
+        return sum(query["sql"].startswith('UPDATE "atom_apikey"') for query in queries)
+
+    with time_machine.travel(datetime(2026, 11, 29, 9, tzinfo=UTC)) as clock:
+        assert last_used() == "never used"
+        assert Client().get("/api/entities", headers={"Authorization": f"Api-Key {secret}x"}).status_code == 401
+        assert last_used() == "never used", "not by who has a part of it"
+        assert (ask(), ask()) == (1, 0)
+        clock.move_to(datetime(2026, 11, 29, 23, 59, tzinfo=UTC))
+        assert (ask(), last_used()) == (0, "29 Nov 2026")
+        clock.move_to(datetime(2026, 11, 30, 0, 1, tzinfo=UTC))
+        assert last_used() == "29 Nov 2026"
+        assert (ask(), last_used()) == (1, "30 Nov 2026")
+
+
+def test_a_program_gets_its_answer_where_the_use_of_its_key_can_not_be_written_down(cast: SimpleNamespace) -> None:
+    with tenant_scope(cast.acme.id):
+        key, secret = ApiKey.objects.create_key(tenant=cast.acme, role="viewer", name="report")
+    with transaction.atomic():
+        with database.cursor() as cursor:
+            cursor.execute("SET LOCAL transaction_read_only = on")
+        reply = Client().get("/api/entities", headers={"Authorization": f"Api-Key {secret}"})
+        assert reply.status_code == 200
+        transaction.set_rollback(True)
+    with tenant_scope(cast.acme.id):
+        assert ApiKey.objects.get(pk=key.pk).last_used is None
 
 
 # -- workspace and plan ---------------------------------------------------------------------------------------------------
