@@ -23,10 +23,8 @@ from django.utils.encoding import force_bytes
 from django.utils.http import urlsafe_base64_encode
 from django.views.decorators.cache import never_cache
 
-from atom import audit, tasks, tries
-from atom.access import tenants_of
+from atom import sign_ins, tasks, tries
 from atom.models import User
-from atom.tenancy import tenant_scope
 from atom.words import number
 
 
@@ -48,6 +46,8 @@ class ChangePassword(PasswordChangeView):
         return super().post(request, *args, **kwargs)
 
     def form_invalid(self, form: Any) -> HttpResponse:
+        if form.has_error("old_password", "password_incorrect"):
+            sign_ins.password_refused(self.request, form.user)
         if not form.has_error("old_password"):
             tries.to_sign_in(self.request, form.user.email).forgive()
         return self.render_to_response(self.get_context_data(form=form), status=400)
@@ -56,7 +56,7 @@ class ChangePassword(PasswordChangeView):
         tries.to_sign_in(self.request, form.user.email).forgive()
         with transaction.atomic():
             response = super().form_valid(form)
-            _note(form.user, "")
+            sign_ins.password_changed(self.request, form.user)
         messages.success(self.request, "Your password is changed. You are signed out everywhere else.")
         return response
 
@@ -96,8 +96,10 @@ class SetPassword(PasswordResetConfirmView):
         first = not form.user.has_usable_password()
         with transaction.atomic():
             response = super().form_valid(form)
+            how = "by a link that was sent to them"
             if not first:
-                _note(form.user, "by a link that was sent to them")
+                sign_ins.password_changed(self.request, form.user, how)
+            sign_ins.signed_in(self.request, form.user, how)
         return response
 
 
@@ -147,10 +149,3 @@ def root(request: HttpRequest) -> str:
 def days() -> int:
     """For how long a link works."""
     return timedelta(seconds=settings.PASSWORD_RESET_TIMEOUT).days
-
-
-def _note(user: User, how: str) -> None:
-    """In the audit log of each workspace of theirs."""
-    for tenant in tenants_of(user):
-        with tenant_scope(tenant.id):
-            audit.record(tenant.id, user.get_short_name(), "member.password", user.email, how)

@@ -13,7 +13,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
-from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
+from django.contrib.auth.forms import AdminPasswordChangeForm, AdminUserCreationForm, UserChangeForm
 from django.contrib.auth.models import Group
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
@@ -25,7 +25,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from rest_framework_api_key.models import APIKey as UnusedKey
 
-from atom import audit, members
+from atom import audit, members, sign_ins
 from atom.audit import OPERATOR
 from atom.errors import Refused
 from atom.models import ApiKey, Membership, Role, Tenant, User
@@ -99,6 +99,14 @@ class ChangedUser(LowerEmail, UserChangeForm):  # type: ignore[type-arg]
         fields = "__all__"  # noqa: DJ007 - which ones are shown is the admin's `fieldsets`
 
 
+class SetPassword(AdminPasswordChangeForm):  # type: ignore[type-arg]
+    @transaction.atomic
+    def save(self, commit: bool = True) -> User:
+        user: User = super().save(commit)
+        sign_ins.note(user, OPERATOR, "member.password")
+        return user
+
+
 def may_touch(request: HttpRequest, user: User | None) -> bool:
     """Whether whoever asks may change this person, their password too: a superuser is changed by superusers."""
     return request.user.is_superuser or user is None or not user.is_superuser
@@ -108,7 +116,7 @@ def may_touch(request: HttpRequest, user: User | None) -> bool:
 class UserAdmin(DjangoUserAdmin):  # type: ignore[type-arg]
     """People. What they may do in a tenant is in the tenant's memberships, which end with the account; the last owner's does not."""
 
-    form, add_form = ChangedUser, NewUser
+    form, add_form, change_password_form = ChangedUser, NewUser, SetPassword
     ordering = ("email",)
     list_display = ("email", "name", "is_active", "is_staff", "date_joined")
     list_filter = (("is_active", yes_or_no("account in use")), ("is_staff", yes_or_no("staff")), "is_superuser")

@@ -140,7 +140,8 @@ class ApiKey(AbstractAPIKey):
 
 
 class AuditEvent(models.Model):
-    """Who did what in a tenant: members, keys, connections, plan, imports. Append only: the database refuses changes.
+    """Who did what in a tenant: members, keys, connections, plan, imports. Append only: the database refuses changes, but that an
+    address is forgotten (`atom.audit.forget_addresses`).
 
     Written by `atom.audit.record` in the transaction of what it tells of.
     """
@@ -151,10 +152,14 @@ class AuditEvent(models.Model):
     action = models.CharField(max_length=40)
     subject = models.CharField(max_length=300, blank=True)
     detail = models.CharField(max_length=300, blank=True)
+    address = models.GenericIPAddressField(null=True, blank=True)  # of whoever signed in or tried to
 
     class Meta:
         ordering = ["-at", "-id"]
-        indexes = [models.Index(fields=["tenant", "-at", "-id"], name="audit_newest")]
+        indexes = [
+            models.Index(fields=["tenant", "-at", "-id"], name="audit_newest"),
+            models.Index(fields=["at"], name="audit_addresses", condition=models.Q(address__isnull=False)),
+        ]
 
     def __str__(self) -> str:
         return f"{self.actor}: {self.action} {self.subject}"

@@ -5,8 +5,11 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 from channels.db import DatabaseSyncToAsync
+from django.db import OperationalError
 from procrastinate import RetryStrategy
 from procrastinate.contrib.django import app
+
+from atom.threads import in_thread
 
 # Mail servers may be slow, and nothing else must wait for them.
 _MAIL = ThreadPoolExecutor(1, thread_name_prefix="links")
@@ -26,3 +29,16 @@ async def send_link(email: str, root: str) -> None:
     from atom import accounts
 
     await DatabaseSyncToAsync(accounts.send_link, thread_sensitive=False, executor=_MAIL)(email, root)
+
+
+@app.task(
+    queue="upkeep",
+    name="atom.note_failed_sign_in",
+    pass_context=False,
+    retry=RetryStrategy(max_attempts=6, exponential_wait=5, retry_exceptions=[OperationalError]),
+)
+async def note_failed_sign_in(user_id: str | None, address: str | None, at: str, detail: str) -> None:
+    """Writes down that somebody failed to sign in as this user, None: as nobody that there is."""
+    from atom import sign_ins
+
+    await in_thread(sign_ins.note_failed)(user_id, address, at, detail)

@@ -16,14 +16,19 @@ TOO_MANY = "Too many tries. Wait five minutes and try again."
 # Of one account from one address, of one account from anywhere, from one address to any account.
 SIGN_IN = {"pair": 5, "account": 30, "address": 50}  # that failed
 LINK = {"pair": 3, "account": 6, "address": 30}  # that fill somebody's mailbox
+# Of a day, that are written into the audit log.
+DAY = 86_400
+FAILED_LINES = {"pair": 5, "account": 20, "address": 100}
+LINES = {"pair": 50}  # of who knows the password; whoever comes from elsewhere is told of in any case
 
 
 @dataclass(frozen=True, slots=True)
 class Tries:
-    """The tries of an account from an address within the last minutes. keys: kind -> where they are counted."""
+    """The tries of an account from an address within so many seconds. keys: kind -> where they are counted."""
 
     limits: Mapping[str, int]
     keys: Mapping[str, str]
+    window: int = WINDOW
 
     def one_too_many(self) -> bool:
         """Counts a try that is about to be made, unless there were enough already.
@@ -34,11 +39,11 @@ class Tries:
         return any(self._count(key) > self.limits[kind] for kind, key in self.keys.items())
 
     def _count(self, key: str) -> int:
-        cache.add(key, 0, WINDOW)
+        cache.add(key, 0, self.window)
         try:
             return cache.incr(key)
         except ValueError:  # it ran out in between
-            cache.set(key, 1, WINDOW)
+            cache.set(key, 1, self.window)
             return 1
 
     def forgive(self) -> None:
@@ -62,6 +67,24 @@ def for_a_link(request: HttpRequest, email: str) -> Tries:
 def of_an_invitation(request: HttpRequest, email: str) -> Tries:
     """Counted with the links that are asked for, but not by address: whoever invites a company does so from one."""
     return Tries({"account": LINK["account"]}, {"account": _keys("link", request, email)["account"]})
+
+
+def for_a_failed_line(request: HttpRequest, email: str) -> Tries:
+    """Lines of the audit log that somebody writes who knows no password, and could go on writing for ever."""
+    return Tries(FAILED_LINES, _keys("failed-line", request, email), DAY)
+
+
+def for_a_line(request: HttpRequest, email: str) -> Tries:
+    return Tries(LINES, {"pair": _keys("line", request, email)["pair"]}, DAY)
+
+
+def address_of(request: HttpRequest) -> str | None:
+    """The client's address, as the server has it of the proxy (README): what tries are counted by. None if it is none."""
+    try:
+        ip = ipaddress.ip_address(request.META.get("REMOTE_ADDR", "").partition("%")[0])
+    except ValueError:
+        return None
+    return str(getattr(ip, "ipv4_mapped", None) or ip)
 
 
 def refused(response: HttpResponse) -> HttpResponse:

@@ -24,6 +24,7 @@ urlpatterns = [
     path("password/<str:uidb64>/<str:token>", accounts.ResetPassword.as_view(), name="reset-password"),
     path("welcome/<str:uidb64>/<str:token>", accounts.SetPassword.as_view(), name="set-password"),
     path("admin/login/", views.admin_sign_in),
+    path("admin/logout/", views.admin_sign_out),
     # The site's page, with its limit of tries and its line in the audit log.
     path("admin/password_change/", RedirectView.as_view(pattern_name="change-password")),
     path("admin/", admin.site.urls),

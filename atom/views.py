@@ -13,7 +13,7 @@ from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth import authenticate, login, logout
 from django.contrib.auth.views import redirect_to_login
-from django.db import DatabaseError
+from django.db import DatabaseError, transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -22,11 +22,12 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from atom import tries
+from atom import sign_ins, tries
 from atom.access import SESSION_TENANT, Right
 from atom.db import away
 from atom.errors import UNAVAILABLE, UNAVAILABLE_WORDS
 from atom.middleware import actor_of
+from atom.models import User
 
 View = Callable[..., HttpResponse]
 
@@ -136,10 +137,15 @@ def sign_in(request: HttpRequest) -> HttpResponse:
         possible = email and password and "\0" not in email  # which the database takes in no text
         user = authenticate(request, username=email, password=password) if possible else None
         if user is None:
+            if possible:
+                sign_ins.failed(request, email)
             context["error"] = "This e-mail address and password do not match."
             return render(request, "sign_in.html", context, status=400)
         tried.forgive()
-        login(request, user)
+        assert isinstance(user, User)
+        with transaction.atomic():
+            login(request, user)
+            sign_ins.signed_in(request, user)
         return HttpResponseRedirect(target)
     return render(request, "sign_in.html", context)
 
@@ -155,16 +161,36 @@ def admin_sign_in(request: HttpRequest) -> HttpResponse:
     tried = tries.to_sign_in(request, email)
     if tried.one_too_many():
         return tries.refused(refusal(request, "Too many tries", "Wait five minutes and try again.", 429))
-    response = admin.site.login(request)
-    if response.status_code == 302:
-        tried.forgive()
+    with transaction.atomic():
+        response = admin.site.login(request)
+        if response.status_code == 302:
+            tried.forgive()
+            assert isinstance(request.user, User)
+            sign_ins.signed_in(request, request.user, sign_ins.IN_THE_ADMIN)
+        elif email and request.POST.get("password") and "\0" not in email:
+            sign_ins.failed(request, email, sign_ins.IN_THE_ADMIN)
     return response
 
 
 @require_POST
 def sign_out(request: HttpRequest) -> HttpResponse:
-    logout(request)
+    user = request.user
+    with transaction.atomic():
+        logout(request)
+        if isinstance(user, User):
+            sign_ins.signed_out(request, user)
     return redirect("sign-in")
+
+
+@require_POST
+def admin_sign_out(request: HttpRequest) -> HttpResponse:
+    """The admin's own page."""
+    user = request.user
+    with transaction.atomic():
+        response = admin.site.logout(request)
+        if isinstance(user, User):
+            sign_ins.signed_out(request, user, sign_ins.IN_THE_ADMIN)
+    return response
 
 
 @require_POST

@@ -13,6 +13,7 @@ from django.db import OperationalError, connection
 from django.utils import timezone
 from psycopg_pool import PoolTimeout
 
+from atom import audit
 from atom.access import system_actor
 from atom.errors import Refused
 from atom.models import Tenant
@@ -28,7 +29,7 @@ def by_the_clock(now: datetime | None = None) -> None:
     now = now or timezone.now()
     parts = (
         _go_on, queueing.start_all_waiting, schedules.start_due, _tell, ending.tell_of_ends, _tidy, notices.forget_old, forgetting.forget_parts,
-        _forget_sessions,
+        _forget_sessions, audit.forget_addresses,
     )  # fmt: skip
     for part in parts:
         try:

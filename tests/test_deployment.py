@@ -286,6 +286,24 @@ def test_the_log_holds_no_secret_and_of_a_wrong_host_a_line(deployment: Deployme
     assert "Traceback" not in logged
 
 
+def test_a_try_to_sign_in_is_told_with_the_address_that_the_proxy_sees(deployment: Deployment) -> None:
+    seen = {**BEHIND_TLS, "X-Forwarded-For": "203.0.113.5"}
+    page = httpx2.get(f"http://{deployment.address}/sign-in", headers=seen)
+    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page.text)
+    assert token
+    # By hand: they are for https alone.
+    cookies = "; ".join(f"{name}={value}" for name, value in page.cookies.items())
+    reply = httpx2.post(
+        f"http://{deployment.address}/sign-in",
+        headers={**seen, "Cookie": cookies, "Referer": f"https://{deployment.address}/sign-in"},
+        data={"csrfmiddlewaretoken": token[1], "email": "nobody@acme.test", "password": "wrong"},
+    )
+    assert reply.status_code == 400, reply.text
+    assert "do not match" in reply.text
+    said = "somebody failed to sign in, and there is no such account, from 203.0.113.5"
+    wait_for(lambda: any(said in worker.output for worker in deployment.workers), 20)
+
+
 def test_workers_that_are_told_to_stop_give_their_work_back(deployment: Deployment, sandbox: Any) -> None:
     sandbox.control(latency_ms=150)
     connection = deployment.connect(sandbox, "second")

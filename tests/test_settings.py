@@ -66,7 +66,7 @@ def test_somebody_new_is_invited_by_mail_sets_a_password_and_is_in(cast: SimpleN
     assert done.redirect_chain[-1][0] == "/integrations"
     assert "Member in Acme" in done.content.decode()
     assert "This link is used up" in Client().get(path[1], follow=True).content.decode()
-    assert log(cast.acme) == [("Alice", "member.invited", "eve@new.test")]
+    assert log(cast.acme) == [("Alice", "member.invited", "eve@new.test"), ("eve", "member.signed_in", "eve@new.test")]
 
 
 def test_somebody_with_an_account_is_added_and_told(cast: SimpleNamespace, signed_in: Any) -> None:
