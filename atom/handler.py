@@ -19,6 +19,7 @@ from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.core.handlers.base import BaseHandler
 from django.core.signals import request_started
+from django.db import close_old_connections
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
@@ -49,14 +50,14 @@ class SyncHandler(ASGIHandler):
             scope = _with_length(scope, body)
             threads = self.probe_threads if scope["path"] in settings.PROBES else self.threads
             response = await self._in_thread(self._answer, threads)(scope, body)
-        if response.streaming and not response.is_async:  # a static file
+        if response.streaming and not response.is_async:  # a static file, or what is read from the database meanwhile
             response.streaming_content = self._parts(iter(response.streaming_content))
         await self.send_response(response, send)
         if response.streaming:
             await self._in_thread(response.close)()
 
     async def _parts(self, parts: Iterator[bytes]) -> AsyncIterator[bytes]:
-        while (part := await self._in_thread(next)(parts, None)) is not None:
+        while (part := await self._in_thread(_next)(parts)) is not None:
             yield part
 
     def _in_thread(self, function: Any, threads: ThreadPoolExecutor | None = None) -> Any:
@@ -74,9 +75,19 @@ class SyncHandler(ASGIHandler):
         assert response is not None, "what cannot be a request has its answer already"
         response._handler_class = self.__class__  # type: ignore[attr-defined] # Django's, for the signal at the end
         # Closed before it is sent, which gives the database connection back; the content stays.
-        if not response.streaming:
+        if response.streaming:
+            close_old_connections()
+        else:
             response.close()
         return response
+
+
+def _next(parts: Iterator[bytes]) -> bytes | None:
+    """In whatever thread has time, which gives its database connection back: the client may be slow to take the part."""
+    try:
+        return next(parts, None)
+    finally:
+        close_old_connections()
 
 
 def _with_length(scope: Any, body: BinaryIO) -> Any:

@@ -19,6 +19,7 @@ urlpatterns = [
     path("settings/keys", workspace.keys, name="settings-keys"),
     path("settings/keys/<str:prefix>/revoke", workspace.revoke_key, name="settings-key-revoke"),
     path("settings/audit", workspace.audit_log, name="settings-audit"),
+    path("settings/audit.csv", workspace.audit_file, name="settings-audit-csv"),
     path("password", accounts.ChangePassword.as_view(), name="change-password"),
     path("password/forgotten", accounts.ForgotPassword.as_view(), name="forgot-password"),
     path("password/<str:uidb64>/<str:token>", accounts.ResetPassword.as_view(), name="reset-password"),

@@ -15,6 +15,7 @@ from django.contrib.auth import authenticate, login, logout
 from django.contrib.auth.views import redirect_to_login
 from django.db import DatabaseError, transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -29,7 +30,7 @@ from atom.errors import UNAVAILABLE, UNAVAILABLE_WORDS
 from atom.middleware import actor_of
 from atom.models import User
 
-View = Callable[..., HttpResponse]
+View = Callable[..., HttpResponseBase]
 
 APPEARANCE = "appearance"  # the cookie; it has to be there before the first paint, so it is no row of a table
 APPEARANCES = {"": "System", "light": "Light", "dark": "Dark"}
@@ -48,7 +49,7 @@ def tenant_required(right: Right = Right.VIEW, *, from_any_workspace: bool = Fal
     def decorate(view: View) -> View:
         @never_cache
         @wraps(view)
-        def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             actor = getattr(request, "actor", None)
             if not request.user.is_authenticated:
                 if getattr(request, "htmx", False):
@@ -251,7 +252,7 @@ def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
     return _error(request, 403, "permission_denied", "Please try again", words)
 
 
-def method_refused(get_response: View) -> View:
+def method_refused(get_response: Callable[[HttpRequest], HttpResponse]) -> View:
     """Middleware: in words what Django refuses with an empty page, as where the address of a form is opened from the history."""
 
     def middleware(request: HttpRequest) -> HttpResponse:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import date
+from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.conf import settings
 from django.contrib import messages
 from django.core.mail import send_mail
 from django.core.paginator import Paginator
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.urls import reverse
@@ -21,7 +24,7 @@ from atom import accounts, audit, members, tries
 from atom.access import RIGHTS, Actor, Right
 from atom.errors import Refused
 from atom.middleware import actor_of
-from atom.models import ApiKey, AuditEvent, Membership, Role, User
+from atom.models import ApiKey, Membership, Role, User
 from atom.plans import PLANS
 from atom.sessions import show_next, shown_once
 from atom.views import tenant_required
@@ -177,20 +180,49 @@ def revoke_key(request: HttpRequest, prefix: str) -> HttpResponse:
 @require_GET
 @tenant_required(Right.MANAGE)
 def audit_log(request: HttpRequest) -> HttpResponse:
-    """Who did what, newest first: `?area=&page=`."""
+    """Who did what, newest first: `?area=&person=&since=&until=&page=`."""
     actor = actor_of(request)
-    area = request.GET.get("area", "")
-    found = AuditEvent.objects.filter(tenant=actor.tenant)
-    if area in audit.WORDS:
-        found = found.filter(action__in=audit.WORDS[area])
-    page = Paginator(found, PAGE).get_page(request.GET.get("page"))
+    chosen = _asked_of_the_log(request)
+    page = Paginator(audit.found(actor.tenant, **chosen), PAGE).get_page(request.GET.get("page"))
     context = {
         "page": page,
         "lines": [(event, audit.PHRASES.get(event.action, event.action)) for event in page],
-        "area": area if area in audit.WORDS else "",
+        "chosen": chosen,
+        "query": urlencode({name: value for name, value in chosen.items() if value}),
         "areas": audit.WORDS,
+        "members": members.members_of(actor.tenant),
+        "most": audit.MOST_LINES,
     }
     return render(request, "workspace/audit.html", context)
+
+
+@require_GET
+@tenant_required(Right.MANAGE)
+def audit_file(request: HttpRequest) -> StreamingHttpResponse:
+    """The same as a file, by the same address: `?area=&person=&since=&until=`."""
+    tenant = actor_of(request).tenant
+    found = audit.found(tenant, **_asked_of_the_log(request))
+    response = StreamingHttpResponse(audit.as_csv(tenant, found), content_type="text/csv; charset=utf-8")
+    response["Content-Disposition"] = f'attachment; filename="audit-log-{tenant.slug}.csv"'
+    return response
+
+
+def _asked_of_the_log(request: HttpRequest) -> dict[str, Any]:
+    """For `audit.found`; what is none of the choices is none."""
+    area = request.GET.get("area", "")
+    return {
+        "area": area if area in audit.WORDS else "",
+        "person": request.GET.get("person", "").replace("\0", "").strip()[:254],
+        "since": _day(request, "since"),
+        "until": _day(request, "until"),
+    }
+
+
+def _day(request: HttpRequest, name: str) -> date | None:
+    try:
+        return date.fromisoformat(request.GET.get(name, ""))
+    except ValueError:
+        return None
 
 
 def _roles(actor: Actor) -> list[tuple[str, str]]:

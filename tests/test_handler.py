@@ -12,11 +12,13 @@ import psycopg
 import pytest
 from asgiref.testing import ApplicationCommunicator
 from django.conf import settings
+from django.db import connection as database
 from django.db import utils
 from django.db.models import QuerySet
 from django.test import Client
 from psycopg_pool import PoolTimeout
 
+from atom import audit
 from atom.models import ApiKey
 from atom.tenancy import tenant_scope
 
@@ -116,17 +118,25 @@ def test_each_of_many_requests_at_once_sees_its_own_tenant(live_cast: SimpleName
         assert theirs.name.encode() not in page
 
 
-def test_connections_go_back_to_the_pool(live_cast: SimpleNamespace) -> None:
-    """More requests than there are threads or connections, one after the other and at once."""
+@pytest.mark.parametrize("path", ["/jobs", "/settings/audit.csv"])
+def test_connections_go_back_to_the_pool(
+    live_cast: SimpleNamespace, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More requests than there are threads or connections, one after the other and at once; also what is read in parts, by any thread."""
+    monkeypatch.setattr(audit, "AT_ONCE", 5)
+    with tenant_scope(live_cast.acme.id):
+        for number in range(20):
+            audit.record(live_cast.acme.id, "Alice", "key.created", str(number))
     alice = signed_in(live_cast.alice)
 
     async def scene() -> set[int]:
-        found = {(await ask("/jobs", headers=alice))[0] for _ in range(30)}
-        return found | {
-            status for status, _, _ in await asyncio.gather(*(ask("/jobs", headers=alice) for _ in range(30)))
-        }
+        found = {(await ask(path, headers=alice))[0] for _ in range(30)}
+        return found | {status for status, _, _ in await asyncio.gather(*(ask(path, headers=alice) for _ in range(30)))}
 
     assert asyncio.run(scene()) == {200}
+    database.close()  # this thread's own
+    stats = database.pool.get_stats()
+    assert stats["pool_available"] == stats["pool_size"], "none is kept"
 
 
 def test_a_body_in_parts_is_one_body(live_cast: SimpleNamespace) -> None:

@@ -47,6 +47,7 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "settings-keys": ("get", 200, 403, SIGN_IN),
     "settings-key-revoke": ("post", 404, 403, SIGN_IN),
     "settings-audit": ("get", 200, 403, SIGN_IN),
+    "settings-audit-csv": ("get", 200, 403, SIGN_IN),
     "change-password": ("get", 200, 200, SIGN_IN),
     "set-password": ("get", 200, 200, 200),
     "analytics": ("get", 200, 200, SIGN_IN),
@@ -190,8 +191,8 @@ def test_nobody_sees_what_is_not_theirs(acme: SimpleNamespace, who: str, name: s
         assert reply.status_code == 302
         assert reply["Location"].startswith("/sign-in")
     else:
-        assert reply.status_code == want, reply.content[:500]
-    text = reply.content.decode()
+        assert reply.status_code == want, reply.getvalue()[:500]
+    text = reply.getvalue().decode()
     if who != "vera":
         for secret in (str(acme.job.id), "acme-github", acme.entity.name, acme.endpoint.url):
             assert secret not in text.replace(path, "")
@@ -204,7 +205,7 @@ def test_nobody_sees_what_is_not_theirs(acme: SimpleNamespace, who: str, name: s
 def test_tokens_are_on_no_page(acme: SimpleNamespace, name: str) -> None:
     client = Client(raise_request_exception=False)
     client.force_login(acme.cast.alice)
-    text = client.get(address(routes()[name], acme)).content.decode()
+    text = client.get(address(routes()[name], acme)).getvalue().decode()
     assert "secret-access-token" not in text
     assert "secret-refresh-token" not in text
     assert "whsec_" not in text
@@ -228,7 +229,7 @@ def test_every_form_says_which_workspace_its_page_is_of(acme: SimpleNamespace, n
     client = Client(raise_request_exception=False)
     client.force_login(acme.cast.alice)
     headers = {"HX-Request": "true"} if htmx else {}
-    page = client.get(address(routes()[name], acme), form_of(name, acme), headers=headers).content.decode()
+    page = client.get(address(routes()[name], acme), form_of(name, acme), headers=headers).getvalue().decode()
     for form in re.findall(r"(?s)<form [^>]*\bmethod=\"post\".*?</form>", page):
         assert f'name="workspace" value="{acme.cast.acme.id}"' in form, form
         assert 'name="csrfmiddlewaretoken"' in form, form
