@@ -13,7 +13,7 @@ from django.db.models import Count
 from django.db.models.expressions import RawSQL
 
 from atom.models import Tenant
-from historical_sync.identity import name_rank
+from historical_sync.identity import entity_id, name_rank, record_id
 from historical_sync.models import Address, Entity, Statement, SyncRecord
 from integrations.models import Connection
 
@@ -54,6 +54,12 @@ def things(tenant: Tenant, keys: Iterable[UUID]) -> dict[UUID, Entity]:
     whole(tenant, list(stands.values()))
     found = {key: stands[root] for key, row in rows.items() if (root := row.merged_into or row.id) in stands}
     return found | {address: found[key] for address, key in means.items() if key in found}
+
+
+def thing_called(tenant: Tenant, key: str) -> Entity | None:
+    """What the tenant knows by the key, whichever of the thing's keys it is."""
+    computed = UUID(bytes=entity_id(tenant.id.bytes, key))
+    return things(tenant, [computed]).get(computed)
 
 
 def _with_addresses(tenant: Tenant, keys: list[UUID]) -> list[UUID]:
@@ -228,6 +234,13 @@ def records_of(
             end = ids[-1]
             break
     return list(chosen.filter(id__in=ids).select_related("connection")), end
+
+
+def record_called(tenant: Tenant, connection: Connection, stream: str, external_id: str) -> SyncRecord | None:
+    """The stream's record by the id that its provider gives it."""
+    computed = UUID(bytes=record_id(connection.id.bytes, stream, external_id))
+    rows = SyncRecord.objects.filter(tenant=tenant, connection=connection, id=computed)
+    return rows.select_related("connection").first()
 
 
 def _records_from(tenant: Tenant, place: Place, keys: Sequence[UUID], most: int) -> list[tuple[UUID, UUID, str]]:

@@ -19,6 +19,7 @@ from atom.access import Right
 from atom.api_auth import TenantScoped, caller
 from atom.errors import InvalidInput
 from historical_sync import graph
+from historical_sync.extraction import LONGEST_EXTERNAL_ID, LONGEST_KEY
 from historical_sync.models import Entity, SyncRecord
 from integrations.connect import get_connection
 from integrations.models import Connection
@@ -129,12 +130,20 @@ class GraphViewSet(TenantScoped, viewsets.GenericViewSet):
                 "A connection's id: only what its records are about; not what they merely mention.",
                 OpenApiTypes.UUID,
             ),
+            _asked(
+                "key", "Only the thing that goes by this key, such as github:issue:77#42; without q, kind and source."
+            ),
             *PAGING,
         ],
         responses={200: EntityPageSerializer},
     )
     def entities(self, request: Request) -> Response:
         tenant, size = caller(request).tenant, _size(request)
+        if (key := _exact(request, "key", LONGEST_KEY)) is not None:
+            if any(request.query_params.get(name) for name in ("q", "kind", "source")):
+                raise InvalidInput("invalid", "A key says which thing is meant: nothing else narrows it.", "key")
+            thing = graph.thing_called(tenant, key)
+            return Response({"next": None, "results": [_entity_json(thing)] if thing else []})
         cursor = _cursor(request, _kind, UUID)
         found = graph.search(
             tenant,
@@ -177,6 +186,7 @@ class GraphViewSet(TenantScoped, viewsets.GenericViewSet):
         parameters=[
             OpenApiParameter("connection_id", OpenApiTypes.UUID, OpenApiParameter.PATH),
             _asked("stream", "Only this stream's."),
+            _asked("external_id", "Only the record that has this id at its provider. Needs `stream`."),
             *PAGING,
         ],
         responses={200: RecordPageSerializer},
@@ -187,8 +197,14 @@ class GraphViewSet(TenantScoped, viewsets.GenericViewSet):
             connection = get_connection(tenant, UUID(connection_id))
         except (ValueError, Connection.DoesNotExist):
             raise Http404 from None
+        stream = _text(request, "stream", 60)
+        if (external_id := _exact(request, "external_id", LONGEST_EXTERNAL_ID)) is not None:
+            if not stream:
+                raise InvalidInput("invalid", "An id is one of a stream's: name it.", "stream")
+            record = graph.record_called(tenant, connection, stream, external_id)
+            return Response({"next": None, "results": [_whole_record_json(record)] if record else []})
         after = cursor[0] if cursor else None
-        found, end = graph.records_of(tenant, connection, _text(request, "stream", 60), after=after, limit=size)
+        found, end = graph.records_of(tenant, connection, stream, after=after, limit=size)
         return Response({"next": end and _mark(str(end)), "results": [_whole_record_json(row) for row in found]})
 
     @extend_schema(
@@ -305,6 +321,14 @@ def _text(request: Request, name: str, most: int) -> str:
     given = str(request.query_params.get(name, "")).strip()
     if len(given) > most or not given.isprintable():
         raise InvalidInput("invalid", f"Must be at most {most} printable characters.", name)
+    return given
+
+
+def _exact(request: Request, name: str, most: int) -> str | None:
+    """As it was given, spaces included; None where it was not, which an empty one is not: that is the id of nothing."""
+    given = request.query_params.get(name)
+    if given is not None and len(given) > most:
+        raise InvalidInput("invalid", f"Must be at most {most} characters.", name)
     return given
 
 

@@ -20,7 +20,8 @@ from atom.models import ApiKey
 from atom.tenancy import tenant_scope
 from historical_sync import graph, tidying, worker
 from historical_sync.database import make_pool, tenant_transaction
-from historical_sync.models import Entity, SyncRecord
+from historical_sync.identity import entity_id, placeholder
+from historical_sync.models import Address, Entity, SyncRecord
 from historical_sync.searching import EntityName, NameBacklog, index_names
 from tests.faults.stage import database_url
 from tests.graphs import NOW, make_connection
@@ -286,6 +287,46 @@ def test_a_program_pages_through_entities_and_relationships(cast: SimpleNamespac
     assert found["property_records"] == {"title": str(alias.record_id)}
 
 
+def keyed(tenant: Any, key: str, **fields: Any) -> Entity:
+    """A person that goes by the key."""
+    with tenant_scope(tenant.id):
+        return Entity.objects.create(
+            id=uuid.UUID(bytes=entity_id(tenant.id.bytes, key)), tenant=tenant, kind="person", key=key,
+            name=placeholder(key), **fields,
+        )  # fmt: skip
+
+
+def test_a_thing_is_found_by_any_of_its_keys(cast: SimpleNamespace, program: Any, signed_in: Any) -> None:
+    """As its page and the API write them. A program that has an address or a number had to guess its name and search."""
+    jane = keyed(
+        cast.acme, "person:email:jane@acme.test", as_of=NOW, record_id=uuid.uuid4(), properties={"title": "CEO"}
+    )
+    login = keyed(
+        cast.acme, "github:user:7", merged_into=jane.id, as_of=NOW, record_id=uuid.uuid4(), properties={"login": "jd"}
+    )
+    keyed(cast.globex, "github:user:8")
+    with tenant_scope(cast.acme.id):
+        address = "jira:site/acme.atlassian.net/browse/WEB-1"
+        Address.objects.create(
+            id=uuid.UUID(bytes=entity_id(cast.acme.id.bytes, address)), tenant=cast.acme, key=address, within_id=uuid.uuid4(),
+            leads_to=login.id,
+        )  # fmt: skip
+    for key in (jane.key, login.key, address):
+        with CaptureQueriesContext(database) as queries:
+            status, page = program("entities", key=key)
+        assert (status, page["next"], [row["id"] for row in page["results"]]) == (200, None, [str(jane.id)]), key
+        [row] = page["results"]
+        assert (row["key"], row["properties"]) == (jane.key, {"title": "CEO", "login": "jd"})
+        assert len(queries) <= 10, [one["sql"][:150] for one in queries]
+    for key in ("github:user:8", "github:user:9", "jane", "", "\0", " github:user:7", "k" * 600):
+        assert program("entities", key=key) == (200, {"next": None, "results": []}), key
+    explorer = signed_in(cast.vera)
+    for key in (login.key, f" {login.key} "):
+        assert f"/entities/{jane.id}" in explorer.get("/entities", {"q": key}).content.decode(), key
+    for query in ({"q": "github:user:8"}, {"q": login.key, "kind": "issue"}):
+        assert f"/entities/{jane.id}" not in explorer.get("/entities", query).content.decode(), query
+
+
 def test_a_page_of_relationships_looks_through_so_many_records(
     cast: SimpleNamespace, program: Any, monkeypatch: Any
 ) -> None:
@@ -392,6 +433,10 @@ def test_what_is_said_of_a_thing_is_found_whatever_the_number_of_connections(
         ("entities", {"q": "x" * 101}, 400, "q"),
         ("entities", {"kind": "a\0b"}, 400, "kind"),
         ("entities", {"source": "1"}, 400, "source"),
+        ("entities", {"key": "k" * 601}, 400, "key"),
+        ("entities", {"key": "github:user:7", "q": "jane"}, 400, "key"),
+        ("entities", {"key": "github:user:7", "kind": "person"}, 400, "key"),
+        ("entities", {"key": "github:user:7", "source": str(uuid.UUID(int=7))}, 400, "key"),
         ("relationships", {"entity": "1"}, 400, "entity"),
         ("relationships", {"entity": str(uuid.uuid4())}, 404, None),
         ("entities/1", {}, 404, None),

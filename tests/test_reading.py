@@ -15,6 +15,7 @@ from django.utils import timezone
 from atom.models import ApiKey
 from atom.tenancy import tenant_scope
 from historical_sync import graph
+from historical_sync.identity import record_id
 from historical_sync.models import SyncRecord
 from tests.graphs import NOW, make_connection
 
@@ -163,6 +164,60 @@ def test_records_of_one_stream_are_found_among_many_others(
     assert list(itertools.chain(*found)) == [2, 11, 12]
     assert [] in found, "a page may be empty without being the last"
     assert pages(acme.api, records_path(acme.connection), stream="commits")[-1] == []
+
+
+def test_a_record_is_found_by_the_id_that_its_provider_gives_it(
+    acme: SimpleNamespace, django_assert_max_num_queries: Any
+) -> None:
+    """A program that has an issue's number had to read all of the connection's records to come to it."""
+    with tenant_scope(acme.tenant.id):
+        other = make_connection(acme.tenant)
+    for connection in (acme.connection, other, acme.theirs):
+        for stream, external_id in (
+            ("issues", "77#42"),
+            ("comments", "77#42"),
+            ("issues", " odd\u00a0id "),
+            ("issues", "7"),
+        ):
+            with tenant_scope(connection.tenant_id):
+                SyncRecord.objects.create(
+                    id=uuid.UUID(bytes=record_id(connection.id.bytes, stream, external_id)), tenant=connection.tenant,
+                    connection=connection, job_id=uuid.uuid4(), stream=stream, external_id=external_id, occurred_at=NOW,
+                    payload={"of": str(connection.id)}, content_hash=uuid.uuid4(),
+                )  # fmt: skip
+    path = records_path(acme.connection)
+    for stream, external_id in (("issues", "77#42"), ("comments", "77#42"), ("issues", " odd\u00a0id ")):
+        with django_assert_max_num_queries(8):
+            reply = acme.api.get(path, {"stream": stream, "external_id": external_id})
+        body = reply.json()
+        assert (reply.status_code, body["next"], len(body["results"])) == (200, None, 1), body
+        [row] = body["results"]
+        assert (row["stream"], row["external_id"]) == (stream, external_id)
+        assert row["payload"] == {"of": str(acme.connection.id)}
+        assert row == acme.api.get(f"/api/records/{row['id']}").json()
+    for stream, external_id in (
+        ("issues", "77#43"),
+        ("commits", "77#42"),
+        ("issues", ""),
+        ("issues", "\0"),
+        ("issues", "x" * 512),
+    ):
+        reply = acme.api.get(path, {"stream": stream, "external_id": external_id})
+        assert (reply.status_code, reply.json()) == (200, {"next": None, "results": []}), (stream, external_id)
+    assert acme.api.get(records_path(acme.theirs), {"stream": "issues", "external_id": "7"}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("query", "attr"),
+    [
+        ({"external_id": "7"}, "stream"),
+        ({"external_id": "7", "stream": ""}, "stream"),
+        ({"external_id": "x" * 513, "stream": "issues"}, "external_id"),
+    ],
+)
+def test_an_external_id_is_one_of_a_stream(acme: SimpleNamespace, query: dict[str, str], attr: str) -> None:
+    reply = acme.api.get(records_path(acme.connection), query)
+    assert (reply.status_code, reply.json()["errors"][0]["attr"]) == (400, attr)
 
 
 def test_large_records_come_in_smaller_pages(acme: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

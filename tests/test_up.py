@@ -85,6 +85,10 @@ def test_the_examples_of_the_api_are_a_program_that_works(up: Up) -> None:
     assert any(line.startswith("incremental from ") for line in program.lines)
     assert any(" authored " in line for line in program.lines)
     assert any("'title': " in line and "'comments': " in line for line in program.lines)
+    assert any(line.startswith("{'id': ") and "'payload': " in line for line in program.lines)
+    assert any(
+        line.startswith("{'id': ") and "'properties': " in line and line.endswith(" None") for line in program.lines
+    )
     assert program.lines[-1] == "received job.completed completed"
 
 

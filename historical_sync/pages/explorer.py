@@ -21,7 +21,7 @@ PAGE = 50
 @require_GET
 @tenant_required()
 def entities(request: HttpRequest) -> HttpResponse:
-    """Search by name, filter by kind and by the connection that brought it: `?q=&kind=&source=&after=`."""
+    """Search by name or by a whole key, filter by kind and by the connection that brought it: `?q=&kind=&source=&after=`."""
     actor = actor_of(request)
     query, kind = request.GET.get("q", "").strip()[:100], request.GET.get("kind", "").replace("\0", "")[:40]
     kinds = graph.kinds_of(actor.tenant)
@@ -34,6 +34,8 @@ def entities(request: HttpRequest) -> HttpResponse:
         )
     except ValueError:
         found = graph.search(actor.tenant, *narrowed, limit=PAGE + 1)
+    if ":" in query and not (kind or source) and (thing := graph.thing_called(actor.tenant, query)):
+        found = [thing]
     more = len(found) > PAGE
     context = {
         "entities": found[:PAGE],
