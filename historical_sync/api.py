@@ -8,9 +8,12 @@ from typing import Any
 from uuid import UUID
 
 import django_filters
+from django import forms
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import Http404
 from django.shortcuts import get_object_or_404
+from django_filters.fields import MultipleChoiceField
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import serializers, status, viewsets
@@ -142,14 +145,60 @@ class StartedSerializer(serializers.Serializer):
     job = JobSerializer()
 
 
+class Several(MultipleChoiceField):
+    """A choice that may be given more than once. One that is empty is none, as it was where there could be one only."""
+
+    def to_python(self, value: Any) -> list[str]:
+        return [one for one in super().to_python(value) if one]
+
+
+class Statuses(django_filters.MultipleChoiceFilter):
+    field_class = Several
+
+
+class MomentInput(forms.CharField):
+    """An ISO date, which means its beginning, or date-time."""
+
+    def to_python(self, value: Any) -> datetime | None:  # type: ignore[override]
+        given = super().to_python(value)
+        try:
+            return moment(given) if given else None
+        except ValueError:
+            raise ValidationError(MomentField.default_error_messages["invalid"], code="invalid") from None
+
+
+class Moment(django_filters.Filter):
+    field_class = MomentInput
+
+
 class JobFilter(django_filters.FilterSet):
-    status = django_filters.ChoiceFilter(
-        choices=[(s, s) for s in states.STATUSES], help_text="Only jobs of this status."
+    status = Statuses(
+        choices=[(s, s) for s in states.STATUSES],
+        distinct=False,
+        help_text="Only jobs of this status; may be given several times.",
+    )
+    kind = django_filters.ChoiceFilter(choices=[(kind, kind) for kind in KINDS], help_text="Only jobs of this kind.")
+    created_after = Moment(
+        field_name="created_at", lookup_expr="gte", help_text="ISO date or date-time: only jobs from then on."
+    )
+    created_before = Moment(
+        field_name="created_at", lookup_expr="lt", help_text="ISO date or date-time, exclusive: only jobs before it."
     )
 
     class Meta:
         model = HistoricalSyncJob
-        fields = ["status"]
+        fields = ["status", "kind"]
+
+
+class AllJobsFilter(JobFilter):
+    """Of the list that no address narrows to a connection or a provider."""
+
+    integration_id = django_filters.ChoiceFilter(
+        field_name="connection__provider_slug",
+        choices=[(slug, slug) for slug in PROVIDERS],
+        help_text="Only this provider's.",
+    )
+    connection_id = django_filters.UUIDFilter(field_name="connection", help_text="Only this connection's.")
 
 
 JOB_ID = OpenApiParameter("job_id", OpenApiTypes.UUID, OpenApiParameter.PATH)
@@ -171,7 +220,7 @@ class HistoricalSyncViewSet(TenantScoped, viewsets.GenericViewSet):
     queryset = HistoricalSyncJob.objects.none()
 
     def filter_queryset(self, queryset: QuerySet) -> QuerySet:
-        return super().filter_queryset(queryset) if self.action == "jobs" else queryset
+        return super().filter_queryset(queryset) if self.action in ("jobs", "all_jobs") else queryset
 
     @extend_schema(
         operation_id="start_historical_sync",
@@ -231,6 +280,16 @@ class HistoricalSyncViewSet(TenantScoped, viewsets.GenericViewSet):
             jobs = jobs.filter(connection__provider_slug=integration_id)
         else:
             raise Http404
+        return self._page(actor, jobs, connection_id)
+
+    @extend_schema(operation_id="list_all_historical_sync_jobs", responses={200: JobSerializer(many=True)})
+    def all_jobs(self, request: Request) -> Response:
+        actor = caller(request)
+        return self._page(
+            actor, actions.jobs_of(actor.tenant).with_names(), _uuid(request.query_params.get("connection_id", ""))
+        )
+
+    def _page(self, actor: Actor, jobs: QuerySet, connection_id: UUID | None) -> Response:
         page = self.paginate_queryset(self.filter_queryset(jobs.order_by("-created_at", "id")))
         if not page and connection_id is not None:  # where there is a job there is a connection
             get_object_or_404(connections_of(actor.tenant), id=connection_id)

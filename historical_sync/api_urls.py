@@ -2,12 +2,18 @@
 
 from django.urls import path
 
+from historical_sync.api import AllJobsFilter
 from historical_sync.api import HistoricalSyncViewSet as Jobs
 from historical_sync.graph_api import GraphViewSet as Graph
 
 urlpatterns = [
     path("integrations/<str:integration_id>/historical-sync/start", Jobs.as_view({"post": "start"}), name="api-start"),
     path("integrations/<str:integration_id>/historical-sync/jobs", Jobs.as_view({"get": "jobs"}), name="api-jobs"),
+    path(
+        "integrations/historical-sync/jobs",
+        Jobs.as_view({"get": "all_jobs"}, filterset_class=AllJobsFilter),
+        name="api-all-jobs",
+    ),
     path("integrations/historical-sync/jobs/<str:job_id>", Jobs.as_view({"get": "job"}), name="api-job"),
     path("integrations/historical-sync/jobs/<str:job_id>/cancel", Jobs.as_view({"post": "cancel"}), name="api-cancel"),
     path("integrations/historical-sync/jobs/<str:job_id>/pause", Jobs.as_view({"post": "pause"}), name="api-pause"),

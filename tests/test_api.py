@@ -818,6 +818,78 @@ def test_the_list_is_filtered_by_status_and_by_integration(acme: SimpleNamespace
     assert acme.api.get(f"{acme.connection.id}/historical-sync/jobs").json()["count"] == 3
 
 
+def test_imports_of_all_connections_are_one_list(acme: SimpleNamespace, django_assert_max_num_queries: Any) -> None:
+    """A program that looks after a workspace asked for those of each connection."""
+    now = timezone.now()
+    with tenant_scope(acme.tenant.id):
+        slack = make_connection(acme.tenant, "slack")
+        made = [
+            make_job(
+                (acme.connection, slack)[number % 2], status=status, kind=("historical", "incremental", "repair")[number % 3],
+                completed_at=now if status in states.FINISHED else None, created_at=now - timedelta(days=number),
+            )
+            for number, status in enumerate(("running", "failed", "completed", "cancelled", "failed", "completed"))
+        ]  # fmt: skip
+    with tenant_scope(acme.cast.globex.id):
+        make_job(make_connection(acme.cast.globex))
+
+    def found(path: str = "historical-sync/jobs", **query: Any) -> list[int]:
+        body = acme.api.get(path, **query).json()
+        assert body["count"] == len(body["results"]), body
+        return [[str(job.id) for job in made].index(row["id"]) for row in body["results"]]
+
+    with django_assert_max_num_queries(12):
+        body = acme.api.get("historical-sync/jobs", page_size=4).json()
+    assert (body["count"], body["previous"], set(body["results"][0])) == (6, None, FIELDS)
+    assert [row["id"] for row in body["results"]] == [str(job.id) for job in made[:4]]
+    assert len(acme.api.client.get(body["next"]).json()["results"]) == 2
+    assert found() == [0, 1, 2, 3, 4, 5]
+    assert found(integration_id="slack") == [1, 3, 5]
+    assert found(connection_id=str(slack.id)) == [1, 3, 5]
+    assert found(status="failed") == [1, 4]
+    assert found(status=["failed", "cancelled"], connection_id=str(slack.id)) == [1, 3]
+    assert found(status="") == [0, 1, 2, 3, 4, 5]
+    assert found(kind="repair") == [2, 5]
+    assert found(created_after=made[2].created_at.isoformat(), created_before=made[0].created_at.isoformat()) == [1, 2]
+    assert found(created_before=(now - timedelta(days=3)).date().isoformat()) == [4, 5]
+    # The contract's own list takes the same.
+    assert found("slack/historical-sync/jobs", status=["failed", "completed"]) == [1, 5]
+    assert found(f"{acme.connection.id}/historical-sync/jobs", kind="incremental") == [4]
+    # Of nobody that there is: nothing, as for a provider without a connection.
+    assert found(integration_id="stripe") == []
+
+
+@pytest.mark.parametrize("path", ["historical-sync/jobs", "github/historical-sync/jobs"])
+@pytest.mark.parametrize(
+    ("query", "status", "code", "attr"),
+    [
+        ({"status": ["failed", "sleeping"]}, 400, "invalid_choice", "status"),
+        ({"kind": "whole"}, 400, "invalid_choice", "kind"),
+        ({"created_after": "yesterday"}, 400, "invalid", "created_after"),
+        ({"created_after": "2026-01-31\0"}, 400, None, "created_after"),
+        ({"created_before": "0001-01-01T00:00:00+14:00"}, 400, "invalid", "created_before"),
+        ({"page": "99"}, 404, "not_found", None),
+    ],
+)
+def test_a_filter_that_is_none_is_refused(
+    acme: SimpleNamespace, path: str, query: dict[str, Any], status: int, code: str | None, attr: str | None
+) -> None:
+    body = acme.api.get(path, **query)
+    refused(body, status, code or body.json()["errors"][0]["code"], attr)
+
+
+def test_a_list_of_what_is_not_ours_is_not_there(acme: SimpleNamespace) -> None:
+    with tenant_scope(acme.cast.globex.id):
+        theirs = make_connection(acme.cast.globex)
+    for query, status, code, attr in (
+        ({"connection_id": str(theirs.id)}, 404, "not_found", None),
+        ({"connection_id": NOBODY}, 404, "not_found", None),
+        ({"connection_id": "7"}, 400, "invalid", "connection_id"),
+        ({"integration_id": "myspace"}, 400, "invalid_choice", "integration_id"),
+    ):
+        refused(acme.api.get("historical-sync/jobs", **query), status, code, attr)
+
+
 def test_the_list_of_a_tenant_is_its_own(acme: SimpleNamespace) -> None:
     with tenant_scope(acme.tenant.id):
         make_job(acme.connection)

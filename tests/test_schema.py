@@ -30,7 +30,10 @@ OPERATIONS = {
     "pause_historical_sync_job", "resume_historical_sync_job",
 }  # fmt: skip
 # Beside the contract's. Those of partitions ask a provider.
-READING = {"list_connections", "get_connection", "list_entities", "get_entity", "list_relationships", "list_records", "get_record"}  # fmt: skip
+READING = {
+    "list_connections", "get_connection", "list_entities", "get_entity", "list_relationships", "list_records", "get_record",
+    "list_all_historical_sync_jobs",
+}  # fmt: skip
 
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -79,6 +79,7 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "entity": ("get", 404, 200, SIGN_IN),
     "api-start": ("post", 404, 403, 401),
     "api-jobs": ("get", 404, 200, 401),
+    "api-all-jobs": ("get", 200, 200, 401),
     "api-job": ("get", 404, 200, 401),
     "api-cancel": ("post", 404, 403, 401),
     "api-pause": ("post", 404, 403, 401),
