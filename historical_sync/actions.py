@@ -33,6 +33,7 @@ from historical_sync.replaying import Replayed, replay
 from historical_sync.settling import settle_sync, take_from_the_dead
 from integrations.crypto import UndecipherableError
 from integrations.models import Connection, ConnectionStatus
+from integrations.providers import PROVIDERS
 from integrations.providers.base import Window
 
 DEFAULT_MONTHS = 3
@@ -41,6 +42,7 @@ DEFAULT_MONTHS = 3
 DEPTH_GRACE = timedelta(days=2)
 # Clocks, ours and the provider's, may be this far apart without a change being missed.
 CLOCKS_APART = timedelta(minutes=5)
+REPLAY_SECONDS = 15.0  # that a click, or a request, may take
 RETRY_TOO_MANY = 60  # seconds; when one of three jobs may be done
 
 
@@ -185,10 +187,12 @@ def replay_quarantine(actor: Actor, job: HistoricalSyncJob, seconds: float | Non
     """Maps the job's quarantined records again, without asking the provider; what can be mapped now is stored and counted.
 
     seconds: after which what is left waits for another call. Raises Refused while the connection's data is being removed, and where
-    no key opens the records.
+    no key opens the records, or nobody knows any more how to read them.
     """
     job = get_job(actor.tenant, job.id)
     _check_kept(job.connection)
+    if job.connection.provider_slug not in PROVIDERS:
+        raise Refused("invalid_state", f"Nothing of {job.connection.provider_name} can be read here any more.")
     try:
         # In a loop of its own: the web's, which serves every socket, must not map records.
         done = async_to_sync(replay, force_new_loop=True)(job, seconds)

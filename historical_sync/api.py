@@ -298,7 +298,7 @@ class HistoricalSyncViewSet(TenantScoped, viewsets.GenericViewSet):
     @extend_schema(operation_id="get_historical_sync_job", parameters=[JOB_ID], responses={200: JobSerializer})
     def job(self, request: Request, job_id: str) -> Response:
         actor = caller(request)
-        return Response(job_json(_job(actor, job_id), actor))
+        return Response(job_json(find_job(actor, job_id), actor))
 
     @extend_schema(
         operation_id="cancel_historical_sync_job", parameters=[JOB_ID], request=None, responses={202: JobSerializer}
@@ -322,7 +322,7 @@ class HistoricalSyncViewSet(TenantScoped, viewsets.GenericViewSet):
         self, request: Request, job_id: str, action: Callable[[Actor, HistoricalSyncJob], HistoricalSyncJob]
     ) -> Response:
         actor = caller(request)
-        job = action(actor, _job(actor, job_id))
+        job = action(actor, find_job(actor, job_id))
         return Response(job_json(job, actor), status=status.HTTP_202_ACCEPTED)
 
     def _connection(self, actor: Actor, integration_id: str, named: UUID | None) -> Connection:
@@ -359,7 +359,8 @@ class HistoricalSyncViewSet(TenantScoped, viewsets.GenericViewSet):
         return choice[0]
 
 
-def _job(actor: Actor, job_id: str) -> HistoricalSyncJob:
+def find_job(actor: Actor, job_id: str) -> HistoricalSyncJob:
+    """The caller's job; raises Http404."""
     found = _uuid(job_id)
     if found is None:
         raise Http404

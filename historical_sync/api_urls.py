@@ -5,6 +5,7 @@ from django.urls import path
 from historical_sync.api import AllJobsFilter
 from historical_sync.api import HistoricalSyncViewSet as Jobs
 from historical_sync.graph_api import GraphViewSet as Graph
+from historical_sync.job_details_api import JobDetailsViewSet as Details
 
 urlpatterns = [
     path("integrations/<str:integration_id>/historical-sync/start", Jobs.as_view({"post": "start"}), name="api-start"),
@@ -18,6 +19,22 @@ urlpatterns = [
     path("integrations/historical-sync/jobs/<str:job_id>/cancel", Jobs.as_view({"post": "cancel"}), name="api-cancel"),
     path("integrations/historical-sync/jobs/<str:job_id>/pause", Jobs.as_view({"post": "pause"}), name="api-pause"),
     path("integrations/historical-sync/jobs/<str:job_id>/resume", Jobs.as_view({"post": "resume"}), name="api-resume"),
+    path(
+        "integrations/historical-sync/jobs/<str:job_id>/events", Details.as_view({"get": "events"}), name="api-events"
+    ),
+    path(
+        "integrations/historical-sync/jobs/<str:job_id>/failures",
+        Details.as_view({"get": "failures"}),
+        name="api-failures",
+    ),
+    path(
+        "integrations/historical-sync/jobs/<str:job_id>/quarantined",
+        Details.as_view({"get": "quarantined"}),
+        name="api-quarantined",
+    ),
+    path(
+        "integrations/historical-sync/jobs/<str:job_id>/replay", Details.as_view({"post": "replay"}), name="api-replay"
+    ),
     path("entities", Graph.as_view({"get": "entities"}), name="api-entities"),
     path("entities/<str:entity_id>", Graph.as_view({"get": "entity"}), name="api-entity"),
     path("connections/<str:connection_id>/records", Graph.as_view({"get": "records"}), name="api-records"),

@@ -32,7 +32,6 @@ SORTS = {"newest": "-created_at", "oldest": "created_at", "records": "-records_p
 MOST_EVENTS = 100
 MOST_READ = 400  # events that those lines are made of
 MOST_QUARANTINED = 50
-REPLAY_SECONDS = 15.0  # that a click may take
 
 
 @require_GET
@@ -201,7 +200,7 @@ def replay(request: HttpRequest, job_id: UUID) -> HttpResponse:
     actor = actor_of(request)
     found = _job(actor, job_id)
     try:
-        done = actions.replay_quarantine(actor, found, REPLAY_SECONDS)
+        done = actions.replay_quarantine(actor, found, actions.REPLAY_SECONDS)
     except Refused as error:
         return _refused(request, found, error)
     if not getattr(request, "htmx", False):
