@@ -8,6 +8,8 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
+from django.db import connection as database
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from atom.tenancy import tenant_scope
@@ -73,7 +75,9 @@ def test_what_still_can_not_be_read_is_told_as_a_warning(live_cast: SimpleNamesp
 def test_how_many_more_are_kept_aside_than_the_page_shows_is_said(live_cast: SimpleNamespace, signed_in: Any) -> None:
     client = signed_in(live_cast.alice)
     few, many = kept_aside(live_cast, *[{}] * 50), kept_aside(live_cast, *[{}] * 53)
-    shown = client.get(f"/jobs/{many.id}").content.decode()
+    with CaptureQueriesContext(database) as queries:
+        shown = client.get(f"/jobs/{many.id}").content.decode()
+    assert not [one for one in queries if "sealed_payload" in one["sql"]], "each may be of megabytes"
     assert shown.count('id="quarantined-') == 50
     assert "and 3 more" in shown
     assert "and 3 more" in client.post(f"/jobs/{many.id}/replay", headers={"HX-Request": "true"}).content.decode()

@@ -153,7 +153,8 @@ def _timeline(events: Iterable[JobEvent], labels: Iterable[str]) -> list[Happeni
 def job_details(job: HistoricalSyncJob, opened: Sequence[str] = ()) -> dict[str, Any]:
     """What the job's page shows below the monitor. `opened`: streams whose partitions show on the map."""
     events = job.events.filter(tenant_id=job.tenant_id).order_by("-at")[:MOST_READ]
-    quarantine = list(job.quarantine.filter(tenant_id=job.tenant_id, replayed_at=None)[:MOST_QUARANTINED])
+    kept = job.quarantine.filter(tenant_id=job.tenant_id, replayed_at=None).defer("sealed_payload")
+    quarantine = list(kept[:MOST_QUARANTINED])
     chunks = SyncChunk.objects.filter(tenant_id=job.tenant_id, job=job).exclude(status=states.CHUNK_SPLIT)
     labels = {stream.name: stream.label for stream in job.connection.provider.streams}
     facts = map(ChunkFacts._make, chunks.order_by("since").values_list(*FIELDS))
