@@ -338,12 +338,14 @@ def _failures(
         tenant_id__in={c.tenant_id for c in connections}, job__connection__in=connections, status=states.CHUNK_FAILED
     )
     failures: dict[UUID, dict[Place, list[Failed]]] = {}
+    reached: dict[tuple[UUID, str, str], datetime] = {}
     for connection_id, stream, key, since, until, code, reason in chunks.order_by(
         "since", "-job__created_at"
     ).values_list("job__connection", "stream", "partition", "since", "until", "error_code", "error_message"):
-        known = failures.setdefault(connection_id, {}).setdefault((stream, key), [])
-        # An older job's failure of the same span adds nothing.
-        if not any(other.window.since <= since and until <= other.window.until for other in known):
+        # An older job's failure of the same span adds nothing: one that began no later reaches as far.
+        if until > reached.get((connection_id, stream, key), BEGINNING):
+            reached[connection_id, stream, key] = until
+            known = failures.setdefault(connection_id, {}).setdefault((stream, key), [])
             known.append(Failed(Window(since, until), code, reason))
     return failures
 

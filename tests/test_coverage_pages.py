@@ -371,6 +371,43 @@ def test_thousands_of_partitions_that_look_alike_are_cut_once(cast: SimpleNamesp
     assert len(cuts) < 10
 
 
+def test_of_thousands_of_failures_of_a_part_each_is_looked_at_once(cast: SimpleNamespace) -> None:
+    """Each was compared with all before it."""
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+        job = imported(connection)
+        since, step = job.start_date, (job.end_date - job.start_date) / 5_000
+        SyncChunk.objects.filter(job=job).delete()
+        SyncChunk.objects.bulk_create(
+            SyncChunk(
+                tenant=cast.acme, job=job, ordinal=n, stream="issues", partition="1", since=since + n * step,
+                until=since + (n + 1) * step, status=states.CHUNK_FAILED, error_code="x",
+            )
+            for n in range(5_000)
+        )  # fmt: skip
+        Coverage.objects.filter(connection=connection).delete()
+        began = time.process_time()
+        [part] = coverage.of_connection(connection)
+        assert time.process_time() - began < 0.4
+    assert len(part.failed) == 5_000
+
+
+def test_an_older_failure_of_the_same_span_adds_nothing(cast: SimpleNamespace) -> None:
+    with tenant_scope(cast.acme.id):
+        connection = make_connection(cast.acme)
+        older, newer = imported(connection), imported(connection)
+        HistoricalSyncJob.objects.filter(id=older.id).update(created_at=older.start_date)
+        SyncChunk.objects.filter(job=older).update(error_message="old", partition="1")
+        failed = SyncChunk.objects.filter(status=states.CHUNK_FAILED)
+        failed.filter(job=newer).update(since=failed.get(job=older).since, error_message="new")
+        failed.filter(job=older).update(until=failed.get(job=newer).until)
+        [part] = coverage.of_connection(connection)
+        assert [one.reason for one in part.failed] == ["new"]
+        failed.filter(job=older).update(since=failed.get(job=newer).since - timedelta(days=1))
+        [part] = coverage.of_connection(connection)
+        assert [one.reason for one in part.failed] == ["old"], "it reaches further, and the newer one lies in it"
+
+
 def test_of_thousands_of_chosen_parts_each_is_looked_up_at_once(cast: SimpleNamespace) -> None:
     """To go through all of them for each of all took twelve seconds for eight thousand."""
 
