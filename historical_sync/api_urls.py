@@ -4,6 +4,7 @@ from django.urls import path
 
 from historical_sync.api import AllJobsFilter
 from historical_sync.api import HistoricalSyncViewSet as Jobs
+from historical_sync.coverage_api import CoverageViewSet
 from historical_sync.graph_api import GraphViewSet as Graph
 from historical_sync.job_details_api import JobDetailsViewSet as Details
 
@@ -38,6 +39,7 @@ urlpatterns = [
     path("entities", Graph.as_view({"get": "entities"}), name="api-entities"),
     path("entities/<str:entity_id>", Graph.as_view({"get": "entity"}), name="api-entity"),
     path("connections/<str:connection_id>/records", Graph.as_view({"get": "records"}), name="api-records"),
+    path("connections/<str:connection_id>/coverage", CoverageViewSet.as_view({"get": "coverage"}), name="api-coverage"),
     path("records/<str:record_id>", Graph.as_view({"get": "record"}), name="api-record"),
     path("relationships", Graph.as_view({"get": "relationships"}), name="api-relationships"),
 ]

@@ -33,7 +33,7 @@ OPERATIONS = {
 READING = {
     "list_connections", "get_connection", "list_entities", "get_entity", "list_relationships", "list_records", "get_record",
     "list_all_historical_sync_jobs", "list_historical_sync_job_events", "list_historical_sync_job_failures",
-    "list_historical_sync_job_quarantined", "replay_historical_sync_job",
+    "list_historical_sync_job_quarantined", "replay_historical_sync_job", "get_connection_coverage",
 }  # fmt: skip
 
 
