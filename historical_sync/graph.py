@@ -19,7 +19,8 @@ from integrations.models import Connection
 
 MOST_LINKS = 200
 MOST_RECORDS = 20
-LOOKED_THROUGH = 5_000  # records for a page of one stream's, or of one kind of statements: there is no index of these
+LOOKED_THROUGH = 5_000  # records for a page of one kind of statements: there is no index of these
+PASSED_OVER = 20_000  # records for a page of one stream's, or of one job's: nor of these
 STATED_AT_ONCE = 500  # of these, whose statements are read
 MOST_PAYLOAD = 4 * 1024 * 1024  # bytes of JSON in a page of records, beside the first
 COUNTS_KEPT = 60  # seconds
@@ -210,21 +211,32 @@ def links_of(
 
 
 def records_of(
-    tenant: Tenant, connection: Connection, stream: str = "", *, after: UUID | None = None, limit: int = 50
+    tenant: Tenant,
+    connection: Connection,
+    stream: str = "",
+    job: UUID | None = None,
+    *,
+    after: UUID | None = None,
+    limit: int = 50,
 ) -> tuple[list[SyncRecord], UUID | None]:
     """At most `limit` records that came in through the connection, in the order of their ids, from behind `after` on; and the id that the
-    next page begins behind, None at the end.
+    next page begins behind, None at the end. job: those that it wrote last.
 
-    A page may be short, or empty, without being the last: with a stream it holds what LOOKED_THROUGH records have of it, and what is
+    A page may be short, or empty, without being the last: with a stream or a job it holds what PASSED_OVER records have of it, and what is
     large comes in pages of MOST_PAYLOAD.
     """
     rows = SyncRecord.objects.filter(tenant=tenant, connection=connection).order_by("id")
     if after is not None:
         rows = rows.filter(id__gt=after)
-    most = LOOKED_THROUGH if stream else limit
-    looked = list(rows.values_list("id", "stream")[:most])
-    ids = [key for key, of in looked if of == stream or not stream][:limit]
-    end = ids[-1] if len(ids) == limit else looked[-1][0] if len(looked) == most else None
+    chosen, end = rows, None
+    if stream or job:
+        end = rows.values_list("id", flat=True)[PASSED_OVER - 1 : PASSED_OVER].first()
+        chosen = chosen.filter(id__lte=end) if end else chosen
+        chosen = chosen.filter(stream=stream) if stream else chosen
+        chosen = chosen.filter(job_id=job) if job else chosen
+    ids = list(chosen.values_list("id", flat=True)[:limit])
+    if len(ids) == limit:
+        end = ids[-1]
     chosen = SyncRecord.objects.filter(tenant=tenant, id__in=ids).order_by("id")
     size = 0
     for number, (key, length) in enumerate(chosen.values_list("id", RawSQL("octet_length(payload::text)", ()))):

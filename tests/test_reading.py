@@ -40,8 +40,8 @@ def stored(connection: Any, number: int, stream: str = "issues", payload: Any = 
     """A record whose id is the number."""
     with tenant_scope(connection.tenant_id):
         return SyncRecord.objects.create(
-            id=uuid.UUID(int=number), tenant=connection.tenant, connection=connection, job_id=uuid.uuid4(), stream=stream,
-            external_id=str(number), occurred_at=NOW, payload=payload or {"number": number}, content_hash=uuid.uuid4(), **fields,
+            id=uuid.UUID(int=number), tenant=connection.tenant, connection=connection, stream=stream, external_id=str(number),
+            occurred_at=NOW, payload=payload or {"number": number}, content_hash=uuid.uuid4(), **{"job_id": uuid.uuid4()} | fields,
         )  # fmt: skip
 
 
@@ -157,13 +157,35 @@ def test_a_record_tells_what_it_is_and_where_it_comes_from(acme: SimpleNamespace
 def test_records_of_one_stream_are_found_among_many_others(
     acme: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph, "LOOKED_THROUGH", 4)
+    monkeypatch.setattr(graph, "PASSED_OVER", 4)
     for number in range(1, 13):
         stored(acme.connection, number, "comments" if number in (2, 11, 12) else "issues")
     found = pages(acme.api, records_path(acme.connection), stream="comments", page_size=2)
     assert list(itertools.chain(*found)) == [2, 11, 12]
     assert [] in found, "a page may be empty without being the last"
     assert pages(acme.api, records_path(acme.connection), stream="commits")[-1] == []
+
+
+def test_what_an_import_wrote_is_found_among_all_that_is_here(
+    acme: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that keeps a copy had to read everything again after each import."""
+    monkeypatch.setattr(graph, "PASSED_OVER", 4)
+    first, second = uuid.uuid4(), uuid.uuid4()
+    for number in range(1, 13):
+        stored(
+            acme.connection, number, "comments" if number == 8 else "issues", job_id=second if number in (3, 7, 8, 12) else first
+        )  # fmt: skip
+    stored(acme.theirs, 20, job_id=second)
+    path = records_path(acme.connection)
+    assert list(itertools.chain(*pages(acme.api, path, job=second))) == [3, 7, 8, 12]
+    assert list(itertools.chain(*pages(acme.api, path, job=second, page_size=1))) == [3, 7, 8, 12]
+    assert list(itertools.chain(*pages(acme.api, path, job=second, stream="issues"))) == [3, 7, 12]
+    assert list(itertools.chain(*pages(acme.api, path, job=uuid.uuid4()))) == []
+    one = {"stream": "issues", "external_id": "7"}
+    refused = acme.api.get(path, {**one, "job": second})
+    assert (refused.status_code, refused.json()["errors"][0]["attr"]) == (400, "job")
+    assert acme.api.get(path, {"job": "7"}).status_code == 400
 
 
 def test_a_record_is_found_by_the_id_that_its_provider_gives_it(
