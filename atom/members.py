@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from atom import audit
 from atom.access import RIGHTS, Actor
+from atom.db.giving_way import again_after_giving_way
 from atom.errors import InvalidInput, Refused
 from atom.models import ApiKey, Membership, Role, Tenant, User
 
@@ -117,6 +118,29 @@ def remove_everywhere(label: str, users: Collection[User]) -> None:
     for found in theirs.select_related("user"):
         found.delete()
         audit.record(found.tenant_id, label, "member.removed", found.user.email, f"was {found.role}")
+
+
+def accounts_that_end_with(tenant: Tenant) -> QuerySet[User]:
+    """Accounts of members who are in no other tenant and are no staff of the deployment: without this one they lead nowhere. The caller
+    works across tenants."""
+    elsewhere = Membership.objects.filter(user=OuterRef("pk")).exclude(tenant=tenant)
+    mine = Membership.objects.filter(tenant=tenant).values("user")
+    return User.objects.filter(~Exists(elsewhere), id__in=mine, is_staff=False, is_superuser=False)
+
+
+@again_after_giving_way
+@transaction.atomic
+def end_all_access(tenant: Tenant) -> int:
+    """Nobody comes into a tenant that is about to be deleted any more: its API keys and memberships go, and with these, as it is known
+    only now whose they are, `accounts_that_end_with` it; how many these were. The caller works across tenants."""
+    list(Tenant.objects.select_for_update(no_key=True).filter(id=tenant.id))
+    # With their memberships, before it is looked where else they are: another workspace may invite one of them just now.
+    list(User.objects.select_for_update().filter(memberships__tenant=tenant).order_by("id"))
+    leaving = list(accounts_that_end_with(tenant))
+    ApiKey.objects.filter(tenant=tenant).delete()
+    Membership.objects.filter(tenant=tenant).delete()
+    User.objects.filter(id__in=[user.id for user in leaving]).delete()
+    return len(leaving)
 
 
 def create_key(actor: Actor, name: str, role: str, days: str) -> tuple[ApiKey, str]:

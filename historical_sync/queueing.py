@@ -64,7 +64,9 @@ def take_back(tenant: Tenant, queued_id: UUID) -> bool:
 
 def start_waiting(tenant_id: UUID | str) -> int:
     """Starts what waits of the tenant as far as there is room; how many were started. The caller is in the tenant's scope."""
-    tenant = Tenant.objects.get(id=tenant_id)
+    tenant = Tenant.objects.filter(id=tenant_id).first()
+    if tenant is None:  # deleted since
+        return 0
     started = 0
     for queued_id in list(waiting_of(tenant).filter(refused=False).values_list("id", flat=True)):
         outcome = _start(tenant, queued_id)

@@ -29,6 +29,7 @@ from integrations.http import Api, check_address, check_public_address, make_cli
 from integrations.models import Connection, ConnectionQuerySet, ConnectionStatus
 from integrations.narrowing import NOT_ITS_OWN, resolve, widened
 from integrations.patience import patiently
+from integrations.providers import PROVIDERS
 from integrations.providers.base import Account, OAuth, Partition, Provider, Revocation
 
 log = logging.getLogger(__name__)
@@ -184,8 +185,9 @@ def _give_back(
     _try_to_revoke(granted)
 
 
-def disconnect(actor: Actor, connection: Connection, *, delete_data: bool = False) -> None:
-    """Gives up access: stops imports, revokes the grant at the provider (best effort), wipes the tokens.
+def disconnect(actor: Actor, connection: Connection, *, delete_data: bool = False) -> str:
+    """Gives up access: stops imports, revokes the grant at the provider (best effort), wipes the tokens. Returns what the provider goes on
+    to honour and why, in words; "" where nothing.
 
     History is kept, unless `delete_data`: then what only this connection brought is removed, in the background.
     """
@@ -196,7 +198,7 @@ def disconnect(actor: Actor, connection: Connection, *, delete_data: bool = Fals
     for hook in disconnecting_hooks:
         hook(actor, connection)
     # After it was given up: of two workspaces that disconnect an account at once, one sees that nobody goes on by the grant.
-    _try_to_revoke(connection)
+    return _try_to_revoke(connection)
 
 
 @again_after_giving_way
@@ -357,25 +359,31 @@ def _check_plan(tenant: Tenant, existing: Connection | None) -> None:
         )
 
 
-def _try_to_revoke(connection: Connection) -> None:
-    """Revokes the connection's grant at the provider, or says in the log why not."""
+def _try_to_revoke(connection: Connection) -> str:
+    """Revokes the connection's grant at the provider, or says, in the log as well, why not. As `disconnect`."""
     try:
-        _revoke(connection)
+        return _revoke(connection)
     except (ProviderError, TimeoutError, OSError) as error:
         log.warning("could not revoke %s at the provider: %s", connection.id, error)
+        why = str(error) or "it takes too long to answer"
+        return f"what {connection.provider_name} granted could not be taken back: {why}"
 
 
-def _revoke(connection: Connection) -> None:
-    provider = connection.provider
-    config = gateway.configured(provider, connection.facts)
-    if provider.oauth is None or provider.oauth.revoke is None or config is None or not connection.by_oauth:
-        return
+def _revoke(connection: Connection) -> str:
+    provider, name = PROVIDERS.get(connection.provider_slug), connection.provider_name
+    if not connection.by_oauth:
+        return f"it was connected by a token, which {name} takes until somebody revokes it there"
+    if provider is None or provider.oauth is None or provider.oauth.revoke is None:
+        return f"{name} has no way for Atom to give its access back: somebody has to take it away there"
     revoke, credentials = provider.oauth.revoke, connection.credentials
     if not credentials.get("access_token"):
-        return
+        return ""
+    config = gateway.configured(provider, connection.facts)
+    if config is None:
+        return f"{name}'s app is not configured here any more: somebody has to take away its access there"
     if _goes_on_elsewhere(connection, provider.oauth, credentials["access_token"]):
         log.info("not revoked at the provider: what %s was granted is another connection's as well", connection.id)
-        return
+        return f"another workspace goes on by what {name} granted"
 
     async def call(access_token: str, refresh_token: str) -> None:
         async with asyncio.timeout(REVOKE_TIMEOUT), make_client(allow_private=True) as client:
@@ -402,6 +410,7 @@ def _revoke(connection: Connection) -> None:
             raise
         token = gateway.renewed(config, provider, refresh_token)
         async_to_sync(call)(token["access_token"], token.get("refresh_token") or refresh_token)
+    return ""
 
 
 def _goes_on_elsewhere(connection: Connection, oauth: OAuth, token: str) -> bool:
