@@ -5,8 +5,9 @@ Callers have checked `Right.MANAGE`. Only an owner makes, changes or removes an 
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from datetime import timedelta
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -18,15 +19,32 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 
 from atom import audit
-from atom.access import RIGHTS, Actor
+from atom.access import RIGHTS, Actor, Right
 from atom.db.giving_way import again_after_giving_way
 from atom.errors import InvalidInput, Refused
 from atom.models import ApiKey, Membership, Role, Tenant, User
+from atom.words import plural
 
 MOST_MEMBERS = 500
 MOST_KEYS = 100
 NEEDS_AN_OWNER = "A workspace needs an owner. Make somebody else an owner first."
+BY_AN_OWNER = "Only an owner can change or remove an owner."
 KEY_LIVES = {"30": "In 30 days", "90": "In 90 days", "365": "In 1 year", "": "Never"}  # days -> words
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Access to a tool that a member granted. name: for people."""
+
+    id: str
+    name: str
+    at: datetime
+
+
+# The same of other packages' tables, filled in by the one that knows: what a user connected in a tenant and is in use, and who gives it up
+# for the actor, which returns what the tool goes on to honour, in words.
+granted_by: Callable[[Tenant, User], Sequence[Granted]] = lambda tenant, user: ()  # noqa: E731
+give_up: Callable[[Actor, str], str] = lambda actor, granted: ""  # noqa: E731
 
 
 def members_of(tenant: Tenant) -> Any:
@@ -86,15 +104,69 @@ def change_role(actor: Actor, membership_id: UUID, role: str) -> Membership:
     return found
 
 
-def remove(actor: Actor, membership_id: UUID) -> Membership:
-    """Ends a membership at once; the person's account stays. Raises as `change_role` does."""
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a member would leave behind: keys that they made and tools that they connected, as far as these are in use."""
+
+    keys: Sequence[ApiKey]
+    granted: Sequence[Granted]
+
+
+def left_by(membership: Membership) -> Left:
+    """What goes on without the member, unless it ends with the membership."""
+    keys = keys_of(membership.tenant).filter(created_by=membership.user, revoked=False)
+    in_use = [key for key in keys if not key.has_expired]
+    return Left(in_use, granted_by(membership.tenant, membership.user))
+
+
+def remove(
+    actor: Actor, membership_id: UUID, *, keys: Collection[str] = (), connections: Collection[str] = ()
+) -> tuple[Membership, list[str]]:
+    """Ends a membership at once; the person's account stays. Raises as `change_role` does.
+
+    keys, connections: of those that they leave (`left_by`) prefixes of the ones to revoke and ids of the ones to give up, whose data is
+    kept. Also returns what tools go on to honour, in words.
+    """
+    honoured: list[str] = []
+    with transaction.atomic():
+        found = _leaving(actor, _locked(actor), membership_id)
+    # Each asks its provider, so in no transaction, and first: who is still a member is asked about them again.
+    ending = [one for one in left_by(found).granted if one.id in connections]
+    if ending and not actor.may(Right.CONNECT):
+        raise Refused("permission_denied", "You may not disconnect what they connected.", status_code=403)
+    for granted in ending:
+        if words := give_up(actor, granted.id):
+            honoured.append(f"{granted.name}: {words}.")
     with transaction.atomic():
         tenant = _locked(actor)
-        found = _member(actor, tenant, membership_id)
-        if found.role == Role.OWNER:
-            _check_not_last(tenant)
+        found = _leaving(actor, tenant, membership_id)
+        left = left_by(found)
+        revoked = [key for key in left.keys if key.prefix in keys]
+        for key in revoked:
+            revoke_key(actor, key.prefix)
         Membership.objects.filter(tenant=tenant, id=found.id).delete()
-        audit.record(tenant.id, actor.label, "member.removed", found.user.email, f"was {found.role}")
+        detail = [f"was {found.role}"]
+        if left.keys:
+            detail.append(_ended(len(revoked), len(left.keys) - len(revoked), "API key,API keys", "revoked"))
+        if ending or left.granted:
+            detail.append(_ended(len(ending), len(left.granted), "connection,connections", "disconnected"))
+        audit.record(tenant.id, actor.label, "member.removed", found.user.email, "; ".join(detail))
+    return found, honoured
+
+
+def _ended(ended: int, stay: int, what: str, how: str) -> str:
+    """ "2 API keys revoked, 1 stays"."""
+    if not ended:
+        return f"{plural(stay, what)} {'stays' if stay == 1 else 'stay'}"
+    rest = f", {stay} {'stays' if stay == 1 else 'stay'}" if stay else ""
+    return f"{plural(ended, what)} {how}{rest}"
+
+
+def _leaving(actor: Actor, tenant: Tenant, membership_id: UUID) -> Membership:
+    """Who may be removed by the actor. Raises as `change_role` does."""
+    found = _member(actor, tenant, membership_id)
+    if found.role == Role.OWNER:
+        _check_not_last(tenant)
     return found
 
 
@@ -196,9 +268,9 @@ def _locked(actor: Actor) -> Tenant:
 
 
 def _member(actor: Actor, tenant: Tenant, membership_id: UUID) -> Membership:
-    found = Membership.objects.select_related("user").get(tenant=tenant, id=membership_id)
+    found = Membership.objects.select_related("user", "tenant").get(tenant=tenant, id=membership_id)
     if found.role == Role.OWNER and actor.role != Role.OWNER:
-        raise Refused("permission_denied", "Only an owner can change or remove an owner.", status_code=403)
+        raise Refused("permission_denied", BY_AN_OWNER, status_code=403)
     return found
 
 

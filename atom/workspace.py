@@ -27,7 +27,7 @@ from atom.middleware import actor_of
 from atom.models import ApiKey, Membership, Role, User
 from atom.plans import PLANS
 from atom.sessions import show_next, shown_once
-from atom.views import tenant_required
+from atom.views import refusal, tenant_required
 
 log = logging.getLogger(__name__)
 
@@ -96,14 +96,24 @@ def people(request: HttpRequest) -> HttpResponse:
     return render(request, "workspace/members.html", context, status=status)
 
 
-@require_POST
+@require_http_methods(["GET", "POST"])
 @tenant_required(Right.MANAGE)
 def member(request: HttpRequest, membership_id: UUID) -> HttpResponse:
-    """`action`: role (with `role`), remove, or link (sends the invitation again)."""
+    """Asks whether to remove a member, saying what goes on without them (GET).
+
+    POST, `action`: role (with `role`), remove (with each `key` to revoke and `connection` to disconnect), or link (sends the invitation
+    again).
+    """
     actor = actor_of(request)
-    found = Membership.objects.filter(tenant=actor.tenant, id=membership_id).select_related("user").first()
+    found = Membership.objects.filter(tenant=actor.tenant, id=membership_id).select_related("user", "tenant").first()
     if found is None:
         raise Http404
+    if request.method == "GET":
+        if found.role == Role.OWNER and actor.role != Role.OWNER:
+            return refusal(request, "Not removed", members.BY_AN_OWNER)
+        htmx = getattr(request, "htmx", False)
+        template = "workspace/_remove.html" if htmx else "workspace/remove.html"
+        return render(request, template, {"member": found, "left": members.left_by(found)})
     action = request.POST.get("action", "")
     role = found.role
     try:
@@ -114,8 +124,11 @@ def member(request: HttpRequest, membership_id: UUID) -> HttpResponse:
             else:
                 messages.success(request, f"The role of {found.user} is changed.")
         elif action == "remove":
-            members.remove(actor, found.id)
+            chosen = {name: request.POST.getlist(name) for name in ("key", "connection")}
+            _, honoured = members.remove(actor, found.id, keys=chosen["key"], connections=chosen["connection"])
             role = ""
+            for words in honoured:
+                messages.warning(request, words)
             messages.success(request, f"{found.user} is no member any more.")
         elif action == "link" and not found.user.has_usable_password() and found.user.is_active:
             _write_to(request, actor, found.user)

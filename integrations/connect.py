@@ -18,7 +18,8 @@ from atom import audit
 from atom.access import Actor
 from atom.db.giving_way import again_after_giving_way
 from atom.errors import InvalidInput, Refused
-from atom.models import Tenant
+from atom.members import Granted
+from atom.models import Tenant, User
 from atom.plans import cheapest
 from atom.tenancy import across_tenants
 from integrations import gateway
@@ -183,6 +184,18 @@ def _give_back(
     )
     granted.set_credentials(str(token["access_token"]), token.get("refresh_token") or "")
     _try_to_revoke(granted)
+
+
+def granted_by(tenant: Tenant, user: User) -> list[Granted]:
+    """What the user connected in the tenant and is not disconnected."""
+    found = connections_of(tenant).live().filter(created_by=user)
+    return [Granted(str(row.id), str(row), row.created_at) for row in found]
+
+
+def give_up(actor: Actor, connection_id: str) -> str:
+    """Disconnects what a member connected, keeping its data. As `disconnect`; "" for what is gone meanwhile."""
+    row = connections_of(actor.tenant).live().filter(id=connection_id).first()
+    return "" if row is None else disconnect(actor, row)
 
 
 def disconnect(actor: Actor, connection: Connection, *, delete_data: bool = False) -> str:

@@ -17,14 +17,16 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from atom import audit, members
-from atom.access import Actor, actor_for_key, system_actor
+from atom.access import RIGHTS, Actor, Right, actor_for_key, system_actor
 from atom.errors import InvalidInput, Refused
 from atom.models import ApiKey, AuditEvent, Membership, Role, User
 from atom.tenancy import across_tenants, tenant_scope
 from atom.tries import LINK
 from historical_sync import actions, schedules, webhooks
+from historical_sync.models import DataRemoval, HistoricalSyncJob
 from integrations import narrowing
-from tests.graphs import had, make_connection
+from integrations.models import Connection
+from tests.graphs import had, make_connection, make_job
 
 
 def member(cast: SimpleNamespace, who: str) -> Membership:
@@ -189,6 +191,134 @@ def test_who_is_removed_is_out_at_once(cast: SimpleNamespace, signed_in: Any) ->
     assert 'action="/sign-out"' in reply.content.decode(), "a way to sign in as somebody else"
     assert User.objects.filter(id=cast.bob.id).exists()
     assert log(cast.acme) == [("Alice", "member.removed", "bob@acme.test")]
+
+
+def left_by_bob(cast: SimpleNamespace) -> SimpleNamespace:
+    """What Bob connected and made, beside what others did, and what is over."""
+    with tenant_scope(cast.acme.id):
+        mailbox, repositories, over, hers = (
+            make_connection(cast.acme, slug) for slug in ("google", "github", "slack", "linear")
+        )
+        Connection.objects.exclude(id=hers.id).update(created_by=cast.bob)
+        Connection.objects.filter(id=over.id).update(status="disconnected")
+        job = make_job(mailbox)
+        keys, secrets = {}, {}
+        for name, who, fields in (
+            ("nightly", cast.bob, {}),
+            ("report", cast.bob, {}),
+            ("long ago", cast.bob, {"revoked": True}),
+            ("expired", cast.bob, {"expiry_date": timezone.now() - timedelta(days=1)}),
+            ("her own", cast.alice, {}),
+        ):
+            keys[name], secrets[name] = ApiKey.objects.create_key(
+                tenant=cast.acme, role="member", name=name, created_by=who, **fields
+            )
+    return SimpleNamespace(
+        mailbox=mailbox, repositories=repositories, over=over, hers=hers, job=job, keys=keys, secrets=secrets
+    )
+
+
+def asked(page: str) -> dict[str, bool]:
+    """The boxes of the page that asks before a member is removed: "key nightly's prefix" -> whether it is ticked."""
+    boxes = re.findall(r'<input type="checkbox" name="(key|connection)" value="([^"]+)"( checked)?>', page)
+    return {f"{name} {value}": bool(ticked) for name, value, ticked in boxes}
+
+
+def test_who_removes_a_member_is_asked_about_what_they_connected_and_made(
+    cast: SimpleNamespace, signed_in: Any
+) -> None:
+    bobs = left_by_bob(cast)
+    where = f"/settings/members/{member(cast, 'bob').id}"
+    alice = signed_in(cast.alice)
+    assert f'href="{where}"' in alice.get("/settings/members").content.decode()
+    page = alice.get(where).content.decode()
+    assert asked(page) == {
+        f"key {bobs.keys['nightly'].prefix}": True,
+        f"key {bobs.keys['report'].prefix}": True,
+        f"connection {bobs.mailbox.id}": False,
+        f"connection {bobs.repositories.id}": False,
+    }
+    for words in ("nightly", "Google (acme-google)", "GitHub (acme-github)", "go on importing"):
+        assert words in page
+    assert "her own" not in page
+    assert "<html" not in alice.get(where, headers={"HX-Request": "true"}).content.decode()
+    assert member(cast, "bob").role == "member"
+    assert log(cast.acme) == [], "asking changes nothing"
+
+
+def test_what_is_ticked_ends_with_the_membership_and_nothing_else(cast: SimpleNamespace, signed_in: Any) -> None:
+    bobs = left_by_bob(cast)
+    where = f"/settings/members/{member(cast, 'bob').id}"
+    form = {
+        "action": "remove",
+        "key": [bobs.keys["nightly"].prefix, bobs.keys["her own"].prefix, "no-such"],
+        "connection": [str(bobs.mailbox.id), str(bobs.hers.id), "no-such", str(bobs.over.id)],
+    }
+    page = signed_in(cast.alice).post(where, form, follow=True).content.decode()
+    assert "bob@acme.test is no member any more" in page
+    with tenant_scope(cast.acme.id):
+        assert not Membership.objects.filter(user=cast.bob).exists()
+        connections = dict(Connection.objects.values_list("provider_slug", "status"))
+        assert HistoricalSyncJob.objects.get(id=bobs.job.id).status == "cancelled"
+        assert not DataRemoval.objects.exists(), "what came in is kept"
+    assert connections == {
+        "google": "disconnected",
+        "github": "connected",
+        "slack": "disconnected",
+        "linear": "connected",
+    }
+    assert [name for name, secret in bobs.secrets.items() if actor_for_key(secret)] == ["report", "her own"]
+    assert log(cast.acme) == [
+        ("Alice", "job.cancel_requested", "Google (acme-google)"),
+        ("Alice", "connection.disconnected", "Google (acme-google)"),
+        ("Alice", "key.revoked", "nightly"),
+        ("Alice", "member.removed", "bob@acme.test"),
+    ]
+    with tenant_scope(cast.acme.id):
+        told = AuditEvent.objects.get(action="member.removed").detail
+    assert told == "was member; 1 API key revoked, 1 stays; 1 connection disconnected, 1 stays"
+
+
+def test_what_a_provider_goes_on_to_honour_of_who_leaves_is_told(cast: SimpleNamespace, signed_in: Any) -> None:
+    bobs = left_by_bob(cast)
+    with tenant_scope(cast.acme.id):
+        Connection.objects.filter(id=bobs.repositories.id).update(by_oauth=False)
+    form = {"action": "remove", "connection": str(bobs.repositories.id)}
+    page = signed_in(cast.alice).post(f"/settings/members/{member(cast, 'bob').id}", form, follow=True)
+    assert "GitHub takes until somebody revokes it there" in page.content.decode()
+
+
+def test_a_member_who_stays_keeps_what_they_have(cast: SimpleNamespace, signed_in: Any, admin: User) -> None:
+    """The last owner, and an owner whom an admin would remove: refused before anything ends."""
+    with tenant_scope(cast.acme.id):
+        row = make_connection(cast.acme, "google")
+        Connection.objects.filter(id=row.id).update(created_by=cast.alice)
+        key, secret = ApiKey.objects.create_key(tenant=cast.acme, role="owner", name="k", created_by=cast.alice)
+    form = {"action": "remove", "key": key.prefix, "connection": str(row.id)}
+    where = f"/settings/members/{member(cast, 'alice').id}"
+    for client, words in (
+        (signed_in(cast.alice), "A workspace needs an owner"),
+        (signed_in(admin), "Only an owner can"),
+    ):
+        assert words in client.post(where, form, follow=True).content.decode()
+    assert "Only an owner can" in signed_in(admin).get(where).content.decode()
+    assert actor_for_key(secret) is not None
+    with tenant_scope(cast.acme.id):
+        assert Connection.objects.get(id=row.id).status == "connected"
+    assert log(cast.acme) == []
+
+
+def test_who_may_only_manage_disconnects_nothing(cast: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part needs the right that it needs by hand."""
+    bobs = left_by_bob(cast)
+    monkeypatch.setitem(RIGHTS, Role.ADMIN, frozenset({Right.VIEW, Right.MANAGE}))
+    actor = Actor(cast.acme, Role.ADMIN, "Dana", None)
+    with tenant_scope(cast.acme.id):
+        with pytest.raises(Refused) as refused:
+            members.remove(actor, member(cast, "bob").id, connections=[str(bobs.mailbox.id)])
+        assert (refused.value.code, refused.value.status_code) == ("permission_denied", 403)
+        assert Connection.objects.get(id=bobs.mailbox.id).status == "connected"
+    assert member(cast, "bob").role == "member"
 
 
 @pytest.mark.parametrize("data", [{"action": "remove"}, {"action": "role", "role": "admin"}])

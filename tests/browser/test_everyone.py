@@ -342,19 +342,66 @@ def sign_out_and_in(page: Page, site: Up) -> None:
     expect(page.get_by_role("button", name="Sync History")).to_have_count(0)
 
 
-def test_removing_a_member_asks_first_and_says_what_is_kept(page: Page) -> None:
+def test_removing_a_member_asks_first_and_says_what_goes_on_without_them(
+    another: Callable[..., Page], site: Up
+) -> None:
+    owner = ("--owner", "lea@leaving.test", "--password-file", "-")
+    site.manage("create_tenant", "Leaving", "--slug", "leaving", "--plan", "team", *owner, input="who goes is gone")
+    made = site.manage("shell", "-c", "from tests.browser.test_everyone import leave_behind; leave_behind('leaving')")
+    assert made.returncode == 0, made.stderr
+    page = another(storage_state=None)
+    sign_in(page, site.address, "lea@leaving.test", "who goes is gone")
     page.goto("/settings/members")
-    page.get_by_role("button", name="Remove vera@acme.test").click()
-    dialog = page.get_by_role("dialog", name="Remove vera@acme.test")
-    expect(dialog).to_contain_text("What was connected and imported stays")
+    page.get_by_role("button", name="Remove max@leaving.test").click()
+    dialog = page.get_by_role("dialog", name="Remove max@leaving.test from Leaving?")
+    expect(dialog).to_contain_text("No API key and no connection of theirs is in use here.")
+    expect(dialog.get_by_role("button", name="Keep")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(dialog).to_be_hidden()
+    expect(page.get_by_role("button", name="Remove max@leaving.test")).to_be_focused()
+
+    page.get_by_role("button", name="Remove mia@leaving.test").click()
+    dialog = page.get_by_role("dialog", name="Remove mia@leaving.test from Leaving?")
+    nightly, mailbox = dialog.get_by_label("Revoke nightly"), dialog.get_by_label("Disconnect Google")
+    expect(nightly).to_be_checked()
+    expect(mailbox).not_to_be_checked()
     expect(dialog.get_by_role("button", name="Keep")).to_be_focused()
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
-        picture(page, f"remove-member-{scheme}")
-        assert violations(page) == []
-    dialog.get_by_role("button", name="Keep").click()
-    expect(dialog).to_be_hidden()
-    expect(page.get_by_role("button", name="Remove vera@acme.test")).to_be_visible()
+        for width, height in ((1440, 900), (390, 844)):
+            page.set_viewport_size({"width": width, "height": height})
+            picture(page, f"remove-member-{width}-{scheme}")
+            assert violations(page) == []
+    dialog.get_by_label("Revoke dashboard").uncheck()
+    mailbox.check()
+    dialog.get_by_role("button", name="Remove").click()
+    expect(page.locator("main")).to_contain_text("mia@leaving.test is no member any more.")
+    page.goto("/settings/audit")
+    expect(page.locator("main")).to_contain_text("1 API key revoked, 1 stays; 1 connection disconnected, 2 stay")
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for width, height in ((1440, 900), (390, 844)):
+            page.set_viewport_size({"width": width, "height": height})
+            picture(page, f"removed-member-{width}-{scheme}")
+
+
+def leave_behind(slug: str) -> None:
+    """Two members more, and what one of them connected and made; for `manage.py shell`."""
+    from atom.models import ApiKey, Membership, Tenant, User
+    from atom.tenancy import tenant_scope
+    from integrations.models import Connection
+    from tests.graphs import make_connection
+
+    tenant = Tenant.objects.get(slug=slug)
+    mia, maxim = (User.objects.create_user(f"{name}@leaving.test", "demo") for name in ("mia", "max"))
+    with tenant_scope(tenant.id):
+        for user in (mia, maxim):
+            Membership.objects.create(tenant=tenant, user=user, role="admin")
+        for tool, account in (("google", "mia@leaving.test"), ("github", "mia-leaving"), ("notion", "Leaving's notes")):
+            row = make_connection(tenant, tool)
+            Connection.objects.filter(id=row.id).update(created_by=mia, account_label=account)
+        for name in ("nightly", "dashboard"):
+            ApiKey.objects.create_key(tenant=tenant, name=name, role="member", created_by=mia)
 
 
 def test_every_state_of_a_part_is_drawn(window: Page) -> None:

@@ -23,6 +23,7 @@ PAGES = {
     "webhooks": "/settings/webhooks", "audit": "/settings/audit", "notifications": "/settings/notifications",
     "job": "/jobs/{job}?open=issues", "failed": "/jobs/{failed}", "coverage-one": "/coverage/{connection}", "entity": "/entities/{entity}",
     "prompt": "/connections/{connection}/import", "disconnect": "/connections/{connection}/disconnect",
+    "remove": "/settings/members/{member}",
 }  # fmt: skip
 
 
@@ -43,13 +44,16 @@ def make(slug: str) -> None:
         owner = User.objects.get(email=OWNER)
         owner.name = NAME
         owner.save()
-        Membership.objects.create(tenant=tenant, user=User.objects.create_user("x@long.test", name=WORD), role="admin")
+        other = User.objects.create_user(f"x@{'l' * 60}.test", name=WORD)
+        member = Membership.objects.create(tenant=tenant, user=other, role="admin")
     with tenant_scope(tenant.id):
         github, slack = make_connection(tenant), make_connection(tenant, "slack")
         github.account_label, slack.account_label = (WORD * 3)[:200], "🚀" * 60
         slack.status, slack.last_error = "reauth_required", WORD * 4
+        github.created_by = slack.created_by = other
         github.save()
         slack.save()
+        ApiKey.objects.create_key(tenant=tenant, name="k" * 50, role="member", created_by=other)
         ended = {"started_at": now - timedelta(minutes=9), "completed_at": now, "created_by_label": NAME}
         job = make_job(github, status=states.COMPLETED, records_quarantined=2, **ended)
         failed = make_job(slack, status=states.FAILED, last_error_message=WORD * 8, **ended)
@@ -90,7 +94,7 @@ def make(slug: str) -> None:
         QueuedStart.objects.create(
             tenant=tenant, connection=slack, reason=WORD * 3, refused=True, created_by_label=NAME, created_at=now - timedelta(hours=3)
         )  # fmt: skip
-    print("made", job.id, failed.id, github.id, entity.id)
+    print("made", job.id, failed.id, github.id, entity.id, member.id)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +104,8 @@ def places(site: Up) -> dict[str, str]:
     site.manage("create_tenant", name, "--slug", "long", "--plan", "team", *owner, input=PASSWORD)
     done = site.manage("shell", "-c", "from tests.browser.test_names import make; make('long')")
     assert "made " in done.stdout, done.stderr
-    return dict(zip(("job", "failed", "connection", "entity"), done.stdout.split("made ", 1)[1].split(), strict=True))
+    ids = done.stdout.split("made ", 1)[1].split()
+    return dict(zip(("job", "failed", "connection", "entity", "member"), ids, strict=True))
 
 
 @pytest.fixture(scope="module")
