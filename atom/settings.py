@@ -327,6 +327,8 @@ CONTENT_SECURITY_POLICY = {
     }
 }
 
+DEFAULT_EXCEPTION_REPORTER_FILTER = "atom.reporting.HidesSecrets"
+
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "atom.api_auth.ApiKeyAuthentication",

@@ -742,6 +742,22 @@ def test_the_form_asks_for_the_address_that_the_token_needs(alice: Client) -> No
     assert 'name="base_url"' not in alice.get("/integrations/slack/token").content.decode()
 
 
+def test_a_token_is_on_no_page_of_errors_not_even_of_who_develops(
+    alice: Client, own_host: str, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Django's shows the variables of every function that was under way, the request's fields among them."""
+
+    def broken(*args: Any, **options: Any) -> None:
+        raise RuntimeError("broken on purpose")
+
+    settings.DEBUG = True
+    monkeypatch.setattr("integrations.connect._store", broken)
+    alice.raise_request_exception = False
+    token = sandbox_token()
+    text = alice.post("/integrations/github/token", {"token": token, "base_url": own_host}).content.decode()
+    assert ("broken on purpose" in text, token in text) == (True, False)
+
+
 @pytest.mark.parametrize("token", ["", "  ", "two words", "tökén", "x" * 4097, "a\x00b", "not-accepted"])
 def test_a_token_that_is_none_is_refused_at_its_field(alice: Client, own_host: str, token: str) -> None:
     reply = alice.post("/integrations/github/token", {"token": token, "base_url": own_host})
