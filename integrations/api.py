@@ -1,4 +1,4 @@
-"""The REST API of connections: which there are, and which parts of an account are imported."""
+"""The REST API of connections: which there are, new ones by token and the end of others, and which parts of an account are imported."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from rest_framework.response import Response
 from atom.access import Right
 from atom.api_auth import TenantScoped, caller
 from atom.api_fields import Body, BoundedList
+from atom.errors import InvalidInput
 from atom.openapi import ErrorsSerializer
-from integrations.connect import connections_of
+from integrations.connect import connect_with_token, connections_of, disconnect
 from integrations.health import health_of
 from integrations.models import Connection, ConnectionQuerySet, ConnectionStatus
 from integrations.narrowing import MOST_NAMES, narrow, parts_of
@@ -84,6 +85,40 @@ class PartsSerializer(serializers.Serializer):
     partitions = PartSerializer(many=True)
 
 
+class ConnectSerializer(Body):
+    """A personal or service token, which is tried at the provider. The same account once more gets it in the place of its former one."""
+
+    integration_id = serializers.CharField(max_length=40, help_text="The provider's slug.")
+    token = serializers.CharField(max_length=4096, write_only=True, style={"input_type": "password"})
+    base_url = serializers.CharField(
+        required=False, default="", allow_blank=True, max_length=500, help_text="API root of a self-hosted provider."
+    )
+    label = serializers.CharField(
+        required=False, default="", allow_blank=True, max_length=200, help_text="A name for the account."
+    )
+    facts = serializers.DictField(
+        required=False,
+        child=serializers.CharField(max_length=200),
+        help_text="What the provider asks before connecting, by name: a subdomain, for one.",
+    )
+    only = BoundedList(
+        required=False,
+        child=serializers.CharField(max_length=500),
+        allow_null=True,
+        allow_empty=False,
+        max_length=MOST_NAMES,
+        help_text="Partitions to import, by key or label; null: all, or as it was.",
+    )
+
+
+class DisconnectSerializer(Body):
+    """What becomes of what came in."""
+
+    delete_data = serializers.BooleanField(
+        required=False, default=False, help_text="Remove what only this connection brought, in the background."
+    )
+
+
 AWAY = OpenApiResponse(ErrorsSerializer, "The provider, which is asked for them, did not answer as it should.")
 CONNECTION_ID = OpenApiParameter("connection_id", OpenApiTypes.UUID, OpenApiParameter.PATH)
 
@@ -91,7 +126,7 @@ CONNECTION_ID = OpenApiParameter("connection_id", OpenApiTypes.UUID, OpenApiPara
 class ConnectionViewSet(TenantScoped, viewsets.GenericViewSet):
     """A connection to one account at one provider."""
 
-    rights = {"narrow": Right.CONNECT}
+    rights = {"narrow": Right.CONNECT, "connect": Right.CONNECT, "disconnect": Right.CONNECT}
     serializer_class = ConnectionSerializer
     filterset_class = ConnectionFilter
     # For the schema only; requests are answered from `connections_of`.
@@ -102,6 +137,48 @@ class ConnectionViewSet(TenantScoped, viewsets.GenericViewSet):
         found = self.filter_queryset(_connections(request).order_by("created_at", "id"))
         page = self.paginate_queryset(found)
         return self.get_paginated_response([_connection_json(connection) for connection in page or []])
+
+    @extend_schema(
+        operation_id="connect",
+        request=ConnectSerializer,
+        responses={200: ConnectionSerializer, 201: ConnectionSerializer},
+        filters=False,
+    )
+    def connect(self, request: Request) -> Response:
+        given = ConnectSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        asked, actor = given.validated_data, caller(request)
+        provider = PROVIDERS.get(asked["integration_id"])
+        if provider is None:
+            raise InvalidInput(
+                "invalid", f"There is no such provider; there are {', '.join(PROVIDERS)}.", "integration_id"
+            )
+        before = set(connections_of(actor.tenant).filter(provider_slug=provider.slug).values_list("id", flat=True))
+        made = connect_with_token(
+            actor,
+            provider,
+            asked["token"],
+            base_url=asked["base_url"],
+            label=asked["label"],
+            facts=asked.get("facts"),
+            only=asked.get("only"),
+        )
+        return Response(_connection_json(made), status=200 if made.id in before else 201)
+
+    @extend_schema(
+        operation_id="disconnect",
+        parameters=[CONNECTION_ID],
+        request=DisconnectSerializer,
+        responses={200: ConnectionSerializer},
+    )
+    def disconnect(self, request: Request, connection_id: str) -> Response:
+        connection = _connection(request, connection_id)
+        given = DisconnectSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        delete_data = given.validated_data["delete_data"]
+        if connection.status != ConnectionStatus.DISCONNECTED or delete_data:
+            disconnect(caller(request), connection, delete_data=delete_data)
+        return Response(_connection_json(_connection(request, connection_id)))
 
     @extend_schema(
         operation_id="get_connection", parameters=[CONNECTION_ID], responses={200: ConnectionSerializer}, filters=False

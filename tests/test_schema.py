@@ -29,7 +29,7 @@ OPERATIONS = {
     "start_historical_sync", "list_historical_sync_jobs", "get_historical_sync_job", "cancel_historical_sync_job",
     "pause_historical_sync_job", "resume_historical_sync_job",
 }  # fmt: skip
-# Beside the contract's. Those of partitions ask a provider.
+# Beside the contract's. Those of partitions, and those that connect and disconnect, ask a provider.
 READING = {
     "list_connections", "get_connection", "list_entities", "get_entity", "list_relationships", "list_records", "get_record",
     "list_all_historical_sync_jobs", "list_historical_sync_job_events", "list_historical_sync_job_failures",
@@ -49,7 +49,12 @@ def published(live_cast: SimpleNamespace) -> dict[str, Any]:
 
 def test_the_schema_describes_the_contracts_operations(published: dict[str, Any]) -> None:
     found = {op["operationId"]: op for path in published["paths"].values() for op in path.values()}
-    assert set(found) == OPERATIONS | READING | {"get_connection_partitions", "narrow_connection"}
+    assert set(found) == OPERATIONS | READING | {
+        "get_connection_partitions",
+        "narrow_connection",
+        "connect",
+        "disconnect",
+    }
     for name in OPERATIONS:
         assert {"401", "403", "404", "406", "429"} <= set(found[name]["responses"]), name
         assert found[name]["responses"]["429"]["headers"]["Retry-After"]["schema"]["type"] == "integer", name

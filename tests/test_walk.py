@@ -95,6 +95,7 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "api-connections": ("get", 200, 200, 401),
     "api-connection": ("get", 404, 200, 401),
     "api-coverage": ("get", 404, 200, 401),
+    "api-disconnect": ("post", 404, 403, 401),
     "api-records": ("get", 404, 403, 401),
     "api-record": ("get", 404, 403, 401),
 }
