@@ -11,7 +11,7 @@ Each step makes the next one final, and all can be done again, so it may end any
 Foreign keys of the largest tables are not checked by the database (`graph_models.py`). These go last, when there is no connection left
 that anybody could write to them for; while one came in the tenant's row stays.
 
-Why each table is read as a whole, and what else was thought of: docs/decisions/0011-offboarding.md.
+Why each table is read as a whole, and what else was thought of: docs/decisions/0012-offboarding.md.
 """
 
 from __future__ import annotations
