@@ -72,7 +72,7 @@ print("received", *received(secret, body, signed))
 
 def test_the_examples_of_the_api_are_a_program_that_works(up: Up) -> None:
     examples = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "api.md").read_text(), re.DOTALL)
-    assert len(examples) == 5
+    assert len(examples) == 6
     made = up.manage("create_tenant", "Reader", "--slug", "reader", "--plan", "team", "--owner", "rita@reader.test")
     assert made.returncode == 0, made.stderr
     at = ("--token", sandbox_token("reader"), "--base-url", f"{up.address}/sandbox/github")
