@@ -7,6 +7,7 @@ out shares the workers fairly between jobs, and an entry that dies with its work
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -42,6 +43,12 @@ TICK = "historical_sync.tick"
 ENDED = "historical_sync.ended"
 ENDING = "historical_sync.ending"
 app: App = django_app
+# For five days. Cancelled is what a worker has in hand that is to end, once its time is over.
+MAILED_AGAIN = RetryStrategy(
+    max_attempts=8,
+    exponential_wait=5,
+    retry_exceptions=[OSError, OperationalError, asyncio.CancelledError],  # type: ignore[list-item]
+)
 
 
 @django_app.task(queue=QUEUE, name=TASK, pass_context=True)
@@ -82,10 +89,10 @@ def tell(tenant_id: UUID | str) -> None:
     queue=UPKEEP,
     name=ENDING,
     pass_context=False,
-    retry=RetryStrategy(max_attempts=8, exponential_wait=5, retry_exceptions=[OSError, OperationalError]),  # for a day
+    retry=MAILED_AGAIN,
 )
 async def access_ends(connection_id: str, membership_id: str, tenant_id: str) -> None:
-    """Writes to a member that access ends soon; again later where the mail server does not take it."""
+    """Writes to a member that access ends soon; again later where the mail server does not take it, or the worker goes away."""
     from historical_sync import ending
 
     await ending.send(connection_id, membership_id, tenant_id)

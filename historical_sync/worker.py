@@ -316,9 +316,12 @@ async def _reap(engine: Engine, worker_app: App) -> None:
             return
         for job_id, tenant_id in await reaping.reap(engine.pool):
             await broadcast.job_changed(job_id, tenant_id)
-        # Entries that a dead worker had in hand are not handed out again but replaced, where they are missed.
+        # Entries that a dead worker had in hand are not handed out again but replaced, where they are missed. What is tried again when it
+        # fails, as mails are, nobody would miss.
         for entry in await worker_app.job_manager.get_stalled_jobs(seconds_since_heartbeat=settings.LEASE_SECONDS):
-            if entry.id is not None:
+            if getattr(django_app.tasks.get(entry.task_name), "retry_strategy", None) is not None:
+                await worker_app.job_manager.retry_job(entry)
+            elif entry.id is not None:
                 await worker_app.job_manager.finish_job_by_id_async(entry.id, status=Status.FAILED, delete_job=True)
         for connection_id, tenant_id in await reaping.removals_without_entry(engine.pool, tasks.REMOVE):
             await engine.defer.remove(connection_id, tenant_id)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -25,6 +27,7 @@ from integrations import connect
 from integrations.models import Connection
 from tests.conftest import Sandbox, Worker, sandbox_token, wait_for
 from tests.graphs import make_connection
+from tests.processes import Running, on_the_tests_database
 
 pytestmark = pytest.mark.django_db(transaction=True)
 DAY = timedelta(days=1)
@@ -171,3 +174,36 @@ def test_a_worker_tells_of_it(github: Connection, worker: Worker) -> None:
     by_the_clock()
     wait_for(lambda: mail.outbox, 20)
     assert mail.outbox[0].to == ["alice@acme.test"]
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_what_a_worker_that_goes_away_was_at_is_sent_by_another(
+    github: Connection, settings: Any, how: signal.Signals
+) -> None:
+    """It is killed, or told to end while the mail server takes longer than it has."""
+    ends(github, timezone.now() + DAY)
+    by_the_clock()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(40)
+        smtp = {
+            "ATOM_EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+            "ATOM_EMAIL_HOST": "127.0.0.1",
+            "ATOM_EMAIL_PORT": str(silent.getsockname()[1]),
+        }
+        first = Running("manage.py", "sync_worker", **on_the_tests_database(ATOM_SHUTDOWN_SECONDS="1", **smtp))
+        met, _ = silent.accept()
+        with met:
+            first.signal(how)
+            if how == signal.SIGKILL:
+                first.ends()
+            else:
+                wait_for(lambda: not ProcrastinateJob.objects.filter(task_name=tasks.ENDING, status="doing"), 20)
+    first.ends()
+    settings.LEASE_SECONDS = 1.0
+    second = Worker()
+    try:
+        wait_for(lambda: mail.outbox, 20)
+    finally:
+        second.stop()
+    assert [sent.to for sent in mail.outbox] == [["alice@acme.test"]]
