@@ -332,7 +332,9 @@ async def partitions_of(connection: Connection, api: Api) -> list[Partition]:
     found = {part.key: part for part in listed}
     only = None if connection.only is None else frozenset(connection.only)
     imported = [part for key, part in found.items() if only is None or key in only]
-    if refusal and (only is None or not found.keys() >= only):
+    if only is not None and found.keys() >= only:  # what else there may be, nobody chose
+        refusal, api.notices = "", []
+    if refusal:
         raise PartlyDenied(refusal, imported)
     return imported
 

@@ -137,6 +137,20 @@ def test_an_import_tells_of_organizations_that_leave_out_what_they_have(
     assert "single sign-on" in told
 
 
+@pytest.mark.parametrize(("gone", "told"), [(False, 0), (True, 1)])
+def test_an_import_of_chosen_parts_tells_of_what_is_left_out_only_where_one_is_not_there(
+    live_cast: SimpleNamespace, sandbox: Sandbox, worker: Worker, gone: bool, told: int
+) -> None:
+    connection = connected(live_cast.acme, "github", sandbox.root)
+    sandbox.control(deny=["github.contoso-guild"])
+    with tenant_scope(live_cast.acme.id):
+        Connection.objects.filter(id=connection.id).update(only=[KEYS[1], *(["9100001"] if gone else [])])
+        job = start_sync(system_actor(live_cast.acme, "a test"), connection, streams=["issues"])
+    assert until(job, "completed", "failed").status == "completed"
+    with tenant_scope(live_cast.acme.id):
+        assert job.events.filter(kind="left_out").count() == told
+
+
 def test_what_is_chosen_later_comes_in_where_it_was_sorted_out_before(
     live_cast: SimpleNamespace, sandbox: Sandbox, worker: Worker
 ) -> None:
