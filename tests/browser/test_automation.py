@@ -88,8 +88,16 @@ def test_four_imports_at_once_of_which_one_waits_and_a_schedule(another: Callabl
     expect(page.get_by_role("heading", name="GitHub")).to_be_visible()
     page.goto("/integrations")
     in_both_looks(page, "cards")
+    beside = page.context.new_page()
+    beside.goto("/integrations")
     page.locator("#card-linear").get_by_role("button", name="Sync what is new").click()
     expect(page.locator("#job-live")).to_have_attribute("data-status", "completed", timeout=60_000)
+    # On a page that was open all the while it is in reach again as soon as that has ended.
+    card = beside.locator("#card-linear")
+    expect(card.locator("[data-ended]")).to_be_visible(timeout=30_000)
+    expect(card.locator(".so-far")).to_be_hidden()
+    expect(card.get_by_role("button", name="Sync what is new")).to_be_visible()
+    picture(beside, "card-ended")
 
 
 def test_notifications_and_webhooks_are_set_up(page: Page) -> None:
