@@ -7,7 +7,7 @@ that falls into a running import is skipped. One for which there is no room wait
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -74,7 +74,8 @@ def choose(
 ) -> SyncSchedule:
     """Sets how often `connection` is synced (a key of INTERVALS), at which hour if that is days (of HOURS), and whether it is.
 
-    The next run is one interval from now; with an hour, when it was last that hour by then, and never later than without.
+    The next run is one interval from now; with an hour, when it was last that hour by then, and never later than without. Who only
+    chooses another hour, or none, puts nothing off: it goes by the run that was planned.
 
     What is chosen again as it was stays as it is. Raises InvalidInput, and Refused when the plan has no schedules: turning off is
     always allowed.
@@ -95,19 +96,27 @@ def choose(
         chosen: dict[str, Any] = {"interval": interval, "hour": at, "enabled": enabled}
         if schedule is not None and all(getattr(schedule, name) == value for name, value in chosen.items()):
             return schedule
-        chosen["next_run_at"] = _first_run(now, interval, at)
+        planned = None
+        if schedule is not None and schedule.interval == interval and enabled and schedule.enabled:
+            planned = schedule.next_run_at
+        chosen["next_run_at"] = _first_run(now, interval, at, planned)
         schedule, _ = SyncSchedule.objects.update_or_create(tenant=actor.tenant, connection=connection, defaults=chosen)
         detail = uncapfirst(in_words(choice, at)) if enabled else "off"
         audit.record(actor.tenant.id, actor.label, "schedule.changed", str(connection), detail)
         return schedule
 
 
-def _first_run(now: datetime, interval: timedelta, hour: int | None) -> datetime:
-    latest = (now + interval).astimezone(UTC)
-    if hour is None:
+def _first_run(now: datetime, interval: timedelta, hour: int | None, planned: datetime | None) -> datetime:
+    now = now.astimezone(UTC)
+    latest = now + interval
+    if planned is not None:
+        latest = min(latest, max(planned.astimezone(UTC), now))
+    elif hour is None:
         return latest
-    at = latest.replace(hour=hour, minute=0, second=0, microsecond=0)
-    return at if at <= latest else at - timedelta(days=1)
+    at = datetime.combine(latest, time(hour, tzinfo=UTC) if hour is not None else now.timetz())
+    if at > latest:
+        at -= timedelta(days=1)
+    return at if at > now else at + timedelta(days=1)
 
 
 def start_due(now: datetime) -> int:

@@ -289,6 +289,33 @@ def test_an_hour_that_is_chosen_again_changes_nothing_and_another_the_next_run(c
         ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("planned", "hour", "first"),
+    [
+        ("2026-11-08T15:20:00", "02", "2026-11-08T02:00:00"),
+        ("2026-11-08T15:20:00", "16", "2026-11-07T16:00:00"),
+        ("2026-11-06T15:20:00", "02", "2026-11-07T02:00:00"),  # later on the same day, and that hour is over
+        ("2026-11-03T15:20:00", "16", "2026-11-06T16:00:00"),  # it waits for room
+        ("2026-11-03T15:20:00", "02", "2026-11-07T02:00:00"),
+    ],
+)
+def test_a_weekly_schedule_that_gets_an_hour_goes_on_with_the_run_that_it_had_planned(
+    cast: SimpleNamespace, planned: str, hour: str, first: str
+) -> None:
+    """What was due the day after was put off by a week."""
+    now = datetime(2026, 11, 6, 12, 30, tzinfo=UTC)
+    with tenant_scope(cast.acme.id):
+        schedule = due(imported(cast.acme), interval=7 * DAY, next_run_at=datetime.fromisoformat(f"{planned}+00:00"))
+        actor, of = system_actor(cast.acme, "Alice"), schedule.connection
+        chosen = schedules.choose(actor, of, "7d", enabled=True, hour=hour, now=now)
+        assert chosen.next_run_at.isoformat() == f"{first}+00:00"
+        later = now + timedelta(hours=1)
+        assert schedules.choose(actor, of, "7d", enabled=True, now=later).next_run_at <= later + 2 * DAY
+        schedules.choose(actor, of, "7d", enabled=False, hour=hour, now=now)
+        again = schedules.choose(actor, of, "7d", enabled=True, hour=hour, now=now)
+        assert again.next_run_at > now + 6 * DAY, "who turns it on again has a week"
+
+
 def test_the_page_offers_hours_where_they_say_something(cast: SimpleNamespace, signed_in: Any) -> None:
     with tenant_scope(cast.acme.id):
         connection = imported(cast.acme)
