@@ -378,7 +378,7 @@ def _try_to_revoke(connection: Connection) -> str:
         return _revoke(connection)
     except (ProviderError, TimeoutError, OSError) as error:
         log.warning("could not revoke %s at the provider: %s", connection.id, error)
-        why = str(error) or "it takes too long to answer"
+        why = str(error).rstrip(".") or "it takes too long to answer"
         return f"what {connection.provider_name} granted could not be taken back: {why}"
 
 

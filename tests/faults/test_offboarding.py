@@ -291,6 +291,7 @@ def test_a_provider_that_is_away_is_told_of_and_keeps_nothing(
     _, warned = gone()
     assert "GitHub" in warned
     assert "could not be taken back" in warned
+    assert ".." not in warned
     assert left_of(live_cast.acme) == {}
 
 
