@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from django.utils import timezone
+
 from atom.models import ApiKey, Membership, Role, Tenant, User
 from atom.tenancy import across_tenants
 
@@ -47,27 +49,21 @@ class Actor:
         return right in RIGHTS[self.role]
 
 
-def tenants_of(user: User) -> list[Tenant]:
-    """The tenants that the user is a member of, by name."""
-    with across_tenants("a user's own memberships"):
-        return [
-            m.tenant for m in Membership.objects.filter(user=user).select_related("tenant").order_by("tenant__name")
-        ]
-
-
 def actor_for_user(user: Any, tenant_id: object | None) -> Actor | None:
     """The user's actor in `tenant_id`, or where they have been longest when the session holds none (any more).
 
-    Not by name: whoever adds somebody to a workspace gives it its name, and would choose where they find themselves after signing in.
+    Not by name: whoever adds somebody to a workspace gives it its name, and would choose where they find themselves after signing in. That they were here is noted with their membership the first time.
     """
     if not getattr(user, "is_authenticated", False):
         return None
     with across_tenants("a user's own memberships"):
         memberships = list(Membership.objects.filter(user=user).select_related("tenant").order_by("tenant__name"))
-    if not memberships:
-        return None
-    longest = min(memberships, key=lambda m: m.created_at)
-    chosen = next((m for m in memberships if str(m.tenant_id) == str(tenant_id)), longest)
+        if not memberships:
+            return None
+        longest = min(memberships, key=lambda m: m.created_at)
+        chosen = next((m for m in memberships if str(m.tenant_id) == str(tenant_id)), longest)
+        if chosen.entered_at is None:
+            Membership.objects.filter(id=chosen.id, entered_at=None).update(entered_at=timezone.now())
     return Actor(chosen.tenant, chosen.role, user.get_short_name(), user, tuple(m.tenant for m in memberships))
 
 

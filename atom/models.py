@@ -94,6 +94,8 @@ class Membership(models.Model):
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=10, choices=Role.choices, default=Role.MEMBER)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+    # When the user first was in it since: who adds somebody asks nobody.
+    entered_at = models.DateTimeField(null=True, editable=False)
 
     class Meta:
         constraints = [

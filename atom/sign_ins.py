@@ -1,6 +1,7 @@
 """What signing in, failing to, and passwords leave in the audit log: a line in each workspace of the person's.
 
-With the address that it came from, for `audit.ADDRESSES_KEPT`. How many lines there can be of a day is bounded (`tries`), or whoever
+With the address that it came from, for `audit.ADDRESSES_KEPT`, where they have been in that workspace since they were added to it:
+whoever runs one may add anybody who has an account, and asks nobody. How many lines there can be of a day is bounded (`tries`), or whoever
 tries passwords would fill a log that nothing is ever taken out of. See docs/decisions/0011-sign-ins-in-the-log.md.
 """
 
@@ -14,9 +15,9 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from atom import audit, tasks, tries
-from atom.access import tenants_of
-from atom.models import User
-from atom.tenancy import tenant_scope
+from atom.access import SESSION_TENANT, actor_for_user
+from atom.models import Membership, User
+from atom.tenancy import across_tenants, tenant_scope
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +28,18 @@ IN_THE_ADMIN = "in the admin"
 def note(
     user: User, actor: str, action: str, detail: str = "", *, address: str | None = None, at: datetime | None = None
 ) -> None:
-    """A line in the audit log of each workspace of the user's, in the caller's transaction."""
-    for tenant in tenants_of(user):
-        with tenant_scope(tenant.id):
-            audit.record(tenant.id, actor, action, user.email, detail, address=address, at=at)
+    """A line in the audit log of each workspace of the user's, in the caller's transaction; with the address in those that they entered."""
+    with across_tenants("a user's own memberships"):
+        memberships = list(Membership.objects.filter(user=user))
+    for one in memberships:
+        with tenant_scope(one.tenant_id):
+            told = address if one.entered_at else None
+            audit.record(one.tenant_id, actor, action, user.email, detail, address=told, at=at)
 
 
 def signed_in(request: HttpRequest, user: User, detail: str = "") -> None:
+    # By which they enter the workspace that they find themselves in.
+    actor_for_user(user, request.session.get(SESSION_TENANT))
     if not tries.for_a_line(request, user.email).one_too_many():
         note(user, user.get_short_name(), "member.signed_in", detail, address=tries.address_of(request))
 

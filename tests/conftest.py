@@ -87,6 +87,7 @@ def live_cast(transactional_db: None) -> SimpleNamespace:
 def make_cast() -> SimpleNamespace:
     """In three statements: a thousand tests have a cast."""
     from django.contrib.auth.hashers import make_password
+    from django.utils import timezone
 
     from atom.models import Membership, Role, Tenant, User
     from atom.tenancy import across_tenants
@@ -102,7 +103,7 @@ def make_cast() -> SimpleNamespace:
         ("charlie", globex, Role.OWNER),
     ):
         user = User(email=f"{name}@{tenant.slug}.test", password=make_password(name), name=name.capitalize())
-        memberships.append(Membership(tenant=tenant, user=user, role=role))
+        memberships.append(Membership(tenant=tenant, user=user, role=role, entered_at=timezone.now()))
         setattr(found, name, user)
     Tenant.objects.bulk_create([acme, globex])
     User.objects.bulk_create([membership.user for membership in memberships])

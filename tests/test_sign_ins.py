@@ -35,7 +35,7 @@ def _none_tried_yet() -> None:
 def both(cast: SimpleNamespace) -> SimpleNamespace:
     """Bob works in Acme and in Globex."""
     with across_tenants("a test's"):
-        Membership.objects.create(tenant=cast.globex, user=cast.bob, role=Role.VIEWER)
+        Membership.objects.create(tenant=cast.globex, user=cast.bob, role=Role.VIEWER, entered_at=timezone.now())
     return cast
 
 
@@ -70,6 +70,54 @@ def test_who_signs_in_and_out_is_in_the_log_of_each_workspace_of_theirs(both: Si
     assert (log(both.acme), log(both.globex)) == (told, told)
     assert enter("charlie@globex.test", "charlie") == 302
     assert log(both.acme) == told, "Charlie is nobody here"
+
+
+def test_a_workspace_that_somebody_never_entered_is_not_told_from_where_they_sign_in(
+    cast: SimpleNamespace, signed_in: Any
+) -> None:
+    """Whoever runs a workspace adds anybody who has an account, and asks nobody."""
+
+    def told(tenant: Any) -> list[tuple[str, str | None]]:
+        return [(action, address) for _, action, _, _, address in log(tenant) if action != "member.added"]
+
+    def all_that_leaves_a_line(client: Client) -> None:
+        assert enter("bob@acme.test", "wrong") == 400
+        log(cast.acme)  # written down at once, as by a worker
+        assert enter("bob@acme.test", "bob", client) == 302
+        client.get("/jobs")
+        form = {"old_password": "wrong", "new_password1": "a long one indeed", "new_password2": "a long one indeed"}
+        assert client.post("/password", form, REMOTE_ADDR=HOME).status_code == 400
+        client.post("/sign-out", REMOTE_ADDR=HOME)
+
+    actions = ["member.sign_in_failed", "member.signed_in", "member.password_refused", "member.signed_out"]
+    charlie = signed_in(cast.charlie)
+    charlie.post("/settings/members", {"email": "bob@acme.test", "role": "viewer"})
+    bob = Client()
+    all_that_leaves_a_line(bob)
+    assert told(cast.acme) == [(action, HOME) for action in actions]
+    assert told(cast.globex) == [(action, None) for action in actions]
+    # They go there: from then on it is told as the one that they have been in for long.
+    assert enter("bob@acme.test", "bob", bob) == 302
+    bob.post("/workspace", {"tenant": str(cast.globex.id)})
+    assert bob.get("/integrations").status_code == 200
+    bob.post("/sign-out")
+    before = len(told(cast.globex))
+    all_that_leaves_a_line(bob)
+    assert told(cast.globex)[before:] == [(action, HOME) for action in actions]
+    # Who is added anew was not there since.
+    with across_tenants("a test's"):
+        mine = Membership.objects.get(tenant=cast.globex, user=cast.bob)
+    charlie.post(f"/settings/members/{mine.id}", {"action": "remove"})
+    charlie.post("/settings/members", {"email": "bob@acme.test", "role": "viewer"})
+    assert enter("bob@acme.test", "bob") == 302
+    assert told(cast.globex)[-1] == ("member.signed_in", None)
+
+
+def test_who_signs_in_has_entered_the_workspace_that_they_find_themselves_in(cast: SimpleNamespace) -> None:
+    with across_tenants("a test's"):
+        Membership.objects.filter(user=cast.bob).update(entered_at=None)
+    assert enter("bob@acme.test", "bob") == 302
+    assert log(cast.acme) == [("Bob", "member.signed_in", "bob@acme.test", "", HOME)]
 
 
 def test_a_failed_try_is_in_the_log_of_each_workspace_of_whom_it_was_for(both: SimpleNamespace) -> None:
