@@ -1,6 +1,6 @@
 """What owners and admins do in their workspace: members, API keys, its name. Each action is recorded in the audit log.
 
-Callers have checked `Right.MANAGE`. Only an owner makes, changes or removes an owner, and the last one stays.
+Callers have checked `Right.MANAGE`, but of who leaves. Only an owner makes, changes or removes an owner, and the last one stays.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def remove(
         found = _leaving(actor, _locked(actor), membership_id)
     # Each asks its provider, so in no transaction, and first: who is still a member is asked about them again.
     ending = [one for one in left_by(found).granted if one.id in connections]
-    if ending and not actor.may(Right.CONNECT):
+    if ending and not actor.may(Right.CONNECT) and found.user != actor.user:
         raise Refused("permission_denied", "You may not disconnect what they connected.", status_code=403)
     for granted in ending:
         if words := give_up(actor, granted.id):

@@ -16,6 +16,7 @@ urlpatterns = [
     path("settings", workspace.general, name="settings"),
     path("settings/members", workspace.people, name="settings-members"),
     path("settings/members/<uuid:membership_id>", workspace.member, name="settings-member"),
+    path("settings/leave", workspace.leave, name="settings-leave"),
     path("settings/keys", workspace.keys, name="settings-keys"),
     path("settings/keys/<str:prefix>/revoke", workspace.revoke_key, name="settings-key-revoke"),
     path("settings/audit", workspace.audit_log, name="settings-audit"),

@@ -14,7 +14,7 @@ from django.contrib import messages
 from django.core.mail import send_mail
 from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone
@@ -101,8 +101,7 @@ def people(request: HttpRequest) -> HttpResponse:
 def member(request: HttpRequest, membership_id: UUID) -> HttpResponse:
     """Asks whether to remove a member, saying what goes on without them (GET).
 
-    POST, `action`: role (with `role`), remove (with each `key` to revoke and `connection` to disconnect), or link (sends the invitation
-    again).
+    POST, `action`: role (with `role`), remove (as `_remove` has it), or link (sends the invitation again).
     """
     actor = actor_of(request)
     found = Membership.objects.filter(tenant=actor.tenant, id=membership_id).select_related("user", "tenant").first()
@@ -111,9 +110,7 @@ def member(request: HttpRequest, membership_id: UUID) -> HttpResponse:
     if request.method == "GET":
         if found.role == Role.OWNER and actor.role != Role.OWNER:
             return refusal(request, "Not removed", members.BY_AN_OWNER)
-        htmx = getattr(request, "htmx", False)
-        template = "workspace/_remove.html" if htmx else "workspace/remove.html"
-        return render(request, template, {"member": found, "left": members.left_by(found)})
+        return _ask_to_remove(request, found)
     action = request.POST.get("action", "")
     role = found.role
     try:
@@ -124,11 +121,8 @@ def member(request: HttpRequest, membership_id: UUID) -> HttpResponse:
             else:
                 messages.success(request, f"The role of {found.user} is changed.")
         elif action == "remove":
-            chosen = {name: request.POST.getlist(name) for name in ("key", "connection")}
-            _, honoured = members.remove(actor, found.id, keys=chosen["key"], connections=chosen["connection"])
+            _remove(request, actor, found)
             role = ""
-            for words in honoured:
-                messages.warning(request, words)
             messages.success(request, f"{found.user} is no member any more.")
         elif action == "link" and not found.user.has_usable_password() and found.user.is_active:
             _write_to(request, actor, found.user)
@@ -140,6 +134,36 @@ def member(request: HttpRequest, membership_id: UUID) -> HttpResponse:
     # Whoever removed or demoted themselves may not see the members any more.
     mine = found.user_id == getattr(actor.user, "id", None)
     return redirect("home" if mine and Right.MANAGE not in RIGHTS.get(role, ()) else "settings-members")
+
+
+@require_http_methods(["GET", "POST"])
+@tenant_required()
+def leave(request: HttpRequest) -> HttpResponse:
+    """Asks whoever it is whether to leave the workspace, saying what goes on without them (GET); ends their membership (POST)."""
+    actor = actor_of(request)
+    mine = get_object_or_404(Membership.objects.select_related("user", "tenant"), tenant=actor.tenant, user=actor.user)
+    if request.method == "GET":
+        return _ask_to_remove(request, mine)
+    try:
+        _remove(request, actor, mine)
+    except Refused as error:
+        messages.error(request, error.detail)
+        return redirect("settings-leave")
+    messages.success(request, f"You are no member of {actor.tenant} any more.")
+    return redirect("home")
+
+
+def _ask_to_remove(request: HttpRequest, member: Membership) -> HttpResponse:
+    template = "workspace/_remove.html" if getattr(request, "htmx", False) else "workspace/remove.html"
+    return render(request, template, {"member": member, "left": members.left_by(member)})
+
+
+def _remove(request: HttpRequest, actor: Actor, member: Membership) -> None:
+    """With each `key` to revoke and `connection` to disconnect. Raises Refused."""
+    keys, connections = request.POST.getlist("key"), request.POST.getlist("connection")
+    _, honoured = members.remove(actor, member.id, keys=keys, connections=connections)
+    for words in honoured:
+        messages.warning(request, words)
 
 
 @require_http_methods(["GET", "POST"])

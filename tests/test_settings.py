@@ -351,6 +351,41 @@ def test_an_owner_who_becomes_admin_goes_on_with_the_members(cast: SimpleNamespa
     assert again.redirect_chain[-1][0] == "/integrations"
 
 
+@pytest.mark.parametrize("role", ["viewer", "member", "admin"])
+def test_everybody_may_leave_with_what_is_theirs(cast: SimpleNamespace, signed_in: Any, role: str) -> None:
+    bobs = left_by_bob(cast)
+    with tenant_scope(cast.acme.id):
+        Membership.objects.filter(user=cast.bob).update(role=role)
+    bob = signed_in(cast.bob)
+    start = "/settings/members" if role == "admin" else "/integrations"
+    assert 'href="/settings/leave"' in bob.get(start).content.decode()
+    page = bob.get("/settings/leave").content.decode()
+    assert "Leave Acme?" in page
+    assert 'action="/settings/leave"' in page
+    assert f'href="{start}" data-close' in page
+    assert set(asked(page)) == {
+        *(f"key {bobs.keys[name].prefix}" for name in ("nightly", "report")),
+        *(f"connection {row.id}" for row in (bobs.mailbox, bobs.repositories)),
+    }
+    form = {
+        "key": [bobs.keys["nightly"].prefix, bobs.keys["her own"].prefix],
+        "connection": [str(bobs.mailbox.id), str(bobs.hers.id)],
+    }
+    assert bob.post("/settings/leave", form).status_code == 302
+    assert "not a member of any workspace" in bob.get("/integrations").content.decode()
+    with tenant_scope(cast.acme.id):
+        assert not Membership.objects.filter(user=cast.bob).exists()
+        assert set(Connection.objects.live().values_list("provider_slug", flat=True)) == {"github", "linear"}
+    assert [name for name, secret in bobs.secrets.items() if actor_for_key(secret)] == ["report", "her own"]
+    assert ("Bob", "member.removed", "bob@acme.test") in log(cast.acme)
+
+
+def test_the_last_owner_does_not_leave(cast: SimpleNamespace, signed_in: Any) -> None:
+    page = signed_in(cast.alice).post("/settings/leave", follow=True).content.decode()
+    assert "A workspace needs an owner" in page
+    assert member(cast, "alice").role == "owner"
+
+
 def test_an_owner_may_leave_once_there_is_another(cast: SimpleNamespace, signed_in: Any) -> None:
     client = signed_in(cast.alice)
     client.post(f"/settings/members/{member(cast, 'bob').id}", {"action": "role", "role": "owner"})

@@ -44,6 +44,7 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "settings": ("get", 200, 403, SIGN_IN),
     "settings-members": ("get", 200, 403, SIGN_IN),
     "settings-member": ("post", 404, 403, SIGN_IN),
+    "settings-leave": ("get", 200, 200, SIGN_IN),
     "settings-keys": ("get", 200, 403, SIGN_IN),
     "settings-key-revoke": ("post", 404, 403, SIGN_IN),
     "settings-audit": ("get", 200, 403, SIGN_IN),
