@@ -396,7 +396,7 @@ def _revoke(connection: Connection) -> str:
         return f"{name}'s app is not configured here any more: somebody has to take away its access there"
     if _goes_on_elsewhere(connection, provider.oauth, credentials["access_token"]):
         log.info("not revoked at the provider: what %s was granted is another connection's as well", connection.id)
-        return f"another workspace goes on by what {name} granted"
+        return f"what {name} granted is left as it is: who granted it can take it away there"  # whose else it is is theirs to tell
 
     async def call(access_token: str, refresh_token: str) -> None:
         async with asyncio.timeout(REVOKE_TIMEOUT), make_client(allow_private=True) as client:

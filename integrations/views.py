@@ -243,7 +243,8 @@ def disconnect_connection(request: HttpRequest, connection_id: UUID) -> HttpResp
         )
     delete_data = request.POST.get("delete_data") == "on"
     if connection.status != ConnectionStatus.DISCONNECTED or delete_data:
-        disconnect(actor, connection, delete_data=delete_data)
+        if honoured := disconnect(actor, connection, delete_data=delete_data):
+            messages.warning(request, f"{connection}: {honoured}.")
         kept = "What only it brought is being removed." if delete_data else "Its history stays."
         messages.success(request, f"{connection} is disconnected. {kept}")
     return redirect("integrations")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from html import unescape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
@@ -627,11 +628,24 @@ def test_disconnecting_leaves_another_workspace_its_access_to_the_same_account(
     assert acme.external_account_id == globex.external_account_id
     token = globex.credentials["access_token"]
 
-    alice.post(f"/connections/{acme.id}/disconnect")
+    told = unescape(alice.post(f"/connections/{acme.id}/disconnect", follow=True).content.decode())
+    is_one_grant = slug in ("google", "intercom")
+    assert (f"what {PROVIDERS[slug].name} granted is left as it is" in told) is is_one_grant
+    assert not re.search("another workspace|Globex", told), "who else uses the account is none of theirs"
     assert [row.status for row in stored()] == ["disconnected", "connected"]
     assert is_accepted(sandbox, slug, token)
-    charlie.post(f"/connections/{globex.id}/disconnect")
+    told = charlie.post(f"/connections/{globex.id}/disconnect", follow=True).content.decode()
+    assert "is left as it is" not in told
     assert not is_accepted(sandbox, slug, token), "nobody else goes on by it"
+
+
+def test_who_disconnects_is_told_what_the_provider_goes_on_to_honour(alice: Client, cast: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        row = make_connection(cast.acme, "github")
+        Connection.objects.filter(id=row.id).update(by_oauth=False)
+    page = unescape(alice.post(f"/connections/{row.id}/disconnect", follow=True).content.decode())
+    assert "GitHub (acme-github) is disconnected. Its history stays." in page
+    assert "GitHub (acme-github): it was connected by a token, which GitHub takes until somebody revokes it" in page
 
 
 def test_the_grant_ends_though_two_workspaces_disconnect_the_account_at_once(

@@ -317,7 +317,7 @@ def test_an_access_that_another_workspace_goes_on_by_is_left_to_it(
     other = connected(live_cast.globex, "google", sandbox.root)
     _, warned = gone()
     assert is_accepted(sandbox, "google", other.credentials["access_token"])
-    assert "another workspace" in warned
+    assert "what Google granted is left as it is" in warned
 
 
 def test_a_connection_that_no_key_opens_goes_as_well(live_cast: SimpleNamespace) -> None:
