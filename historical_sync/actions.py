@@ -191,8 +191,7 @@ def replay_quarantine(actor: Actor, job: HistoricalSyncJob, seconds: float | Non
     """
     job = get_job(actor.tenant, job.id)
     _check_kept(job.connection)
-    if job.connection.provider_slug not in PROVIDERS:
-        raise Refused("invalid_state", f"Nothing of {job.connection.provider_name} can be read here any more.")
+    _check_known(job.connection)
     try:
         # In a loop of its own: the web's, which serves every socket, must not map records.
         done = async_to_sync(replay, force_new_loop=True)(job, seconds)
@@ -408,6 +407,7 @@ def _range(tenant: Tenant, start: datetime | None, end: datetime | None, now: da
 
 
 def _streams(connection: Connection, wanted: Sequence[str] | None) -> list[str]:
+    _check_known(connection)
     known = [stream.name for stream in connection.provider.streams]
     if wanted is None:
         return known
@@ -421,8 +421,14 @@ def _streams(connection: Connection, wanted: Sequence[str] | None) -> list[str]:
     return [name for name in known if name in set(wanted)]
 
 
+def _check_known(connection: Connection) -> None:
+    if connection.provider_slug not in PROVIDERS:
+        raise Refused("invalid_state", f"Nothing of {connection.provider_name} can be read here any more.")
+
+
 def _check_connection(connection: Connection) -> None:
     _check_kept(connection)
+    _check_known(connection)
     if connection.status != ConnectionStatus.CONNECTED:
         raise Refused("connection_reauth_required", f"Access to {connection} was lost or given up. Reconnect it first.")
 

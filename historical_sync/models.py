@@ -32,7 +32,6 @@ from historical_sync.graph_models import Statement as Statement
 from historical_sync.graph_models import SyncRecord as SyncRecord
 from historical_sync.totals import DailyTotals as DailyTotals
 from integrations.models import Connection
-from integrations.providers import PROVIDERS
 
 KINDS = ("historical", "incremental", "repair")
 TRIGGERS = ("manual", "prompt", "api", "command", "schedule", "admin")
@@ -223,8 +222,7 @@ class HistoricalSyncJob(models.Model):
     @property
     def has_uncounted(self) -> bool:
         """Some of its streams can't be counted beforehand, so that the estimate is the least that there is."""
-        known = PROVIDERS.get(self.connection.provider_slug)
-        return known is not None and any(s.count is None for s in known.streams if s.name in self.streams)
+        return any(s.count is None for s in self.connection.provider.streams if s.name in self.streams)
 
     @property
     def brought_by_kind(self) -> dict[str, int]:

@@ -30,7 +30,6 @@ from integrations.http import Api, check_address, check_public_address, make_cli
 from integrations.models import Connection, ConnectionQuerySet, ConnectionStatus
 from integrations.narrowing import NOT_ITS_OWN, resolve, widened
 from integrations.patience import patiently
-from integrations.providers import PROVIDERS
 from integrations.providers.base import Account, OAuth, Partition, Provider, Revocation
 
 log = logging.getLogger(__name__)
@@ -383,10 +382,10 @@ def _try_to_revoke(connection: Connection) -> str:
 
 
 def _revoke(connection: Connection) -> str:
-    provider, name = PROVIDERS.get(connection.provider_slug), connection.provider_name
+    provider, name = connection.provider, connection.provider_name
     if not connection.by_oauth:
         return f"it was connected by a token, which {name} takes until somebody revokes it there"
-    if provider is None or provider.oauth is None or provider.oauth.revoke is None:
+    if provider.oauth is None or provider.oauth.revoke is None:
         return f"{name} has no way for Atom to give its access back: somebody has to take it away there"
     revoke, credentials = provider.oauth.revoke, connection.credentials
     if not credentials.get("access_token"):

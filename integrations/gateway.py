@@ -27,6 +27,7 @@ from integrations import grants
 from integrations.errors import Misconfigured, PartlyDenied, ReauthRequired, Unavailable
 from integrations.http import Api, Limiter, make_client
 from integrations.models import Connection, ConnectionStatus
+from integrations.providers import PROVIDERS
 from integrations.providers.base import Partition, Provider
 from integrations.transport import USER_AGENT, Client
 
@@ -111,6 +112,8 @@ def _api_url(provider: Provider) -> str:
 def api_root(connection: Connection) -> str:
     """The address that the connection's requests go to."""
     provider = connection.provider
+    if provider.slug not in PROVIDERS:
+        raise Misconfigured(f"Atom knows no {provider.name} any more.")
     if connection.base_url:
         return connection.base_url.rstrip("/")
     if connection.sandbox:

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from atom.models import Tenant, User
 from integrations.crypto import decrypt, encrypt
-from integrations.providers import PROVIDERS, get
+from integrations.providers import get
 from integrations.providers.base import Provider
 
 if TYPE_CHECKING:
@@ -124,8 +124,7 @@ class Connection(models.Model):
 
     @property
     def provider_name(self) -> str:
-        known = PROVIDERS.get(self.provider_slug)
-        return known.name if known else self.provider_slug
+        return self.provider.name
 
     @property
     def credentials(self) -> Credentials:

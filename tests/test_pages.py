@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from historical_sync.actions import months_back
 from historical_sync.automation import Delivery, Notice, QueuedStart, WebhookEndpoint
 from historical_sync.models import Entity, JobEvent, QuarantinedRecord, SyncChunk, SyncSchedule
 from historical_sync.pages.chunkmap import MOST_CELLS, MOST_PARTS, ChunkFacts, chunk_map
+from integrations import gateway
+from integrations.errors import Misconfigured
 from integrations.models import ConnectionStatus
 from tests.graphs import make_connection, make_job
 
@@ -424,6 +427,45 @@ def test_the_appearance_leads_back_to_the_page_and_nowhere_else(cast: SimpleName
     assert reply["Location"] == "/integrations"
     client.post("/appearance", {"appearance": '"><script>'})
     assert "data-theme" not in client.get("/jobs").content.decode()
+
+
+def test_what_a_provider_left_that_is_not_registered_any_more_is_shown(cast: SimpleNamespace, signed_in: Any) -> None:
+    """Its connection goes by its slug, and nothing can be started of it; what others brought is not in its way."""
+    with tenant_scope(cast.acme.id):
+        gone = make_connection(cast.acme, "myspace")
+        job = make_job(gone, status=states.COMPLETED, completed_at=timezone.now())
+        running = make_job(gone, status=states.RUNNING, started_at=timezone.now())
+        SyncSchedule.objects.create(
+            tenant=cast.acme, connection=gone, interval=timedelta(days=1), next_run_at=timezone.now()
+        )
+    alice = signed_in(cast.alice)
+    for page in (
+        "/jobs",
+        "/live",
+        f"/jobs/{job.id}",
+        f"/jobs/{running.id}",
+        "/schedules",
+        f"/connections/{gone.id}/import",
+    ):
+        reply = alice.get(page)
+        assert reply.status_code == 200, page
+        assert page == "/live" or "myspace" in reply.content.decode(), page
+    for page in ("/integrations", "/coverage", "/analytics", f"/connections/{gone.id}/disconnect"):
+        assert alice.get(page).status_code == 200, page
+    words = "Nothing of myspace can be read here any more."
+    assert words in alice.post(f"/connections/{gone.id}/import", {}).content.decode()
+    assert words in alice.get(f"/connections/{gone.id}/import/estimate").content.decode()
+    start = f"/api/integrations/{gone.id}/historical-sync/start"
+    alice.post(f"/jobs/{running.id}/cancel")
+    for body in ({}, {"streams": ["issues"]}, {"kind": "incremental"}, {"kind": "repair"}):
+        reply = alice.post(start, body, "application/json")
+        assert (reply.status_code, reply.json()["errors"][0]["detail"]) == (409, words), body
+    with tenant_scope(cast.acme.id), pytest.raises(Misconfigured, match="knows no myspace any more"):
+        asyncio.run(gateway.open_api(gone))
+    alice.post(f"/connections/{gone.id}/disconnect")
+    with tenant_scope(cast.acme.id):
+        gone.refresh_from_db()
+    assert gone.status == ConnectionStatus.DISCONNECTED
 
 
 @pytest.mark.parametrize("slug", ["google", "microsoft365"])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from integrations.errors import Misconfigured
 from integrations.providers.asana import ASANA
-from integrations.providers.base import Provider
+from integrations.providers.base import Account, Provider, RateBudget
 from integrations.providers.github import GITHUB
 from integrations.providers.google import GOOGLE
 from integrations.providers.hubspot import HUBSPOT
@@ -16,6 +20,9 @@ from integrations.providers.salesforce import SALESFORCE
 from integrations.providers.slack import SLACK
 from integrations.providers.stripe import STRIPE
 from integrations.providers.zendesk import ZENDESK
+
+if TYPE_CHECKING:
+    from integrations.http import Api
 
 # In the order of the integrations page. One a line.
 PROVIDERS: dict[str, Provider] = {
@@ -36,5 +43,15 @@ PROVIDERS: dict[str, Provider] = {
 
 
 def get(slug: str) -> Provider:
-    """The provider of that slug; KeyError if there is none."""
-    return PROVIDERS[slug]
+    """The provider of that slug. Of one that is not registered any more, and left connections and imports: a name, and nothing to import."""
+    return PROVIDERS.get(slug) or _former(slug)
+
+
+@lru_cache(maxsize=64)
+def _former(slug: str) -> Provider:
+    async def identify(api: Api) -> Account:
+        raise Misconfigured(f"Atom knows no {slug} any more.")
+
+    return Provider(
+        slug, slug, "", "", (), api_url="", auth_url="", streams=(), identify=identify, budget=RateBudget(1, 1.0, 1)
+    )

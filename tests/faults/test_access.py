@@ -16,7 +16,7 @@ from django.db import connection as database
 from django.db import transaction
 from django.utils import timezone
 
-from historical_sync import actions, job_changes
+from historical_sync import actions, job_changes, tasks
 from historical_sync.database import make_pool
 from historical_sync.models import HistoricalSyncJob, JobEvent, SyncChunk, SyncRecord
 from integrations import connect, gateway
@@ -28,6 +28,7 @@ from tests.conftest import Sandbox, Worker, connected, job_now, until
 from tests.faults import toy as toys
 from tests.faults.toy import Answer, Call, Server
 from tests.faults.toy_stage import ToyStage
+from tests.graphs import make_job
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -481,4 +482,18 @@ def test_parts_of_a_stream_that_an_upgrade_took_away_fail_in_words_and_once(
     assert job.last_error_code == "unknown_stream"
     assert 'Atom does not import "visits" from Toy any more.' in job.last_error_message
     assert len([told for told in toy.events(job, "chunk_failed") if "any more" in told]) == job.failed_chunks
+    assert "unexpected failure" not in caplog.text
+
+
+def test_an_import_of_a_provider_that_an_upgrade_took_away_fails_in_words_and_once(
+    toy: ToyStage, worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from atom.tenancy import tenant_scope
+
+    monkeypatch.delitem(PROVIDERS, "toy")
+    with tenant_scope(toy.tenant.id), transaction.atomic():
+        job = make_job(toy.connection, status="pending")
+        tasks.enqueue(job, 1)
+    job = toy.done(job, "failed")
+    assert (job.last_error_code, job.last_error_message) == ("provider_misconfigured", "Atom knows no toy any more.")
     assert "unexpected failure" not in caplog.text
