@@ -263,8 +263,12 @@ def rename(actor: Actor, name: str) -> Tenant:
 
 
 def _locked(actor: Actor) -> Tenant:
-    """One at a time per tenant: "the last owner" is counted under this lock."""
-    return Tenant.objects.select_for_update(no_key=True).get(id=actor.tenant.id)
+    """One at a time per tenant: "the last owner" is counted under this lock. Raises Refused for who was removed, or got another role,
+    since they asked: they would let themselves in again, or leave a key behind."""
+    tenant = Tenant.objects.select_for_update(no_key=True).get(id=actor.tenant.id)
+    if actor.user and not Membership.objects.filter(tenant=tenant, user=actor.user, role=actor.role).exists():
+        raise Refused("permission_denied", "Your role was changed meanwhile. Nothing was done.", status_code=403)
+    return tenant
 
 
 def _member(actor: Actor, tenant: Tenant, membership_id: UUID) -> Membership:

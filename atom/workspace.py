@@ -128,6 +128,8 @@ def member(request: HttpRequest, membership_id: UUID) -> HttpResponse:
             _write_to(request, actor, found.user)
         else:
             messages.error(request, "Nothing was changed.")
+    except Membership.DoesNotExist:  # somebody else removed them meanwhile
+        raise Http404 from None
     except Refused as error:
         messages.error(request, error.detail)
         return redirect("settings-members")
@@ -210,7 +212,10 @@ def revoke_key(request: HttpRequest, prefix: str) -> HttpResponse:
         key = members.revoke_key(actor, prefix.replace("\0", ""))
     except ApiKey.DoesNotExist:
         raise Http404 from None
-    messages.success(request, f"{key.name} is revoked: programs that use it are turned away from now on.")
+    except Refused as error:
+        messages.error(request, error.detail)
+    else:
+        messages.success(request, f"{key.name} is revoked: programs that use it are turned away from now on.")
     return redirect("settings-keys")
 
 

@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from atom import audit, members
-from atom.access import RIGHTS, Actor, Right, actor_for_key, system_actor
+from atom.access import RIGHTS, Actor, Right, actor_for_key, actor_for_user, system_actor
 from atom.errors import InvalidInput, Refused
 from atom.models import ApiKey, AuditEvent, Membership, Role, User
 from atom.tenancy import across_tenants, tenant_scope
@@ -384,6 +384,35 @@ def test_the_last_owner_does_not_leave(cast: SimpleNamespace, signed_in: Any) ->
     page = signed_in(cast.alice).post("/settings/leave", follow=True).content.decode()
     assert "A workspace needs an owner" in page
     assert member(cast, "alice").role == "owner"
+
+
+@pytest.mark.parametrize("meanwhile", [{"action": "remove"}, {"action": "role", "role": "viewer"}])
+def test_what_was_under_way_when_somebody_was_removed_is_not_done(
+    cast: SimpleNamespace, signed_in: Any, admin: User, meanwhile: dict[str, str]
+) -> None:
+    """They would let themselves in again, or have a key that nobody was asked about."""
+    with tenant_scope(cast.acme.id):
+        key, secret = ApiKey.objects.create_key(tenant=cast.acme, role="owner", name="k")
+        asks = actor_for_user(admin, cast.acme.id)
+        bob, hers = member(cast, "bob"), Membership.objects.get(user=admin)
+    assert asks is not None
+    signed_in(cast.alice).post(f"/settings/members/{hers.id}", meanwhile)
+    before = log(cast.acme)
+    with tenant_scope(cast.acme.id):
+        for act in (
+            lambda: members.invite(asks, "eve@new.test", "admin"),
+            lambda: members.create_key(asks, "back door", "admin", ""),
+            lambda: members.change_role(asks, bob.id, "viewer"),
+            lambda: members.remove(asks, bob.id),
+            lambda: members.revoke_key(asks, key.prefix),
+            lambda: members.rename(asks, "Mine"),
+        ):
+            with pytest.raises(Refused) as refused:
+                act()
+            assert (refused.value.code, refused.value.status_code) == ("permission_denied", 403)
+    assert log(cast.acme) == before
+    assert actor_for_key(secret) is not None
+    assert not User.objects.filter(email="eve@new.test").exists()
 
 
 def test_an_owner_may_leave_once_there_is_another(cast: SimpleNamespace, signed_in: Any) -> None:
