@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -38,7 +38,6 @@ class Granted:
 
     id: str
     name: str
-    at: datetime
 
 
 # The same of other packages' tables, filled in by the one that knows: what a user connected in a tenant and is in use, and who gives it up

@@ -186,9 +186,9 @@ def _give_back(
 
 
 def granted_by(tenant: Tenant, user: User) -> list[Granted]:
-    """What the user connected in the tenant and is not disconnected."""
+    """What the user was the last to connect in the tenant and is not disconnected."""
     found = connections_of(tenant).live().filter(created_by=user)
-    return [Granted(str(row.id), str(row), row.created_at) for row in found]
+    return [Granted(str(row.id), str(row)) for row in found]
 
 
 def give_up(actor: Actor, connection_id: str) -> str:
@@ -314,9 +314,8 @@ def _store(
             _check_plan(tenant, row)
             is_new = row is None
             if row is None:
-                row = Connection(
-                    tenant=tenant, provider_slug=provider.slug, external_account_id=external_id, created_by=actor.user
-                )
+                row = Connection(tenant=tenant, provider_slug=provider.slug, external_account_id=external_id)
+            row.created_by = actor.user  # whose access it goes by, also where somebody else connected it before
             row.set_credentials(access_token, granted.get("refresh_token") or "", gateway.expiry(granted))
             row.account_label = (label or account.label)[:255]
             row.status = ConnectionStatus.CONNECTED

@@ -522,6 +522,25 @@ def test_a_grant_that_was_taken_back_needs_a_person(live_cast: Any, sandbox: Any
     assert "no longer accepts" in row.last_error
 
 
+def test_who_reconnects_an_account_is_asked_about_it_when_they_leave(
+    alice: Client, cast: Any, signed_in: Any, sandbox: Any
+) -> None:
+    """It goes on by what they granted, and no longer by what the one before did."""
+    bob = signed_in(cast.bob)
+
+    def asked_about(person: Any) -> bool:
+        with tenant_scope(cast.acme.id):
+            mine = Membership.objects.get(tenant=cast.acme, user=person)
+        page = alice.get(f"/settings/members/{mine.id}").content.decode()
+        return f'name="connection" value="{stored()[0].id}"' in page
+
+    connect(alice)
+    assert (asked_about(cast.alice), asked_about(cast.bob)) == (True, False)
+    connect(bob)
+    assert len(stored()) == 1
+    assert (asked_about(cast.alice), asked_about(cast.bob)) == (False, True)
+
+
 # -- disconnecting --------------------------------------------------------------------------------------------------------
 
 
