@@ -24,6 +24,7 @@ from atom.db.giving_way import again_after_giving_way
 from atom.errors import InvalidInput, Refused
 from atom.models import Tenant
 from atom.plans import ACTIVE_JOBS, Plan, cheapest
+from atom.turns import turn
 from atom.words import span
 from historical_sync import broadcast, coverage, planning, states, tasks
 from historical_sync.allowance import records_this_month
@@ -194,7 +195,8 @@ def replay_quarantine(actor: Actor, job: HistoricalSyncJob, seconds: float | Non
     _check_known(job.connection)
     try:
         # In a loop of its own: the web's, which serves every socket, must not map records.
-        done = async_to_sync(replay, force_new_loop=True)(job, seconds)
+        with turn(actor.tenant.id):
+            done = async_to_sync(replay, force_new_loop=True)(job, seconds)
     except UndecipherableError as error:
         raise Refused(error.code, str(error)) from None
     if done.mapped or done.left:

@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from atom.access import Actor
 from atom.errors import Refused
+from atom.turns import turn
 from historical_sync import actions, planning
 from historical_sync.budget import HEADROOM, pace
 from historical_sync.models import HistoricalSyncJob
@@ -66,7 +67,10 @@ def estimates(
     end: datetime | None,
     streams: Sequence[str] | None = None,
 ) -> list[RangeEstimate | Refused]:
-    """The same for several connections, whose providers are asked at the same time: an estimate or a refusal for each."""
+    """The same for several connections, whose providers are asked at the same time: an estimate or a refusal for each.
+
+    Raises Refused when too much of the tenant's waits for providers.
+    """
     jobs: list[HistoricalSyncJob | Refused] = []
     for connection in connections:
         try:
@@ -84,7 +88,8 @@ def estimates(
                 created_at=timezone.now(),
             )
         )
-    return async_to_sync(_of_all)(jobs)
+    with turn(actor.tenant.id):
+        return async_to_sync(_of_all)(jobs)
 
 
 async def _of_all(jobs: Sequence[HistoricalSyncJob | Refused]) -> list[RangeEstimate | Refused]:

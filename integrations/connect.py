@@ -22,6 +22,7 @@ from atom.members import Granted
 from atom.models import Tenant, User
 from atom.plans import cheapest
 from atom.tenancy import across_tenants
+from atom.turns import turn
 from integrations import gateway
 from integrations.errors import UNMAPPABLE, Misconfigured, ProviderError, ReauthRequired
 from integrations.grants import granted_scopes
@@ -67,7 +68,7 @@ def connect_with_token(
     """A connection from a personal or service token, verified against the provider.
 
     facts: answers to what the provider asks before connecting. only: keys or labels of the partitions to import; None for all.
-    Raises InvalidInput (token, base_url, only, a question's name) and Refused (plan).
+    Raises InvalidInput (token, base_url, only, a question's name) and Refused (plan, too many at once).
     """
     if provider.token_help is None:
         raise InvalidInput("invalid", f"{provider.name} is connected by signing in, not by a token.", "token")
@@ -86,9 +87,10 @@ def connect_with_token(
     )
     try:
         root = gateway.api_root(connection)
-        account, parts = _identify(
-            provider, token, root, base_url, private_host_allowed, facts=answers, with_parts=only is not None
-        )
+        with turn(actor.tenant.id):
+            account, parts = _identify(
+                provider, token, root, base_url, private_host_allowed, facts=answers, with_parts=only is not None
+            )
     except ReauthRequired:
         raise InvalidInput("invalid", f"{provider.name} does not accept this token.", "token") from None
     except Misconfigured as error:

@@ -12,6 +12,7 @@ from atom import audit
 from atom.access import Actor
 from atom.db.giving_way import again_after_giving_way
 from atom.errors import InvalidInput, Refused
+from atom.turns import turn
 from integrations import gateway
 from integrations.errors import UNMAPPABLE, ProviderError
 from integrations.models import Connection
@@ -28,7 +29,7 @@ TIMEOUT = 30.0  # seconds to list an account's partitions while somebody waits
 def parts_of(connection: Connection) -> list[Partition]:
     """All partitions of the connection's account, by name, whether they are imported or not; [] where there are none.
 
-    Asks the provider. Raises Refused when it does not answer, with the provider's error code.
+    Asks the provider. Raises Refused when it does not answer, with the provider's error code, and when too much of the tenant's waits.
     """
     provider = connection.provider
     if provider.partitions is None:
@@ -39,7 +40,8 @@ def parts_of(connection: Connection) -> list[Partition]:
             return await gateway.partitions_to_choose(provider, api)
 
     try:
-        found = async_to_sync(call)()
+        with turn(connection.tenant_id):
+            found = async_to_sync(call)()
     except ProviderError as error:
         raise Refused(error.code, str(error)) from None
     except TimeoutError:

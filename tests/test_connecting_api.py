@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.db import connections
 from django.test import Client
 
+from atom import turns
 from atom.models import AuditEvent
 from atom.tenancy import across_tenants, tenant_scope
 from historical_sync.models import DataRemoval, HistoricalSyncJob
@@ -129,6 +133,37 @@ def test_the_plan_bounds_how_many(program: SimpleNamespace) -> None:
     reply = post(program.other, "", program.body)
     assert (reply.status_code, reply.json()["errors"][0]["code"]) == (403, "plan_feature")
     assert "token" not in reply.json()["errors"][0]["detail"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_workspace_whose_tools_do_not_answer_leaves_others_their_turn(
+    live_cast: SimpleNamespace, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen requests are answered at once, of all workspaces together."""
+    settings.ALLOW_PRIVATE_HOSTS = True
+    monkeypatch.setattr(connect, "IDENTIFY_TIMEOUT", 4.0)
+    ours, theirs = Api(live_cast.acme), Api(live_cast.globex)
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as silent, ThreadPoolExecutor(20) as at_once:
+        silent.settimeout(10)
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/github"
+        body = {"integration_id": "github", "token": sandbox_token(), "base_url": address}
+
+        def ask(api: Api) -> Any:
+            try:
+                return post(api, "", body)
+            finally:
+                connections.close_all()
+
+        waiting = [at_once.submit(ask, ours) for _ in range(turns.AT_ONCE)]
+        taken = [silent.accept() for _ in waiting]
+        one_more = ask(ours)
+        assert (one_more.status_code, one_more.json()["errors"][0]["code"]) == (429, "throttled")
+        assert one_more["Retry-After"] == "5"
+        assert ask(theirs).status_code == 400, "who is not refused waits, and is told that it takes too long"
+        assert {one.result().status_code for one in waiting} == {400}
+        assert ask(ours).status_code == 400, "it has its turns again"
+        for conversation, _ in taken:
+            conversation.close()
 
 
 def test_who_may_not_connect_does_neither(program: SimpleNamespace, signed_in: Any) -> None:
