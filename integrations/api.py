@@ -52,6 +52,12 @@ class ConnectionSerializer(serializers.Serializer):
     created_at = serializers.DateTimeField()
 
 
+class DisconnectedSerializer(ConnectionSerializer):
+    not_revoked = serializers.CharField(
+        allow_null=True, help_text="What the provider goes on to honour, and why; null: nothing that is known."
+    )
+
+
 class ConnectionFilter(django_filters.FilterSet):
     integration_id = django_filters.ChoiceFilter(
         field_name="provider_slug", choices=[(slug, slug) for slug in PROVIDERS], help_text="Only this provider's."
@@ -169,16 +175,17 @@ class ConnectionViewSet(TenantScoped, viewsets.GenericViewSet):
         operation_id="disconnect",
         parameters=[CONNECTION_ID],
         request=DisconnectSerializer,
-        responses={200: ConnectionSerializer},
+        responses={200: DisconnectedSerializer},
     )
     def disconnect(self, request: Request, connection_id: str) -> Response:
         connection = _connection(request, connection_id)
         given = DisconnectSerializer(data=request.data)
         given.is_valid(raise_exception=True)
         delete_data = given.validated_data["delete_data"]
+        lives_on = ""
         if connection.status != ConnectionStatus.DISCONNECTED or delete_data:
-            disconnect(caller(request), connection, delete_data=delete_data)
-        return Response(_connection_json(_connection(request, connection_id)))
+            lives_on = disconnect(caller(request), connection, delete_data=delete_data)
+        return Response({**_connection_json(_connection(request, connection_id)), "not_revoked": lives_on or None})
 
     @extend_schema(
         operation_id="get_connection", parameters=[CONNECTION_ID], responses={200: ConnectionSerializer}, filters=False

@@ -216,6 +216,7 @@ def test_a_program_disconnects_and_the_data_stays(program: SimpleNamespace) -> N
         job = make_job(row)
     reply = post(program.api, f"/{row.id}/disconnect")
     assert (reply.status_code, reply.json()["id"], reply.json()["status"]) == (200, str(row.id), "disconnected")
+    assert reply.json()["not_revoked"] is None
     assert not is_accepted(program.sandbox, "github", token)
     with tenant_scope(program.cast.acme.id):
         assert HistoricalSyncJob.objects.get(id=job.id).status == "cancelled"
@@ -230,8 +231,9 @@ def test_a_program_disconnects_and_has_the_data_deleted(program: SimpleNamespace
     for wrong in ({"delete_data": "perhaps"}, {"delete": True}):
         assert post(program.api, f"/{row.id}/disconnect", wrong).status_code == 400
     assert stored()[0].status == "connected"
-    # Also of one that was disconnected before.
-    assert post(program.api, f"/{row.id}/disconnect", {}).status_code == 200
+    # Also of one that was disconnected before. The provider knows no such token.
+    reply = post(program.api, f"/{row.id}/disconnect", {})
+    assert (reply.status_code, "422" in reply.json()["not_revoked"]) == (200, True), reply.content
     assert post(program.api, f"/{row.id}/disconnect", {"delete_data": True}).status_code == 200
     with tenant_scope(program.cast.acme.id):
         assert DataRemoval.objects.get(connection=row).created_by_label == "API key test"
