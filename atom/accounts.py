@@ -15,7 +15,8 @@ from django.contrib.auth.views import PasswordChangeView, PasswordResetConfirmVi
 from django.core.exceptions import ValidationError
 from django.core.mail import send_mail
 from django.db import transaction
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
 from django.urls import reverse, reverse_lazy
 from django.utils.decorators import method_decorator
@@ -28,8 +29,18 @@ from atom.models import User
 from atom.words import number
 
 
+class OnlyWithPasswords:
+    """Mixin: a page that is not there where people sign in by single sign-on alone."""
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if not settings.PASSWORDS:
+            raise Http404
+        response: HttpResponseBase = super().dispatch(request, *args, **kwargs)  # type: ignore[misc] # the page's
+        return response
+
+
 @method_decorator(never_cache, name="dispatch")
-class ChangePassword(PasswordChangeView):
+class ChangePassword(OnlyWithPasswords, PasswordChangeView):
     """Of whoever is signed in, who tells the old one: as often as one may try to sign in."""
 
     template_name = "account/change_password.html"
@@ -62,7 +73,7 @@ class ChangePassword(PasswordChangeView):
 
 
 @method_decorator(never_cache, name="dispatch")
-class ForgotPassword(PasswordResetView):
+class ForgotPassword(OnlyWithPasswords, PasswordResetView):
     """Has a link sent, if there is such an account; the answer is the same, and as quick, if there is none."""
 
     template_name = "account/forgot_password.html"
@@ -84,12 +95,13 @@ class ForgotPassword(PasswordResetView):
         return self.render_to_response(self.get_context_data(form=form, sent=email))
 
 
-class SetPassword(PasswordResetConfirmView):
+class SetPassword(OnlyWithPasswords, PasswordResetConfirmView):
     """Where an invitation's link leads: the first password, then signed in. The link works once, and for three days."""
 
     template_name = "account/set_password.html"
     success_url = reverse_lazy("home")
     post_reset_login = True
+    post_reset_login_backend = "django.contrib.auth.backends.ModelBackend"
     extra_context = {"invited": True}
 
     def form_valid(self, form: Any) -> HttpResponse:

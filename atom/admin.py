@@ -28,7 +28,7 @@ from rest_framework_api_key.models import APIKey as UnusedKey
 from atom import audit, members, sign_ins
 from atom.audit import OPERATOR
 from atom.errors import Refused
-from atom.models import ApiKey, Membership, Role, Tenant, User
+from atom.models import ApiKey, Identity, Membership, Role, Tenant, User
 from atom.words import day_month_year
 
 admin.site.site_header = admin.site.site_title = "Atom"
@@ -112,6 +112,27 @@ def may_touch(request: HttpRequest, user: User | None) -> bool:
     return request.user.is_superuser or user is None or not user.is_superuser
 
 
+class IdentityInline(admin.TabularInline):  # type: ignore[type-arg]
+    """Who signs in to the account at the issuer. Without it the next who comes with its address does."""
+
+    model = Identity
+    extra = 0
+    verbose_name_plural = "Single sign-on"
+    fields = readonly_fields = ("issuer", "subject", "created_at")
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return True  # as of the account
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may_touch(request, obj)
+
+
 @admin.register(User)
 class UserAdmin(DjangoUserAdmin):  # type: ignore[type-arg]
     """People. What they may do in a tenant is in the tenant's memberships, which end with the account; the last owner's does not."""
@@ -128,6 +149,9 @@ class UserAdmin(DjangoUserAdmin):  # type: ignore[type-arg]
         ("Dates", {"fields": ("last_login", "date_joined")}),
     )
     add_fieldsets = ((None, {"classes": ("wide",), "fields": ("email", "name", "usable_password", "password1", "password2")}),)  # fmt: skip
+
+    def get_inlines(self, request: HttpRequest, obj: User | None) -> list[Any]:
+        return [IdentityInline] if obj and obj.identities.exists() else []
 
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> tuple[str, ...]:
         # Else whoever may change users could give themselves every right that there is.

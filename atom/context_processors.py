@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.conf import settings
 from django.http import HttpRequest
 from django.template.backends.utils import csrf_input
 from django.utils.functional import SimpleLazyObject
@@ -39,5 +40,6 @@ def tenant(request: HttpRequest) -> dict[str, Any]:
         "actor": actor,
         "may": {right.value: actor.may(right) for right in Right},
         "tenants": actor.tenants,
+        "passwords": settings.PASSWORDS,
         "began": request.began.isoformat(),  # type: ignore[attr-defined] # of `TenantMiddleware`
     }

@@ -82,7 +82,7 @@ def invite(actor: Actor, email: str, role: str) -> Membership:
         if Membership.objects.filter(tenant=tenant).count() >= MOST_MEMBERS:
             raise Refused("invalid_state", f"A workspace has at most {MOST_MEMBERS} members.")
         made = Membership.objects.create(tenant=tenant, user=user, role=role)
-        action = "member.added" if user.has_usable_password() else "member.invited"
+        action = "member.added" if user.has_come else "member.invited"
         audit.record(tenant.id, actor.label, action, email, f"as {role}")
     return made
 

@@ -58,6 +58,30 @@ class User(AbstractBaseUser, PermissionsMixin):
     def get_short_name(self) -> str:
         return self.name or self.email.split("@")[0]
 
+    @property
+    def has_come(self) -> bool:
+        """Whether they followed their invitation: to a password, or by single sign-on."""
+        return self.last_login is not None or self.has_usable_password()
+
+
+class Identity(models.Model):
+    """Whose account it is at an issuer of OpenID Connect (`atom.single_sign_on`). subject: the issuer's own name for the person."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="identities", db_index=False)
+    issuer = models.CharField(max_length=500)
+    subject = models.CharField(max_length=255)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        verbose_name_plural = "identities"
+        constraints = [
+            models.UniqueConstraint(fields=["issuer", "subject"], name="identity_once"),
+            models.UniqueConstraint(fields=["user", "issuer"], name="identity_one_each"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.subject} of {self.issuer}"
+
 
 class Tenant(models.Model):
     """A company. Everything that it connects and imports belongs to it and to nobody else."""

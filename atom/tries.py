@@ -15,6 +15,7 @@ WINDOW = 300  # seconds
 TOO_MANY = "Too many tries. Wait five minutes and try again."
 # Of one account from one address, of one account from anywhere, from one address to any account.
 SIGN_IN = {"pair": 5, "account": 30, "address": 50}  # that failed
+SINGLE_SIGN_ON = {"address": 50}  # of which each asks the issuer
 LINK = {"pair": 3, "account": 6, "address": 30}  # that fill somebody's mailbox
 # Of a day, that are written into the audit log.
 DAY = 86_400
@@ -58,6 +59,10 @@ class Tries:
 
 def to_sign_in(request: HttpRequest, email: str) -> Tries:
     return Tries(SIGN_IN, _keys("sign-in", request, email))
+
+
+def to_single_sign_on(request: HttpRequest) -> Tries:
+    return Tries(SINGLE_SIGN_ON, {"address": _keys("single-sign-on", request, "")["address"]})
 
 
 def for_a_link(request: HttpRequest, email: str) -> Tries:

@@ -5,11 +5,13 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView
 
-from atom import accounts, views, workspace
+from atom import accounts, single_sign_on, views, workspace
 
 urlpatterns = [
     path("", views.home, name="home"),
     path("sign-in", views.sign_in, name="sign-in"),
+    path("sign-in/single", single_sign_on.begin, name="single-sign-on"),
+    path("sign-in/return", single_sign_on.back, name="single-sign-on-return"),
     path("sign-out", views.sign_out, name="sign-out"),
     path("workspace", views.switch_tenant, name="switch-tenant"),
     path("appearance", views.appearance, name="appearance"),

@@ -121,40 +121,59 @@ def home(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def sign_in(request: HttpRequest) -> HttpResponse:
     """E-mail and password; rate limited by account and by address, without telling which of the two was wrong."""
-    target = request.POST.get("next") or request.GET.get("next") or ""
-    if not url_has_allowed_host_and_scheme(target, {request.get_host()}, require_https=request.is_secure()):
-        target = settings.LOGIN_REDIRECT_URL
+    target = own_address(request, request.POST.get("next") or request.GET.get("next") or "")
     if request.user.is_authenticated:
         return HttpResponseRedirect(target)
-    context: dict[str, Any] = {"next": target, "email": "", "error": ""}
     if request.method == "POST":
+        if not settings.PASSWORDS:
+            return door(request, target, error="Nobody signs in with a password here.", status=403)
         email = request.POST.get("email", "").strip().lower()[:254]
         password = request.POST.get("password", "")[: settings.LONGEST_PASSWORD]
-        context["email"] = email
         tried = tries.to_sign_in(request, email)
         if tried.one_too_many():
-            context["error"] = tries.TOO_MANY
-            return tries.refused(render(request, "sign_in.html", context))
+            return tries.refused(door(request, target, email=email, error=tries.TOO_MANY))
         possible = email and password and "\0" not in email  # which the database takes in no text
         user = authenticate(request, username=email, password=password) if possible else None
         if user is None:
             if possible:
                 sign_ins.failed(request, email)
-            context["error"] = "This e-mail address and password do not match."
-            return render(request, "sign_in.html", context, status=400)
+            words = "This e-mail address and password do not match."
+            return door(request, target, email=email, error=words, status=400)
         tried.forgive()
         assert isinstance(user, User)
         with transaction.atomic():
             login(request, user)
             sign_ins.signed_in(request, user)
         return HttpResponseRedirect(target)
-    return render(request, "sign_in.html", context)
+    return door(request, target)
+
+
+def own_address(request: HttpRequest, target: str) -> str:
+    """Where somebody who signs in goes on to: what was asked for, if it is an address of ours."""
+    own = url_has_allowed_host_and_scheme(target, {request.get_host()}, require_https=request.is_secure())
+    return target if own else settings.LOGIN_REDIRECT_URL
+
+
+def door(request: HttpRequest, target: str, *, email: str = "", error: str = "", status: int = 200) -> HttpResponse:
+    """The page to sign in at."""
+    context = {
+        "next": target,
+        "email": email,
+        "error": error,
+        "passwords": settings.PASSWORDS,
+        "single_sign_on": settings.OIDC_NAME if settings.OIDC_ISSUER else "",
+    }
+    return render(request, "sign_in.html", context, status=status)
 
 
 @never_cache
 @sensitive_post_parameters("password")
 def admin_sign_in(request: HttpRequest) -> HttpResponse:
-    """The admin's own form, with the limits of the site's."""
+    """The admin's own form, with the limits of the site's; the site's page where there are no passwords."""
+    if not settings.PASSWORDS:
+        if request.user.is_authenticated and not request.user.is_staff:
+            return refusal(request, "Not allowed", "The admin is for the staff of this deployment.", way_out=True)
+        return redirect_to_login(own_address(request, request.GET.get("next") or reverse("admin:index")))
     if request.method != "POST":
         return admin.site.login(request)
     # As the form reads it: full-width letters, and many others, are letters to it.

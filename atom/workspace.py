@@ -124,7 +124,7 @@ def member(request: HttpRequest, membership_id: UUID) -> HttpResponse:
             _remove(request, actor, found)
             role = ""
             messages.success(request, f"{found.user} is no member any more.")
-        elif action == "link" and not found.user.has_usable_password() and found.user.is_active:
+        elif action == "link" and not found.user.has_come and found.user.is_active:
             _write_to(request, actor, found.user)
         else:
             messages.error(request, "Nothing was changed.")
@@ -273,7 +273,7 @@ def _roles(actor: Actor) -> list[tuple[str, str]]:
 
 def _write_to(request: HttpRequest, actor: Actor, user: User) -> None:
     """Sends the invitation and says so; a mail server that does not answer is no reason to undo it."""
-    new = not user.has_usable_password()
+    new = not user.has_come and settings.PASSWORDS
     if not settings.SENDS_MAIL:
         ask = " Ask whoever runs it for a password for them." if new else " Tell them yourself."
         messages.warning(request, f"{user} is a member now, but this Atom sends no e-mail.{ask}")
@@ -285,7 +285,14 @@ def _write_to(request: HttpRequest, actor: Actor, user: User) -> None:
         return
     root = accounts.root(request)
     address = accounts.link_for(user, "set-password", root) if new else root + reverse("home")
-    context = {"actor": actor, "new": new, "address": address, "days": accounts.days()}
+    context = {
+        "actor": actor,
+        "new": new,
+        "address": address,
+        "days": accounts.days(),
+        "sign_in": root + reverse("home"),
+        "single_sign_on": settings.OIDC_NAME if settings.OIDC_ISSUER and not user.has_come else "",
+    }
     words = render_to_string("workspace/invitation.txt", context)
     subject = " ".join(f"{actor.label} invites you to {actor.tenant}".split())
     try:

@@ -98,7 +98,7 @@ class NotificationPreference(models.Model):
         chosen: NotificationPreference | None = getattr(membership, "notification_preference", None)
         if chosen is not None:
             return chosen
-        manages = Right.MANAGE in RIGHTS[membership.role] and membership.user.has_usable_password()
+        manages = Right.MANAGE in RIGHTS[membership.role] and membership.user.has_come
         return cls(tenant_id=membership.tenant_id, membership=membership, failed=manages, paused=manages)
 
     def wants(self, notice: Notice) -> bool:

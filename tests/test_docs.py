@@ -48,6 +48,7 @@ def test_every_environment_variable_is_in_the_readme_and_no_other() -> None:
         "docs/graph.md",
         "docs/oauth-apps.md",
         "docs/providers.md",
+        "docs/single-sign-on.md",
     ],
 )
 def test_links_lead_to_files_that_are_there(name: str) -> None:

@@ -382,6 +382,12 @@ IN_PRODUCTION = {
     "DATABASE_URL": "postgresql://nobody@localhost/none",
 }
 
+ISSUER = {
+    "ATOM_OIDC_ISSUER": "https://login.example.com/realms/acme",
+    "ATOM_OIDC_CLIENT_ID": "atom",
+    "ATOM_OIDC_CLIENT_SECRET": "secret",
+}
+
 
 @pytest.mark.parametrize(
     ("variables", "named"),
@@ -409,6 +415,18 @@ IN_PRODUCTION = {
         ({"ATOM_EMAIL_BACKEND": "smtp"}, "ATOM_EMAIL_BACKEND"),
         ({"ATOM_EMAIL_BACKEND": "django.core.mail.backends.smtp"}, "ATOM_EMAIL_BACKEND"),
         ({"ATOM_EMAIL_PORT": "99999"}, "ATOM_EMAIL_PORT"),
+        ({**ISSUER, "ATOM_OIDC_ISSUER": ""}, "ATOM_OIDC_ISSUER"),
+        ({**ISSUER, "ATOM_OIDC_ISSUER": "http://login.example.com"}, "ATOM_OIDC_ISSUER"),
+        ({**ISSUER, "ATOM_OIDC_ISSUER": "login.example.com"}, "ATOM_OIDC_ISSUER"),
+        ({**ISSUER, "ATOM_OIDC_ISSUER": "https://"}, "ATOM_OIDC_ISSUER"),
+        ({**ISSUER, "ATOM_OIDC_ISSUER": "https://me:secret@login.example.com"}, "ATOM_OIDC_ISSUER"),
+        ({**ISSUER, "ATOM_OIDC_ISSUER": "https://login.example.com/?a=b"}, "ATOM_OIDC_ISSUER"),
+        ({**ISSUER, "ATOM_OIDC_ISSUER": "https://login.example.com:x"}, "ATOM_OIDC_ISSUER"),
+        ({**ISSUER, "ATOM_OIDC_CLIENT_ID": ""}, "ATOM_OIDC_CLIENT_ID"),
+        ({"ATOM_OIDC_ISSUER": "https://login.example.com", "ATOM_OIDC_CLIENT_ID": "atom"}, "ATOM_OIDC_CLIENT_SECRET"),
+        ({**ISSUER, "ATOM_OIDC_NAME": ""}, "ATOM_OIDC_NAME"),
+        ({**ISSUER, "ATOM_PASSWORDS": "perhaps"}, "ATOM_PASSWORDS"),
+        ({"ATOM_PASSWORDS": "false"}, "ATOM_PASSWORDS"),
         ({**IN_PRODUCTION, "DATABASE_URL": ""}, "DATABASE_URL"),
         ({**IN_PRODUCTION, "ATOM_DEBUG": "true"}, "ATOM_DEBUG"),
         ({**IN_PRODUCTION, "ATOM_HSTS_SECONDS": "-1"}, "ATOM_HSTS_SECONDS"),
@@ -463,6 +481,22 @@ def test_damaged_secrets_are_told_in_a_line(tmp_path: Path, text: str) -> None:
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"atom: {secrets} is damaged: bring it back from a copy."), ended.stderr
     assert secrets.exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "ways"),
+    [
+        ({}, "passwords"),
+        (ISSUER, "passwords, the issuer"),
+        ({**ISSUER, "ATOM_PASSWORDS": "false"}, "the issuer"),
+        ({**ISSUER, "ATOM_OIDC_ISSUER": "http://127.0.0.1:8080"}, "passwords, the issuer"),
+    ],
+)
+def test_the_ways_in_are_those_of_the_settings(variables: dict[str, str], ways: str) -> None:
+    code = "from django.conf import settings as s; print(*s.AUTHENTICATION_BACKENDS, sep=', ')"
+    done = manage("shell", "--no-imports", "-c", code, **{**IN_PRODUCTION, **variables})
+    names = {"passwords": "django.contrib.auth.backends.ModelBackend", "the issuer": "atom.single_sign_on.Backend"}
+    assert done.stdout.strip() == ", ".join(names[way] for way in ways.split(", ")), done.stderr
 
 
 def test_no_home_is_the_default() -> None:

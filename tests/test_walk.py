@@ -26,6 +26,8 @@ WALK: dict[str, tuple[str, Any, Any, Any]] = {
     "home": ("get", 302, 302, 302),
     "sign-in": ("get", 302, 302, 200),
     "sign-out": ("post", 302, 302, 302),
+    "single-sign-on": ("post", 404, 404, 404),  # where there is no issuer
+    "single-sign-on-return": ("get", 404, 404, 404),
     "forgot-password": ("get", 200, 200, 200),
     "reset-password": ("get", 200, 200, 200),
     "appearance": ("post", 302, 302, 302),

@@ -9,6 +9,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
@@ -20,7 +21,7 @@ from atom.tenancy import tenant_scope
 
 
 class Command(BaseCommand):
-    help = "Creates a tenant and its owner; asks for the owner's password when the user is new."
+    help = "Creates a tenant and its owner; asks for the owner's password when the user is new and has one."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -43,8 +44,9 @@ class Command(BaseCommand):
                 if user is None:
                     user = User(email=email)
                     user.full_clean(exclude=["password"])
-                    password = self._password(options["password_file"], email)
-                    validate_password(password, user)
+                    password = self._password(options["password_file"], email) if settings.PASSWORDS else None
+                    if password is not None:
+                        validate_password(password, user)
                     user = User.objects.create_user(email, password)
                 with tenant_scope(tenant.id):
                     Membership.objects.create(tenant=tenant, user=user, role=Role.OWNER)
