@@ -389,6 +389,7 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Historical sync jobs of a company's connected tools.",
     "VERSION": "1.0.0",
     "SERVE_INCLUDE_SCHEMA": False,
+    "ENUM_NAME_OVERRIDES": {"ConnectionStatusEnum": "integrations.models.ConnectionStatus.values"},
 }
 
 CACHES = {
