@@ -77,7 +77,7 @@ def test_everything_is_escaped_but_what_is_markup() -> None:
 
 def _invitation(tenant: str) -> dict[str, Any]:
     actor = SimpleNamespace(label="Alice", tenant=tenant)
-    return {"actor": actor, "new": False, "address": "https://atom.test", "days": 3}
+    return {"actor": actor, "new": False, "address": "https://atom.test", "days": 3, "single_sign_on": ""}
 
 
 def test_a_notice_of_the_admins_keeps_its_link() -> None:
