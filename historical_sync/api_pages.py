@@ -10,6 +10,7 @@ from uuid import UUID
 
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
+from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -27,6 +28,12 @@ PAGING = [
     asked("cursor", "`next` of the page before."),
     asked("page_size", "How many results.", {"type": "integer", "minimum": 1, "maximum": MOST, "default": PAGE}),
 ]
+
+
+class PageSerializer(serializers.Serializer):
+    """What a list answers; each adds its `results`."""
+
+    next = serializers.CharField(allow_null=True, help_text="Goes into `cursor` for the next page; null at the end.")
 
 
 def page_of(results: list[Any], rows: Sequence[Any], size: int, where: Callable[[Any], tuple[str, ...]]) -> Response:

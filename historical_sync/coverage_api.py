@@ -49,10 +49,9 @@ class CoverageSerializer(serializers.Serializer):
     failed = FailedSpanSerializer(many=True, help_text="What of that was tried, and why it is missing.")
 
 
-class CoveragePageSerializer(serializers.Serializer):
+class CoveragePageSerializer(pages.PageSerializer):
     """A page may be short without being the last."""
 
-    next = serializers.CharField(allow_null=True, help_text="Goes into `cursor` for the next page; null at the end.")
     results = CoverageSerializer(many=True)
 
 

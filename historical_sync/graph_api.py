@@ -77,22 +77,19 @@ class RelationshipSerializer(serializers.Serializer):
     record_id = serializers.UUIDField(help_text="The record that says so.")
 
 
-class EntityPageSerializer(serializers.Serializer):
-    next = serializers.CharField(allow_null=True, help_text="Goes into `cursor` for the next page.")
+class EntityPageSerializer(pages.PageSerializer):
     results = EntitySerializer(many=True)
 
 
-class RecordPageSerializer(serializers.Serializer):
+class RecordPageSerializer(pages.PageSerializer):
     """A page may be short, or empty, without being the last."""
 
-    next = serializers.CharField(allow_null=True, help_text="Goes into `cursor` for the next page; null at the end.")
     results = WholeRecordSerializer(many=True)
 
 
-class RelationshipPageSerializer(serializers.Serializer):
+class RelationshipPageSerializer(pages.PageSerializer):
     """A page may be short, or empty, without being the last."""
 
-    next = serializers.CharField(allow_null=True, help_text="Goes into `cursor` for the next page; null at the end.")
     results = RelationshipSerializer(many=True)
 
 

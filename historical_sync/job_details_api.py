@@ -60,18 +60,15 @@ class QuarantinedSerializer(serializers.Serializer):
     received_at = serializers.DateTimeField(help_text="When it last came in.")
 
 
-class EventPageSerializer(serializers.Serializer):
-    next = serializers.CharField(allow_null=True, help_text="Goes into `cursor` for the next page.")
+class EventPageSerializer(pages.PageSerializer):
     results = EventSerializer(many=True)
 
 
-class FailurePageSerializer(serializers.Serializer):
-    next = serializers.CharField(allow_null=True, help_text="Goes into `cursor` for the next page.")
+class FailurePageSerializer(pages.PageSerializer):
     results = FailureSerializer(many=True)
 
 
-class QuarantinedPageSerializer(serializers.Serializer):
-    next = serializers.CharField(allow_null=True, help_text="Goes into `cursor` for the next page.")
+class QuarantinedPageSerializer(pages.PageSerializer):
     results = QuarantinedSerializer(many=True)
 
 
