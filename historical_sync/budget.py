@@ -42,19 +42,17 @@ LONGEST_WAIT_HERE = 2.0  # seconds; a longer wait gives the chunk back
 ANOTHER_WINDOW = 60.0  # seconds between the ends of two windows that can't be the same
 AFTER_RESET = timedelta(seconds=0.5)  # the provider's clock may be a little behind ours
 
-# What remains is never more than the provider says; a window that is over by now says nothing about the next. A limit that is smaller
-# than the one we knew says nothing of what was used of the larger one: the reply's number counts. A window that ends much later than the
-# one we know is another one (a short limit beside the long one, say): its number counts alone, or the zero of the short one would last as
-# long as the long one does.
+# What remains is never more than the provider says. A window that is over by now says nothing about the next. One that ends much later than
+# the one we know is another one (a short limit beside the long one, say): its number counts alone, or the zero of the short one would last as
+# long as the long one does. So does that of a smaller limit, which says nothing of what was used of the larger one; by what a limit is larger
+# than the one we knew (null where it names none, which GREATEST passes over), more is left.
 CORRECT = """
     UPDATE integrations_connection
     SET budget_left = CASE
             WHEN %(over)s THEN budget_left
             WHEN budget_resets_at < clock_timestamp() + %(resets_in)s::interval - make_interval(secs => %(another)s) THEN %(remaining)s
-            WHEN %(limit)s::float IS NOT NULL AND %(limit)s IS DISTINCT FROM COALESCE(budget_limit, %(requests)s)
-                THEN LEAST(%(remaining)s, CASE WHEN %(limit)s < COALESCE(budget_limit, %(requests)s) THEN %(remaining)s
-                    ELSE budget_left + %(limit)s - COALESCE(budget_limit, %(requests)s) END)
-            ELSE LEAST(budget_left, %(remaining)s) END,
+            WHEN %(limit)s::float < COALESCE(budget_limit, %(requests)s) THEN %(remaining)s
+            ELSE LEAST(%(remaining)s, budget_left + GREATEST(0, %(limit)s::float - COALESCE(budget_limit, %(requests)s))) END,
         budget_limit = COALESCE(%(limit)s, budget_limit),
         budget_resets_at = CASE WHEN %(over)s THEN budget_resets_at
                                 ELSE COALESCE(clock_timestamp() + %(resets_in)s::interval, budget_resets_at) END
