@@ -25,6 +25,7 @@ from joserfc.jwk import KeySet
 from joserfc.jws import JWSRegistry
 
 from atom.addresses import is_sealed
+from atom.authorities import authorities
 
 log = logging.getLogger(__name__)
 
@@ -205,6 +206,7 @@ def _conversation() -> Iterator[OAuth2Client]:
             scope="openid email",
             code_challenge_method="S256",
             timeout=TIMEOUT,
+            verify=authorities(),
             headers={"User-Agent": "Atom/1 (sign-in)", "Accept-Encoding": "identity"},
             event_hooks={"response": [_bound]},
         ) as client:

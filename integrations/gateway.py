@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
 import time
 import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +19,7 @@ from django.conf import settings
 from django.db import connection as database
 from django.db import transaction
 
+from atom.authorities import authorities
 from atom.home import running_address
 from atom.tenancy import tenant_scope
 from integrations import grants
@@ -294,12 +293,6 @@ def renewed(config: ProviderConfig, provider: Provider, refresh_token: str) -> d
     return _token_request(config, provider, "refresh_token", refresh_token=refresh_token)
 
 
-@cache
-def _authorities() -> ssl.SSLContext:
-    """Whom to trust; read once, which takes longer than the rest of a request."""
-    return httpx2.create_ssl_context()
-
-
 def _token_request(config: ProviderConfig, provider: Provider, grant_type: str, **arguments: str) -> dict[str, Any]:
     fields = {"grant_type": grant_type, **arguments}
     headers, content = grants.token_request(provider, config.client_id, config.client_secret, fields)
@@ -307,7 +300,7 @@ def _token_request(config: ProviderConfig, provider: Provider, grant_type: str, 
     body, until = b"", time.monotonic() + TOKEN_TIMEOUT
     try:
         with (
-            httpx2.Client(timeout=TOKEN_TIMEOUT, follow_redirects=False, verify=_authorities()) as client,
+            httpx2.Client(timeout=TOKEN_TIMEOUT, follow_redirects=False, verify=authorities()) as client,
             client.stream("POST", config.token_url, headers=headers, content=content) as reply,
         ):
             for part in reply.iter_bytes():

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -17,11 +18,18 @@ from joserfc.jwk import RSAKey
 CLIENT, SECRET = "atom", "s3cret+with/odd%characters"
 
 
+@cache
+def key_pair(number: int) -> RSAKey:
+    """One of a few of the process, each made once: to make one takes longer than a whole sign-in."""
+    return RSAKey.generate_key(2048, auto_kid=True)
+
+
 class Issuer:
     """claims: what it says of who signs in. bend: changes the ID token's claims. raw: path -> answers in the place of its own."""
 
     def __init__(self, port: int = 0) -> None:
-        self.key = RSAKey.generate_key(2048, auto_kid=True)
+        self.keys = 1
+        self.key = key_pair(self.keys)
         self.claims: dict[str, Any] = {"sub": "bob-1", "email": "Bob@Acme.test", "email_verified": True}
         self.in_token = True  # the address; else only userinfo tells
         self.userinfo: dict[str, Any] = {}  # over the claims
@@ -63,7 +71,8 @@ class Issuer:
         self.thread.join()
 
     def rotate(self) -> None:
-        self.key = RSAKey.generate_key(2048, auto_kid=True)
+        self.keys += 1
+        self.key = key_pair(self.keys)
 
     def signed(self, header: dict[str, Any], claims: dict[str, Any]) -> str:
         return jwt.encode(header, claims, self.key)
