@@ -16,10 +16,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any, NoReturn
 
+import httpcore2
 import httpx2
 import psycopg
 import pytest
@@ -31,6 +33,9 @@ CI = bool(os.environ.get("CI"))
 # Containers often forbid to write bytecode; a hundred processes would compile the project anew, and each run all of its tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# Every client that is made would read the authorities that it trusts for itself, for longer than most requests take.
+httpcore2.default_ssl_context = cache(httpcore2.default_ssl_context)
 
 
 def missing(what: str) -> NoReturn:
@@ -186,7 +191,7 @@ def sandbox_server() -> Iterator[str]:
         [sys.executable, "-m", "integrations.sandbox", "--port", str(port), "--records", "600"], cwd=PROJECT
     )
     root = f"http://127.0.0.1:{port}/sandbox"
-    wait_for(lambda: httpx2.get(f"{root}/__control", verify=False).status_code == 200)
+    wait_for(lambda: httpx2.get(f"{root}/__control").status_code == 200)
     yield root
     stop(process)
 
@@ -205,7 +210,7 @@ def sandbox(sandbox_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sa
 class Sandbox:
     def __init__(self, root: str) -> None:
         self.root = root
-        self.client = httpx2.Client(verify=False)  # plain HTTP: authorities would be read for nothing
+        self.client = httpx2.Client()
 
     def control(self, **settings: Any) -> dict[str, Any]:
         reply = self.client.post(f"{self.root}/__control", json=settings)
@@ -235,7 +240,7 @@ def recording() -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )
     root = f"http://127.0.0.1:{port}"
-    wait_for(lambda: httpx2.get(f"{root}/__truth", verify=False).status_code == 200)
+    wait_for(lambda: httpx2.get(f"{root}/__truth").status_code == 200)
     yield root
     stop(process)
 

@@ -84,7 +84,7 @@ def consent(address: str, answer: str = "allow", account: int = 0) -> str:
     from integrations.sandbox.app import STAND_INS
 
     accounts = list(next(found for found in STAND_INS if found.slug == slug).accounts)
-    reply = httpx2.post(address, data={"answer": answer, "account": accounts[account]}, verify=False)
+    reply = httpx2.post(address, data={"answer": answer, "account": accounts[account]})
     assert reply.status_code == 302, reply.text
     back = urlsplit(reply.headers["location"])
     return f"{back.path}?{back.query}"

@@ -95,7 +95,7 @@ class Deployment:
         port = free_port()
         self.address = f"127.0.0.1:{port}"
         self.web = self._start("-m", *web_command(port))
-        wait_for(lambda: httpx2.get(f"http://{self.address}/healthz", verify=False).status_code == 200, 60)
+        wait_for(lambda: httpx2.get(f"http://{self.address}/healthz").status_code == 200, 60)
         self.workers = [self.start_worker(), self.start_worker()]
         self.api = httpx2.Client(
             base_url=f"http://{self.address}", headers={**BEHIND_TLS, "Authorization": f"Api-Key {self.key}"}

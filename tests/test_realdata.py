@@ -29,14 +29,14 @@ def replay(recording: str) -> Any:
     """The recording in order, with its switches: replay.control(error_every=5)."""
 
     def control(**settings: Any) -> None:
-        assert httpx2.post(f"{recording}/__control", json=settings, verify=False).status_code == 200
+        assert httpx2.post(f"{recording}/__control", json=settings).status_code == 200
 
     control(reset=True)
     yield SimpleNamespace(
         root=recording,
         control=control,
-        truth=httpx2.get(f"{recording}/__truth", verify=False).json(),
-        log=lambda: httpx2.get(f"{recording}/__log", verify=False).json(),
+        truth=httpx2.get(f"{recording}/__truth").json(),
+        log=lambda: httpx2.get(f"{recording}/__log").json(),
     )
     control(reset=True)
 

@@ -227,7 +227,6 @@ def test_sigterm_in_the_middle_of_an_import_stops_cleanly_and_the_next_start_goe
             reply = httpx2.get(
                 f"{running.address}/api/integrations/historical-sync/jobs/{job['id']}",
                 headers={"Authorization": f"Api-Key {key}"},
-                verify=False,
             )
             return dict(reply.json())
 
@@ -336,7 +335,7 @@ def test_a_closed_terminal_stops_nothing_that_was_started_by_nohup(tmp_path: Pat
         up.signal(signal.SIGHUP)
         address = up.says("Atom runs at", 120).split()[-1]
         up.signal(signal.SIGHUP)
-        assert httpx2.get(f"{address}/healthz", verify=False).status_code == 200
+        assert httpx2.get(f"{address}/healthz").status_code == 200
         up.signal(signal.SIGTERM)
         assert up.ends() == 0
         assert up.output.count("Stopping") == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import pytest
 from channels.testing import WebsocketCommunicator
 from django.conf import settings
+from django.core.cache import cache
+from django.db import transaction
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
@@ -184,9 +188,23 @@ def test_a_socket_to_nowhere_is_refused_before_it_opens() -> None:
     assert asyncio.run(socket.connect(timeout=5)) == (False, 4404)
 
 
-@pytest.mark.parametrize("name", sorted(WALK))
+@contextmanager
+def as_if_alone(subtests: pytest.Subtests, name: str) -> Iterator[None]:
+    """A test of its own but for the rows that it begins with, which take longer to make than most of them: it leaves none behind."""
+    with subtests.test(name), transaction.atomic():
+        cache.clear()
+        yield
+        transaction.set_rollback(True)
+
+
 @pytest.mark.parametrize("who", ["charlie", "vera", "nobody"])
-def test_nobody_sees_what_is_not_theirs(acme: SimpleNamespace, who: str, name: str) -> None:
+def test_nobody_sees_what_is_not_theirs(acme: SimpleNamespace, who: str, subtests: pytest.Subtests) -> None:
+    for name in WALK:
+        with as_if_alone(subtests, name):
+            sees_what_is_theirs(acme, who, name)
+
+
+def sees_what_is_theirs(acme: SimpleNamespace, who: str, name: str) -> None:
     client = Client(raise_request_exception=False)
     if who != "nobody":
         client.force_login(getattr(acme.cast, who))
@@ -212,38 +230,43 @@ def test_nobody_sees_what_is_not_theirs(acme: SimpleNamespace, who: str, name: s
         assert (acme.job.status, acme.job.control) == ("pending", "none")
 
 
-@pytest.mark.parametrize("name", sorted(name for name, row in WALK.items() if row[0] == "get"))
-def test_tokens_are_on_no_page(acme: SimpleNamespace, name: str) -> None:
-    client = Client(raise_request_exception=False)
-    client.force_login(acme.cast.alice)
-    text = client.get(address(routes()[name], acme)).getvalue().decode()
-    assert "secret-access-token" not in text
-    assert "secret-refresh-token" not in text
-    assert "whsec_" not in text
+def test_tokens_are_on_no_page(acme: SimpleNamespace, subtests: pytest.Subtests) -> None:
+    for name in (name for name, (method, *_) in WALK.items() if method == "get"):
+        with as_if_alone(subtests, name):
+            client = Client(raise_request_exception=False)
+            client.force_login(acme.cast.alice)
+            text = client.get(address(routes()[name], acme)).getvalue().decode()
+            assert "secret-access-token" not in text
+            assert "secret-refresh-token" not in text
+            assert "whsec_" not in text
 
 
-@pytest.mark.parametrize("name", sorted(name for name, row in WALK.items() if row[0] == "post"))
-def test_every_change_needs_a_csrf_token(acme: SimpleNamespace, name: str) -> None:
-    client = Client(enforce_csrf_checks=True, raise_request_exception=False)
-    client.force_login(acme.cast.alice)
-    reply = client.post(address(routes()[name], acme), form_of(name, acme))
-    assert reply.status_code == 403
-    with across_tenants("looking after the walk"):
-        acme.job.refresh_from_db()
-        assert acme.job.control == "none"
+def test_every_change_needs_a_csrf_token(acme: SimpleNamespace, subtests: pytest.Subtests) -> None:
+    for name in (name for name, (method, *_) in WALK.items() if method == "post"):
+        with as_if_alone(subtests, name):
+            client = Client(enforce_csrf_checks=True, raise_request_exception=False)
+            client.force_login(acme.cast.alice)
+            reply = client.post(address(routes()[name], acme), form_of(name, acme))
+            assert reply.status_code == 403
+            with across_tenants("looking after the walk"):
+                acme.job.refresh_from_db()
+                assert acme.job.control == "none"
 
 
-# What asks a provider, or leads to one, is tried where there is a stand-in.
-@pytest.mark.parametrize("name", sorted({*WALK} - {"connection-parts", "connect-start"}))
 @pytest.mark.parametrize("htmx", [False, True])
-def test_every_form_says_which_workspace_its_page_is_of(acme: SimpleNamespace, name: str, htmx: bool) -> None:
-    client = Client(raise_request_exception=False)
-    client.force_login(acme.cast.alice)
+def test_every_form_says_which_workspace_its_page_is_of(
+    acme: SimpleNamespace, htmx: bool, subtests: pytest.Subtests
+) -> None:
     headers = {"HX-Request": "true"} if htmx else {}
-    page = client.get(address(routes()[name], acme), form_of(name, acme), headers=headers).getvalue().decode()
-    for form in re.findall(r"(?s)<form [^>]*\bmethod=\"post\".*?</form>", page):
-        assert f'name="workspace" value="{acme.cast.acme.id}"' in form, form
-        assert 'name="csrfmiddlewaretoken"' in form, form
+    # What asks a provider, or leads to one, is tried where there is a stand-in.
+    for name in WALK.keys() - {"connection-parts", "connect-start"}:
+        with as_if_alone(subtests, name):
+            client = Client(raise_request_exception=False)
+            client.force_login(acme.cast.alice)
+            page = client.get(address(routes()[name], acme), form_of(name, acme), headers=headers).getvalue().decode()
+            for form in re.findall(r"(?s)<form [^>]*\bmethod=\"post\".*?</form>", page):
+                assert f'name="workspace" value="{acme.cast.acme.id}"' in form, form
+                assert 'name="csrfmiddlewaretoken"' in form, form
 
 
 @pytest.mark.parametrize("name", ["appearance", "change-password", "sign-out", "switch-tenant"])
@@ -282,14 +305,15 @@ def test_nothing_is_done_for_a_page_of_a_workspace_that_another_tab_has_left(acm
         assert (acme.job.status, acme.job.control) == ("pending", "none")
 
 
-@pytest.mark.parametrize("name", sorted(name for name in WALK if name.startswith("api-") and name != "api-schema"))
-def test_the_api_answers_errors_in_one_shape(acme: SimpleNamespace, name: str) -> None:
-    method, *_ = WALK[name]
-    reply = getattr(Client(), method)(address(routes()[name], acme))
-    body = reply.json()
-    assert body["type"] == "client_error"
-    assert body["errors"][0]["code"] == "not_authenticated"
-    assert reply.status_code == 401
+def test_the_api_answers_errors_in_one_shape(acme: SimpleNamespace, subtests: pytest.Subtests) -> None:
+    for name in (name for name in WALK if name.startswith("api-") and name != "api-schema"):
+        with as_if_alone(subtests, name):
+            method, *_ = WALK[name]
+            reply = getattr(Client(), method)(address(routes()[name], acme))
+            body = reply.json()
+            assert body["type"] == "client_error"
+            assert body["errors"][0]["code"] == "not_authenticated"
+            assert reply.status_code == 401
 
 
 def test_the_admin_is_for_staff_only(acme: SimpleNamespace) -> None:
