@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -151,12 +151,20 @@ END $$
 """
 
 
+_owner: psycopg.Connection | None = None  # one connection for all: a new one learns of sixty tables first
+
+
 def empty_database() -> None:
     """Deletes every row that tests have committed. A tenth of the time of `flush`, which truncates sixty tables and fills some anew."""
+    global _owner
     from tests.faults.stage import database_url
 
-    with psycopg.connect(database_url(), autocommit=True) as owner:
-        owner.execute(EMPTY_ALL)
+    if _owner is not None and _owner.info.status == psycopg.pq.ConnStatus.OK:
+        with suppress(psycopg.OperationalError):  # ended by a test
+            _owner.execute(EMPTY_ALL)
+            return
+    _owner = psycopg.connect(database_url(), autocommit=True)
+    _owner.execute(EMPTY_ALL)
 
 
 @pytest.fixture(scope="session", autouse=True)
