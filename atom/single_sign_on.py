@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from datetime import timedelta
+from functools import wraps
 
 from django.conf import settings
 from django.contrib.auth import login
@@ -17,17 +20,19 @@ from django.db import IntegrityError, transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
 from atom import accounts, oidc, sign_ins, tries
 from atom.models import Identity, User
-from atom.views import door, own_address
+from atom.views import BY_ISSUER, door, own_address
 
 log = logging.getLogger(__name__)
 
 LIFETIME = 600  # seconds from here to the issuer and back
+LASTS = timedelta(hours=12)  # a session; then the issuer is asked again
 MOST_TRIPS = 5  # open at once in one session
 _SESSION_KEY = "single_sign_on"
 BACKEND = "atom.single_sign_on.Backend"
@@ -55,6 +60,29 @@ def begin(request: HttpRequest) -> HttpResponse:
         return HttpResponseRedirect(target)
     if tries.to_single_sign_on(request).one_too_many():
         return tries.refused(door(request, target, error=tries.TOO_MANY))
+    return _leave(request, target)
+
+
+def led_again(view: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """The sign-in page's view. A browser whose last session began by the issuer is sent there in its place, and mostly comes back at once.
+
+    Just once, as the issuer may keep whoever it does not know any more: who comes here again chooses the way. And not who signed out.
+    """
+
+    @never_cache
+    @wraps(view)
+    def led(request: HttpRequest) -> HttpResponse:
+        again = request.method == "GET" and settings.OIDC_ISSUER and request.COOKIES.get(BY_ISSUER)
+        if not again or request.user.is_authenticated or tries.to_single_sign_on(request).one_too_many():
+            return view(request)
+        response = _leave(request, own_address(request, request.GET.get("next", "")))
+        response.delete_cookie(BY_ISSUER)
+        return response
+
+    return led
+
+
+def _leave(request: HttpRequest, target: str) -> HttpResponse:
     try:
         to, trip = oidc.begin(accounts.root(request) + reverse("single-sign-on-return"))
     except oidc.Problem as problem:
@@ -92,7 +120,11 @@ def back(request: HttpRequest) -> HttpResponse:
         return door(request, target, error=str(problem), status=problem.status)
     except NotLetIn as refused:
         return door(request, target, error=str(refused), status=403)
-    return HttpResponseRedirect(target)
+    response = HttpResponseRedirect(target)
+    response.set_cookie(
+        BY_ISSUER, "1", max_age=settings.SESSION_COOKIE_AGE, secure=request.is_secure(), httponly=True, samesite="Lax"
+    )
+    return response
 
 
 def enter(request: HttpRequest, person: oidc.Person) -> None:
@@ -110,6 +142,8 @@ def enter(request: HttpRequest, person: oidc.Person) -> None:
                 Identity.objects.create(user=user, issuer=issuer, subject=person.subject)
                 how += ", for the first time"
             login(request, user, backend=BACKEND)
+            # At that time, whatever is done until then: who is closed at the issuer is closed here by then.
+            request.session.set_expiry(timezone.now() + LASTS)
             sign_ins.signed_in(request, user, how)
     except IntegrityError:  # they, or somebody else as them, came by two browsers at once
         raise NotLetIn("Somebody signed in to this account at the same moment. Try again.") from None

@@ -9,7 +9,7 @@ from atom import accounts, single_sign_on, views, workspace
 
 urlpatterns = [
     path("", views.home, name="home"),
-    path("sign-in", views.sign_in, name="sign-in"),
+    path("sign-in", single_sign_on.led_again(views.sign_in), name="sign-in"),
     path("sign-in/single", single_sign_on.begin, name="single-sign-on"),
     path("sign-in/return", single_sign_on.back, name="single-sign-on-return"),
     path("sign-out", views.sign_out, name="sign-out"),

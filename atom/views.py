@@ -35,6 +35,10 @@ View = Callable[..., HttpResponseBase]
 APPEARANCE = "appearance"  # the cookie; it has to be there before the first paint, so it is no row of a table
 APPEARANCES = {"": "System", "light": "Light", "dark": "Dark"}
 
+BY_ISSUER = (
+    "by_issuer"  # the cookie of a browser whose session the company's identity provider began, until it signs out
+)
+
 
 def tenant_required(right: Right = Right.VIEW, *, from_any_workspace: bool = False) -> Callable[[View], View]:
     """Only for members of a tenant whose role has `right`: others are sent to sign in, or told that they may not (403).
@@ -199,7 +203,9 @@ def sign_out(request: HttpRequest) -> HttpResponse:
         logout(request)
         if isinstance(user, User):
             sign_ins.signed_out(request, user)
-    return redirect("sign-in")
+    response = redirect("sign-in")
+    response.delete_cookie(BY_ISSUER)
+    return response
 
 
 @require_POST
@@ -210,6 +216,7 @@ def admin_sign_out(request: HttpRequest) -> HttpResponse:
         response = admin.site.logout(request)
         if isinstance(user, User):
             sign_ins.signed_out(request, user, sign_ins.IN_THE_ADMIN)
+    response.delete_cookie(BY_ISSUER)
     return response
 
 

@@ -6,6 +6,7 @@ import json
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -17,11 +18,13 @@ from django.core import mail
 from django.core.cache import cache
 from django.core.management import call_command
 from django.test import Client
+from django.utils import timezone
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 
 from atom import oidc
 from atom.models import AuditEvent, Identity, Membership, Tenant, User
+from atom.sockets import actor_of_scope
 from atom.tenancy import across_tenants, tenant_scope
 from atom.tries import SINGLE_SIGN_ON
 from tests.conftest import leads_to
@@ -599,6 +602,62 @@ def test_no_secret_is_in_the_log(cast: SimpleNamespace, issuer: Issuer, caplog: 
     assert "nonce" in caplog.text
     for secret in (SECRET, "for-userinfo", "eyJ"):
         assert secret not in caplog.text
+
+
+# -- how long ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_ends_twelve_hours_after_the_sign_in_whatever_was_done_meanwhile(
+    cast: SimpleNamespace, issuer: Issuer
+) -> None:
+    client, by_password = Client(), Client()
+    by_password.post("/sign-in", {"email": "alice@acme.test", "password": "alice"})
+    with time_machine.travel(timezone.now(), tick=False) as clock:
+        come(client)
+        socket = {"session": client.session, "user": cast.bob}
+        clock.shift(timedelta(hours=11, minutes=59))
+        client.post("/workspace", {"tenant": str(cast.acme.id)})
+        assert client.get("/jobs").status_code == 200
+        assert actor_of_scope(socket, again=True) is not None
+        clock.shift(timedelta(minutes=2))
+        assert client.get("/jobs").status_code == 302
+        assert actor_of_scope(socket, again=True) is None, "what is open hears no more"
+        assert by_password.get("/jobs").status_code == 200
+
+
+def test_who_came_by_the_issuer_is_led_there_again_and_back_to_the_page(cast: SimpleNamespace, issuer: Issuer) -> None:
+    client = Client()
+    come(client)
+    with time_machine.travel(timezone.now() + timedelta(hours=13)):
+        reply = client.get("/jobs?status=failed", follow=True)
+        back = httpx2.get(leads_to(reply)).headers["location"]
+        assert client.get(back.removeprefix("http://testserver"))["Location"] == "/jobs?status=failed"
+        assert client.get("/jobs").status_code == 200
+
+
+def test_nobody_is_led_there_twice_or_after_they_signed_out_or_by_a_password(
+    cast: SimpleNamespace, issuer: Issuer
+) -> None:
+    def at_the_door(client: Client) -> bool:
+        return "Forgot your password?" in client.get("/sign-in").content.decode()
+
+    client = Client()
+    come(client)
+    client.session.flush()
+    assert not at_the_door(client)
+    assert at_the_door(client), "the issuer may have kept them"
+    come(client)
+    client.post("/sign-out")
+    assert at_the_door(client)
+    client.post("/sign-in", {"email": "alice@acme.test", "password": "alice"})
+    client.session.flush()
+    assert at_the_door(client)
+    come(client)
+    client.session.flush()
+    issuer.stop()
+    oidc.forget()
+    refused(client.get("/sign-in"), "can't be reached", 502)
+    assert at_the_door(client)
 
 
 # -- without passwords ----------------------------------------------------------------------------------------------------
