@@ -123,7 +123,6 @@ for _name in sorted(os.environ):
         env.str(_name, validate=_addresses)
 
 INSTALLED_APPS = [
-    "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
@@ -141,6 +140,7 @@ INSTALLED_APPS = [
     "atom",
     "integrations",
     "historical_sync",
+    "django.contrib.auth",  # after that whose command is to take the place of its own
     "django.contrib.admin",  # after those whose templates are to take the place of its own
 ]
 

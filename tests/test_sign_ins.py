@@ -6,12 +6,14 @@ import json
 import logging
 from collections.abc import Iterator
 from datetime import timedelta
+from io import StringIO
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import time_machine
 from django.core.cache import cache
+from django.core.management import call_command
 from django.db import DatabaseError, transaction
 from django.db import connection as database
 from django.test import Client
@@ -70,6 +72,17 @@ def test_who_signs_in_and_out_is_in_the_log_of_each_workspace_of_theirs(both: Si
     assert (log(both.acme), log(both.globex)) == (told, told)
     assert enter("charlie@globex.test", "charlie") == 302
     assert log(both.acme) == told, "Charlie is nobody here"
+
+
+def test_a_password_that_the_command_line_changes_is_in_the_log(
+    both: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = iter(["bob", "bobby", "a long one indeed", "a long one indeed"])
+    monkeypatch.setattr("getpass.getpass", lambda **_: next(typed))
+    call_command("changepassword", "bob@acme.test", stdout=StringIO(), stderr=StringIO())
+    assert User.objects.get(email="bob@acme.test").check_password("a long one indeed")
+    told = [(audit.OPERATOR, "member.password", "bob@acme.test", "from the command line", None)]
+    assert (log(both.acme), log(both.globex)) == (told, told)
 
 
 def test_a_workspace_that_somebody_never_entered_is_not_told_from_where_they_sign_in(
