@@ -50,6 +50,23 @@ def admin(cast: SimpleNamespace) -> User:
 # -- members --------------------------------------------------------------------------------------------------------------
 
 
+def test_when_somebody_signed_in_elsewhere_is_not_told_before_they_were_here(
+    cast: SimpleNamespace, signed_in: Any
+) -> None:
+    def told() -> str:
+        page = alice.get("/settings/members").content.decode()
+        row = page.partition("Role of charlie@globex.test")[0]
+        return row.rpartition('data-label="Last sign-in"')[2].partition("</td>")[0]
+
+    alice, charlie = signed_in(cast.alice), signed_in(cast.charlie)
+    alice.post("/settings/members", {"email": "charlie@globex.test", "role": "viewer"})
+    assert "not here yet" in told()
+    assert "<time" not in told()
+    charlie.post("/workspace", {"tenant": str(cast.acme.id)})
+    charlie.get("/jobs")
+    assert "<time" in told()
+
+
 def test_somebody_new_is_invited_by_mail_sets_a_password_and_is_in(cast: SimpleNamespace, signed_in: Any) -> None:
     page = signed_in(cast.alice).post("/settings/members", {"email": " Eve@New.test ", "role": "member"}, follow=True)
     assert "An invitation is on its way to eve@new.test" in page.content.decode()
