@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
@@ -19,7 +20,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import Count, Model, QuerySet
 from django.forms.models import BaseInlineFormSet
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -93,6 +94,19 @@ class NewUser(LowerEmail, AdminUserCreationForm):  # type: ignore[type-arg]
         fields = ("email", "name")
 
 
+class NewUserWithoutPassword(LowerEmail):
+    """Where people sign in by single sign-on alone."""
+
+    class Meta:
+        model = User
+        fields = ("email", "name")
+
+    def save(self, commit: bool = True) -> User:
+        self.instance.set_unusable_password()
+        made: User = super().save(commit)
+        return made
+
+
 class ChangedUser(LowerEmail, UserChangeForm):  # type: ignore[type-arg]
     class Meta:
         model = User
@@ -149,6 +163,21 @@ class UserAdmin(DjangoUserAdmin):  # type: ignore[type-arg]
         ("Dates", {"fields": ("last_login", "date_joined")}),
     )
     add_fieldsets = ((None, {"classes": ("wide",), "fields": ("email", "name", "usable_password", "password1", "password2")}),)  # fmt: skip
+
+    def get_fieldsets(self, request: HttpRequest, obj: User | None = None) -> Any:
+        if settings.PASSWORDS:
+            return super().get_fieldsets(request, obj)
+        return ((None, {"fields": ("email", "name")}), *(self.fieldsets[1:] if obj else ()))
+
+    def get_form(self, request: HttpRequest, obj: User | None = None, change: bool = False, **kwargs: Any) -> Any:
+        if obj is None and not settings.PASSWORDS:
+            kwargs["form"] = NewUserWithoutPassword
+        return super().get_form(request, obj, change=change, **kwargs)
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        if not settings.PASSWORDS:
+            raise Http404
+        return super().user_change_password(request, id, form_url)
 
     def get_inlines(self, request: HttpRequest, obj: User | None) -> list[Any]:
         return [IdentityInline] if obj and obj.identities.exists() else []

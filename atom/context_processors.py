@@ -32,6 +32,11 @@ def appearance(request: HttpRequest) -> dict[str, Any]:
     return {"appearance": chosen if chosen in APPEARANCES else "", "appearances": APPEARANCES}
 
 
+def passwords(request: HttpRequest) -> dict[str, Any]:
+    """For the admin, which has no actor."""
+    return {"passwords": settings.PASSWORDS}
+
+
 def tenant(request: HttpRequest) -> dict[str, Any]:
     actor = getattr(request, "actor", None)
     if actor is None:

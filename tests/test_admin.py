@@ -510,6 +510,28 @@ def test_people_are_added_by_email(staff: Client) -> None:
     assert "already exists" in again.content.decode()
 
 
+def test_where_there_are_no_passwords_the_admin_offers_none(
+    staff: Client, cast: SimpleNamespace, settings: Any
+) -> None:
+    settings.PASSWORDS = False
+    shown = staff.get(path(User, cast.bob.pk, "change")).content.decode()
+    adding = staff.get(path(User, "add")).content.decode()
+    assert "bob@acme.test" in shown
+    for page in (shown, adding):
+        assert "assword" not in page.replace("unusable_password_field", "")  # files that Django's template names
+    new = {"usable_password": "true", "password1": "a long secret here", "password2": "a long secret here", "set-password": "1"}  # fmt: skip
+    assert staff.get(path(User, cast.bob.pk, "password")).status_code == 404
+    assert staff.post(path(User, cast.bob.pk, "password"), new).status_code == 404
+    assert User.objects.get(pk=cast.bob.pk).check_password("bob")
+    assert staff.post(path(User, "add"), {"email": "New@Acme.test", "name": "New", **new}).status_code == 302
+    made = User.objects.get(email="new@acme.test")
+    assert not made.has_usable_password()
+    form = {"email": "newer@acme.test", "name": "New", "is_active": "on"}
+    assert staff.post(path(User, made.pk, "change"), form).status_code == 302
+    assert User.objects.get(pk=made.pk).email == "newer@acme.test"
+    assert not User.objects.get(pk=made.pk).has_usable_password()
+
+
 def test_a_webhooks_address_is_shown_without_the_key_in_its_query(staff: Client, cast: SimpleNamespace) -> None:
     with tenant_scope(cast.acme.id):
         endpoint, _ = webhooks.add(system_actor(cast.acme, "Alice"), "https://1.1.1.1/told?key=a-key", ["completed"])
