@@ -68,7 +68,7 @@ def connect_with_token(
     """A connection from a personal or service token, verified against the provider.
 
     facts: answers to what the provider asks before connecting. only: keys or labels of the partitions to import; None for all.
-    Raises InvalidInput (token, base_url, only, a question's name) and Refused (plan, too many at once).
+    Raises InvalidInput (token, base_url, facts, only, a question's name) and Refused (plan, too many at once).
     """
     if provider.token_help is None:
         raise InvalidInput("invalid", f"{provider.name} is connected by signing in, not by a token.", "token")
@@ -76,6 +76,12 @@ def connect_with_token(
     if not token or len(token) > 4096 or not (token.isascii() and token.isprintable()) or " " in token:
         raise InvalidInput("invalid", "This is not a token: it must be one word of letters, digits and signs.", "token")
     base_url = _checked_base_url(provider, base_url, private_host_allowed)
+    asked = [question.name for question in provider.asks]
+    if unknown := next((name for name in facts or {} if name not in asked), None):
+        known = ", ".join(asked) if asked else "nothing"
+        raise InvalidInput(
+            "invalid", f"{provider.name} does not ask for {unknown[:100]!r}; it asks for {known}.", "facts"
+        )
     answers = checked_answers(provider, facts or {})
     check_room(actor.tenant, provider)
     connection = Connection(

@@ -165,7 +165,7 @@ def connect_token(request: HttpRequest, slug: str) -> HttpResponse:
                 request.POST.get("token", ""),
                 base_url=base_url,
                 label=label,
-                facts=request.POST,
+                facts={asked.name: request.POST.get(asked.name, "") for asked in provider.asks},
             )
         except Refused as error:
             context["errors"] = {error.attr or "": error.detail}

@@ -90,6 +90,12 @@ def test_what_a_tool_asks_before_connecting_is_answered_by_facts(
     assert given.get("private_host_allowed", False) is False, "which operators alone may"
 
 
+def test_what_a_tool_does_not_ask_is_refused_with_what_it_asks(program: SimpleNamespace) -> None:
+    body = {"integration_id": "zendesk", "token": "t", "facts": {"subdomain": "acme", "sudomain": "acme"}}
+    [error] = post(program.api, "", body).json()["errors"]
+    assert error["detail"] == "Zendesk does not ask for 'sudomain'; it asks for subdomain."
+
+
 @pytest.mark.parametrize(
     ("change", "status", "code", "attr"),
     [
@@ -107,6 +113,8 @@ def test_what_a_tool_asks_before_connecting_is_answered_by_facts(
         ({"only": []}, 400, "empty", "only"),
         ({"only": "infra"}, 400, "not_a_list", "only"),
         ({"facts": ["a"]}, 400, "not_a_dict", "facts"),
+        ({"facts": {"sudomain": "acme"}}, 400, "invalid", "facts"),
+        ({"facts": {"\ud800" * 200: "acme"}}, 400, "invalid", "facts"),
         ({"private_host_allowed": True}, 400, "invalid", "private_host_allowed"),
     ],
 )
