@@ -193,6 +193,7 @@ class ScheduleAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
         "connection",
         "interval",
         "hour",
+        "weekday",
         "enabled",
         "next_run_at",
         "last_run_at",

@@ -410,6 +410,17 @@ class DataRemoval(models.Model):
         return "Tidying up what they were linked to"
 
 
+WEEKDAYS = (
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
+    "Sunday",
+)  # in the order of datetime.weekday()
+
+
 class SyncSchedule(models.Model):
     """A regular incremental sync of a connection, and what became of its last run (`schedules.py`)."""
 
@@ -419,6 +430,12 @@ class SyncSchedule(models.Model):
     interval = models.DurationField()
     hour = models.PositiveSmallIntegerField(
         null=True, blank=True, help_text="Of the day, in UTC, for intervals of days; none: the time when it was chosen."
+    )
+    weekday = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        choices=list(enumerate(WEEKDAYS)),
+        help_text="In UTC, for intervals of weeks; none: the day when it was chosen.",
     )
     enabled = models.BooleanField(default=True)
     next_run_at = models.DateTimeField()
@@ -436,6 +453,7 @@ class SyncSchedule(models.Model):
         constraints = [
             models.CheckConstraint(condition=Q(interval__gt=timedelta(minutes=14)), name="schedule_interval"),
             models.CheckConstraint(condition=Q(hour=None) | Q(hour__lt=24), name="schedule_hour"),
+            models.CheckConstraint(condition=Q(weekday=None) | Q(weekday__lt=7), name="schedule_weekday"),
         ]
 
     def __str__(self) -> str:

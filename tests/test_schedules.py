@@ -248,6 +248,70 @@ def test_at_an_hour_of_the_day_a_schedule_runs_first_no_later_than_without(
     assert chosen.hour == (int(hour) if hour and choice != "6h" else None)
 
 
+@pytest.mark.parametrize(
+    ("weekday", "hour", "first"),
+    [  # chosen on a Sunday
+        ("monday", "02", "2026-11-02T02:00:00"),
+        ("saturday", "13", "2026-11-07T13:00:00"),
+        ("sunday", "13", "2026-11-01T13:00:00"),
+        ("sunday", "12", "2026-11-08T12:00:00"),
+        ("wednesday", "", "2026-11-04T12:30:00"),
+        ("sunday", "", "2026-11-08T12:30:00"),
+    ],
+)
+def test_on_a_day_of_the_week_a_schedule_runs_first_within_a_week_and_on_that_day_from_then_on(
+    cast: SimpleNamespace, weekday: str, hour: str, first: str
+) -> None:
+    now = datetime(2026, 11, 1, 12, 30, tzinfo=UTC)
+    with tenant_scope(cast.acme.id):
+        actor, connection = system_actor(cast.acme, "Alice"), imported(cast.acme)
+        chosen = schedules.choose(actor, connection, "7d", enabled=True, hour=hour, weekday=weekday, now=now)
+        assert chosen.next_run_at.isoformat() == f"{first}+00:00"
+        again = schedules.choose(actor, connection, "7d", enabled=True, hour=hour, weekday=weekday, now=now + 2 * DAY)
+        assert again.next_run_at == chosen.next_run_at, "as it was"
+    schedules.start_due(chosen.next_run_at + 16 * DAY)  # two are missed
+    assert now_of(chosen).next_run_at == chosen.next_run_at + 21 * DAY
+
+
+def test_another_day_of_the_week_is_within_a_week_and_of_days_there_is_none(cast: SimpleNamespace) -> None:
+    now = datetime(2026, 11, 6, 12, 30, tzinfo=UTC)  # a Friday
+    with tenant_scope(cast.acme.id):
+        actor, connection = system_actor(cast.acme, "Alice"), imported(cast.acme)
+
+        def chosen(choice: str, weekday: str) -> SyncSchedule:
+            return schedules.choose(actor, connection, choice, enabled=True, hour="02", weekday=weekday, now=now)
+
+        assert chosen("7d", "thursday").next_run_at == datetime(2026, 11, 12, 2, tzinfo=UTC)
+        assert chosen("7d", "monday").next_run_at == datetime(2026, 11, 9, 2, tzinfo=UTC)
+        assert chosen("7d", "friday").next_run_at == datetime(2026, 11, 13, 2, tzinfo=UTC)
+        assert chosen("7d", "").next_run_at == datetime(2026, 11, 13, 2, tzinfo=UTC)
+        daily = chosen("1d", "monday")
+        assert (daily.weekday, daily.next_run_at) == (None, datetime(2026, 11, 7, 2, tzinfo=UTC))
+        for weekday in ("Monday", "0", "7", "someday"):
+            with pytest.raises(InvalidInput) as error:
+                chosen("7d", weekday)
+            assert error.value.attr == "weekday"
+        told = AuditEvent.objects.filter(tenant_id=cast.acme.id, action="schedule.changed").order_by("at").first()
+        assert told.detail == "every week on Thursday at 02:00 UTC"
+
+
+def test_the_page_offers_days_of_the_week_for_weeks(cast: SimpleNamespace, signed_in: Any) -> None:
+    with tenant_scope(cast.acme.id):
+        connection = imported(cast.acme)
+    client, path = signed_in(cast.bob), f"/connections/{connection.id}/schedule"
+
+    def asked(**form: str) -> str:
+        return str(client.post(path, form, headers={"HX-Request": "true"}).content.decode())
+
+    assert 'name="weekday"' not in asked(interval="1d", hour="02", enabled="on")
+    assert '<option value="" selected>on any day</option>' in asked(interval="7d", hour="02", enabled="on")
+    row = asked(interval="7d", hour="02", weekday="tuesday", enabled="on")
+    assert '<option value="tuesday" selected>on Tuesday</option>' in row
+    assert "Every week on Tuesday at 02:00 UTC" in signed_in(cast.vera).get("/schedules").content.decode()
+    refused = client.post(path, {"interval": "7d", "weekday": "x", "enabled": "on"}, follow=True).content.decode()
+    assert "Choose one of the days of the week." in refused
+
+
 def test_an_hour_of_the_day_stays_whatever_is_missed_and_wherever_clocks_are_changed(cast: SimpleNamespace) -> None:
     """Summer time ended on 1 November in New York; the run of that day waits for room for hours, and two days are missed."""
     new_york = ZoneInfo("America/New_York")

@@ -18,7 +18,17 @@ from atom.views import refusal, tenant_required
 from atom.words import uncapfirst
 from historical_sync import actions, coverage
 from historical_sync.models import SyncSchedule
-from historical_sync.schedules import HOURS, INTERVALS, choose, in_words, plan_refusal, schedules_of, takes_hour
+from historical_sync.schedules import (
+    DAYS,
+    HOURS,
+    INTERVALS,
+    choose,
+    in_words,
+    plan_refusal,
+    schedules_of,
+    takes_hour,
+    takes_weekday,
+)
 from integrations.connect import connections_of
 from integrations.models import Connection, ConnectionQuerySet, ConnectionStatus
 
@@ -45,14 +55,19 @@ def schedules(request: HttpRequest) -> HttpResponse:
 @require_POST
 @tenant_required(Right.OPERATE)
 def schedule(request: HttpRequest, connection_id: UUID) -> HttpResponse:
-    """Sets a connection's schedule: `interval`, `hour` of intervals that take one, and `enabled` when it is on. htmx gets the row."""
+    """Sets a connection's schedule: `interval`, `hour` and `weekday` of intervals that take one, and `enabled` when it is on. htmx gets the row."""
     actor = actor_of(request)
     connection = get_object_or_404(_connections(actor), id=connection_id)
     htmx = getattr(request, "htmx", False)
     try:
         given = request.POST
         chosen = choose(
-            actor, connection, given.get("interval", ""), hour=given.get("hour", ""), enabled="enabled" in given
+            actor,
+            connection,
+            given.get("interval", ""),
+            hour=given.get("hour", ""),
+            weekday=given.get("weekday", ""),
+            enabled="enabled" in given,
         )
     except Refused as error:
         if htmx:
@@ -88,6 +103,8 @@ def _row(actor: Actor, connection: Connection, known: SyncSchedule | None, locke
         "intervals": [(choice, words) for choice, (words, _) in INTERVALS.items()],
         "hours": HOURS if takes_hour(interval) else {},
         "hour": known.hour if known is not None else None,
+        "weekdays": DAYS if takes_weekday(interval) else {},
+        "weekday": known.weekday if known is not None else None,
         "paused": not is_connected,
         # What is on may be turned off on any plan.
         "may_change": actor.may(Right.OPERATE) and (on or not locked),
@@ -99,4 +116,4 @@ def _words(known: SyncSchedule | None) -> str:
     if known is None or not known.enabled:
         return "Off"
     choice = _CHOICE.get(known.interval)
-    return in_words(choice, known.hour) if choice else f"Every {known.interval}"
+    return in_words(choice, known.hour, known.weekday) if choice else f"Every {known.interval}"

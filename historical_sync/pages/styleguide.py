@@ -27,7 +27,7 @@ from historical_sync.models import HistoricalSyncJob, JobEvent, SyncSchedule
 from historical_sync.pages.chunkmap import ChunkFacts, chunk_map
 from historical_sync.pages.jobs import Happening
 from historical_sync.queueing import WAITS
-from historical_sync.schedules import HOURS, INTERVALS
+from historical_sync.schedules import DAYS, HOURS, INTERVALS
 from integrations.models import Connection
 from integrations.providers import PROVIDERS
 
@@ -279,7 +279,7 @@ def _schedules(jobs: dict[str, HistoricalSyncJob]) -> list[dict[str, Any]]:
     ]
     common = {
         "connection": connection, "interval": "1h", "intervals": [(c, words) for c, (words, _) in INTERVALS.items()],
-        "words": "Every hour", "may_sync": True, "hours": {}, "hour": None,
+        "words": "Every hour", "may_sync": True, "hours": {}, "hour": None, "weekdays": {}, "weekday": None,
     }  # fmt: skip
     rows = [
         common | {"on": True, "paused": False, "may_change": True, "schedule": SyncSchedule(
@@ -295,5 +295,5 @@ def _schedules(jobs: dict[str, HistoricalSyncJob]) -> list[dict[str, Any]]:
         "may_sync": False,
         "schedule": None,
     }
-    rows[0] |= {"interval": "1d", "hours": HOURS, "hour": 2}
+    rows[0] |= {"interval": "7d", "hours": HOURS, "hour": 2, "weekdays": DAYS, "weekday": 0}
     return [*rows, rows[2] | {"paused": True, "may_sync": False}, off]

@@ -80,7 +80,15 @@ def test_four_imports_at_once_of_which_one_waits_and_a_schedule(another: Callabl
     expect(row.get_by_role("checkbox")).to_be_checked()
     expect(often).to_have_value("1d")
     expect(hour).to_have_value("02")
+    with page.expect_response(re.compile("/schedule$")):
+        often.select_option("7d")
+    with page.expect_response(re.compile("/schedule$")):
+        row.get_by_role("combobox", name="On which day").select_option("on Wednesday")
+    expect(hour).to_have_value("02")
     in_both_looks(page, "schedules")
+    with page.expect_response(re.compile("/schedule$")):
+        often.select_option("1d")
+    expect(row.get_by_role("combobox", name="On which day")).to_have_count(0)
 
     # What came in once is brought up to date from here as from its card, without a range to choose.
     row.get_by_role("button", name="Sync what is new").click()
