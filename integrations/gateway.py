@@ -336,12 +336,14 @@ async def partitions_of(connection: Connection, api: Api) -> list[Partition]:
 
 
 async def partitions_to_choose(provider: Provider, api: Api) -> list[Partition]:
-    """All partitions that are listed to the account just now, for a person: without those of a place that refuses."""
+    """All partitions that are listed to the account just now, for a person: without those of a place that refuses, which is in
+    `api.notices` then."""
     if provider.partitions is None:
         return []
     try:
         return await provider.partitions(api)
     except PartlyDenied as error:
+        api.notices = [*api.notices, str(error)]
         return list(error.found)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from asgiref.sync import async_to_sync
 from django.db import transaction
@@ -26,18 +27,30 @@ NOT_ITS_OWN = "gave an answer that is not its own."
 TIMEOUT = 30.0  # seconds to list an account's partitions while somebody waits
 
 
+class Listed(NamedTuple):
+    """Partitions by name; and in words what the provider left out, of which there may be more."""
+
+    parts: list[Partition]
+    left_out: Sequence[str]
+
+
 def parts_of(connection: Connection) -> list[Partition]:
-    """All partitions of the connection's account, by name, whether they are imported or not; [] where there are none.
+    """All partitions of the connection's account that are listed, as `listed` has them."""
+    return listed(connection).parts
+
+
+def listed(connection: Connection) -> Listed:
+    """All partitions of the connection's account, whether they are imported or not; [] where there are none.
 
     Asks the provider. Raises Refused when it does not answer, with the provider's error code, and when too much of the tenant's waits.
     """
     provider = connection.provider
     if provider.partitions is None:
-        return []
+        return Listed([], [])
 
-    async def call() -> list[Partition]:
+    async def call() -> Listed:
         async with asyncio.timeout(TIMEOUT), gateway.visit_api(connection) as api:
-            return await gateway.partitions_to_choose(provider, api)
+            return Listed(await gateway.partitions_to_choose(provider, api), api.notices)
 
     try:
         with turn(connection.tenant_id):
@@ -48,7 +61,7 @@ def parts_of(connection: Connection) -> list[Partition]:
         raise Refused("provider_unavailable", f"{provider.name} takes too long to answer.") from None
     except UNMAPPABLE:
         raise Refused("provider_unavailable", f"{provider.name} {NOT_ITS_OWN}") from None
-    return sorted(found, key=lambda part: part.label.lower())
+    return found._replace(parts=sorted(found.parts, key=lambda part: part.label.lower()))
 
 
 def resolve(provider: Provider, parts: Iterable[Partition], names: Sequence[str]) -> list[str]:

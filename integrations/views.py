@@ -32,7 +32,7 @@ from integrations.connect import (
 )
 from integrations.errors import ProviderError, ReauthRequired
 from integrations.models import ConnectionStatus
-from integrations.narrowing import narrow, parts_of
+from integrations.narrowing import listed, narrow
 from integrations.providers import PROVIDERS
 from integrations.providers.base import Provider
 
@@ -203,6 +203,7 @@ def choose_parts(request: HttpRequest, connection_id: UUID) -> HttpResponse:
     context: dict[str, Any] = {
         "connection": connection,
         "parts": [],
+        "left_out": [],
         "all": connection.only is None,
         "problem": "",
         "answers": answers,
@@ -218,12 +219,14 @@ def choose_parts(request: HttpRequest, connection_id: UUID) -> HttpResponse:
                 return render(request, "integrations/_parts_chosen.html", context)
             messages.success(request, "From the next import on, that is what comes in.")
             return redirect(offer if answers else "integrations")
-        context["parts"] = [(part, context["all"] or part.key in chosen) for part in parts_of(connection)]
+        found = listed(connection)
+        context["parts"] = [(part, context["all"] or part.key in chosen) for part in found.parts]
+        context["left_out"] = found.left_out
     except Refused as error:
         context["problem"] = error.detail
         if request.method == "POST":
             with contextlib.suppress(Refused):
-                context["parts"] = [(part, part.key in chosen) for part in parts_of(connection)]
+                context["parts"] = [(part, part.key in chosen) for part in listed(connection).parts]
     template = "integrations/_parts.html" if getattr(request, "htmx", False) else "integrations/parts.html"
     return render(request, template, context)
 

@@ -306,7 +306,7 @@ def test_as_many_parts_can_be_chosen_as_the_dialog_shows(
 ) -> None:
     assert narrowing.MOST_NAMES >= 8000, "repositories of a large company"
     many = [Partition(str(number), f"acme/{number}") for number in range(narrowing.MOST_NAMES)]
-    monkeypatch.setattr("integrations.views.parts_of", lambda connection: many)
+    monkeypatch.setattr("integrations.views.listed", lambda connection: narrowing.Listed(many, []))
     monkeypatch.setattr(narrowing, "parts_of", lambda connection: many)
     with tenant_scope(cast.acme.id):
         row = make_connection(cast.acme)

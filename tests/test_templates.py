@@ -23,6 +23,7 @@ from atom.tenancy import tenant_scope
 from atom.views import refusal
 from atom.words import plain, truncatechars
 from historical_sync import states
+from integrations import narrowing
 from integrations.providers import PROVIDERS
 from integrations.providers.base import Partition
 from tests.conftest import PROJECT
@@ -161,7 +162,7 @@ def test_the_choice_of_parts_is_a_page_or_a_dialog_that_goes_on_to_the_offer(
     cast: SimpleNamespace, signed_in: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = [Partition("1", "acme/web"), Partition("2", "")]
-    monkeypatch.setattr("integrations.views.parts_of", lambda connection: parts)
+    monkeypatch.setattr("integrations.views.listed", lambda connection: narrowing.Listed(parts, []))
     monkeypatch.setattr("integrations.narrowing.parts_of", lambda connection: parts)
     with tenant_scope(cast.acme.id):
         path = f"/connections/{make_connection(cast.acme).id}/parts"
@@ -179,7 +180,7 @@ def test_who_chooses_parts_from_the_offer_finds_there_what_was_chosen_before(
     cast: SimpleNamespace, signed_in: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = [Partition("1", "acme/web")]
-    monkeypatch.setattr("integrations.views.parts_of", lambda connection: parts)
+    monkeypatch.setattr("integrations.views.listed", lambda connection: narrowing.Listed(parts, []))
     monkeypatch.setattr("integrations.narrowing.parts_of", lambda connection: parts)
     with tenant_scope(cast.acme.id):
         path = f"/connections/{make_connection(cast.acme).id}"

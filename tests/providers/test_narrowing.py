@@ -86,6 +86,25 @@ def test_the_api_lists_and_chooses(live_cast: SimpleNamespace, sandbox: Sandbox,
     assert client.get(path).json()["only"] == KEYS, "what was refused changed nothing"
 
 
+@pytest.mark.parametrize(
+    ("provider", "denied", "words"),
+    [
+        ("github", "github.contoso-guild", "GitHub lists nothing of contoso-guild, where it asks for single sign-on"),
+        ("jira", "jira.northwind", "Jira"),
+    ],
+)
+def test_the_dialog_says_of_what_the_provider_lists_nothing(
+    live_cast: SimpleNamespace, sandbox: Sandbox, signed_in: Any, provider: str, denied: str, words: str
+) -> None:
+    connection = connected(live_cast.acme, provider, sandbox.root)
+    client, path = signed_in(live_cast.bob), f"/connections/{connection.id}/parts"
+    assert "notice warn" not in client.get(path).content.decode()
+    sandbox.control(deny=[denied])
+    dialog = client.get(path, headers={"HX-Request": "true"}).content.decode()
+    assert 'name="only"' in dialog
+    assert words in dialog.partition("notice warn")[2].partition("</p>")[0]
+
+
 def test_who_waits_for_the_list_is_told_of_a_limit_at_once(live_cast: SimpleNamespace, sandbox: Sandbox) -> None:
     connection = connected(live_cast.acme, "slack", sandbox.root)
     sandbox.control(page_size=1, rate_limit_every=4, retry_after=20)
