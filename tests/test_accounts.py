@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import socket
 from datetime import timedelta
 from io import StringIO
 from types import SimpleNamespace
@@ -18,12 +20,14 @@ from django.core.management import CommandError, call_command
 from django.db import connection as database
 from django.test import Client
 from django.utils import timezone
+from procrastinate.contrib.django.models import ProcrastinateJob
 
 from atom import accounts, tries
 from atom.models import AuditEvent, Membership, Role, User
 from atom.tenancy import tenant_scope
 from historical_sync.upkeep import by_the_clock
 from tests.conftest import Worker, wait_for
+from tests.processes import Running, on_the_tests_database
 
 NEW = "a long one indeed"
 
@@ -337,6 +341,29 @@ def test_a_worker_sends_the_link_and_tries_again_where_the_mail_server_is_away(
     wait_for(lambda: mail.outbox, 20)
     assert failed
     assert "/password/" in mail.outbox[0].body
+
+
+@pytest.mark.processes
+@pytest.mark.django_db(transaction=True)
+def test_a_link_that_a_worker_was_sending_as_it_was_told_to_end_is_sent_by_another(live_cast: SimpleNamespace) -> None:
+    def waits(status: str) -> bool:
+        return ProcrastinateJob.objects.filter(task_name="atom.send_link", status=status).exists()
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(40)
+        smtp = {
+            "ATOM_EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+            "ATOM_EMAIL_HOST": "127.0.0.1",
+            "ATOM_EMAIL_PORT": str(silent.getsockname()[1]),
+        }
+        ask("bob@acme.test")
+        first = Running("manage.py", "sync_worker", **on_the_tests_database(ATOM_SHUTDOWN_SECONDS="1", **smtp))
+        met, _ = silent.accept()
+        with met:
+            first.signal(signal.SIGTERM)
+            wait_for(lambda: not waits("doing"), 20)
+    first.ends()
+    assert waits("todo")
 
 
 def test_sessions_that_ran_out_are_forgotten_by_the_clock(cast: SimpleNamespace, signed_in: Any) -> None:
