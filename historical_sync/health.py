@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import psycopg
 from django.conf import settings
+from django.core.cache import cache
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
@@ -27,6 +29,9 @@ from integrations.crypto import UndecipherableError, decrypt
 from integrations.models import Connection, ConnectionStatus
 
 QUEUE_AGE = 120.0  # seconds that a due queue entry may wait
+STARTS_KEPT = 600  # seconds in which starts of workers are counted
+FEW_STARTS = 5  # within them, that are no sign of anything
+_STARTS = "worker-starts"
 OVERDUE_GRACE = 15.0  # seconds after its lease in which the reaper takes a chunk back
 CONNECT_SECONDS = 5
 OURS = ("atom", "integrations", "historical_sync")
@@ -46,7 +51,7 @@ class Facts:
     """The deployment as it is just now. Ages in seconds; None: there is nothing to be old.
 
     pooler: why no process starts where DATABASE_URL leads to one. unapplied: migrations; unknown: those that a later version made.
-    workers: alive. overdue: chunks whose worker is gone and which nobody took over. unheard: jobs whose request to stop nobody honours.
+    workers: alive. starts: of workers, within ten minutes. overdue: chunks whose worker is gone and which nobody took over. unheard: jobs whose request to stop nobody honours.
     reconnect, unreadable: connections, in words. layer: why the channel layer does not answer, "" if it does.
     """
 
@@ -58,6 +63,7 @@ class Facts:
     layer: str = ""
     shared_layer: bool = True
     workers: int = 0
+    starts: int = 0
     workable_jobs: int = 0
     overdue: int = 0
     unheard: int = 0
@@ -99,6 +105,11 @@ def _judged(facts: Facts) -> Iterator[Finding]:
         verb = "waits" if facts.workable_jobs == 1 else "wait"
         waiting = f" {_count(facts.workable_jobs, 'import')} {verb} for one." if facts.workable_jobs else ""
         yield Finding(f"No worker is running.{waiting}", "Start one: manage.py sync_worker.")
+    if facts.starts > max(FEW_STARTS, facts.workers):
+        yield Finding(
+            f"Workers were started {facts.starts} times within ten minutes: they end soon after they start.",
+            "Read a worker's log, or what starts them: it may have too little memory.",
+        )
     if facts.overdue:
         yield Finding(
             f"{_count(facts.overdue, 'part')} of imports are past their time: their worker is gone and none took over.",
@@ -162,6 +173,7 @@ def read() -> Facts:
         layer=layer,
         shared_layer=shared,
         workers=now.workers,
+        starts=cache.get(_STARTS, 0),
         workable_jobs=now.workable_jobs,
         overdue=now.overdue,
         unheard=now.unheard,
@@ -169,6 +181,13 @@ def read() -> Facts:
         reconnect=reconnect,
         unreadable=() if keys else unreadable,
     )
+
+
+def worker_starts() -> None:
+    """Counts it, where processes share a cache: what ends soon leaves nothing else behind."""
+    cache.add(_STARTS, 0, STARTS_KEPT)
+    with suppress(ValueError):  # it ran out in between
+        cache.incr(_STARTS)
 
 
 class Standing(NamedTuple):

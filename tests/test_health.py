@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.core.cache import cache
 from django.core.management import call_command
 from django.db import NotSupportedError, connection
 from django.db.migrations.recorder import MigrationRecorder
@@ -43,6 +44,7 @@ WELL = Facts(workers=1)
         ({"keys": "ATOM_ENCRYPTION_KEYS must be"}, "ATOM_ENCRYPTION_KEYS must be", "ATOM_ENCRYPTION_KEYS"),
         ({"workers": 0}, "No worker is running", "manage.py sync_worker"),
         ({"workers": 0, "workable_jobs": 3}, "3 imports wait for one", "manage.py sync_worker"),
+        ({"starts": 6}, "Workers were started 6 times within ten minutes", "log"),
         ({"overdue": 1}, "1 part of imports", "restart it"),
         ({"unheard": 2}, "2 imports should have been paused or cancelled", "restart it"),
         ({"queue_age": 600.0}, "waiting in the queue for 10 min", "--concurrency"),
@@ -67,6 +69,9 @@ def test_a_postgresql_that_is_too_old_is_refused_by_name(db: None, monkeypatch: 
 def test_a_healthy_deployment_has_no_findings() -> None:
     assert judge(WELL) == []
     assert judge(replace(WELL, queue_age=5.0, workable_jobs=4)) == []
+    assert judge(replace(WELL, workers=30, starts=10)) == [], (
+        "ten that were started anew, each with three loops at the queue"
+    )
 
 
 def heartbeat(seconds_ago: float = 0) -> None:
@@ -155,6 +160,24 @@ def test_work_that_waits_too_long_in_the_queue_is_found(cast: SimpleNamespace) -
             """
         )
     assert [finding.what for finding in health.findings()] == ["Work has been waiting in the queue for 10 min."]
+
+
+def test_workers_that_end_soon_after_they_start_are_found(
+    cast: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def end(*_: Any, **__: Any) -> None:
+        pass
+
+    cache.clear()
+    monkeypatch.setattr("historical_sync.management.commands.sync_worker.run_worker", end)
+    nobody()
+    heartbeat()  # which is all that one leaves that was killed
+    for _ in range(health.FEW_STARTS):
+        call_command("sync_worker", stderr=io.StringIO())
+    assert doctor()[0] == 0
+    call_command("sync_worker", stderr=io.StringIO())
+    assert "started 6 times within ten minutes" in doctor()[1]
+    cache.clear()
 
 
 def test_the_admins_first_page_says_the_same(cast: SimpleNamespace, signed_in: Any) -> None:

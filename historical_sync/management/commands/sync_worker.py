@@ -10,6 +10,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from atom.stopping import stopping_signals
+from historical_sync import health
 from historical_sync.tasks import QUEUES
 from historical_sync.worker import run_worker
 
@@ -35,6 +36,7 @@ class Command(BaseCommand):
             raise CommandError(
                 f"--queues takes some of {', '.join(QUEUES)}, comma-separated, not {options['queues']!r}.", returncode=2
             )
+        health.worker_starts()
         asyncio.run(self._run(options["concurrency"], queues))
 
     async def _run(self, concurrency: int, queues: list[str]) -> None:
