@@ -1,6 +1,7 @@
 """Google: a mailbox of Gmail (labels and messages) and the calendars that its owner sees, with their events.
 
-Of an event that is marked private comes in what others of the organization see: that there is one, and when.
+Of an event that is marked private comes in what others of the organization see: that there is one, and when; of a message that is, too.
+Whom a calendar's owner lets see its other events, its list does not say: only its access rules do, to who may read these as well.
 
 Not imported are spam and what lies in the trash, drafts, birthdays of one's contacts, and where one works on a day. That a message was
 thrown away after it came in is not told: the list no longer has it.
@@ -15,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from urllib.parse import quote
 
-from integrations.errors import AccessDenied, CursorExpired, Gone, Misconfigured, ProviderError, Throttled
+from integrations.errors import UNMAPPABLE, AccessDenied, CursorExpired, Gone, Misconfigured, ProviderError, Throttled
 from integrations.http import Api, Reply
 from integrations.providers.base import (
     JSON,
@@ -75,6 +76,8 @@ _BIRTHDAYS = (
 )
 _PRIVATE = ("private", "confidential")  # the second is an older word for it
 _OF_PRIVATE = ("id", "status", "visibility", "start", "end", "originalStartTime")
+_MARKS = {"personal": "personal", "private": "private", "company-confidential": "confidential"}
+_OF_PRIVATE_MESSAGE = ("id", "labelIds", "internalDate", "mailbox")
 _NO_MEETING = ("birthday", "workingLocation")  # types of event: of one's contacts, and where one works on a day
 _NO_PERSON = (".calendar.google.com", "calendar-notification@google.com")  # group calendars, rooms, the calendar itself
 
@@ -161,7 +164,7 @@ async def _messages(api: Api, partition: Partition, window: Window, cursor: JSON
         asked = {"q": query, "maxResults": 100, "includeSpamTrash": "false"}
         data = (await api.get(f"{MAIL}/messages", {**asked, "pageToken": following} if following else asked)).data
         ids, following = [row["id"] for row in data.get("messages") or ()], data.get("nextPageToken")
-    rows = [{**row, "mailbox": _owner(api)} for row in await _read(api, ids[:A_READ])]
+    rows = [_as_its_sender_meant({**row, "mailbox": _owner(api)}) for row in await _read(api, ids[:A_READ])]
     rest = ids[A_READ:]
     return rows, {"ids": rest, "next": following} if rest or following else None
 
@@ -183,6 +186,24 @@ async def _read(api: Api, ids: list[str]) -> list[JSON]:
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from None
     return [row for task in reading if (row := task.result()) is not None]
+
+
+def _as_its_sender_meant(row: JSON) -> JSON:
+    """The message; of one that other programs than Gmail let mark as private that there is one, and when. Nothing leads to others' copies."""
+    try:
+        mark = _MARKS.get(_headers(row).get("sensitivity", [""])[0].strip().lower())
+    except UNMAPPABLE:  # which is found out when it is mapped
+        return row
+    if not mark:
+        return row
+    return {name: row[name] for name in _OF_PRIVATE_MESSAGE if name in row} | {"sensitivity": mark}
+
+
+def _headers(row: JSON) -> dict[str, list[str]]:
+    headers: dict[str, list[str]] = {}
+    for header in (row.get("payload") or {}).get("headers") or ():
+        headers.setdefault(str(header["name"]).lower(), []).append(str(header["value"]))
+    return headers
 
 
 async def _list(api: Api, path: str, asked: JSON, cursor: JSON | None) -> Rows:
@@ -248,10 +269,8 @@ def _people(named: Iterable[tuple[object, object]]) -> list[Entity]:
 
 
 def _extract_message(row: JSON, context: Context) -> Graph:
-    ns, payload, owner = context.namespace, row.get("payload") or {}, row["mailbox"]
-    headers: dict[str, list[str]] = {}
-    for header in payload.get("headers") or ():
-        headers.setdefault(str(header["name"]).lower(), []).append(str(header["value"]))
+    row = _as_its_sender_meant(row)
+    ns, payload, owner, headers = context.namespace, row.get("payload") or {}, row["mailbox"], _headers(row)
     first = {name: values[0] for name, values in headers.items()}
     subject = words(first.get("subject", ""))
     labels = [str(label) for label in row.get("labelIds") or ()]
@@ -260,11 +279,12 @@ def _extract_message(row: JSON, context: Context) -> Graph:
         row,
         "snippet",
         "sizeEstimate",
+        "sensitivity",
         sent_at=_sent_at(row).isoformat(),
         folders=system or None,
         deleted="TRASH" in labels,
     )
-    name = headline(subject, "(no subject)")
+    name = headline(subject, "Private message" if row.get("sensitivity") else "(no subject)")
     said = Graph(message_entity(ns, first.get("message-id"), f"{owner['email']}:{row['id']}", name, known))
     said.by("authored", *_people(addressed(headers.get("from", ()))))
     said.to("with", *_people(addressed(one for header in ("to", "cc", "bcc") for one in headers.get(header, ()))))

@@ -1,6 +1,6 @@
 """Microsoft 365 by Microsoft Graph: a mailbox's folders and messages, and its calendars with their events.
 
-Of an event that is marked private comes in what others of the organization see: that there is one, and when.
+Of an event or a message that is marked private comes in what others of the organization see of events: that there is one, and when.
 
 Not imported are junk, drafts and what lies among the deleted items. That a message was thrown away after it came in is not told, as the list
 no longer has it; nor that an event was deleted.
@@ -56,6 +56,11 @@ _MESSAGE = (
     "id,internetMessageId,conversationId,parentFolderId,subject,body,isDraft,isRead,hasAttachments,importance,categories,webLink,"
     "receivedDateTime,sentDateTime,lastModifiedDateTime,from,sender,toRecipients,ccRecipients,bccRecipients"
 )
+# Of messages Graph has the mark as a property of Exchange's only: to select "sensitivity", as of events, is an error.
+_MARK = "singleValueExtendedProperties"
+_MARKED = {"$expand": f"{_MARK}($filter=id eq 'Integer 0x36')"}
+_MARKS = {"1": "personal", "2": "private", "3": "confidential"}
+_OF_PRIVATE_MESSAGE = ("id", "parentFolderId", "receivedDateTime", "sentDateTime", "isDraft", "mailbox")
 _DATES_LAG = timedelta(hours=12)  # a whole day begins up to so much after the same day of UTC
 _LONGEST_VIEW = timedelta(days=1825)  # that a calendar is listed for at once
 _LEAST_WAIT = timedelta(seconds=10)  # some replies always say one second
@@ -180,7 +185,7 @@ async def _messages(api: Api, partition: Partition, window: Window, cursor: JSON
     others = cursor["others"] if cursor and "others" in cursor else await _not_mail(api)
     at, seen, url = (cursor["at"], cursor["seen"], cursor["url"]) if cursor else (stamp(window.since), [], None)
     within = _filter(Window(utc(at), window.until))
-    asked = {"$filter": within, "$orderby": "receivedDateTime asc", "$select": _MESSAGE, "$top": 50}
+    asked = {"$filter": within, "$orderby": "receivedDateTime asc", "$select": _MESSAGE, **_MARKED, "$top": 50}
     try:
         rows, following = await _get(api, f"{ME}/messages", asked, {"url": url} if url else None)
     except TookTooLong:
@@ -189,7 +194,7 @@ async def _messages(api: Api, partition: Partition, window: Window, cursor: JSON
         # Long messages come a few at a time.
         rows, following = await _get(api, f"{ME}/messages", {**asked, "$top": 10}, None)
     known = [row for row in rows if isinstance(row, dict)]
-    new = [{**row, "mailbox": api.facts.get("mailbox")} if isinstance(row, dict) else row for row in rows]
+    new = [_unmarked({**row, "mailbox": api.facts.get("mailbox")}) if isinstance(row, dict) else row for row in rows]
     new = [row for row in new if not isinstance(row, dict) or not (row.get("id") in seen or _is_no_mail(row, others))]
     if following is None:
         return new, None
@@ -198,6 +203,16 @@ async def _messages(api: Api, partition: Partition, window: Window, cursor: JSON
         at, seen, following = last, [], {"url": None}
     seen = [*seen, *(row.get("id") for row in known if _second(row) == at)]
     return new, {"at": at, "seen": seen, **following, "others": others}
+
+
+def _unmarked(row: JSON) -> JSON:
+    """The message, as it is without its mark; of a private one that there is one, and when. Nothing leads to others' copies of it."""
+    given = row.get(_MARK)
+    named = [one.get("value") for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+    mark = next((_MARKS[str(value)] for value in named if str(value) in _MARKS), "")
+    if mark:
+        return {name: row[name] for name in _OF_PRIVATE_MESSAGE if name in row} | {"sensitivity": mark}
+    return {name: value for name, value in row.items() if not name.startswith(_MARK)}
 
 
 def _is_no_mail(row: JSON, others: list[str]) -> bool:
@@ -278,8 +293,9 @@ def _extract_folder(row: JSON, context: Context) -> Graph:
 
 
 def _extract_message(row: JSON, context: Context) -> Graph:
-    name = headline(row.get("subject"), "(no subject)")
-    known = facts(row, "sentDateTime", "receivedDateTime", "importance", "isDraft", "hasAttachments", "webLink")
+    name = headline(row.get("subject"), "Private message" if row.get("sensitivity") else "(no subject)")
+    shown = ("sentDateTime", "receivedDateTime", "importance", "isDraft", "hasAttachments", "webLink", "sensitivity")
+    known = facts(row, *shown)
     said = Graph(message_entity(context.namespace, row.get("internetMessageId"), row["id"], name, known))
     said.by("authored", *_people(row.get("from") or row.get("sender")))
     said.to("with", *_people(*(one for kind in ("to", "cc", "bcc") for one in row.get(f"{kind}Recipients") or ())))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from integrations.sandbox.microsoft365_rows import ACCOUNTS, FOLDERS, WELL_KNOWN, Holdings
+from integrations.sandbox.microsoft365_rows import ACCOUNTS, EXPANDED, FOLDERS, PROPERTIES, WELL_KNOWN, Holdings
 from integrations.sandbox.stand_in import JSON, Grants, Route, StandIn, Table
 from integrations.sandbox.wire import Request, Response
 from integrations.sandbox.world import World, seconds_of
@@ -142,12 +142,20 @@ class Microsoft365(StandIn):
             return _error(400, "ErrorInvalidUrlQuery", "The limit of a page is 1000.")
         size = self.page_size(asked.get("$top"), default, 1000)
         end = int(skip) + size
+        expanded = "$expand" in asked
+        if expanded and asked["$expand"] != EXPANDED:
+            return _error(400, "ErrorInvalidUrlQuery", "The query parameter $expand is invalid.")
         wanted = set(asked["$select"].split(",")) | {"@odata.etag"} if asked.get("$select") else None
         rows = [row(place) for place in places[int(skip) : end]]
         body: JSON = {"@odata.context": "https://graph.microsoft.com/v1.0/$metadata"}
         body |= {"@odata.count": len(places)} if asked.get("$count") == "true" else {}
         body["value"] = [
-            {name: value for name, value in found.items() if wanted is None or name in wanted} for found in rows
+            {
+                name: value
+                for name, value in found.items()
+                if (expanded if name == PROPERTIES else wanted is None or name in wanted)
+            }
+            for found in rows
         ]
         if end < len(places):
             query = urlencode({**asked, "$skip": end}, quote_via=quote, safe="$")

@@ -59,6 +59,12 @@ def mailbox_of(person: Person) -> JSON:
     return {"emailAddress": {"name": person.name, "address": person.email}}
 
 
+PROPERTIES = (
+    "singleValueExtendedProperties"  # of Exchange's, of which this stand-in knows one: how private a message is
+)
+EXPANDED = f"{PROPERTIES}($filter=id eq 'Integer 0x36')"
+
+
 class Holdings:
     """One account."""
 
@@ -132,6 +138,7 @@ class Holdings:
             "body": {"contentType": "text", "content": body} if text else {"contentType": "html", "content": f"<html><body>{body}</body></html>"},
             "sender": author, "from": author, "toRecipients": [mailbox_of(to)], "ccRecipients": [mailbox_of(third)] if rng.random() < 0.3 else [],
             "bccRecipients": [], "replyTo": [], "flag": {"flagStatus": "notFlagged"},
+            **({PROPERTIES: [{"id": "Integer 0x36", "value": "2"}]} if place % 23 == 11 else {}),
         }  # fmt: skip
 
     # -- calendars ----------------------------------------------------------------------------------------------------------

@@ -232,6 +232,37 @@ async def test_of_an_event_that_its_owner_marked_private_comes_what_others_see_o
     assert EVENTS.extract(rows[0], Context("google", partition)).entities == theirs.entities
 
 
+@pytest.mark.parametrize(
+    ("given", "mark"), [("Private", "private"), ("personal", "personal"), ("Company-Confidential", "confidential")]
+)
+async def test_of_a_message_that_is_marked_private_comes_that_there_is_one(given: str, mark: str):
+    """By a header of other programs than Gmail (RFC 4021)."""
+
+    def row(own: str, sensitivity: str) -> dict[str, Any]:
+        headers = {"Subject": "Salary", "From": "secret@clinic.test", "Message-ID": "<secret@x>", "Sensitivity": sensitivity}  # fmt: skip
+        payload = {"mimeType": "text/plain", "headers": [{"name": n, "value": v} for n, v in headers.items()]}
+        return {"id": own, "threadId": "secret", "internalDate": "1767776400000", "snippet": "secret", "labelIds": ["INBOX"], "payload": payload}  # fmt: skip
+
+    rows = {"m1": row("m1", given), "m2": row("m2", "normal"), "m3": row("m3", "") | {"payload": {"headers": [None]}}}
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        own = request.url.path.rpartition("/")[2]
+        return httpx2.Response(200, json=rows.get(own) or {"messages": [{"id": own} for own in rows]})
+
+    api = Api(GOOGLE, GOOGLE.api_url, answering(handle), "token", facts={"email": "ana@acme.test"})
+    private, normal, odd = (await MESSAGES.fetch(api, WHOLE, ALL, None)).records
+    assert [word for word in ("ecret", "Salary") if word in json.dumps(private.payload)] == []
+    assert normal.payload == rows["m2"] | {"mailbox": {"email": "ana@acme.test"}}
+    assert odd.payload["payload"] == rows["m3"]["payload"], "it is kept aside when it is mapped, and the others come"
+    graph = MESSAGES.extract(private.payload, Context("google"))
+    (own,) = graph.entities
+    assert (own.key, own.name, own.properties["sensitivity"]) == ("google:message:ana@acme.test:m1", "Private message", mark)  # fmt: skip
+    assert graph.relationships == []
+    # What was stored before that was so is mapped as if it were.
+    before = MESSAGES.extract(rows["m1"] | {"mailbox": {"email": "ana@acme.test"}}, Context("google"))
+    assert before.entities == graph.entities
+
+
 async def test_a_deleted_event_of_which_only_the_id_is_left_is_told_as_deleted():
     partition = Partition("ana@acme.test", "Ana")
     async with staged("google") as stage:

@@ -402,6 +402,51 @@ async def test_of_an_event_that_its_owner_marked_private_comes_what_others_see_o
     assert EVENTS.extract(rows[0], Context(NS, partition)).entities == theirs.entities
 
 
+@pytest.mark.parametrize(("value", "mark"), [("1", "personal"), ("2", "private"), ("3", "confidential")])
+async def test_of_a_message_that_is_marked_private_comes_that_there_is_one(value: str, mark: str):
+    """Graph's messages have no "sensitivity"; the mark is PidTagSensitivity, an extended property."""
+    written = {
+        "id": "m1", "internetMessageId": "<secret@acme.test>", "conversationId": "secret", "parentFolderId": "F1", "subject": "Salary", "isDraft": False,
+        "body": {"contentType": "text", "content": "secret@clinic.test"}, "webLink": "https://secret.test", "categories": ["secret"],
+        "receivedDateTime": "2026-01-07T09:00:00Z", "sentDateTime": "2026-01-07T08:59:00Z", "from": address("secret@clinic.test"),
+        "toRecipients": [address("ana@acme.test")], "importance": "normal", "hasAttachments": True,
+    }  # fmt: skip
+    told = "singleValueExtendedProperties"
+    marked = {f"{told}@odata.context": "https://graph.microsoft.com/v1.0/$metadata", told: [{"id": "Integer 0x36", "value": value}]}  # fmt: skip
+    normal = {told: [{"id": "Integer 0x36", "value": "0"}]}
+    listed = {"value": [written | marked, written | normal | {"id": "m2"}, written | {"id": "m3"}]}
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        if "/mailFolders/" in request.url.path:
+            return httpx2.Response(404, json={"error": {"code": "ErrorItemNotFound", "message": "words"}})
+        assert request.url.params["$expand"] == f"{told}($filter=id eq 'Integer 0x36')"
+        assert "sensitivity" not in request.url.params["$select"]
+        return httpx2.Response(200, json=listed)
+
+    api = Api(MICROSOFT365, "https://graph.microsoft.com", answering(handle), "token")
+    private, *others = (await MESSAGES.fetch(api, WHOLE, ALL, None)).records
+    assert [word for word in ("ecret", "Salary", "ana@") if word in json.dumps(private.payload)] == []
+    for record, own in zip(others, ("m2", "m3"), strict=True):
+        assert record.payload == written | {"id": own, "mailbox": None}, "as it was before marks were asked for"
+    graph = MESSAGES.extract(private.payload, Context(NS))
+    known = {
+        "sentDateTime": "2026-01-07T08:59:00Z",
+        "receivedDateTime": "2026-01-07T09:00:00Z",
+        "isDraft": False,
+        "sensitivity": mark,
+    }
+    assert graph.entities[0] == Entity("message", f"{NS}:message:m1", "Private message", known)
+    assert said(graph) == {("part_of", f"{NS}:message:m1", f"{NS}:folder:F1")}
+
+
+async def test_some_of_the_mail_is_marked_private():
+    async with staged("microsoft365") as stage:
+        page = await MESSAGES.fetch(stage.api(), WHOLE, ALL, None)
+        private = [record.payload for record in page.records if record.payload.get("sensitivity")]
+        assert 0 < len(private) < len(page.records)
+        assert all("subject" not in row for row in private)
+
+
 async def test_a_calendar_is_asked_for_no_longer_span_than_microsoft_lists():
     """1,825 days; the engine splits what is longer."""
     async with staged("microsoft365") as stage:
