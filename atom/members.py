@@ -5,7 +5,7 @@ Callers have checked `Right.MANAGE`, but of who leaves. Only an owner makes, cha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -41,9 +41,9 @@ class Granted:
 
 
 # The same of other packages' tables, filled in by the one that knows: what a user connected in a tenant and is in use, and who gives it up
-# for the actor, which returns what the tool goes on to honour, in words.
+# for the actor, which returns what tools go on to honour, in words by id.
 granted_by: Callable[[Tenant, User], Sequence[Granted]] = lambda tenant, user: ()  # noqa: E731
-give_up: Callable[[Actor, str], str] = lambda actor, granted: ""  # noqa: E731
+give_up: Callable[[Actor, Sequence[str]], Mapping[str, str]] = lambda actor, granted: {}  # noqa: E731
 
 
 def members_of(tenant: Tenant) -> Any:
@@ -126,16 +126,14 @@ def remove(
     keys, connections: of those that they leave (`left_by`) prefixes of the ones to revoke and ids of the ones to give up, whose data is
     kept. Also returns what tools go on to honour, in words.
     """
-    honoured: list[str] = []
     with transaction.atomic():
         found = _leaving(actor, _locked(actor), membership_id)
     # Each asks its provider, so in no transaction, and first: who is still a member is asked about them again.
     ending = [one for one in left_by(found).granted if one.id in connections]
     if ending and not actor.may(Right.CONNECT) and found.user != actor.user:
         raise Refused("permission_denied", "You may not disconnect what they connected.", status_code=403)
-    for granted in ending:
-        if words := give_up(actor, granted.id):
-            honoured.append(f"{granted.name}: {words}.")
+    lives_on = give_up(actor, [one.id for one in ending])
+    honoured = [f"{one.name}: {words}." for one in ending if (words := lives_on.get(one.id))]
     with transaction.atomic():
         tenant = _locked(actor)
         found = _leaving(actor, tenant, membership_id)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 IDENTIFY_TIMEOUT = 20.0  # seconds for all of them: a thread and a connection to the database wait meanwhile
 REVOKE_TIMEOUT = 10.0  # seconds; a provider that does not answer must not keep us from forgetting its tokens
+REVOKED_AT_ONCE = 16  # of what somebody who leaves had connected
 
 # What other packages do when access comes back or is about to be given up; they fill these in when they are ready.
 reconnected_hooks: list[Callable[[Actor, Connection], None]] = []
@@ -199,10 +201,23 @@ def granted_by(tenant: Tenant, user: User) -> list[Granted]:
     return [Granted(str(row.id), str(row)) for row in found]
 
 
-def give_up(actor: Actor, connection_id: str) -> str:
-    """Disconnects what a member connected, keeping its data. As `disconnect`; "" for what is gone meanwhile."""
-    row = connections_of(actor.tenant).live().filter(id=connection_id).first()
-    return "" if row is None else disconnect(actor, row)
+def give_up(actor: Actor, connection_ids: Sequence[str]) -> dict[str, str]:
+    """Disconnects what a member connected, keeping its data; as `disconnect` what tools go on to honour, by id. What is gone meanwhile
+    is left out.
+
+    Tools are asked when all are given up, and at once: whoever waits for it waits for the slowest, and not for one after the other.
+    """
+    given_up: list[Connection] = []
+    try:
+        for connection_id in connection_ids:
+            if row := connections_of(actor.tenant).live().filter(id=connection_id).first():
+                _let_go(actor, row, delete_data=False)
+                given_up.append(row)
+    finally:  # also of those before one that can't be given up
+        ways = [_way_to_revoke(row) for row in given_up]
+        with ThreadPoolExecutor(REVOKED_AT_ONCE, thread_name_prefix="revoke") as pool:
+            honoured = list(pool.map(_revoked, given_up, ways))
+    return {str(row.id): words for row, words in zip(given_up, honoured, strict=True)}
 
 
 def disconnect(actor: Actor, connection: Connection, *, delete_data: bool = False) -> str:
@@ -211,14 +226,18 @@ def disconnect(actor: Actor, connection: Connection, *, delete_data: bool = Fals
 
     History is kept, unless `delete_data`: then what only this connection brought is removed, in the background.
     """
+    _let_go(actor, connection, delete_data)
+    # After it was given up: of two workspaces that disconnect an account at once, one sees that nobody goes on by the grant.
+    return _try_to_revoke(connection)
+
+
+def _let_go(actor: Actor, connection: Connection, delete_data: bool) -> None:
     for hook in disconnecting_hooks:
         hook(actor, connection)
     _give_up(actor, connection, delete_data)
     # What a schedule or a program started meanwhile would wait for a reconnect.
     for hook in disconnecting_hooks:
         hook(actor, connection)
-    # After it was given up: of two workspaces that disconnect an account at once, one sees that nobody goes on by the grant.
-    return _try_to_revoke(connection)
 
 
 @again_after_giving_way
@@ -380,15 +399,36 @@ def _check_plan(tenant: Tenant, existing: Connection | None) -> None:
 
 def _try_to_revoke(connection: Connection) -> str:
     """Revokes the connection's grant at the provider, or says, in the log as well, why not. As `disconnect`."""
+    return _revoked(connection, _way_to_revoke(connection))
+
+
+def _revoked(connection: Connection, way: Callable[[], None] | str) -> str:
+    """Goes the way to revoke it, which asks the provider and no database; why there is none, or it led nowhere, in words."""
+    if isinstance(way, str):
+        return way
     try:
-        return _revoke(connection)
+        way()
     except (ProviderError, TimeoutError, OSError) as error:
-        log.warning("could not revoke %s at the provider: %s", connection.id, error)
-        why = str(error).rstrip(".") or "it takes too long to answer"
-        return f"what {connection.provider_name} granted could not be taken back: {why}"
+        return _not_revoked(connection, error)
+    return ""
 
 
-def _revoke(connection: Connection) -> str:
+def _way_to_revoke(connection: Connection) -> Callable[[], None] | str:
+    """What revokes the connection's grant at the provider; in words why nothing does, "" where there is nothing to revoke."""
+    try:
+        return _revocation(connection)
+    except ProviderError as error:
+        return _not_revoked(connection, error)
+
+
+def _not_revoked(connection: Connection, error: Exception) -> str:
+    log.warning("could not revoke %s at the provider: %s", connection.id, error)
+    why = str(error).rstrip(".") or "it takes too long to answer"
+    return f"what {connection.provider_name} granted could not be taken back: {why}"
+
+
+def _revocation(connection: Connection) -> Callable[[], None] | str:
+    """As `_way_to_revoke`, but raises."""
     provider, name = connection.provider, connection.provider_name
     if not connection.by_oauth:
         return f"it was connected by a token, which {name} takes until somebody revokes it there"
@@ -420,16 +460,18 @@ def _revoke(connection: Connection) -> str:
                 )
             )
 
-    refresh_token = credentials.get("refresh_token", "")
-    try:
-        async_to_sync(call)(credentials["access_token"], refresh_token)
-    except ReauthRequired:
-        # The access token has expired, as most have by then, and some vendors take a grant back by a good one only.
-        if not refresh_token:
-            raise
-        token = gateway.renewed(config, provider, refresh_token)
-        async_to_sync(call)(token["access_token"], token.get("refresh_token") or refresh_token)
-    return ""
+    def ask() -> None:
+        refresh_token = credentials.get("refresh_token", "")
+        try:
+            async_to_sync(call)(credentials["access_token"], refresh_token)
+        except ReauthRequired:
+            # The access token has expired, as most have by then, and some vendors take a grant back by a good one only.
+            if not refresh_token:
+                raise
+            token = gateway.renewed(config, provider, refresh_token)
+            async_to_sync(call)(token["access_token"], token.get("refresh_token") or refresh_token)
+
+    return ask
 
 
 def _goes_on_elsewhere(connection: Connection, oauth: OAuth, token: str) -> bool:

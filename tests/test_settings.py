@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,7 @@ from atom.tenancy import across_tenants, tenant_scope
 from atom.tries import LINK
 from historical_sync import actions, schedules, webhooks
 from historical_sync.models import DataRemoval, HistoricalSyncJob
-from integrations import narrowing
+from integrations import connect, narrowing
 from integrations.models import Connection
 from tests.graphs import had, make_connection, make_job
 
@@ -303,6 +304,52 @@ def test_what_a_provider_goes_on_to_honour_of_who_leaves_is_told(cast: SimpleNam
     form = {"action": "remove", "connection": str(bobs.repositories.id)}
     page = signed_in(cast.alice).post(f"/settings/members/{member(cast, 'bob').id}", form, follow=True)
     assert "GitHub takes until somebody revokes it there" in page.content.decode()
+
+
+def test_tools_of_who_leaves_are_asked_at_once_and_each_of_them_whatever_happens(
+    cast: SimpleNamespace, signed_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, of which none answered, took ten seconds and more each."""
+    slugs = ["asana", "github", "google", "jira", "linear", "notion", "slack", "zendesk"]
+    with tenant_scope(cast.acme.id):
+        rows = [make_connection(cast.acme, slug) for slug in slugs]
+        Connection.objects.update(created_by=cast.bob)
+    together, asked_of = threading.Barrier(len(rows)), []
+
+    def way(row: Connection) -> Any:
+        def ask() -> None:
+            together.wait(10)
+            asked_of.append(row.provider_slug)
+            raise TimeoutError
+
+        return ask
+
+    monkeypatch.setattr("integrations.connect._way_to_revoke", way)
+    form = {"action": "remove", "connection": [str(row.id) for row in rows]}
+    page = signed_in(cast.alice).post(f"/settings/members/{member(cast, 'bob').id}", form, follow=True).content.decode()
+    assert sorted(asked_of) == slugs
+    assert page.count("could not be taken back: it takes too long to answer.") == len(slugs)
+    with tenant_scope(cast.acme.id):
+        assert set(Connection.objects.values_list("status", flat=True)) == {"disconnected"}
+
+    # What was given up before one that could not be is not forgotten.
+    together, asked_of = threading.Barrier(1), []
+    with tenant_scope(cast.acme.id):
+        Connection.objects.update(status="connected")
+        first, second, *_ = rows
+        actor = system_actor(cast.acme, "Alice")
+        with monkeypatch.context() as patched:
+            give_up = connect._give_up
+
+            def only_the_first(actor: Actor, row: Connection, delete_data: bool) -> None:
+                if row.id != first.id:
+                    raise OSError
+                give_up(actor, row, delete_data)
+
+            patched.setattr("integrations.connect._give_up", only_the_first)
+            with pytest.raises(OSError):
+                connect.give_up(actor, [str(first.id), str(second.id)])
+    assert asked_of == [first.provider_slug]
 
 
 def test_a_member_who_stays_keeps_what_they_have(cast: SimpleNamespace, signed_in: Any, admin: User) -> None:
