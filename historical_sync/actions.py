@@ -5,10 +5,9 @@ Each action checks, writes, records who did it, and announces it on commit, in o
 
 from __future__ import annotations
 
-import calendar
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from asgiref.sync import async_to_sync
@@ -21,30 +20,21 @@ from django.utils import timezone
 from atom import audit
 from atom.access import Actor
 from atom.db.giving_way import again_after_giving_way
-from atom.errors import InvalidInput, Refused
+from atom.errors import Refused
 from atom.models import Tenant
-from atom.plans import ACTIVE_JOBS, Plan, cheapest
 from atom.turns import turn
-from atom.words import span
-from historical_sync import broadcast, coverage, planning, states, tasks
-from historical_sync.allowance import records_this_month
+from historical_sync import admission, broadcast, coverage, planning, states, tasks
 from historical_sync.automation import QueuedStart
-from historical_sync.models import DataRemoval, HistoricalSyncJob, JobEvent, JobQuerySet, SyncChunk
+from historical_sync.models import HistoricalSyncJob, JobEvent, JobQuerySet, SyncChunk
 from historical_sync.replaying import Replayed, replay
 from historical_sync.settling import settle_sync, take_from_the_dead
 from integrations.crypto import UndecipherableError
-from integrations.models import Connection, ConnectionStatus
-from integrations.providers import PROVIDERS
+from integrations.models import Connection
 from integrations.providers.base import Window
 
-DEFAULT_MONTHS = 3
-# Someone who asks for "three months" on a plan that has three months is not off by the hours of a day, nor by another where their calendar
-# is on the day before, or UTC's on the day after the one on which they were offered that.
-DEPTH_GRACE = timedelta(days=2)
 # Clocks, ours and the provider's, may be this far apart without a change being missed.
 CLOCKS_APART = timedelta(minutes=5)
 REPLAY_SECONDS = 15.0  # that a click, or a request, may take
-RETRY_TOO_MANY = 60  # seconds; when one of three jobs may be done
 
 
 def jobs_of(tenant: Tenant) -> JobQuerySet:
@@ -55,24 +45,6 @@ def jobs_of(tenant: Tenant) -> JobQuerySet:
 def get_job(tenant: Tenant, job_id: UUID | str) -> HistoricalSyncJob:
     """The tenant's job; HistoricalSyncJob.DoesNotExist for another tenant's as for none."""
     return jobs_of(tenant).with_names().get(id=job_id)
-
-
-def default_start(tenant: Tenant, until: datetime) -> datetime:
-    """Where an import up to `until` (UTC) begins that names no beginning: with the day three months before, or the earliest of the plan.
-
-    With the day, as a date does: of two imports that were started one after the other neither asks for moments that the other left out.
-    """
-    start = months_back(until, DEFAULT_MONTHS)
-    earliest = _within_depth(tenant, start, timezone.now())
-    # A range that ends before that is refused by what the plan says of its own three months.
-    return (earliest if earliest < until else start).replace(hour=0, minute=0, second=0, microsecond=0)
-
-
-def months_back(moment: datetime, months: int) -> datetime:
-    """`months` calendar months before; the day is cut to the month's last."""
-    index = moment.year * 12 + moment.month - 1 - months
-    year, month = divmod(index, 12)
-    return moment.replace(year=year, month=month + 1, day=min(moment.day, calendar.monthrange(year, month + 1)[1]))
 
 
 @again_after_giving_way
@@ -89,7 +61,7 @@ def start_sync(
     idempotency_key: str = "",
     asked_at: datetime | None = None,
 ) -> HistoricalSyncJob:
-    """Starts an import of [start, end) (aware; default: `default_start` to now).
+    """Starts an import of [start, end) (aware; default: `admission.default_start` to now).
 
     The same `idempotency_key` gives the same job; `job.was_created` tells which it was. asked_at: since when it waits, if it does; what was
     part of the plan's history then still is.
@@ -98,8 +70,8 @@ def start_sync(
     now = timezone.now()
     if idempotency_key and (earlier := job_of_key(actor.tenant, idempotency_key)):
         return earlier
-    since, until = _range(actor.tenant, start, end, now)
-    names = _streams(connection, streams)
+    since, until = admission.range_of(actor.tenant, start, end, now)
+    names = admission.streams_of(connection, streams)
     with transaction.atomic():
         # One start at a time per tenant: the limits below are counted under this lock.
         tenant = Tenant.objects.select_for_update(no_key=True).get(id=actor.tenant.id)
@@ -112,11 +84,11 @@ def start_sync(
             )
             row = cursor.fetchone()
         connection = Connection.objects.of(tenant).get(id=connection.id)
-        _check_connection(connection)
-        _check_plan(tenant, since, asked_at or now, scheduled=trigger == "schedule")
-        _check_records(tenant, now)
-        _check_idle(tenant, connection)
-        _check_room(tenant)
+        admission.check_connection(connection)
+        admission.check_plan(tenant, since, asked_at or now, scheduled=trigger == "schedule")
+        admission.check_records(tenant, now)
+        admission.check_idle(tenant, connection)
+        admission.check_room(tenant)
         job = HistoricalSyncJob.objects.create(
             tenant=tenant,
             connection=connection,
@@ -151,12 +123,12 @@ def start_incremental(
     now = timezone.now()
     mark = coverage.watermark(connection)
     if mark is None:
-        _check_startable(actor.tenant, connection)
+        admission.check_startable(actor.tenant, connection)
         raise Refused("invalid_state", f"Nothing of {connection} has been imported yet. Import its history first.")
     have = {stream for stream, _ in coverage.ledger(connection)} | coverage.empty_so_far(connection)
     have |= coverage.partly_here(connection)
     names = [stream.name for stream in connection.provider.streams if stream.name in have]
-    start = _within_depth(actor.tenant, min(mark, now - CLOCKS_APART), now)
+    start = admission.within_depth(actor.tenant, min(mark, now - CLOCKS_APART), now)
     return start_sync(
         actor, connection, start=start, streams=names, trigger=trigger, kind="incremental", idempotency_key=idempotency_key
     )  # fmt: skip
@@ -172,11 +144,11 @@ def repair_gaps(
     now = timezone.now()
     held = [part for part in coverage.of_connection(connection) if part.missing]
     if not held:
-        _check_startable(actor.tenant, connection)
+        admission.check_startable(actor.tenant, connection)
         raise Refused("invalid_state", f"Nothing is missing of {connection}.")
     known = {part.stream for part in held}
     names = [stream.name for stream in connection.provider.streams if stream.name in known]
-    start = _within_depth(actor.tenant, min(part.missing[0].since for part in held), now)
+    start = admission.within_depth(actor.tenant, min(part.missing[0].since for part in held), now)
     end = max(part.missing[-1].until for part in held)
     return start_sync(
         actor, connection, start=min(start, end - CLOCKS_APART), end=end, streams=names, trigger=trigger, kind="repair",
@@ -191,8 +163,8 @@ def replay_quarantine(actor: Actor, job: HistoricalSyncJob, seconds: float | Non
     no key opens the records, or nobody knows any more how to read them.
     """
     job = get_job(actor.tenant, job.id)
-    _check_kept(job.connection)
-    _check_known(job.connection)
+    admission.check_kept(job.connection)
+    admission.check_known(job.connection)
     try:
         # In a loop of its own: the web's, which serves every socket, must not map records.
         with turn(actor.tenant.id):
@@ -203,19 +175,6 @@ def replay_quarantine(actor: Actor, job: HistoricalSyncJob, seconds: float | Non
         record_event(job, actor.label, "replayed", done.words())
     broadcast.job_changed_sync(job.id, job.tenant_id)
     return done
-
-
-def check_range(
-    tenant: Tenant, connection: Connection, start: datetime | None, end: datetime | None, streams: Sequence[str] | None
-) -> tuple[datetime, datetime, list[str]]:
-    """(since, until, streams) as `start_sync` would take them; raises what it would raise for them."""
-    now = timezone.now()
-    since, until = _range(tenant, start, end, now)
-    names = _streams(connection, streams)
-    _check_connection(connection)
-    _check_plan(tenant, since, now, scheduled=False)
-    _check_records(tenant, now)
-    return since, until, names
 
 
 @again_after_giving_way
@@ -272,9 +231,9 @@ def resume(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
             job = _locked(tenant, job)
             if not states.can_resume(job.status):
                 raise Refused("invalid_state", _not_from("resumed", job))
-            _check_connection(job.connection)
+            admission.check_connection(job.connection)
             if job.status == states.FAILED:
-                _check_not_removed_since(job)
+                admission.check_not_removed_since(job)
                 if (
                     job.planned
                     and job.parts_forgotten
@@ -285,8 +244,8 @@ def resume(actor: Actor, job: HistoricalSyncJob) -> HistoricalSyncJob:
                     )
                 if jobs_of(tenant).active().filter(connection=job.connection).exists():
                     raise Refused("job_already_active", f"{job.connection} is already being imported by another job.")
-                _check_room(tenant)
-            _check_records(tenant, timezone.now())
+                admission.check_room(tenant)
+            admission.check_records(tenant, timezone.now())
             _reopen(job, actor.label)
     except IntegrityError as error:
         raise Refused("job_already_active", "This connection is already being imported by another job.") from error
@@ -299,7 +258,7 @@ def reconnected(actor: Actor, connection: Connection) -> None:
     What stopped stays so while the connection's data is being removed.
     """
     with transaction.atomic():
-        if _is_being_removed(connection):
+        if admission.is_being_removed(connection):
             return
         paused = jobs_of(actor.tenant).filter(
             connection=connection, status=states.PAUSED, pause_reason="reauth_required"
@@ -388,126 +347,3 @@ def job_of_key(tenant: Tenant, key: str) -> HistoricalSyncJob | None:
     if job is not None:
         job.was_created = False
     return job
-
-
-def _range(tenant: Tenant, start: datetime | None, end: datetime | None, now: datetime) -> tuple[datetime, datetime]:
-    until = end or now
-    if until.year < 1980:
-        raise InvalidInput("invalid", "The range must not end before 1980.", "end_date")
-    since = start or default_start(tenant, min(until, now).astimezone(UTC))
-    if since >= now:
-        raise InvalidInput("range_in_future", "The range must begin in the past.", "start_date")
-    if until > now + timedelta(days=1):
-        raise InvalidInput("range_in_future", "The range must not end in the future.", "end_date")
-    until = min(until, now)
-    if since >= until:
-        raise InvalidInput("start_after_end", "The range must begin before it ends.", "start_date")
-    if since.year < 1980:
-        at_fault = "end_date" if start is None else "start_date"
-        raise InvalidInput("invalid", "The range must not begin before 1980.", at_fault)
-    return since.astimezone(UTC), until.astimezone(UTC)
-
-
-def _streams(connection: Connection, wanted: Sequence[str] | None) -> list[str]:
-    _check_known(connection)
-    known = [stream.name for stream in connection.provider.streams]
-    if wanted is None:
-        return known
-    if not wanted:
-        raise InvalidInput("invalid", "Choose at least one kind of object.", "streams")
-    for name in wanted:
-        if name not in known:
-            raise InvalidInput(
-                "unknown_stream", f"{connection.provider_name} has no {name!r}; it has {', '.join(known)}.", "streams"
-            )
-    return [name for name in known if name in set(wanted)]
-
-
-def _check_known(connection: Connection) -> None:
-    if connection.provider_slug not in PROVIDERS:
-        raise Refused("invalid_state", f"Nothing of {connection.provider_name} can be read here any more.")
-
-
-def _check_connection(connection: Connection) -> None:
-    _check_kept(connection)
-    _check_known(connection)
-    if connection.status != ConnectionStatus.CONNECTED:
-        raise Refused("connection_reauth_required", f"Access to {connection} was lost or given up. Reconnect it first.")
-
-
-def _check_idle(tenant: Tenant, connection: Connection) -> None:
-    if (other := jobs_of(tenant).active().filter(connection=connection).first()) is not None:
-        words = f"{connection} is already being imported. Wait for it, or cancel it first."
-        if other.status == states.PAUSED:  # it does not end by itself
-            words = f"An import of {connection} is paused. Resume it, or cancel it first."
-        raise Refused("job_already_active", words)
-
-
-def _check_startable(tenant: Tenant, connection: Connection) -> None:
-    """Why no import of the connection could start anyway: who is told that there is nothing to go on from would try one next."""
-    _check_connection(connection)
-    _check_idle(tenant, connection)
-
-
-def _check_kept(connection: Connection) -> None:
-    if _is_being_removed(connection):
-        raise Refused("invalid_state", f"The data of {connection} is being removed. Import it again once that is done.")
-
-
-def _check_not_removed_since(job: HistoricalSyncJob) -> None:
-    """A job remembers what it brought, and would be taken for complete without it."""
-    if DataRemoval.objects.filter(
-        tenant=job.tenant_id, connection=job.connection, completed_at__gt=job.created_at
-    ).exists():
-        raise Refused(
-            "invalid_state", "What this import brought was removed with its connection's data. Start a new import."
-        )
-
-
-def _is_being_removed(connection: Connection) -> bool:
-    return DataRemoval.objects.filter(tenant=connection.tenant_id, connection=connection, completed_at=None).exists()
-
-
-def _check_room(tenant: Tenant) -> None:
-    if jobs_of(tenant).active().count() >= ACTIVE_JOBS:
-        raise Refused(
-            "too_many_concurrent_jobs",
-            f"{ACTIVE_JOBS} imports are active already. Wait for one to end, or cancel one.",
-            status_code=429,
-            retry_after=RETRY_TOO_MANY,
-        )
-
-
-def _check_plan(tenant: Tenant, since: datetime, asked_at: datetime, *, scheduled: bool) -> None:
-    plan = tenant.limits
-    if scheduled and not plan.schedules:
-        raise _plan_refusal("plan_feature", "Scheduled syncs are", plan, cheapest(lambda p: p.schedules))
-    if plan.history is not None and since < asked_at - plan.history - DEPTH_GRACE:
-        way_on = cheapest(lambda p: p.history is None or since >= asked_at - p.history - DEPTH_GRACE)
-        refusal = _plan_refusal("plan_history_depth", f"History older than {span(plan.history)} is", plan, way_on)
-        refusal.attr = "start_date"
-        raise refusal
-
-
-def _check_records(tenant: Tenant, now: datetime) -> None:
-    """Refuses when the plan leaves no records for the rest of this month."""
-    limit = tenant.limits.records_a_month
-    if limit is not None and records_this_month(tenant, now) >= limit:
-        way_on = cheapest(lambda p: p.records_a_month is None or p.records_a_month > limit)
-        raise _plan_refusal("plan_records_exhausted", f"More than {limit:,} records a month are", tenant.limits, way_on)
-
-
-def usage_of(actor: Actor) -> tuple[int, int]:
-    """What of the plan is used: records this month, connections."""
-    return records_this_month(actor.tenant, timezone.now()), Connection.objects.of(actor.tenant).live().count()
-
-
-def _within_depth(tenant: Tenant, start: datetime, now: datetime) -> datetime:
-    """The start, or the earliest that the plan allows."""
-    history = tenant.limits.history
-    return start if history is None else max(start, now - history)
-
-
-def _plan_refusal(code: str, what: str, plan: Plan, way_on: Plan | None) -> Refused:
-    offer = f" The {way_on.name} plan includes it." if way_on else ""
-    return Refused(code, f"{what} not part of the {plan.name} plan.{offer}", status_code=403)

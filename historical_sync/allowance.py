@@ -12,7 +12,9 @@ from typing import ClassVar
 
 from django.db import models
 from django.db.models import Sum
+from django.utils import timezone
 
+from atom.access import Actor
 from atom.models import Tenant
 from integrations.models import Connection
 
@@ -60,3 +62,8 @@ def records_this_month(tenant: Tenant, now: datetime) -> int:
     """Records of the tenant that were stored in this calendar month (UTC)."""
     had = MonthlyRecords.objects.filter(tenant=tenant, month=month_of(now).date())
     return had.aggregate(total=Sum("records"))["total"] or 0
+
+
+def usage_of(actor: Actor) -> tuple[int, int]:
+    """What of the plan is used: records this month, connections."""
+    return records_this_month(actor.tenant, timezone.now()), Connection.objects.of(actor.tenant).live().count()

@@ -8,10 +8,10 @@ class HistoricalSyncConfig(AppConfig):
     def ready(self) -> None:
         # `atom` and `integrations` may not import this package; they call what is registered here.
         from atom import workspace
-        from historical_sync import actions, coverage, removing
+        from historical_sync import actions, allowance, coverage, removing
         from integrations import connect, narrowing
 
-        workspace.usage = actions.usage_of
+        workspace.usage = allowance.usage_of
         connect.reconnected_hooks.append(actions.reconnected)
         connect.disconnecting_hooks.append(actions.disconnecting)
         connect.removing_hooks.append(removing.request)

@@ -14,7 +14,7 @@ from django.utils import timezone
 from atom.access import Actor
 from atom.errors import Refused
 from atom.turns import turn
-from historical_sync import actions, planning
+from historical_sync import admission, planning
 from historical_sync.budget import HEADROOM, pace
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.targeting import gather_targets
@@ -74,7 +74,7 @@ def estimates(
     jobs: list[HistoricalSyncJob | Refused] = []
     for connection in connections:
         try:
-            since, until, names = actions.check_range(actor.tenant, connection, start, end, streams)
+            since, until, names = admission.check_range(actor.tenant, connection, start, end, streams)
         except Refused as error:
             jobs.append(error)
             continue

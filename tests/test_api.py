@@ -23,7 +23,8 @@ from django.utils import timezone
 from atom import plans
 from atom.models import ApiKey, Tenant
 from atom.tenancy import across_tenants, tenant_scope
-from historical_sync import actions, allowance, states
+from historical_sync import allowance, states
+from historical_sync.admission import months_back
 from historical_sync.models import Coverage, DataRemoval, HistoricalSyncJob, JobEvent, SyncChunk
 from integrations.narrowing import MOST_NAMES
 from tests.conftest import wait_for
@@ -110,7 +111,7 @@ def test_the_default_range_is_three_months_back_from_now(acme: SimpleNamespace) 
     job = acme.api.start("github").json()["job"]
     since, until = datetime.fromisoformat(job["start_date"]), datetime.fromisoformat(job["end_date"])
     assert abs((until - timezone.now()).total_seconds()) < 60
-    assert since == actions.months_back(until, 3).replace(hour=0, minute=0, second=0, microsecond=0)
+    assert since == months_back(until, 3).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def test_imports_without_a_date_begin_where_the_offer_does_and_where_each_other_did(

@@ -287,7 +287,7 @@ def test_an_import_after_a_removal_counts_though_the_webs_clock_is_behind(cast: 
 
 
 def test_extending_opens_the_offer_with_the_next_earlier_start(cast: SimpleNamespace, signed_in: Any) -> None:
-    from historical_sync.actions import months_back
+    from historical_sync.admission import months_back
 
     with tenant_scope(cast.acme.id):
         connection = make_connection(cast.acme)

@@ -24,7 +24,7 @@ from atom import audit
 from atom.models import Tenant
 from atom.tenancy import tenant_scope
 from historical_sync import states
-from historical_sync.actions import months_back
+from historical_sync.admission import months_back
 from historical_sync.automation import Delivery, Notice, QueuedStart, WebhookEndpoint
 from historical_sync.models import Entity, JobEvent, QuarantinedRecord, SyncChunk, SyncSchedule
 from historical_sync.pages.chunkmap import MOST_CELLS, MOST_PARTS, ChunkFacts, chunk_map

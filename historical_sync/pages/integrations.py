@@ -21,7 +21,7 @@ from atom.middleware import actor_of
 from atom.plans import PLANS
 from atom.views import refusal, tenant_required
 from atom.words import span
-from historical_sync import actions, coverage, states
+from historical_sync import actions, admission, coverage, states
 from historical_sync.automation import QueuedStart
 from historical_sync.estimating import estimate
 from historical_sync.live import job_context
@@ -192,7 +192,7 @@ def range_of(request: HttpRequest, actor: Actor) -> dict[str, Any]:
     return {
         "presets": presets,
         "locked": _locked_words(actor, presets),
-        "start": given.get("start") or actions.default_start(actor.tenant, now).date().isoformat(),
+        "start": given.get("start") or admission.default_start(actor.tenant, now).date().isoformat(),
         "end": given.get("end") or now.date().isoformat(),
         "today": now.date().isoformat(),
     }
@@ -200,18 +200,18 @@ def range_of(request: HttpRequest, actor: Actor) -> dict[str, Any]:
 
 def marks_of(now: datetime) -> list[tuple[datetime, str]]:
     """(beginning, label) of each preset, the latest first."""
-    return [(actions.months_back(now, months) if months else EVERYTHING, label) for months, label in PRESETS]
+    return [(admission.months_back(now, months) if months else EVERYTHING, label) for months, label in PRESETS]
 
 
 def reach_of(history: timedelta, now: datetime) -> datetime:
     """Where a plan's depth ends by the calendar, as marks do: plans have days to spare, so that 3 years of any length fit in."""
-    return actions.months_back(now, round(history.days / 30.5))
+    return admission.months_back(now, round(history.days / 30.5))
 
 
 def _presets(actor: Actor, now: datetime) -> list[dict[str, Any]]:
     """The ranges that a dialog offers: label, since (ISO date), locked by the plan, and the first plan that has it."""
     history = actor.tenant.limits.history
-    earliest = None if history is None else now - history - actions.DEPTH_GRACE
+    earliest = None if history is None else now - history - admission.DEPTH_GRACE
     marks = marks_of(now)
     # As far as the plan reaches is a range that people want, unless one of the others comes close to it.
     if earliest is not None and history is not None:
@@ -221,7 +221,7 @@ def _presets(actor: Actor, now: datetime) -> list[dict[str, Any]]:
     presets = []
     for since, label in marks:
         plan = next(
-            (p for p in PLANS.values() if p.history is None or since >= now - p.history - actions.DEPTH_GRACE), None
+            (p for p in PLANS.values() if p.history is None or since >= now - p.history - admission.DEPTH_GRACE), None
         )
         locked = earliest is not None and since < earliest
         presets.append(
