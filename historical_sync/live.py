@@ -41,8 +41,8 @@ class LiveJob:
         self._made: dict[tuple[str, bool], Message] = {}
 
     def event(self, kind: str, actor: Actor, **more: str) -> Message:
-        """The contract's event as JSON, with the job as `actor` sees it."""
-        key = (f"event {kind}", actor.may(Right.OPERATE))
+        """The contract's event as JSON, with the job as `actor` sees it. `more`: fields beside, each of one text for all who have these rights."""
+        key = (" ".join(("event", kind, *more)), actor.may(Right.OPERATE))
         if key not in self._made:
             event = {"type": kind, "seq": self.job.revision, "at": self.at, "job": job_json(self.job, actor), **more}
             self._made[key] = Message(orjson.dumps(event).decode())

@@ -116,6 +116,23 @@ def test_an_end_right_after_the_opening_is_told(acme: SimpleNamespace, monkeypat
     assert asyncio.run(scene())["type"] == "completed"
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_who_follows_an_import_takes_no_news_of_its_end_from_pages(acme: SimpleNamespace, first: int) -> None:
+    """Both are told of one reading of the job, in either order: the page's news has a toast, the contract's event has not."""
+    sockets = [progress_socket(acme), socket_to("ws/notifications", acme, acme.cast.alice)]
+
+    async def scene() -> list[Any]:
+        async with opened(sockets[first]), opened(sockets[1 - first]):
+            await sockets[0].receive_json_from(timeout=5)
+            await changed(acme.job, revision=2, status="completed", completed_at=timezone.now())
+            return [await socket.receive_json_from(timeout=5) for socket in sockets]
+
+    event, news = asyncio.run(scene())
+    assert (event["type"], news["type"]) == ("completed", "completed")
+    assert set(event) == {"type", "seq", "at", "job"}
+    assert "GitHub import completed." in news["html"]
+
+
 def test_a_page_is_told_on_opening_what_ended_since_it_was_made(acme: SimpleNamespace) -> None:
     made = timezone.now()
     for job, ended in ((acme.other, made - timedelta(seconds=1)), (acme.job, made + timedelta(seconds=1))):
