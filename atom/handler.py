@@ -46,10 +46,17 @@ class SyncHandler(ASGIHandler):
             body = cast(BinaryIO, await self.read_body(receive))
         except RequestAborted:
             return
+        # As GET, but for the body: views name the methods that they take, and Daphne holds back a body's first part alone, so the
+        # others would be taken for the answer to the connection's next request.
+        bodiless = scope["method"] == "HEAD"
+        if bodiless:
+            scope = {**scope, "method": "GET"}
         with body:
             scope = _with_length(scope, body)
             threads = self.probe_threads if scope["path"] in settings.PROBES else self.threads
             response = await self._in_thread(self._answer, threads)(scope, body)
+        if bodiless:
+            _without_body(response)
         if response.streaming and not response.is_async:  # a static file, or what is read from the database meanwhile
             response.streaming_content = self._parts(iter(response.streaming_content))
         await self.send_response(response, send)
@@ -88,6 +95,14 @@ def _next(parts: Iterator[bytes]) -> bytes | None:
         return next(parts, None)
     finally:
         close_old_connections()
+
+
+def _without_body(response: Any) -> None:
+    """Its headers, the length among them, stay."""
+    if response.streaming:
+        response.streaming_content = ()
+    else:
+        response.content = b""
 
 
 def _with_length(scope: Any, body: BinaryIO) -> Any:
