@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, UTC, datetime, timedelta
 
 from django.utils.dateparse import parse_date, parse_datetime
 
 
 def moment(value: str, *, end: bool = False) -> datetime:
     """An ISO date or date-time as aware UTC; without an offset it is UTC. A date is its beginning, or its end when `end`.
+    What is later than a clock can tell is the last moment that it can.
 
     Raises ValueError for anything else.
     """
@@ -24,4 +25,6 @@ def moment(value: str, *, end: bool = False) -> datetime:
     try:
         return (found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)) + later
     except OverflowError:
-        raise ValueError(value) from None
+        if found.year < MAXYEAR:
+            raise ValueError(value) from None
+        return datetime.max.replace(tzinfo=UTC)

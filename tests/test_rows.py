@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -134,8 +134,12 @@ def test_a_date_is_understood_or_refused_and_nothing_else(value: str) -> None:
 @given(day=st.dates())
 def test_a_date_is_its_beginning_or_its_end(day: Any) -> None:
     assert moment(day.isoformat()).date() == day
-    if day.year < 9999:
+    if day < date.max:
         assert moment(day.isoformat(), end=True) == moment(day.isoformat()) + timedelta(days=1)
+
+
+def test_what_is_later_than_a_clock_can_tell_is_the_last_moment() -> None:
+    assert moment("9999-12-31", end=True) == moment("9999-12-31T23:59:59-12:00") == datetime.max.replace(tzinfo=UTC)
 
 
 # -- stored ---------------------------------------------------------------------------------------------------------------
