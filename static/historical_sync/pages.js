@@ -302,9 +302,17 @@ function house(place) {
   if (open) toasts.showPopover();
 }
 
+let choices = 0; // made in dialogs; an estimate is of one of them, and of no later one
+document.body.addEventListener("htmx:configRequest", (event) => (event.detail.choice = choices));
 document.body.addEventListener("htmx:beforeSwap", (event) => {
+  const { target, requestConfig } = event.detail;
   if (event.detail.xhr.getResponseHeader("X-Fragments")) event.detail.shouldSwap = false; // they go to their own places
-  else if (event.detail.target === modal) house(document.body);
+  else if (target === modal) house(document.body);
+  else if (target.id === "estimate") {
+    // The choice that was made meanwhile is asked for next.
+    if (requestConfig.choice !== choices) event.detail.shouldSwap = false;
+    if (event.detail.shouldSwap) target.removeAttribute("aria-busy");
+  }
 });
 document.body.addEventListener("htmx:afterSwap", (event) => {
   swaps += 1;
@@ -366,6 +374,10 @@ document.addEventListener("change", (event) => {
   if (parts && event.target.name === "all" && event.target.checked) for (const box of parts.querySelectorAll("[name=only]")) box.checked = true;
   const { start, end } = event.target.form?.elements ?? {};
   if (!start || !end) return;
+  if (event.target.closest(".choice")) {
+    choices += 1;
+    document.getElementById("estimate")?.setAttribute("aria-busy", "true");
+  }
   // What was refused is not what is chosen now.
   for (const refusal of event.target.form.querySelectorAll(":scope > .notice.error")) refusal.remove();
   for (const field of event.target.form.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");

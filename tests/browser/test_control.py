@@ -155,6 +155,33 @@ def test_two_tabs_and_two_people_see_the_same_import_live(
     expect(bob.locator("#toasts")).to_contain_text("GitHub import completed")
 
 
+def test_an_estimate_of_another_choice_is_not_shown_for_this_one(page: Page, site: Up) -> None:
+    """Where the tool takes long to count, the choice has changed before the first answer is there."""
+    page.goto("/integrations")
+    site.sandbox(latency_ms=1500)
+    page.locator("#card-github").get_by_role("button", name="Sync History").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("button", name="3 months", exact=True)).to_be_enabled()
+    with page.expect_response(re.compile("import/estimate")):
+        dialog.get_by_role("button", name="12 months").click()
+        page.evaluate(
+            """() => {
+                window.seen = new Set();
+                const look = () => {
+                    window.seen.add(document.getElementById("estimate").innerText);
+                    requestAnimationFrame(look);
+                };
+                look();
+            }"""
+        )
+    site.sandbox(latency_ms=0)
+    expect(page.locator(".choice.htmx-request")).to_have_count(0)
+    seen = page.evaluate("[...window.seen]")
+    assert [words for words in seen if words.strip() and "Counting" not in words] == [
+        dialog.locator("#estimate").inner_text()
+    ]
+
+
 def test_the_offer_explains_what_the_plan_locks_and_counts_again_for_another_choice(
     page: Page, another: Callable[..., Page], imports: Imports
 ) -> None:
