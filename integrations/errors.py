@@ -11,6 +11,7 @@ The class carries the decision; nobody looks at a message or a status code again
     ├── ReauthRequired          the grant is gone: pause the connection's jobs until a person reconnects
     ├── AccessDenied            this stream or partition may not be read: it fails in words, the others go on
     │   ├── PartlyDenied          of several sites or workspaces some refuse: `found` is what the others have
+    │   ├── NotFound              nothing is at the address, or we are not to know of it
     │   └── Gone                  what was listed a moment ago is not there any more: a fetch goes on without it
     ├── CursorExpired           the page cursor is dead: start again at the last committed position
     ├── Endless                 page after page brings nothing new: fail the chunk
@@ -101,6 +102,10 @@ class PartlyDenied(AccessDenied):
     def __init__(self, message: str, found: Sequence[Partition]) -> None:
         super().__init__(message)
         self.found = found
+
+
+class NotFound(AccessDenied):
+    """The provider has nothing at the address (404, 410), or does not say what: many hide so what one may not read."""
 
 
 class Gone(AccessDenied):

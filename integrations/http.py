@@ -23,6 +23,7 @@ from integrations import transport
 from integrations.errors import (
     AccessDenied,
     Misconfigured,
+    NotFound,
     ProviderError,
     ReauthRequired,
     RequestRejected,
@@ -342,12 +343,13 @@ class Api:
         if status == 401:
             return ReauthRequired(f"{name} no longer accepts this connection's access.")
         if status in (403, 404, 410):
-            return AccessDenied(f"{name} does not let this connection read {urlsplit(reply.url).path} ({status}).")
+            kind: type[ProviderError] = AccessDenied if status == 403 else NotFound
+            return kind(f"{name} does not let this connection read {urlsplit(reply.url).path} ({status}).")
         if status == 429:
             return Throttled(f"{name}'s rate limit is used up.", reply.retry_at())
         if status in (408, 425) or status >= 500:
-            kind = TookTooLong if status in (502, 504) else Unavailable
-            return kind(f"{name} has a problem of its own ({status}).", reply.retry_at())
+            away = TookTooLong if status in (502, 504) else Unavailable
+            return away(f"{name} has a problem of its own ({status}).", reply.retry_at())
         return RequestRejected(f"{name} refused the request ({status}): {reply.text[:200]}")
 
 
