@@ -37,6 +37,7 @@ ICONS = {
     "worker_lost": "heart-pulse",
     "restarted": "rotate-ccw",
     "left_out": "eye-off",
+    "gone": "trash-2",
 }
 # kind of entity -> icon; any other is a box
 KINDS = {

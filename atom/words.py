@@ -49,6 +49,7 @@ EVENT_WORDS = {
     "worker_lost": ("took over from a worker that went away", "warn"),
     "restarted": ("began a part anew", "neutral"),
     "left_out": ("is not shown everything", "warn"),
+    "gone": ("found what is there no more", "neutral"),
 }
 
 

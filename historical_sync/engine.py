@@ -287,7 +287,7 @@ class Engine:
         phase = f"{stream.label.lower()} of {planning.words(claim.window)}"
         if claim.partition.label:
             phase += f" in {claim.partition.label}"
-        meter = Meter(stream, claim, run.job.connection.only)
+        meter = Meter(stream, claim, run.job.connection.only, full=run.job.full)
         if window is None:
             saved = await self._save(run, lease, Pages(done=True, after=claim.pages), stream, context, phase)
             return End.DONE if saved.waiting else End.ALL_DONE

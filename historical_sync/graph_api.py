@@ -42,6 +42,9 @@ class RecordSerializer(serializers.Serializer):
     stream = serializers.CharField()
     external_id = serializers.CharField()
     occurred_at = serializers.DateTimeField()
+    gone_at = serializers.DateTimeField(
+        allow_null=True, help_text="When its provider said that it is there no more; null: not known to be gone."
+    )
 
 
 class WholeRecordSerializer(RecordSerializer):
@@ -261,6 +264,7 @@ def _record_json(row: SyncRecord) -> dict[str, Any]:
         "stream": row.stream,
         "external_id": row.external_id,
         "occurred_at": row.occurred_at,
+        "gone_at": row.gone_at,
     }
 
 

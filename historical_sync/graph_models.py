@@ -43,6 +43,9 @@ class SyncRecord(models.Model):
     payload = JsonTextField()
     content_hash = models.UUIDField(editable=False)
     stored_at = models.DateTimeField(db_default=Now())
+    gone_at = models.DateTimeField(
+        null=True, help_text="When its provider said that it is there no more; null while it is not known to be gone."
+    )
 
     class Meta:
         app_label = "historical_sync"
@@ -51,6 +54,7 @@ class SyncRecord(models.Model):
             models.Index(fields=["connection", "id"], name="record_of_connection"),
             models.Index(fields=["entity_id"], name="record_of_entity"),
             GinIndex(fields=["link_ids"], name="record_links"),
+            models.Index(fields=["entity_id"], condition=Q(gone_at__isnull=False), name="record_gone"),
         ]
 
     def __str__(self) -> str:

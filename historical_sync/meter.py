@@ -13,9 +13,11 @@ from integrations.providers.base import Page, Stream, WindowKind
 
 
 class Meter:
-    """Turns pages into what is kept of them: filters by the exact field; and these into batches: says how far the chunk has come."""
+    """Turns pages into what is kept of them: filters by the exact field; and these into batches: says how far the chunk has come. full:
+    of a job that reads again what is here."""
 
-    def __init__(self, stream: Stream, claim: Claim, only: Collection[str] | None) -> None:
+    def __init__(self, stream: Stream, claim: Claim, only: Collection[str] | None, *, full: bool = False) -> None:
+        self.roll = full and stream.gone is not None
         self.stream = stream
         self.claim = claim
         self.only = None if only is None else frozenset(only)
@@ -49,6 +51,8 @@ class Meter:
             as_read=self.stream.as_read,
             before=self.before,
             only=sorted(self.only) if self.only is not None and self.stream.parts_of is not None else None,
+            roll=self.roll,
+            shared=self.stream.shared,
         )
         for page in pages:
             batch.rows.extend(page.rows)

@@ -349,6 +349,24 @@ class QuarantinedRecord(models.Model):
         return SAID_OF.get(self.reason.partition(":")[0], self.reason)
 
 
+class RollCall(models.Model):
+    """Ids of records of a full import's stream and partition: those that it met, some a page; those that it missed, which its provider is
+    yet to be asked for, some a question; those that were found to be gone (`rollcall.py`). All of it goes when that is told."""
+
+    MET, MISSED, GONE = "met", "missed", "gone"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    job = models.ForeignKey(HistoricalSyncJob, on_delete=models.CASCADE, related_name="+")
+    stream = models.CharField(max_length=60)
+    partition = models.CharField(max_length=255, blank=True)
+    state = models.CharField(max_length=6, choices=_choices((MET, MISSED, GONE)))
+    ids = ArrayField(models.UUIDField())
+
+    def __str__(self) -> str:
+        return f"{self.stream} {self.partition}: {len(self.ids)} {self.state}"
+
+
 class JobEvent(models.Model):
     """What happened to a job, in words: who started, paused, cancelled; which chunk failed and why. Append only."""
 

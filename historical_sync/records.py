@@ -18,8 +18,9 @@ from integrations.providers.base import Clock
 
 
 class Seen(NamedTuple):
-    """A record that is stored already. current: nothing to write, its content is the same or newer than ours. own: this job
-    wrote it. subject, link_kinds, link_ids: what it said, payload: its JSON, occurred_at: its time; unless it is current."""
+    """A record that is stored already. current: nothing to write, its content is the same or newer than ours, and it is not marked as
+    gone. own: this job wrote it. subject, link_kinds, link_ids: what it said, payload: its JSON, occurred_at: its time; unless it is
+    current."""
 
     current: bool
     own: bool
@@ -52,7 +53,9 @@ async def look_up(
         FROM unnest(%(ids)s, %(hashes)s, %(times)s) AS u(id, hash, occurred_at)
         JOIN historical_sync_syncrecord r ON r.id = u.id
         CROSS JOIN LATERAL (
-            SELECT r.content_hash = u.hash OR (%(by_time)s AND r.occurred_at > u.occurred_at) AS current) AS same
+            -- What was gone and is met again is written anew, be it as it was.
+            SELECT (r.content_hash = u.hash OR (%(by_time)s AND r.occurred_at > u.occurred_at)) AND r.gone_at IS NULL
+                   AS current) AS same
         """,
         {
             "job": lease.job_id,
@@ -112,7 +115,8 @@ async def revise_records(
         """
         UPDATE historical_sync_syncrecord r
         SET job_id = %(job)s, partition = %(partition)s, occurred_at = u.occurred_at, entity_id = u.entity_id, link_kinds = u.link_kinds,
-            link_ids = (%(link_ids)s)[u.first:u.last], payload = u.payload, content_hash = u.hash, stored_at = COALESCE(%(read_at)s, now())
+            link_ids = (%(link_ids)s)[u.first:u.last], payload = u.payload, content_hash = u.hash, stored_at = COALESCE(%(read_at)s, now()),
+            gone_at = NULL
         FROM unnest(%(ids)s, %(times)s, %(entities)s, %(link_kinds)s, %(firsts)s, %(lasts)s, %(payloads)s, %(hashes)s, %(known)s)
             AS u(id, occurred_at, entity_id, link_kinds, first, last, payload, hash, known)
         WHERE r.id = u.id AND r.content_hash = u.known RETURNING 1

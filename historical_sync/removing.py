@@ -49,6 +49,13 @@ async def remove(pool: Pool, connection_id: str, tenant_id: str, read: Read | No
         await cursor.execute("DELETE FROM historical_sync_coverage WHERE connection_id = %s", [connection_id])
         # First of all: a replay would bring in again what is taken out.
         await cursor.execute("DELETE FROM historical_sync_quarantinedrecord WHERE connection_id = %s", [connection_id])
+        await cursor.execute(
+            """
+            DELETE FROM historical_sync_rollcall
+            WHERE job_id IN (SELECT id FROM historical_sync_historicalsyncjob WHERE connection_id = %s)
+            """,
+            [connection_id],
+        )
     while await _remove_records(pool, connection_id, tenant_id):
         pass
     await tidy(pool, tenant_id, read)

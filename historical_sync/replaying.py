@@ -24,6 +24,7 @@ from historical_sync.leases import Lease
 from historical_sync.mapping import Mapper
 from historical_sync.models import HistoricalSyncJob
 from historical_sync.records import look_up
+from historical_sync.rollcall import look_again
 from historical_sync.storage import Written, enter_graph, write_rows
 from integrations import gateway
 from integrations.crypto import decrypt
@@ -182,6 +183,8 @@ async def _replay_some(pool: Pool, chunk: _Chunk, after: Place) -> tuple[int, in
         written = await write_rows(
             db, lease, rows, before, chunk.stream.extract, chunk.context, Mapper(), read_at=read_at
         )
+        if chunk.stream.shared and written.stored:
+            await look_again(db, lease.tenant_id, rows)
         if read_at is None:
             await _date(db, rows, came)
         for rejected in written.rejected:
@@ -195,9 +198,10 @@ async def _replay_some(pool: Pool, chunk: _Chunk, after: Place) -> tuple[int, in
 async def _not_outdated(
     db: Connection, rows: dict[bytes, RecordRow], came: Mapping[str, datetime]
 ) -> dict[bytes, RecordRow]:
-    """Without those of which a version is stored that came later."""
+    """Without those of which a version is stored that came later, or that were found to be gone since."""
     found = await db.execute(
-        "SELECT id, stored_at FROM historical_sync_syncrecord WHERE id = ANY(%s)", [pg.uuids(list(rows))]
+        "SELECT id, GREATEST(stored_at, gone_at) FROM historical_sync_syncrecord WHERE id = ANY(%s)",
+        [pg.uuids(list(rows))],
     )
     stored = {key.bytes: stored_at for key, stored_at in await found.fetchall()}
     return {key: row for key, row in rows.items() if key not in stored or stored[key] <= came[row.external_id]}

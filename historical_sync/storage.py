@@ -17,6 +17,7 @@ from django.conf import settings
 from psycopg import AsyncCursor, errors
 from psycopg.types.json import Jsonb
 
+from historical_sync import rollcall
 from historical_sync.allowance import COUNT, USED_UP, month_of
 from historical_sync.database import Connection, Pool, pipelined_transaction, retried
 from historical_sync.entities import write_entities
@@ -46,7 +47,8 @@ class Pages:
     end. whole: of a stream that is read whole, whatever the window. moved: they reach further than the chunk's pages before them.
     before: external ids that the chunk's pages before these brought: pages that overlap bring them again, and what is unchanged is
     counted once. only: of which of the stream's parts the records are, where others were sorted out; None: of all. clock, as_read: as
-    the stream's.
+    the stream's. roll: their job looks for what is gone, and so notes what it meets (`rollcall.py`).
+    shared: as the stream's.
     """
 
     rows: list[RecordRow] = field(default_factory=list)
@@ -63,6 +65,8 @@ class Pages:
     as_read: bool = False
     before: Collection[str] = ()
     only: Sequence[str] | None = None
+    roll: bool = False
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +152,15 @@ async def _save(
         written = await write_rows(
             db, lease, rows, stored_before, extract, context, mapper, chunk.generation, batch.before, read_at
         )
+        if batch.shared and written.stored:
+            await rollcall.look_again(db, lease.tenant_id, rows)
         rejected = batch.rejected + written.rejected
         if chunk.kept_aside:
             bad = {row.external_id for row in rejected}
             await release(db, lease, [row for row in rows.values() if row.external_id not in bad])
         quarantined, let_be = await quarantine(db, lease, rejected) if rejected else (0, 0)
+        if batch.roll:
+            await rollcall.note(db, lease, rows, batch.rejected)
         too_many = _too_many(chunk, written.stored + written.unchanged, quarantined - let_be)
         job = await _advance(db, lease, batch, chunk, written, quarantined, let_be, phase, too_many, records_a_month)
         waiting = await settle(db.cursor(), lease.job_id) if batch.done and not too_many else None

@@ -39,6 +39,7 @@ QUEUES = (STARTS, QUEUE, UPKEEP)
 TASK = "historical_sync.work"
 REMOVE = "historical_sync.remove"
 TIDY = "historical_sync.tidy"
+CALL_ROLL = "historical_sync.call_roll"
 TICK = "historical_sync.tick"
 ENDED = "historical_sync.ended"
 ENDING = "historical_sync.ending"
@@ -72,10 +73,12 @@ async def tick(timestamp: int) -> None:
 async def ended(tenant_id: str) -> None:
     """Does what follows from the end, or pause, of a job of the tenant, and has those told who want to know."""
     from atom.threads import in_thread
+    from historical_sync import rollcall
     from historical_sync.upkeep import after_an_end
     from historical_sync.worker import current
 
     await in_thread(after_an_end)(tenant_id)
+    await rollcall.hand_out(current())
     await current().deliveries.look(tenant_id)
 
 
@@ -105,6 +108,15 @@ async def remove(connection_id: str, tenant_id: str) -> None:
     from historical_sync.worker import current
 
     await removing.remove(current().pool, connection_id, tenant_id)
+
+
+@django_app.task(queue=QUEUE, name=CALL_ROLL, pass_context=False)
+async def call_roll(job_id: str, tenant_id: str, tries: int = 0) -> None:
+    """Asks the provider for what a full import did not meet. Ended half-way, it is handed out again and goes on."""
+    from historical_sync import rollcall
+    from historical_sync.worker import current
+
+    await rollcall.call(current(), job_id, tenant_id, tries)
 
 
 @django_app.task(queue=UPKEEP, name=TIDY, pass_context=False)
@@ -161,6 +173,12 @@ class Defer:
     async def remove(self, connection_id: str, tenant_id: str) -> None:
         """What removes a connection's data."""
         await self._entry(REMOVE, queue=QUEUE).defer_async(connection_id=connection_id, tenant_id=tenant_id)
+
+    async def call_roll(self, job_id: str, tenant_id: str, at: datetime | None = None, tries: int = 0) -> None:
+        """What asks for what the job did not meet. tries: that failed so far."""
+        with suppress(AlreadyEnqueued):
+            entry = self._entry(CALL_ROLL, queue=QUEUE, schedule_at=at, queueing_lock=f"{CALL_ROLL} {job_id}")
+            await entry.defer_async(job_id=job_id, tenant_id=tenant_id, tries=tries)
 
     async def tick(self) -> None:
         """What is due by the clock now rather than at the next minute: nobody may have worked for a while."""

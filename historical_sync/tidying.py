@@ -54,6 +54,7 @@ class Witness:
     occurred_at: datetime
     payload: Any
     stored_at: datetime
+    gone_at: datetime | None = None
 
 
 async def tidy(
@@ -203,17 +204,20 @@ async def _called(db: Connection, keys: Sequence[UUID]) -> list[tuple[Any, ...]]
 
 @dataclass(slots=True)
 class Evidence:
-    """What records say of one entity. own: (as of, record, kind, name, properties); name: (kind, name) of the best mention."""
+    """What records say of one entity. own: (as of, record, kind, name, properties); name: (kind, name) of the best mention. is_there: own
+    is the word of a record that is not gone, which counts more than that of any that is."""
 
     own: tuple[datetime, UUID, str, str, Any] | None = None
     name: tuple[str, str] | None = None
     aliases: set[tuple[UUID, bool]] = field(default_factory=set)
+    is_there: bool = False
 
     def hear(self, entity: Entity, witness: Witness, moment: datetime, ids: Ids) -> None:
         if entity.properties is not None:
             own = (moment, witness.id, entity.kind, entity.name, entity.properties)
-            if self.own is None or self.own[:2] <= own[:2]:
-                self.own = own
+            is_there = witness.gone_at is None
+            if self.own is None or (self.is_there, *self.own[:2]) <= (is_there, *own[:2]):
+                self.own, self.is_there = own, is_there
         else:
             self.mention(entity.key, entity.kind, entity.name)
         self.aliases |= {(UUID(bytes=ids[alias]), True) for alias in entity.aliases}
@@ -221,7 +225,8 @@ class Evidence:
 
     def says_all_of(self, other: Evidence) -> bool:
         if other.own is not None:
-            return self.own is not None and self.own[:2] == other.own[:2] and other.aliases <= self.aliases
+            same = self.own is not None and self.own[:2] == other.own[:2]
+            return self.is_there and same and other.aliases <= self.aliases
         return self.name == other.name and other.aliases <= self.aliases
 
     def call(self, key: str, kind: str) -> None:
@@ -330,7 +335,7 @@ async def _witnesses(db: Connection, tenant_id: str, entity_id: UUID, first: UUI
 
     Some are asked for before all are, which come again then: mostly the first one says it.
     """
-    columns = "r.id, r.connection_id, r.stream, r.partition, r.occurred_at, r.payload, r.stored_at"
+    columns = "r.id, r.connection_id, r.stream, r.partition, r.occurred_at, r.payload, r.stored_at, r.gone_at"
     if first is not None:
         found = await db.execute(
             f"SELECT {columns} FROM historical_sync_syncrecord r WHERE r.id = %s",  # noqa: S608
@@ -410,6 +415,9 @@ class Reader:
             return None
         if stream.as_read:
             said.later = (witness.stored_at - witness.occurred_at) // timedelta(microseconds=1)
+        own = said.entities[0]
+        if witness.gone_at is not None and own.properties is not None:
+            said.entities[0] = own._replace(properties={**own.properties, "deleted": True})
         return said
 
     async def _account(

@@ -18,7 +18,18 @@ from atom.access import system_actor
 from atom.errors import Refused
 from atom.models import Tenant
 from atom.tenancy import across_tenants, tenant_scope
-from historical_sync import actions, delivering, ending, forgetting, notices, queueing, schedules, states, tasks
+from historical_sync import (
+    actions,
+    delivering,
+    ending,
+    forgetting,
+    notices,
+    queueing,
+    rollcall,
+    schedules,
+    states,
+    tasks,
+)
 from historical_sync.models import HistoricalSyncJob, StaleEntity
 
 log = logging.getLogger(__name__)
@@ -29,7 +40,7 @@ def by_the_clock(now: datetime | None = None) -> None:
     now = now or timezone.now()
     parts = (
         _go_on, queueing.start_all_waiting, schedules.start_due, _tell, ending.tell_of_ends, _tidy, notices.forget_old, forgetting.forget_parts,
-        _forget_sessions, audit.forget_addresses,
+        rollcall.forget_old, _forget_sessions, audit.forget_addresses,
     )  # fmt: skip
     for part in parts:
         try:

@@ -27,7 +27,7 @@ from procrastinate.jobs import Status
 
 from atom.garbage import tune_garbage_collection
 from atom.plans import PLANS
-from historical_sync import broadcast, reaping, searching, tasks
+from historical_sync import broadcast, reaping, rollcall, searching, tasks
 from historical_sync.database import AWAY, connect_arguments, make_pool
 from historical_sync.engine import Engine
 from historical_sync.leases import Lease
@@ -325,6 +325,7 @@ async def _reap(engine: Engine, worker_app: App) -> None:
                 await worker_app.job_manager.finish_job_by_id_async(entry.id, status=Status.FAILED, delete_job=True)
         for connection_id, tenant_id in await reaping.removals_without_entry(engine.pool, tasks.REMOVE):
             await engine.defer.remove(connection_id, tenant_id)
+        await rollcall.hand_out(engine)
         for lanes in await reaping.lanes(engine.pool, tasks.TASK):
             if lanes.provider in providers.PROVIDERS:
                 room = tasks.room(PLANS[lanes.plan], providers.get(lanes.provider))

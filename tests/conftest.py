@@ -228,6 +228,9 @@ class Sandbox:
     def truth(self, provider: str, **query: str) -> dict[str, int]:
         return dict(self.client.get(f"{self.root}/__truth", params={"provider": provider, **query}).json())
 
+    def ids(self, provider: str, stream: str) -> list[str]:
+        return list(self.client.get(f"{self.root}/__truth", params={"provider": provider, "stream": stream}).json())
+
     def log(self) -> list[dict[str, Any]]:
         return list(self.client.get(f"{self.root}/__log").json())
 

@@ -26,6 +26,7 @@ from historical_sync.models import (
     JobEvent,
     MonthlyRecords,
     QuarantinedRecord,
+    RollCall,
     StaleEntity,
     SyncChunk,
     SyncRecord,
@@ -112,6 +113,7 @@ def one_of_everything(tenant: Any) -> SimpleNamespace:
             fingerprint=uuid.uuid4(),
             sealed_payload=b"x",
         )
+        RollCall.objects.create(tenant=tenant, job=job, stream="issues", state=RollCall.MET, ids=[record.id])
         event = JobEvent.objects.create(tenant=tenant, job=job, actor="Alice", kind="started")
         DataRemoval.objects.create(tenant=tenant, connection=connection, completed_at=NOW)
         GraphGeneration.objects.get_or_create(tenant=tenant)

@@ -17,7 +17,8 @@ from historical_sync import runs
 from historical_sync.actions import start_sync
 from historical_sync.allowance import records_this_month
 from historical_sync.arrivals import RECORDS_A_COMMIT
-from historical_sync.models import QuarantinedRecord, SyncRecord
+from historical_sync.models import QuarantinedRecord, RollCall, SyncRecord
+from integrations.models import Connection
 from integrations.providers import PROVIDERS
 from tests.conftest import connected, job_now, until, wait_for
 from tests.graphs import had
@@ -41,6 +42,38 @@ def test_the_whole_history_of_a_provider_comes_in(live_cast: Any, worker: Any, s
         assert not QuarantinedRecord.objects.filter(job=job).exists()
     truth = sandbox.truth(slug, until=job.end_date.isoformat())
     assert dict(stored) == {name: count for name, count in truth.items() if count}
+
+
+@pytest.mark.parametrize("slug", [slug for slug, one in PROVIDERS.items() if any(s.gone for s in one.streams)])
+def test_what_a_provider_has_no_more_is_marked_until_it_is_there_again(
+    live_cast: Any, worker: Any, sandbox: Any, slug: str
+) -> None:
+    sandbox.control(records=100)
+    connection = connected(live_cast.acme, slug, sandbox.root)
+    streams = [stream.name for stream in connection.provider.streams if stream.gone is not None]
+
+    def read(*, full: bool) -> Any:
+        with tenant_scope(connection.tenant_id):
+            # Each begins a window of its own.
+            fresh = {"budget_limit": max(connection.provider.budget.requests, 1000), "budget_resets_at": None}
+            Connection.objects.filter(id=connection.id).update(**fresh)
+            since, actor = datetime(2020, 1, 1, tzinfo=UTC), system_actor(live_cast.acme, "test")
+            job = start_sync(actor, connection, start=since, streams=streams, full=full)
+        until(job, "completed", seconds=60)
+        with tenant_scope(connection.tenant_id):
+            wait_for(lambda: not RollCall.objects.filter(job_id=job.id).exists(), 60)
+            rows = SyncRecord.objects.filter(connection=connection).values_list("stream", "external_id", "gone_at")
+            return [{(stream, own) for stream, own, at in rows if (at is None) == there} for there in (True, False)]
+
+    before, none = read(full=False)
+    assert none == set()
+    sandbox.control(delete_every=3)
+    _, gone = read(full=True)
+    there = {(name, own) for name in streams for own in sandbox.ids(slug, name)}
+    # What lies where nothing is listed any more is not asked for, and not all can be told (`tests/contract`).
+    assert set() < gone <= before - there
+    sandbox.control(delete_every=0)
+    assert read(full=True) == [before, set()]
 
 
 def test_imports_at_once_bring_no_more_than_the_plans_records_of_a_month(

@@ -107,7 +107,7 @@ def test_how_long_a_job_took_leaves_out_when_it_did_not_run(fields: dict[str, An
     assert words.took(HistoricalSyncJob(**(fields | at))) == written
 
 
-@pytest.mark.parametrize("kind", ["worker_lost", "restarted", "left_out"])
+@pytest.mark.parametrize("kind", ["worker_lost", "restarted", "left_out", "gone"])
 def test_what_workers_note_has_words_and_a_picture(kind: str) -> None:
     assert kind in words.EVENT_WORDS
     assert kind in pictures.ICONS

@@ -244,6 +244,7 @@ class Question:
 Fetch = Callable[["Api", Partition, Window, "JSON | None"], Awaitable[Page]]
 Count = Callable[["Api", Partition, Window], Awaitable["Estimate | None"]]
 Extract = Callable[[JSON, Context], Graph]
+FindGone = Callable[["Api", Partition, Sequence[Record]], Awaitable[Iterable[str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +266,11 @@ class Stream:
         brings those rows of which one partition is chosen.
     record: a row as `fetch` makes a Record of it, for rows that once had no usable id or time and are tried again after a fix
         without asking the provider; None: those must be fetched again.
+    gone: for a provider that does not tell what was deleted. Gets records that are stored and that a full import did not meet, a few at a
+        time, and asks for them: the external ids of those that the provider says are there no more. What may be hidden, moved or out
+        of order is not among them. AccessDenied: of that partition it can't be told. None: nobody is asked, and all stays as it was.
+    shared: its things are told of by other accounts' records, too, each their own (a mail in several mailboxes), and are there as
+        long as one of them is.
     """
 
     name: str
@@ -282,6 +288,8 @@ class Stream:
     parts_of: Callable[[JSON], Iterable[str]] | None = None
     as_read: bool = False
     record: Callable[[JSON], Record] | None = None
+    gone: FindGone | None = None
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 
@@ -11,6 +12,7 @@ from integrations.errors import (
     AccessDenied,
     CursorExpired,
     Gone,
+    NotFound,
     ProviderError,
     RecordRejected,
     Throttled,
@@ -25,6 +27,7 @@ from integrations.providers.base import (
     Entity,
     Estimate,
     Extract,
+    FindGone,
     Graph,
     Link,
     OAuth,
@@ -33,6 +36,7 @@ from integrations.providers.base import (
     Provider,
     RateBudget,
     RateState,
+    Record,
     Revocation,
     Stream,
     Window,
@@ -177,7 +181,44 @@ def _since(path: str, name: str, label: str, extract: Extract) -> Stream:
 
     return Stream(
         name, label, WindowKind.LOWER_BOUND, fetch, extract, count, partitioned=True, needs=("repo",), record=_UPDATED,
+        gone=_gone(path),
     )  # fmt: skip
+
+
+def _gone(path: str) -> FindGone:
+    """Asks for one after the other. Where this access reads the repository, 410 means deleted, 404 deleted or moved to where it does not
+    read, and what has another id has been moved to another repository.
+
+    Without a right, or with issues switched off, all of them are answered so: what else is in the list tells.
+    """
+
+    async def gone(api: Api, partition: Partition, records: Sequence[Record]) -> list[str]:
+        full_name, missing = partition.facts["full_name"], []
+        for record in records:
+            own = record.payload["number" if path in ("/issues", "/pulls") else "id"]
+            try:
+                there = (await api.get(f"/repos/{full_name}{path}/{own}")).data
+            except (Gone, NotFound):
+                missing.append(record.external_id)
+            except AccessDenied:
+                continue  # it is there, and not for us
+            else:
+                if str(there["id"]) != record.external_id:
+                    missing.append(record.external_id)
+        return missing if missing and await _is_read(api, partition, path) else []
+
+    return gone
+
+
+async def _is_read(api: Api, partition: Partition, path: str) -> bool:
+    """Whether the repository's list is shown to us; under its name there may be another one by now."""
+    address = f"/repos/{partition.facts['full_name']}"
+    try:
+        repository = (await api.get(address)).data
+        await api.get(f"{address}{path}", {"per_page": 1, "state": "all"})
+    except (Gone, NotFound):
+        return False
+    return str(repository["id"]) == partition.key and (repository["has_issues"] is True or path.startswith("/pulls"))
 
 
 async def _count(api: Api, partition: Partition, path: str, params: JSON) -> int | None:
@@ -482,7 +523,7 @@ GITHUB = Provider(
         _since("/issues", "issues", "Issues", _extract_issue),
         _BACKWARDS(
             "pull_requests", "Pull requests", WindowKind.SCAN, _fetch_pulls, _extract_pull, _count_pulls,
-            record=_UPDATED,
+            record=_UPDATED, gone=_gone("/pulls"),
         ),
         _since("/issues/comments", "comments", "Comments", _extract_comment),
         _since("/pulls/comments", "review_comments", "Review comments", _extract_comment),

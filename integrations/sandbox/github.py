@@ -33,6 +33,8 @@ PATHS = {
 GUILD = {"login": "contoso-guild", "id": 9_100_000, "node_id": "O_9100000", "description": None}
 _REPOSITORY = re.compile(r"/(?:repos/([\w.-]+)/([\w.-]+)|repositories/([0-9]+))(/.*)?", re.ASCII)
 _ONE = re.compile(r"/(issues|pulls)/([0-9]{1,9})")
+_COMMENT = re.compile(r"/(issues|pulls)/comments/([0-9]{1,15})")
+DELETED = Response(410, {"message": "This issue was deleted", "documentation_url": DOCS, "status": "410"})
 
 
 class GitHub(StandIn):
@@ -188,9 +190,19 @@ class GitHub(StandIn):
         one = _ONE.fullmatch(rest)
         if one is not None and 1 <= int(one[2]) <= len(repository.created):
             row = int(one[2])
+            if self.is_deleted(row):
+                return DELETED if one[1] == "issues" else NOT_FOUND
             if one[1] == "issues" or repository.is_pull(row):
                 render = repository.issue if one[1] == "issues" else repository.pull
                 return Response(200, render(row, request.base))
+        comment = _COMMENT.fullmatch(rest)
+        if comment is not None:
+            on_issues, number = comment[1] == "issues", int(comment[2])
+            rows = repository.comments if on_issues else repository.review_comments
+            place = number - (repository.comment_id(0) if on_issues else repository.review_id(0))
+            if 1 <= place <= len(rows) and not self.is_deleted(place):
+                row_of = repository.comment if on_issues else repository.review_comment
+                return Response(200, row_of(place, request.base))
         return NOT_FOUND
 
     def _repositories(self, request: Request, own: list[Repository]) -> Response:

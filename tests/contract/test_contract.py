@@ -13,20 +13,29 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from atom import pictures, words
-from integrations.errors import AccessDenied, Misconfigured, ProviderError, ReauthRequired, Throttled, Unavailable
+from integrations.errors import (
+    AccessDenied,
+    Misconfigured,
+    ProviderError,
+    ReauthRequired,
+    RetryLater,
+    Throttled,
+    Unavailable,
+)
 from integrations.grants import granted_scopes, read_token, token_request
 from integrations.http import Api
 from integrations.oauth import authorize_query
 from integrations.providers import PROVIDERS
 from integrations.providers.base import ONE_PAGE, Revocation, Stream, Window, WindowKind
 from integrations.sandbox.app import STAND_INS
-from tests.contract.stage import ALL, ROOT, Stage
+from tests.contract.stage import ALL, ROOT, Import, Stage
 from tests.senders import Into
 
 SLUGS = list(PROVIDERS)
 CASES = [(slug, stream.name) for slug, provider in PROVIDERS.items() for stream in provider.streams]
 COUNTED = [(slug, name) for slug, name in CASES if PROVIDERS[slug].stream(name).count is not None]
 TIMED = [(slug, name) for slug, name in CASES if PROVIDERS[slug].stream(name).window is not WindowKind.SNAPSHOT]
+VANISHING = [(slug, name) for slug, name in CASES if PROVIDERS[slug].stream(name).gone is not None]
 SHARED = ("person:email:", "org:domain:")
 SECOND = timedelta(seconds=1)
 
@@ -383,3 +392,49 @@ async def test_the_rows_are_as_odd_as_real_ones_and_know_the_same_people(slug: s
     assert not text.isascii(), "no row has letters from elsewhere"
     cast = {f"person:email:{person.email}" for person in stage.app.world.people()}
     assert len(keys & cast) >= 3, "nobody is known to the other tools"
+
+
+# -- what is gone ---------------------------------------------------------------------------------------------------------
+
+
+async def gone(stage: Stage, stream: Stream, done: Import) -> set[str]:
+    """What the provider says is there no more of what was read."""
+    assert stream.gone is not None
+    found: set[str] = set()
+    for partition in {part.key: part for _, part in done.rows.values()}.values():
+        records = [record for record, part in done.rows.values() if part.key == partition.key]
+        found.update(await stream.gone(stage.api(), partition, records))
+    return found
+
+
+@pytest.mark.parametrize(("slug", "name"), VANISHING)
+async def test_what_is_gone_is_told_from_what_is_there(slug: str, name: str, stage: Stage, stream: Stream) -> None:
+    """All of it, but for what is older than all that is left beside it: that may be hidden for its age."""
+    done = await stage.read(stream)
+    assert await gone(stage, stream, done) == set()
+    await stage.control(delete_every=3)
+    left = stage.truth(stream, ALL)
+    found = await gone(stage, stream, done)
+    assert set() < found <= done.ids - left
+    for record, part in (done.rows[own] for own in done.ids - left - found):
+        beside = [other for other, its in done.rows.values() if its.key == part.key and other.external_id in left]
+        assert all(other.occurred_at > record.occurred_at for other in beside), record.external_id
+
+
+@pytest.mark.parametrize(("slug", "name"), VANISHING)
+async def test_what_may_not_be_read_is_not_gone(slug: str, name: str, stage: Stage, stream: Stream) -> None:
+    done = await stage.read(stream)
+    await stage.control(delete_every=3, deny=[f"{slug}.{name}"])
+    with suppress(AccessDenied):
+        assert await gone(stage, stream, done) == set()
+
+
+@pytest.mark.parametrize(("slug", "name"), VANISHING)
+@pytest.mark.parametrize("fault", ["error_every", "html_every", "truncate_every", "rate_limit_every"])
+async def test_nothing_is_gone_while_the_provider_is_out_of_order(
+    slug: str, name: str, fault: str, stage: Stage, stream: Stream
+) -> None:
+    done = await stage.read(stream)
+    await stage.control(**{fault: 2})
+    with pytest.raises(RetryLater):
+        await gone(stage, stream, done)

@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -205,6 +205,9 @@ class Server(ThreadingHTTPServer):
             return Answer(200, {"id": "toy-account", "name": "Toy"})
         if call.path == "/boxes":
             return Answer(200, {"boxes": list(BOXES)})
+        if call.path.startswith("/row/"):
+            own = call.path.removeprefix("/row/")
+            return Answer(200, {"there": any(r.get("id") == own for rows in self.world.values() for r in rows)})
         name = call.path.removeprefix("/rows/")
         rows = self.world.get(name)
         if rows is None:
@@ -403,6 +406,10 @@ async def _labels(api: Api, partition: Partition, window: Window, cursor: JSON |
     return _page(await api.get("/rows/labels", _after(cursor)), position="none")
 
 
+async def _gone(api: Api, partition: Partition, records: Sequence[Record]) -> list[str]:
+    return [r.external_id for r in records if not (await api.get(f"/row/{r.external_id}")).data["there"]]
+
+
 async def _boxes(api: Api) -> list[Partition]:
     reply = await api.get("/boxes")
     return [Partition(key, f"the {key}", {"shelf": key}) for key in reply.data["boxes"]]
@@ -447,8 +454,18 @@ def provider(root: str) -> Provider:
         oauth=OAuth("/authorize", "/token", ("read",)),
         budget=RateBudget(requests=1_000_000, seconds=60, concurrency=4),
         streams=(
-            Stream("labels", "Labels", WindowKind.SNAPSHOT, _labels, _extract),
-            Stream("things", "Things", WindowKind.EXACT, _things, _extract, partitioned=True, needs=("things:read",)),
+            Stream("labels", "Labels", WindowKind.SNAPSHOT, _labels, _extract, gone=_gone),
+            Stream(
+                "things",
+                "Things",
+                WindowKind.EXACT,
+                _things,
+                _extract,
+                partitioned=True,
+                needs=("things:read",),
+                gone=_gone,
+                shared=True,
+            ),
             Stream("events", "Events", WindowKind.LOWER_BOUND, _events, _extract, record=to_record),
             Stream("visits", "Visits", WindowKind.SCAN, _visits, _extract, ascending=False),
         ),

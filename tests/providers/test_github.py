@@ -11,7 +11,7 @@ import pytest
 from historical_sync.targeting import READ_AGAIN
 from integrations.errors import AccessDenied, Throttled, TookTooLong
 from integrations.http import Api, Reply
-from integrations.providers.base import Context, Estimate, Partition, Window
+from integrations.providers.base import Context, Estimate, Partition, Record, Window
 from integrations.providers.github import GITHUB
 from integrations.providers.wire import stamp
 from tests.contract.stage import ALL, staged
@@ -291,3 +291,64 @@ async def test_organizations_that_ask_for_single_sign_on_are_named_as_far_as_the
     assert [part.label for part in await GITHUB.partitions(api)] == ["ann/web"]
     assert [notice for notice in api.notices if names in notice] == api.notices
     assert len(api.notices) == 1
+
+
+# -- what is gone -------------------------------------------------------------------------------------------------------------
+
+DELETED = Reply(410, {}, {"message": "This issue was deleted"}, "", "")
+HIDDEN = Reply(404, {}, {"message": "Not Found"}, "", "")
+SEVEN = Record("1007", datetime(2026, 3, 1, tzinfo=UTC), {"id": 1007, "number": 7})
+ON_GITHUB = {
+    "/repos/acme/web": Reply(200, {}, {"id": 77, "has_issues": True}, "", ""),
+    "/repos/acme/web/issues": Reply(200, {}, [], "", ""),
+}
+
+
+async def is_gone(replies: dict[str, Reply]) -> bool:
+    """Whether number 7 is, by these answers."""
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        reply = (ON_GITHUB | replies)[request.url.path]
+        return httpx2.Response(reply.status, headers=dict(reply.headers), json=reply.data)
+
+    find = GITHUB.stream("issues").gone
+    assert find is not None
+    return list(await find(Api(GITHUB, "https://api.github.com", answering(answer)), WEB, [SEVEN])) == ["1007"]
+
+
+@pytest.mark.parametrize("reply", [DELETED, HIDDEN])
+async def test_an_issue_that_is_not_there_in_a_repository_that_is_read_is_gone(reply: Reply) -> None:
+    """Hidden: it was moved to a repository that this access does not read."""
+    assert await is_gone({"/repos/acme/web/issues/7": reply})
+
+
+async def test_an_issue_that_was_moved_to_another_repository_is_gone() -> None:
+    there = Reply(301, {"location": "https://api.github.com/repositories/78/issues/3"}, {}, "", "")
+    moved = {"/repos/acme/web/issues/7": there, "/repositories/78/issues/3": Reply(200, {}, {"id": 2003}, "", "")}
+    assert await is_gone(moved)
+
+
+async def test_an_issue_of_a_repository_with_another_name_is_not_gone() -> None:
+    there = Reply(301, {"location": "https://api.github.com/repositories/77/issues/7"}, {}, "", "")
+    renamed = {"/repos/acme/web/issues/7": there, "/repositories/77/issues/7": Reply(200, {}, {"id": 1007}, "", "")}
+    assert not await is_gone(renamed)
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [
+        {"/repos/acme/web": HIDDEN},
+        {"/repos/acme/web": Reply(200, {}, {"id": 78, "has_issues": True}, "", "")},
+        {"/repos/acme/web": Reply(200, {}, {"id": 77, "has_issues": False}, "", "")},
+        {"/repos/acme/web/issues": HIDDEN},
+        {"/repos/acme/web/issues": DELETED},
+    ],
+    ids=["not shown", "another one of that name", "issues switched off", "issues not shown", "no issues"],
+)
+@pytest.mark.parametrize("reply", [DELETED, HIDDEN])
+async def test_where_all_issues_are_answered_so_none_is_gone(reply: Reply, replies: dict[str, Reply]) -> None:
+    assert not await is_gone({"/repos/acme/web/issues/7": reply, **replies})
+
+
+async def test_an_issue_that_may_not_be_read_is_not_gone() -> None:
+    assert not await is_gone({"/repos/acme/web/issues/7": Reply(403, {}, {"message": "Not accessible"}, "", "")})
