@@ -1,13 +1,13 @@
 """Asana's REST API: workspaces, people, projects, tasks and their subtasks, comments and history.
 
-That a task or a comment was deleted is not found: lists no longer have it. Nor is what was said on a task before it came into a project
+That a task or a comment was deleted is found by a full import: lists no longer have it. Not found is what was said on a task before it came into a project
 that is imported, until that project is imported in full: the task changes by that, and its comments do not.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from html import unescape
@@ -22,6 +22,7 @@ from integrations.providers.base import (
     Context,
     Entity,
     Fetch,
+    FindGone,
     Graph,
     Link,
     OAuth,
@@ -29,6 +30,7 @@ from integrations.providers.base import (
     Partition,
     Provider,
     RateBudget,
+    Record,
     Revocation,
     Stream,
     Window,
@@ -231,6 +233,26 @@ async def _fetch_stories(api: Api, partition: Partition, window: Window, cursor:
     return await _below(api, partition, cursor, "stories", steps, _CREATED)
 
 
+def _gone(path: str) -> FindGone:
+    """Asks for one after the other. In Asana's words 404 means that the object does not exist, and 403 that one may not see it; were it
+    otherwise for those of a project, its list would not be shown either."""
+
+    async def gone(api: Api, partition: Partition, records: Sequence[Record]) -> list[str]:
+        missing = []
+        for record in records:
+            try:
+                await api.get(f"/api/1.0/{path}/{record.external_id}", {"opt_fields": "gid"})
+            except Gone:
+                missing.append(record.external_id)
+            except AccessDenied:
+                continue  # it is there, and not for us
+        if missing:
+            await _list(api, "tasks", "gid", **partition.facts)
+        return missing
+
+    return gone
+
+
 # -- records to graph ---------------------------------------------------------------------------------------------------------
 
 
@@ -359,15 +381,16 @@ ASANA = Provider(
         # In no order of time, so that a project is read in one go.
         Stream(
             "tasks", "Tasks", WindowKind.SCAN, pages(_tasks, _CHANGED), _extract_task, ascending=False,
-            partitioned=True, needs=_TASKS, record=_CHANGED,
+            partitioned=True, needs=_TASKS, record=_CHANGED, gone=_gone("tasks"),
         ),
         Stream(
             "subtasks", "Subtasks", WindowKind.SCAN, _fetch_subtasks, _extract_task, ascending=False,
-            partitioned=True, needs=_TASKS, page_size=5, record=_CHANGED,
+            partitioned=True, needs=_TASKS, page_size=5, record=_CHANGED, gone=_gone("tasks"),
         ),
         Stream(
             "stories", "Comments and history", WindowKind.SCAN, _fetch_stories, _extract_story, ascending=False, partitioned=True,
             needs=(*_TASKS, "stories:read"), page_size=5, clock=Clock.CREATED, record=_CREATED,
+            gone=_gone("stories"),
         ),
     ),
 )  # fmt: skip

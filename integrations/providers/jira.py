@@ -1,6 +1,7 @@
 """Jira Cloud's REST API, version 3: projects, people, issues, comments, work logged and changes, of every site that was granted.
 
-That an issue or a comment was deleted is not found: searches and lists no longer have it, and Jira keeps no trace of it.
+That an issue, a comment or work logged was deleted is found by a full import: searches and lists no longer have it, and Jira keeps no
+trace of it. What a level of security hides from this account, or was moved to a project that it does not see, is answered in the same way.
 
 Sprints are known by the issues that were planned in them, as versions are; their dates and goals are behind another API and scope.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from integrations.errors import (
     AccessDenied,
     CursorExpired,
     Misconfigured,
+    NotFound,
     ProviderError,
     RecordRejected,
     RequestRejected,
@@ -33,6 +35,7 @@ from integrations.providers.base import (
     Entity,
     Estimate,
     Extract,
+    FindGone,
     Graph,
     Link,
     OAuth,
@@ -40,6 +43,7 @@ from integrations.providers.base import (
     Partition,
     Provider,
     RateBudget,
+    Record,
     Stream,
     Window,
     WindowKind,
@@ -260,6 +264,28 @@ async def _all(api: Api, path: str, listed: str, first: list[JSON]) -> list[JSON
         return first  # the issue was deleted or moved away just now
 
 
+def _gone(part: str = "") -> FindGone:
+    """Asks for one after the other, and then whether the project is shown. part: of an issue, as the search calls it."""
+
+    async def gone(api: Api, partition: Partition, records: Sequence[Record]) -> list[str]:
+        base, missing = partition.facts["base"], []
+        for record in records:
+            row = record.payload
+            path = f"issue/{row['issue']['id']}/{part}/{row['id']}" if part else f"issue/{row['id']}"
+            try:
+                await api.get(f"{base}/{path}", None if part else {"fields": "updated"})
+            except NotFound:
+                missing.append(record.external_id)
+            except AccessDenied:
+                continue  # it is there, and not for us
+        if missing:
+            asked = {"jql": f"project = {partition.facts['project']}", "maxResults": 1, "fields": [part or "updated"]}
+            await _search(api, partition, None, asked)
+        return missing
+
+    return gone
+
+
 # -- records to graph ---------------------------------------------------------------------------------------------------------
 
 
@@ -474,11 +500,19 @@ def _listed(
 
 
 def _parts(
-    name: str, label: str, field: str, listed: str, time_of: str, extract: Extract, clock: Clock = Clock.UPDATED
+    name: str,
+    label: str,
+    field: str,
+    listed: str,
+    time_of: str,
+    extract: Extract,
+    clock: Clock = Clock.UPDATED,
+    gone: FindGone | None = None,
 ) -> Stream:
     fetch = partial(_fetch_parts, field, listed, time_of)
     return Stream(
         name, label, WindowKind.SCAN, fetch, extract, ascending=False, partitioned=True, needs=_NEEDS, page_size=50, clock=clock,
+        gone=gone,
     )  # fmt: skip
 
 
@@ -517,10 +551,10 @@ JIRA = Provider(
         _listed("users", "People", _list_users, "accountId", _extract_user, ("read:jira-user",), 1000),
         Stream(
             "issues", "Issues", WindowKind.EXACT, _fetch_issues, _extract_issue, _count_issues, partitioned=True,
-            needs=_NEEDS,
+            needs=_NEEDS, gone=_gone(),
         ),
-        _parts("comments", "Comments", "comment", "comments", "updated", _extract_comment),
-        _parts("worklogs", "Work logged", "worklog", "worklogs", "updated", _extract_worklog),
+        _parts("comments", "Comments", "comment", "comments", "updated", _extract_comment, gone=_gone("comment")),
+        _parts("worklogs", "Work logged", "worklog", "worklogs", "updated", _extract_worklog, gone=_gone("worklog")),
         _parts("changes", "Changes", "changelog", "values", "created", _extract_change, Clock.CREATED),
     ),
 )  # fmt: skip

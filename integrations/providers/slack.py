@@ -1,15 +1,15 @@
 """Slack's Web API: people, channels and who is in them, messages, replies in threads, files.
 
 Not imported are replies to threads that began more than 30 days (`LOOK_BACK`) before the window they fall into: Slack lists replies by
-their thread only, and threads by when they began. What became of a message later is found by importing its span again: an edit; but not
-that it was deleted, unless a thread hangs on it. Of people's profiles are kept name, address and title.
+their thread only, and threads by when they began. What became of a message later is found by importing its span again: an edit, and that
+it was deleted. Of people's profiles are kept name, address and title.
 """
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -263,6 +263,41 @@ async def _count_files(api: Api, partition: Partition, window: Window) -> Estima
     return Estimate(int((await _list_files(api, window, 1, 1))["paging"]["total"]), exact=True)
 
 
+async def _newest(api: Api, partition: Partition, ts: str) -> datetime | None:
+    """The time of the newest message of the channel that is as old as that, or older."""
+    data = await _call(api, "conversations.history", channel=partition.key, latest=ts, inclusive="true", limit=1)
+    return _time(data["messages"][0]["ts"]) if data["messages"] else None
+
+
+async def _gone_messages(api: Api, partition: Partition, records: Sequence[Record]) -> list[str]:
+    """Those in whose place an older message stands. A workspace that does not pay is shown nothing that is older than some months, and
+    others may have Slack throw away what is: of a channel's oldest message it can't be told."""
+    gone = []
+    for record in records:
+        newest = await _newest(api, partition, record.payload["ts"])
+        if newest is not None and newest < record.occurred_at:
+            gone.append(record.external_id)
+    return gone
+
+
+async def _gone_replies(api: Api, partition: Partition, records: Sequence[Record]) -> list[str]:
+    """Those that are missing below what they reply to; where that is gone as well, as a message is."""
+    gone = []
+    for record in records:
+        thread, ts = record.payload["thread_ts"], record.payload["ts"]
+        at = {"channel": partition.key, "oldest": ts, "latest": ts, "inclusive": "true", "limit": 10}
+        try:
+            rows = (await _call(api, "conversations.replies", ts=thread, **at))["messages"]
+        except Gone:
+            is_gone = await _newest(api, partition, ts) is not None
+        else:
+            there = {row["ts"] for row in rows}
+            is_gone = thread in there and ts not in there
+        if is_gone:
+            gone.append(record.external_id)
+    return gone
+
+
 # -- records to graph ---------------------------------------------------------------------------------------------------------
 
 
@@ -467,12 +502,12 @@ SLACK = Provider(
             partitioned=True, page_size=200),
         _stream(
             "messages", "Messages", WindowKind.EXACT, _fetch_messages, _extract_message, _HISTORY, partitioned=True,
-            page_size=999, clock=Clock.CREATED,
+            page_size=999, clock=Clock.CREATED, gone=_gone_messages,
         ),
         # Read in one go: a thread's replies may come long after what they reply to.
         _stream(
             "replies", "Thread replies", WindowKind.SCAN, _fetch_replies, _extract_message, _HISTORY, partitioned=True,
-            page_size=10, clock=Clock.CREATED,
+            page_size=10, clock=Clock.CREATED, gone=_gone_replies,
         ),
         _stream(
             "files", "Files", WindowKind.EXACT, pages(_files, _CREATED), _extract_file, ("files:read",),

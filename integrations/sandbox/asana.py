@@ -50,6 +50,7 @@ class Asana(StandIn):
             route(r"tasks/(?P<gid>\d+)", self._task, "tasks"),
             route(r"tasks/(?P<gid>\d+)/subtasks", self._subtasks, "subtasks"),
             route(r"tasks/(?P<gid>\d+)/stories", self._stories, "stories"),
+            route(r"stories/(?P<gid>\d+)", self._story, "stories"),
         ]
 
     def set_world(self, world: World) -> None:
@@ -200,10 +201,17 @@ class Asana(StandIn):
 
     def _task(self, request: Request, account: str, gid: str) -> Response:
         own = self.organizations[account]
+        if gid[2:4] == "05" and self.denies("subtasks"):
+            return self.forbidden(request, "subtasks")
         known = self._known(own, gid)
         if known is None:
             return self.not_found(request)
         return self._one(request, own.task(known[1]) if known[0] == "task" else own.subtask(known[1]))
+
+    def _story(self, request: Request, account: str, gid: str) -> Response:
+        own, place = self.organizations[account], int(gid[6:] or 0)
+        ours = place < len(own.stories) and gid == own.story_gid(place)
+        return self._one(request, own.story(place)) if ours and self._is_told(own, place) else self.not_found(request)
 
     def _subtasks(self, request: Request, account: str, gid: str) -> Response:
         own = self.organizations[account]

@@ -161,6 +161,7 @@ class Jira(StandIn):
             Route("POST", re.compile("/search/approximate-count"), partial(self._count, held, site), "issues"),
             Route("GET", re.compile("/issue/(?P<which>[A-Z0-9-]+)"), partial(self._issue, held, site, base), "issues"),
             Route("GET", re.compile("/issue/(?P<which>[A-Z0-9-]+)/(?P<part>comment|worklog|changelog)"), partial(self._part, held, site, base)),
+            Route("GET", re.compile("/issue/(?P<which>[A-Z0-9-]+)/(?P<part>comment|worklog)/(?P<own>[0-9]+)"), partial(self._one_part, held, site, base)),
         ]  # fmt: skip
         for route in routes:
             found = route.path.fullmatch(path) if route.method == request.method else None
@@ -346,6 +347,17 @@ class Jira(StandIn):
         rows = [held.part(stream, i, base) for i in indexes[start : start + size]]
         page: JSON = {"startAt": start, "maxResults": size, "total": len(indexes), listed: rows}
         return Response(200, {**page, "isLast": start + size >= len(indexes)} if part == "changelog" else page)
+
+    def _one_part(
+        self, held: Holdings, site: Site, base: str, request: Request, account: str, which: str, part: str, own: str
+    ) -> Response:
+        stream, place = PARTS[part][0], self._place(held, site, which)
+        if self.denies(stream):
+            return self.forbidden(request, stream)
+        for i in held.parts_of(stream, place) if place is not None else ():
+            if held.part_id(stream, i) == own and not self.is_deleted(i):
+                return Response(200, held.part(stream, i, base))
+        return self.not_found(request)
 
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {

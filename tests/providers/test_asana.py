@@ -12,7 +12,7 @@ from integrations.errors import AccessDenied, CursorExpired, Throttled
 from integrations.http import Api, Reply
 from integrations.providers import asana
 from integrations.providers.asana import ASANA
-from integrations.providers.base import Context, Partition, Window
+from integrations.providers.base import Context, Partition, Record, Window
 from tests.contract.stage import read_on_course
 from tests.senders import answering
 
@@ -279,3 +279,25 @@ def test_a_workspace_is_the_organization_of_its_domains():
     own = asana._extract_workspace(row, CONTEXT).entities[0]
     assert (own.key, own.aliases) == ("org:domain:acme.com", ("asana:workspace:8",))
     assert asana._extract_workspace({"gid": "8", "name": None}, CONTEXT).entities[0].key == "asana:workspace:8"
+
+
+@pytest.mark.parametrize(
+    ("task", "tasks", "is_gone"),
+    [(200, 200, False), (404, 200, True), (403, 200, False), (404, 403, None), (404, 404, None)],
+)
+async def test_a_task_is_gone_where_its_project_is_shown(task: int, tasks: int, is_gone: bool | None) -> None:
+    """None: it can't be told."""
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        status = task if request.url.path == "/api/1.0/tasks/7" else tasks
+        ok: dict[str, Any] = {"data": []}
+        return httpx2.Response(status, json=ok if status == 200 else {"errors": [{"message": "no"}]})
+
+    api, find = Api(ASANA, "https://app.asana.com", answering(answer)), ASANA.stream("tasks").gone
+    assert find is not None
+    record = Record("7", datetime(2025, 1, 1, tzinfo=UTC), work("7"))
+    if is_gone is None:
+        with pytest.raises(AccessDenied):
+            await find(api, LAUNCH, [record])
+    else:
+        assert list(await find(api, LAUNCH, [record])) == (["7"] if is_gone else [])

@@ -20,7 +20,7 @@ from integrations.errors import (
     Throttled,
 )
 from integrations.http import Api, Reply, make_client
-from integrations.providers.base import Context, Graph, Partition, Window
+from integrations.providers.base import Context, Graph, Partition, Record, Window
 from integrations.providers.jira import JIRA
 from integrations.sandbox.jira_rows import SITES
 from tests.contract.stage import ALL, ROOT, Import, staged
@@ -428,3 +428,27 @@ def test_a_change_says_from_what_to_what() -> None:
     items = [{"field": "status", "fromString": "To Do", "toString": "Done"}, {"field": "assignee", "toString": "Mia"}]
     row = {"id": "5", "items": items, "issue": {"id": "10421", "key": "OPS-77"}}
     assert JIRA.stream("changes").extract(row, CONTEXT).entities[0].name == "status: To Do → Done; assignee: – → Mia"
+
+
+@pytest.mark.parametrize(
+    ("of_issue", "of_project", "is_gone"),
+    [(200, 200, False), (404, 200, True), (403, 200, False), (404, 400, None), (404, 403, None)],
+)
+async def test_an_issue_is_gone_where_its_project_is_shown(
+    of_issue: int, of_project: int, is_gone: bool | None
+) -> None:
+    """None: it can't be told."""
+    hidden = {"errorMessages": ["The value '10' does not exist for the field 'project'."]}
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        status = of_project if request.url.path == "/b/search/jql" else of_issue
+        return httpx2.Response(status, json={"issues": []} if status == 200 else hidden)
+
+    api, find = Api(JIRA, "https://acme.atlassian.net", answering(answer)), JIRA.stream("issues").gone
+    assert find is not None
+    record = Record("s1:10421", datetime(2025, 1, 1, tzinfo=UTC), {"id": "10421"})
+    if is_gone is None:
+        with pytest.raises(AccessDenied):
+            await find(api, ACME, [record])
+    else:
+        assert list(await find(api, ACME, [record])) == (["s1:10421"] if is_gone else [])

@@ -381,3 +381,56 @@ def test_files_are_attached_to_what_they_came_with_but_not_those_that_are_gone()
     assert {one for one in said(graph) if one[0] == "attached_to"} == {
         ("attached_to", f"{NS}:file:F1", f"{NS}:message:C1:{TS}")
     }
+
+
+# -- what is gone -------------------------------------------------------------------------------------------------------------
+
+
+async def gone(stream: str, row: dict[str, Any], **answers: Any) -> bool:
+    """Whether the message is, where Slack answers so. answers: method -> timestamps of the messages that come, or an error."""
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        found = answers[request.url.path.rpartition(".")[2]]
+        told = {"ok": False, "error": found} if isinstance(found, str) else {"messages": [{"ts": ts} for ts in found]}
+        return httpx2.Response(200, json={"ok": True, **told})
+
+    record = Record(f"C1:{row['ts']}", slack._time(row["ts"]), row)
+    find = SLACK.stream(stream).gone
+    assert find is not None
+    return list(await find(Api(SLACK, "https://slack.com", answering(answer)), GENERAL, [record])) == [
+        record.external_id
+    ]
+
+
+@pytest.mark.parametrize(
+    ("history", "is_gone"), [([TS], False), (["1735812345.000199"], True), ([], False)], ids=["there", "older", "none"]
+)
+async def test_a_message_is_gone_where_an_older_one_stands_in_its_place(history: list[str], is_gone: bool) -> None:
+    """Where nothing that old is shown it may be hidden: who does not pay is shown some months only."""
+    assert await gone("messages", {"ts": TS}, history=history) == is_gone
+
+
+THREAD = "1735812000.000100"
+
+
+@pytest.mark.parametrize(
+    ("replies", "history", "is_gone"),
+    [
+        ([THREAD, TS], [], False),
+        ([THREAD], [], True),
+        ([], [], False),
+        ("thread_not_found", ["1735811000.000100"], True),
+        ("thread_not_found", [], False),
+    ],
+    ids=["there", "not in its thread", "no thread shown", "thread gone", "thread gone or hidden"],
+)
+async def test_a_reply_is_gone_where_its_thread_is_shown_without_it(
+    replies: Any, history: list[str], is_gone: bool
+) -> None:
+    assert await gone("replies", {"ts": TS, "thread_ts": THREAD}, replies=replies, history=history) == is_gone
+
+
+@pytest.mark.parametrize("error", ["channel_not_found", "not_in_channel"])
+async def test_of_a_channel_that_is_not_shown_nothing_is_known_to_be_gone(error: str) -> None:
+    with pytest.raises(AccessDenied):
+        await gone("messages", {"ts": TS}, history=error)
