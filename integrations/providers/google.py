@@ -4,14 +4,14 @@ Of an event that is marked private comes in what others of the organization see:
 Whom a calendar's owner lets see its other events, its list does not say: only its access rules do, to who may read these as well.
 
 Not imported are spam and what lies in the trash, drafts, birthdays of one's contacts, and where one works on a day. That a message was
-thrown away after it came in is not told: the list no longer has it.
+thrown away after it came in is found by a full import: the list no longer has it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from urllib.parse import quote
@@ -31,6 +31,7 @@ from integrations.providers.base import (
     Partition,
     Provider,
     RateBudget,
+    Record,
     Revocation,
     Stream,
     Window,
@@ -204,6 +205,23 @@ def _headers(row: JSON) -> dict[str, list[str]]:
     for header in (row.get("payload") or {}).get("headers") or ():
         headers.setdefault(str(header["name"]).lower(), []).append(str(header["value"]))
     return headers
+
+
+async def _gone(api: Api, partition: Partition, records: Sequence[Record]) -> list[str]:
+    """Those that are not in the mailbox any more, or that were thrown away."""
+    missing, thrown_away = [], []
+    for record in records:
+        path = f"{MAIL}/messages/{quote(record.external_id, safe='')}"
+        try:
+            row = (await api.get(path, {"format": "minimal"})).data
+        except Gone:
+            missing.append(record.external_id)
+        else:
+            if "TRASH" in (row.get("labelIds") or ()):
+                thrown_away.append(record.external_id)
+    if missing:
+        await api.get(f"{MAIL}/messages", {"maxResults": 1})  # whether the mailbox is there and shown
+    return [*missing, *thrown_away]
 
 
 async def _list(api: Api, path: str, asked: JSON, cursor: JSON | None) -> Rows:
@@ -391,7 +409,7 @@ GOOGLE = Provider(
         ),
         Stream(
             "messages", "Mail", WindowKind.EXACT, pages(_messages, _SENT, min), _extract_message, ascending=False, needs=(READ_MAIL,),
-            page_size=A_READ, clock=Clock.CREATED, record=_SENT,
+            page_size=A_READ, clock=Clock.CREATED, record=_SENT, gone=_gone, shared=True,
         ),
         Stream(
             "calendars", "Calendars", WindowKind.SNAPSHOT, listing(_calendars, _TIMELESS), _extract_calendar, needs=(READ_CALENDARS,),

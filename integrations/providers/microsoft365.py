@@ -2,15 +2,17 @@
 
 Of an event or a message that is marked private comes in what others of the organization see of events: that there is one, and when.
 
-Not imported are junk, drafts and what lies among the deleted items. That a message was thrown away after it came in is not told, as the list
-no longer has it; nor that an event was deleted.
+Not imported are junk, drafts and what lies among the deleted items. That a message was thrown away after it came in is found by a full import,
+as the list no longer has it; that an event was deleted is not.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 from urllib.parse import quote
 
 from integrations.errors import (
@@ -36,6 +38,7 @@ from integrations.providers.base import (
     Partition,
     Provider,
     RateBudget,
+    Record,
     Stream,
     Window,
     WindowKind,
@@ -152,15 +155,20 @@ def _filter(window: Window) -> str:
 
 async def _not_mail(api: Api) -> list[str]:
     """Ids of the folders, whatever the mailbox calls them, of junk, whose senders are not whom they pretend to be, and of what somebody
-    threw away, with all folders in that."""
-    junk, deleted = await _known_folder(api, "junkemail"), await _known_folder(api, "deleteditems")
+    threw away."""
+    return [*[row["id"] for row in await _known_folder(api, "junkemail")], *await _thrown_away(api)]
+
+
+async def _thrown_away(api: Api) -> list[str]:
+    """Ids of the folder of deleted items and of all folders in it."""
+    deleted = await _known_folder(api, "deleteditems")
     inside = {"url": None, "inside": [row["id"] for row in deleted if row.get("childFolderCount")]}
 
     async def below(cursor: JSON | None) -> Rows:
         return await _folders(api, cursor or inside)
 
     rows = await all_rows(below, api.longest_wait) if inside["inside"] else []
-    return [row["id"] for row in (*junk, *deleted, *rows)]
+    return [row["id"] for row in (*deleted, *rows)]
 
 
 async def _known_folder(api: Api, name: str) -> list[JSON]:
@@ -213,6 +221,23 @@ def _unmarked(row: JSON) -> JSON:
     if mark:
         return {name: row[name] for name in _OF_PRIVATE_MESSAGE if name in row} | {"sensitivity": mark}
     return {name: value for name, value in row.items() if not name.startswith(_MARK)}
+
+
+async def _gone(api: Api, partition: Partition, records: Sequence[Record]) -> list[str]:
+    """Those that are not in the mailbox any more, or that were thrown away."""
+    missing, folders = [], dict[str, Any]()
+    for record in records:
+        path = f"{ME}/messages/{quote(record.external_id, safe='')}"
+        try:
+            row = body(await api.get(path, {"$select": "parentFolderId"}, _PREFER))
+        except Gone:
+            missing.append(record.external_id)
+        else:
+            folders[record.external_id] = row.get("parentFolderId")
+    if missing:
+        await _get(api, f"{ME}/messages", {"$select": "id", "$top": 1}, None)  # whether the mailbox is there and shown
+    thrown_away = await _thrown_away(api) if folders else []
+    return [*missing, *(own for own, folder in folders.items() if folder in thrown_away)]
 
 
 def _is_no_mail(row: JSON, others: list[str]) -> bool:
@@ -389,7 +414,7 @@ MICROSOFT365 = Provider(
         ),
         Stream(
             "messages", "Mail", WindowKind.EXACT, pages(_messages, _RECEIVED, max), _extract_message, _count_messages, needs=(MAIL,), page_size=50,
-            clock=Clock.CREATED, record=_RECEIVED,
+            clock=Clock.CREATED, record=_RECEIVED, gone=_gone, shared=True,
         ),
         Stream(
             "calendars", "Calendars", WindowKind.SNAPSHOT, listing(_calendars, _TIMELESS), _extract_calendar,

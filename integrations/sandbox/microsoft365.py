@@ -53,6 +53,7 @@ class Microsoft365(StandIn):
             (f"{me}/mailFolders/(?P<key>[^/]+)", self._folder, "messages"),
             (f"{me}/messages", self._messages, "messages"),
             (f"{me}/messages/\\$count", self._count, "messages"),
+            (f"{me}/messages/(?P<key>[^/]+)", self._message, "messages"),
             (f"{me}/calendars", self._calendars, "calendars"),
             (f"{me}/calendars/(?P<key>[^/]+)/calendarView", self._view, "events"),
         )
@@ -199,6 +200,14 @@ class Microsoft365(StandIn):
         immutable, text = 'IdType="ImmutableId"' in prefer, 'outlook.body-content-type="text"' in prefer
         places = found[::-1] if order[1:] == ["desc"] else found
         return self._listing(request, places, lambda place: own.message(place, immutable=immutable, text=text))
+
+    def _message(self, request: Request, account: str, key: str) -> Response:
+        own, table = self.holdings[account], self.table(account, "messages")
+        immutable = 'IdType="ImmutableId"' in request.headers.get("prefer", "")
+        for place in self.rows(table, range(len(table.times))):
+            if own.message_id(place, immutable=immutable) == key:
+                return Response(200, own.message(place, immutable=immutable))
+        return self.not_found(request)
 
     def _count(self, request: Request, account: str) -> Response:
         found = self._wanted(request, account)

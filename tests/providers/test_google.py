@@ -13,7 +13,7 @@ import pytest
 from integrations.errors import AccessDenied, CursorExpired, Misconfigured, Throttled
 from integrations.http import Api, Reply, make_client
 from integrations.providers import google
-from integrations.providers.base import WHOLE, Context, Entity, Partition, Window
+from integrations.providers.base import WHOLE, Context, Entity, Partition, Record, Window
 from integrations.providers.google import GOOGLE
 from tests.contract.stage import ALL, ROOT, staged
 from tests.senders import answering
@@ -420,3 +420,31 @@ def test_a_meeting_is_called_off_by_who_called_it_only():
     ).entities[0]
     assert (left.key, off.key) == ("google:event:ana@acme.test:e1", meeting)
     assert left.properties["deleted"] is off.properties["deleted"] is True
+
+
+@pytest.mark.parametrize(
+    ("labels", "mailbox", "is_gone"),
+    [(["INBOX"], 200, False), (["SPAM"], 200, False), (["TRASH"], 200, True), (None, 200, True), (None, 403, None)],
+)
+async def test_mail_that_is_not_in_the_mailbox_or_lies_in_the_trash_is_gone(
+    labels: list[str] | None, mailbox: int, is_gone: bool | None
+) -> None:
+    """None: there is no such message; or, of the outcome, it can't be told."""
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path.endswith("/messages"):
+            return httpx2.Response(mailbox, json={} if mailbox == 200 else reply(403, "insufficientPermissions").data)
+        return (
+            httpx2.Response(404, json=reply(404, "notFound").data)
+            if labels is None
+            else httpx2.Response(200, json={"labelIds": labels})
+        )
+
+    find, record = MESSAGES.gone, Record("1", datetime(2025, 1, 1, tzinfo=UTC), {"id": "1"})
+    assert find is not None
+    api = Api(GOOGLE, "https://gmail.googleapis.com", answering(answer))
+    if is_gone is None:
+        with pytest.raises(AccessDenied):
+            await find(api, WHOLE, [record])
+    else:
+        assert list(await find(api, WHOLE, [record])) == (["1"] if is_gone else [])

@@ -21,7 +21,7 @@ from integrations.errors import (
 from integrations.grants import read_token
 from integrations.http import Api, Reply
 from integrations.providers import microsoft365
-from integrations.providers.base import WHOLE, Context, Entity, Partition, Window
+from integrations.providers.base import WHOLE, Context, Entity, Partition, Record, Window
 from integrations.providers.microsoft365 import MICROSOFT365
 from integrations.providers.wire import stamp
 from tests.contract.stage import ALL, staged
@@ -460,3 +460,41 @@ async def test_a_calendar_is_asked_for_no_longer_span_than_microsoft_lists():
         span = {"startDateTime": stamp(until - 1826 * DAY), "endDateTime": stamp(until)}
         with pytest.raises(RequestRejected, match="Maximum number of days: 1825"):
             await api.get(f"/v1.0/me/calendars/{partition.key}/calendarView", span)
+
+
+@pytest.mark.parametrize(
+    ("folder", "is_gone"),
+    [("inbox-id", False), ("junk-id", False), ("deleted-id", True), ("inside-id", True), (None, True)],
+)
+async def test_mail_that_is_not_in_the_mailbox_or_was_thrown_away_is_gone(folder: str | None, is_gone: bool) -> None:
+    """None: there is no such message."""
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        own = request.url.path.removeprefix("/v1.0/me/")
+        answers: dict[str, Any] = {
+            "messages": {"value": []},
+            "mailFolders/deleteditems": {"id": "deleted-id", "childFolderCount": 1},
+            "mailFolders/deleted-id/childFolders": {"value": [{"id": "inside-id"}]},
+            **({"messages/1": {"id": "1", "parentFolderId": folder}} if folder else {}),
+        }
+        return (
+            httpx2.Response(200, json=answers[own])
+            if own in answers
+            else httpx2.Response(404, json=reply(404, "ErrorItemNotFound").data)
+        )
+
+    find, record = MESSAGES.gone, Record("1", datetime(2025, 1, 1, tzinfo=UTC), {"id": "1"})
+    assert find is not None
+    api = Api(MICROSOFT365, "https://graph.microsoft.com", answering(answer))
+    assert list(await find(api, WHOLE, [record])) == (["1"] if is_gone else [])
+
+
+async def test_of_a_mailbox_that_is_not_there_nothing_is_known_to_be_gone() -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        code = "ErrorItemNotFound" if request.url.path.endswith("/1") else "MailboxNotEnabledForRESTAPI"
+        return httpx2.Response(404, json=reply(404, code).data)
+
+    find, record = MESSAGES.gone, Record("1", datetime(2025, 1, 1, tzinfo=UTC), {"id": "1"})
+    assert find is not None
+    with pytest.raises(AccessDenied):
+        await find(Api(MICROSOFT365, "https://graph.microsoft.com", answering(answer)), WHOLE, [record])
