@@ -1,7 +1,7 @@
 """Linear's GraphQL API: teams, people, projects, cycles, issues, comments and what is attached to them.
 
-Issues and projects that are deleted lie in a bin and say so. Of a comment, an attachment or a cycle it is not found: these can be asked
-for by their last update only, which that is none of.
+Issues and projects that are deleted lie in a bin and say so. Of a comment or an attachment it is found by a full import: these are listed by
+their last update only, which that is none of. Of a cycle it is not found.
 
 Status codes say little: what an answer means stands in `errors[0].extensions.code`.
 """
@@ -9,7 +9,7 @@ Status codes say little: what an answer means stands in `errors[0].extensions.co
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -30,6 +30,7 @@ from integrations.providers.base import (
     Context,
     Entity,
     Extract,
+    FindGone,
     Graph,
     Link,
     OAuth,
@@ -37,6 +38,7 @@ from integrations.providers.base import (
     Partition,
     Provider,
     RateBudget,
+    Record,
     Revocation,
     Stream,
     Window,
@@ -45,7 +47,7 @@ from integrations.providers.base import (
 from integrations.providers.graph import besides, facts, headline, person
 from integrations.providers.replies import ErrorTable, Means, body, error_in, inner, rate_headers, reset_of
 from integrations.providers.text import MOST_MENTIONS, mentioned_emails
-from integrations.providers.wire import Rows, page, pages, reader, stamp, utc
+from integrations.providers.wire import Rows, all_rows, page, pages, reader, stamp, utc
 
 _PERSON = "{ id name displayName email app }"
 # Who wrote what comes from a tool that Linear is synced with: somebody who is no user of Linear's, or the integration itself.
@@ -187,6 +189,24 @@ async def _fetch_issues(api: Api, partition: Partition, window: Window, cursor: 
         return page(rows, _ARCHIVED, {"archived": following} if following else {"after": None})
     rows, following = await _page("issues", api, partition, window, cursor)
     return page(rows, _UPDATED, following, min)
+
+
+async def _gone(connection: str, api: Api, partition: Partition, records: Sequence[Record]) -> list[str]:
+    """Those that are not found, though the issue is that they hang on: who is shown that is shown them as well."""
+
+    async def found(name: str, ids: set[str]) -> set[str]:
+        wanted = {"id": {"in": sorted(ids)}}
+        rows = await all_rows(lambda cursor: _ask(api, name, cursor, wanted), api.longest_wait)
+        return {row["id"] for row in rows}
+
+    there = await found(connection, {record.external_id for record in records})
+    on = {
+        r.external_id: r.payload["issue"]["id"]
+        for r in records
+        if r.external_id not in there and r.payload.get("issue")
+    }
+    issues = await found("issues", set(on.values())) if on else set()
+    return [own for own, issue in on.items() if issue in issues]
 
 
 # -- records to graph ---------------------------------------------------------------------------------------------------------
@@ -353,13 +373,15 @@ def _auth_header(token: str) -> dict[str, str]:
     return {"Authorization": token if token.startswith("lin_api_") else f"Bearer {token}"}
 
 
-def _stream(name: str, label: str, extract: Extract, connection: str = "") -> Stream:
+def _stream(name: str, label: str, extract: Extract, connection: str = "", gone: FindGone | None = None) -> Stream:
     connection = connection or name
     timed, size = connection in _FILTERS, PAGE_SIZES.get(connection, 100)
     kind = WindowKind.EXACT if timed else WindowKind.SNAPSHOT
     listed = pages(partial(_page, connection), _UPDATED, min if timed else None)
     fetch = _fetch_issues if connection == "issues" else listed
-    return Stream(name, label, kind, fetch, extract, ascending=False, needs=("read",), page_size=size, record=_UPDATED)
+    return Stream(
+        name, label, kind, fetch, extract, ascending=False, needs=("read",), page_size=size, record=_UPDATED, gone=gone,
+    )  # fmt: skip
 
 
 LINEAR = Provider(
@@ -398,7 +420,7 @@ LINEAR = Provider(
         _stream("cycles", "Cycles", _extract_cycle),
         _stream("issues", "Issues", _extract_issue),
         _stream("relations", "Relations of issues", _extract_relation, "issueRelations"),
-        _stream("comments", "Comments", _extract_comment),
-        _stream("attachments", "Attachments", _extract_attachment),
+        _stream("comments", "Comments", _extract_comment, gone=partial(_gone, "comments")),
+        _stream("attachments", "Attachments", _extract_attachment, gone=partial(_gone, "attachments")),
     ),
 )  # fmt: skip

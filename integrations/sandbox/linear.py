@@ -188,10 +188,16 @@ class Linear(StandIn):
         return {"nodes": [table.row(place) for place in page], "pageInfo": info}
 
     def _filtered(self, table: Table, given: Any, known: tuple[str, ...]) -> list[int]:
-        """filter: {updatedAt: {gte, lt, ...}, createdAt: {...}, archivedAt: {...}}"""
+        """filter: {updatedAt: {gte, lt, ...}, createdAt: {...}, archivedAt: {...}, id: {in: [...]}}"""
         low, high = 0, len(table.times)
+        given = dict(given or {})
+        named = given.pop("id", None)
+        if named is not None and not (
+            isinstance(named, dict) and isinstance(named.get("in"), list) and len(named) == 1
+        ):
+            raise GraphqlError('Only "in" of type "IDComparator" is known here.')
         others: list[tuple[str, str, float]] = []
-        for name, comparator in (given or {}).items():
+        for name, comparator in given.items():
             if name not in ("updatedAt", *known) or not isinstance(comparator, dict):
                 raise GraphqlError(f'Field "{name}" is not defined by the filter.')
             for operator, value in comparator.items():
@@ -213,6 +219,7 @@ class Linear(StandIn):
             at
             for at in places
             if all(_fits(table.row(at)[name], operator, moment) for name, operator, moment in others)
+            and (named is None or table.id_of(at) in named["in"])
         ]
 
 

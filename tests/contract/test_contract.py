@@ -409,7 +409,8 @@ async def gone(stage: Stage, stream: Stream, done: Import) -> set[str]:
 
 @pytest.mark.parametrize(("slug", "name"), VANISHING)
 async def test_what_is_gone_is_told_from_what_is_there(slug: str, name: str, stage: Stage, stream: Stream) -> None:
-    """All of it, but for what is older than all that is left beside it: that may be hidden for its age."""
+    """All of it, but for what is older than all that is left beside it, which may be hidden for its age, and comments of Linear on what is no
+    issue."""
     done = await stage.read(stream)
     assert await gone(stage, stream, done) == set()
     await stage.control(delete_every=3)
@@ -418,7 +419,8 @@ async def test_what_is_gone_is_told_from_what_is_there(slug: str, name: str, sta
     assert set() < found <= done.ids - left
     for record, part in (done.rows[own] for own in done.ids - left - found):
         beside = [other for other, its in done.rows.values() if its.key == part.key and other.external_id in left]
-        assert all(other.occurred_at > record.occurred_at for other in beside), record.external_id
+        is_oldest = all(other.occurred_at > record.occurred_at for other in beside)
+        assert is_oldest or record.payload.get("issue", "not one of Linear's") is None, record.external_id
 
 
 @pytest.mark.parametrize(("slug", "name"), VANISHING)
@@ -435,6 +437,6 @@ async def test_nothing_is_gone_while_the_provider_is_out_of_order(
     slug: str, name: str, fault: str, stage: Stage, stream: Stream
 ) -> None:
     done = await stage.read(stream)
-    await stage.control(**{fault: 2})
+    await stage.control(**{fault: 1})
     with pytest.raises(RetryLater):
         await gone(stage, stream, done)

@@ -17,7 +17,7 @@ from integrations.errors import (
 )
 from integrations.http import Api, Reply
 from integrations.providers import linear
-from integrations.providers.base import WHOLE, Context, Window, WindowKind
+from integrations.providers.base import WHOLE, Context, Record, Window, WindowKind
 from integrations.providers.linear import LINEAR
 from integrations.providers.wire import EPOCH, stamp, utc
 from tests.contract.stage import ALL, Stage
@@ -334,3 +334,28 @@ async def test_somebody_who_changes_while_people_are_listed_is_not_missed(monkey
         if (cursor := page.next_cursor) is None:
             break
     assert found == {row["id"] for row in people}
+
+
+@pytest.mark.parametrize("issue", ["u1", "u2", None], ids=["shown", "not shown", "on no issue"])
+async def test_a_comment_is_gone_where_its_issue_is_shown_without_it(issue: str | None) -> None:
+    """Of a team that this access does not see, neither is; and a comment may be on something else."""
+    asked = []
+
+    class Answers:
+        longest_wait = timedelta(0)
+
+        async def request(self, method: str, path: str, *, json: Any) -> Reply:
+            [name] = [name for name in ("comments", "issues") if f" {{ {name}(" in json["query"]]
+            asked.append((name, json["variables"]["filter"]))
+            rows = [{"id": "c2"}] if name == "comments" else [{"id": "u1"}]
+            return Reply(200, {}, {"data": {name: {"nodes": rows, "pageInfo": {"hasNextPage": False}}}}, "", "")
+
+    on = {"issue": {"id": issue} if issue else None}
+    records = [Record(own, EPOCH, {"id": own, **on}) for own in ("c1", "c2")]
+    find = LINEAR.stream("comments").gone
+    assert find is not None
+    assert list(await find(Answers(), WHOLE, records)) == (["c1"] if issue == "u1" else [])  # type: ignore[arg-type]
+    assert asked == [
+        ("comments", {"id": {"in": ["c1", "c2"]}}),
+        *([("issues", {"id": {"in": [issue]}})] if issue else []),
+    ]
