@@ -2,7 +2,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("historical_sync", "0029_hours")]
+    dependencies = [("historical_sync", "0030_gone")]
 
     operations = [
         migrations.AddField(
