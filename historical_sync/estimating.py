@@ -47,13 +47,19 @@ class RangeEstimate:
 
 
 def estimate(
-    actor: Actor, connection: Connection, *, start: datetime | None, end: datetime | None, streams: Sequence[str] | None
+    actor: Actor,
+    connection: Connection,
+    *,
+    start: datetime | None,
+    end: datetime | None,
+    streams: Sequence[str] | None,
+    full: bool = False,
 ) -> RangeEstimate:
-    """What an import of the range would bring. Asks the provider for counts where it can count.
+    """What an import of the range would bring, or read where it is `full`. Asks the provider for counts where it can count.
 
     Raises the refusals that `actions.start_sync` would raise for the range, and Refused when the provider can't be asked.
     """
-    (found,) = estimates(actor, [connection], start=start, end=end, streams=streams)
+    (found,) = estimates(actor, [connection], start=start, end=end, streams=streams, full=full)
     if isinstance(found, Refused):
         raise found
     return found
@@ -66,6 +72,7 @@ def estimates(
     start: datetime | None,
     end: datetime | None,
     streams: Sequence[str] | None = None,
+    full: bool = False,
 ) -> list[RangeEstimate | Refused]:
     """The same for several connections, whose providers are asked at the same time: an estimate or a refusal for each.
 
@@ -85,6 +92,7 @@ def estimates(
                 streams=names,
                 start_date=since,
                 end_date=until,
+                full=full,
                 created_at=timezone.now(),
             )
         )

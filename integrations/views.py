@@ -38,7 +38,7 @@ from integrations.providers.base import Provider
 
 log = logging.getLogger(__name__)
 
-OFFER = ("start", "end", "streams", "prompt")  # fields of the offer to import
+OFFER = ("start", "end", "streams", "prompt", "full")  # fields of the offer to import
 
 
 def _provider(slug: str) -> Provider:

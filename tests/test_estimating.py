@@ -94,6 +94,36 @@ def test_what_an_import_that_just_ended_could_not_bring_is_no_missing_history(
     assert "Everything in this range is here already." in signed_in(live_cast.bob).get(path).content.decode()
 
 
+def test_who_reads_all_again_is_told_how_much_that_is(
+    live_cast: SimpleNamespace, sandbox: Sandbox, signed_in: Any
+) -> None:
+    connection = connected(live_cast.acme, "hubspot", sandbox.root)
+    client, offer = signed_in(live_cast.alice), f"/connections/{connection.id}/import"
+    assert "Read what is here already again" not in said(client, offer), "nothing is here yet"
+    here(connection, "contacts", (START, timezone.now()))
+    assert "Read what is here already again" in said(client, offer)
+    chosen = f"start={START.date()}&streams=contacts"
+    assert "Everything in this range is here already." in said(client, f"{offer}/estimate?{chosen}")
+    records = count(sandbox, "hubspot", "contacts", START, timezone.now())
+    assert f"Records {records} exact" in said(client, f"{offer}/estimate?{chosen}&full=1")
+    client.post(offer, {"start": START.date(), "streams": "contacts", "full": "1"})
+    with tenant_scope(live_cast.acme.id):
+        assert actions.jobs_of(live_cast.acme).get().full
+
+
+def test_to_read_all_again_is_chosen_still_after_the_parts_were(
+    live_cast: SimpleNamespace, sandbox: Sandbox, signed_in: Any
+) -> None:
+    connection = connected(live_cast.acme, "github", sandbox.root)
+    here(connection, "issues", (START, timezone.now()))
+    client, path = signed_in(live_cast.alice), f"/connections/{connection.id}"
+    assert "already again, and find what was deleted in GitHub" in said(client, f"{path}/import")
+    box = '<input type="checkbox" name="full" value="1" checked>'
+    assert box not in client.get(f"{path}/import").content.decode()
+    assert box in client.get(f"{path}/import?full=1").content.decode()
+    assert '<input type="hidden" name="full" value="1">' in client.get(f"{path}/parts?full=1").content.decode()
+
+
 @pytest.mark.parametrize(
     ("spans", "covered"),
     [

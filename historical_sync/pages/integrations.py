@@ -178,6 +178,9 @@ def _prompt(
         "errors": errors,
         "off": any(name in errors for name in ("start_date", "end_date", "streams")),  # no estimate until it is mended
         "prompt": given.get("prompt", ""),
+        "full": "full" in given,
+        "something_is_here": bool(coverage.ledger(connection)),
+        "finds_deleted": any(stream.gone is not None for stream in connection.provider.streams),
     }
     template = "historical_sync/_prompt.html" if getattr(request, "htmx", False) else "historical_sync/prompt.html"
     # htmx swaps the answer to a refused form in place, so the dialog stays with what was typed.
@@ -285,7 +288,9 @@ def import_estimate(request: HttpRequest, connection_id: UUID) -> HttpResponse:
     context: dict[str, Any] = {"connection": connection}
     try:
         start, end, streams = choice_of(request)
-        context["estimate"] = estimate(actor, connection, start=start, end=end, streams=streams)
+        context["estimate"] = estimate(
+            actor, connection, start=start, end=end, streams=streams, full="full" in request.GET
+        )
     except Refused as error:
         context["problem"] = error.detail
     return render(request, "historical_sync/_estimate.html", context)
