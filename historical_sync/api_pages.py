@@ -74,6 +74,13 @@ def exact(request: Request, name: str, most: int) -> str | None:
     return given
 
 
+def flag(request: Request, name: str) -> bool:
+    given = request.query_params.get(name, "")
+    if given not in ("", "true", "false"):
+        raise InvalidInput("invalid", "Must be true or false.", name)
+    return given == "true"
+
+
 def uuid(request: Request, name: str) -> UUID | None:
     given = request.query_params.get(name, "")
     try:

@@ -15,7 +15,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from atom.api_auth import TenantScoped, caller
-from atom.errors import InvalidInput
 from historical_sync import api_pages as pages
 from historical_sync import coverage
 from historical_sync.coverage import Failed, Held
@@ -76,7 +75,7 @@ class CoverageViewSet(TenantScoped, viewsets.GenericViewSet):
     )
     def coverage(self, request: Request, connection_id: str) -> Response:
         connection, size = _connection(request, connection_id), pages.page_size(request)
-        stream, lacking = pages.text(request, "stream", 60), _flag(request, "missing")
+        stream, lacking = pages.text(request, "stream", 60), pages.flag(request, "missing")
         order = {stream.name: number for number, stream in enumerate(connection.provider.streams)}
 
         def known(name: str) -> str:
@@ -112,13 +111,6 @@ def _connection(request: Request, connection_id: str) -> Connection:
         return connections_of(caller(request).tenant).get(id=UUID(connection_id), provider_slug__in=PROVIDERS)
     except (ValueError, Connection.DoesNotExist):
         raise Http404 from None
-
-
-def _flag(request: Request, name: str) -> bool:
-    given = request.query_params.get(name, "")
-    if given not in ("", "true", "false"):
-        raise InvalidInput("invalid", "Must be true or false.", name)
-    return given == "true"
 
 
 def _part_json(part: Held) -> dict[str, Any]:

@@ -216,24 +216,26 @@ def records_of(
     stream: str = "",
     job: UUID | None = None,
     *,
+    gone: bool = False,
     after: UUID | None = None,
     limit: int = 50,
 ) -> tuple[list[SyncRecord], UUID | None]:
     """At most `limit` records that came in through the connection, in the order of their ids, from behind `after` on; and the id that the
-    next page begins behind, None at the end. job: those that it wrote last.
+    next page begins behind, None at the end. job: those that it wrote last. gone: those that are gone from their provider.
 
-    A page may be short, or empty, without being the last: with a stream or a job it holds what PASSED_OVER records have of it, and what is
+    A page may be short, or empty, without being the last: narrowed it holds what PASSED_OVER records have of it, and what is
     large comes in pages of MOST_PAYLOAD.
     """
     rows = SyncRecord.objects.filter(tenant=tenant, connection=connection).order_by("id")
     if after is not None:
         rows = rows.filter(id__gt=after)
     chosen, end = rows, None
-    if stream or job:
+    if stream or job or gone:
         end = rows.values_list("id", flat=True)[PASSED_OVER - 1 : PASSED_OVER].first()
         chosen = chosen.filter(id__lte=end) if end else chosen
         chosen = chosen.filter(stream=stream) if stream else chosen
         chosen = chosen.filter(job_id=job) if job else chosen
+        chosen = chosen.filter(gone_at__isnull=False) if gone else chosen
     ids = list(chosen.values_list("id", flat=True)[:limit])
     if len(ids) == limit:
         end = ids[-1]

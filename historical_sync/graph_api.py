@@ -177,6 +177,7 @@ class GraphViewSet(TenantScoped, viewsets.GenericViewSet):
                 "An import's id: only records that it wrote, as new or as changed, and none after it.",
                 OpenApiTypes.UUID,
             ),
+            pages.asked("gone", "true: only what its provider says is there no more.", OpenApiTypes.BOOL),
             pages.asked("external_id", "Only the record that has this id at its provider. Needs `stream`."),
             *pages.PAGING,
         ],
@@ -188,16 +189,18 @@ class GraphViewSet(TenantScoped, viewsets.GenericViewSet):
             connection = get_connection(tenant, UUID(connection_id))
         except (ValueError, Connection.DoesNotExist):
             raise Http404 from None
-        stream, job = pages.text(request, "stream", 60), pages.uuid(request, "job")
+        stream, job, gone = pages.text(request, "stream", 60), pages.uuid(request, "job"), pages.flag(request, "gone")
         if (external_id := pages.exact(request, "external_id", LONGEST_EXTERNAL_ID)) is not None:
             if not stream:
                 raise InvalidInput("invalid", "An id is one of a stream's: name it.", "stream")
             if job:
                 raise InvalidInput("invalid", "A record that is named is told whichever import wrote it.", "job")
+            if gone:
+                raise InvalidInput("invalid", "A record that is named is told whether it is gone or not.", "gone")
             record = graph.record_called(tenant, connection, stream, external_id)
             return Response({"next": None, "results": [_whole_record_json(record)] if record else []})
         after = cursor[0] if cursor else None
-        found, end = graph.records_of(tenant, connection, stream, job, after=after, limit=size)
+        found, end = graph.records_of(tenant, connection, stream, job, gone=gone, after=after, limit=size)
         return Response({"next": end and pages.mark(str(end)), "results": [_whole_record_json(row) for row in found]})
 
     @extend_schema(

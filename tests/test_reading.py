@@ -182,10 +182,26 @@ def test_what_an_import_wrote_is_found_among_all_that_is_here(
     assert list(itertools.chain(*pages(acme.api, path, job=second, page_size=1))) == [3, 7, 8, 12]
     assert list(itertools.chain(*pages(acme.api, path, job=second, stream="issues"))) == [3, 7, 12]
     assert list(itertools.chain(*pages(acme.api, path, job=uuid.uuid4()))) == []
-    one = {"stream": "issues", "external_id": "7"}
-    refused = acme.api.get(path, {**one, "job": second})
-    assert (refused.status_code, refused.json()["errors"][0]["attr"]) == (400, "job")
     assert acme.api.get(path, {"job": "7"}).status_code == 400
+
+
+def test_what_is_gone_is_found_among_all_that_is_here(acme: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "PASSED_OVER", 4)
+    for number in range(1, 13):
+        stored(acme.connection, number, gone_at=NOW if number in (2, 3, 11) else None)
+    stored(acme.theirs, 20, gone_at=NOW)
+    path = records_path(acme.connection)
+    assert list(itertools.chain(*pages(acme.api, path, gone="true"))) == [2, 3, 11]
+    assert list(itertools.chain(*pages(acme.api, path, gone="true", page_size=1))) == [2, 3, 11]
+    assert list(itertools.chain(*pages(acme.api, path, gone="true", stream="commits"))) == []
+    assert list(itertools.chain(*pages(acme.api, path, gone="false"))) == list(range(1, 13))
+
+
+@pytest.mark.parametrize(("name", "value"), [("job", "0" * 32), ("gone", "true")])
+def test_who_names_a_record_narrows_no_list(acme: SimpleNamespace, name: str, value: str) -> None:
+    query = {"stream": "issues", "external_id": "7", name: value}
+    refused = acme.api.get(records_path(acme.connection), query)
+    assert (refused.status_code, refused.json()["errors"][0]["attr"]) == (400, name)
 
 
 def test_a_record_is_found_by_the_id_that_its_provider_gives_it(
@@ -273,7 +289,9 @@ def test_who_only_looks_reads_no_records(acme: SimpleNamespace) -> None:
     assert viewer.get("/api/connections").status_code == 200
 
 
-@pytest.mark.parametrize("query", [{"cursor": "x"}, {"cursor": "MQ=="}, {"page_size": "201"}, {"stream": "x" * 61}])
+@pytest.mark.parametrize(
+    "query", [{"cursor": "x"}, {"cursor": "MQ=="}, {"page_size": "201"}, {"stream": "x" * 61}, {"gone": "x"}]
+)
 def test_bad_questions_are_refused(acme: SimpleNamespace, query: dict[str, str]) -> None:
     reply = acme.api.get(records_path(acme.connection), query)
     assert reply.status_code == 400

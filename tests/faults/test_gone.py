@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -375,6 +376,9 @@ def test_records_tell_that_they_are_gone(toy: ToyStage, worker: Worker, signed_i
     thing = api.get(f"/api/entities/{there['entity_id']}").json()
     assert thing["properties"]["deleted"] is True
     assert thing["records"][0]["gone_at"] == there["gone_at"]
+    shown = " ".join(re.sub(r"<[^>]+>", " ", api.get(f"/entities/{there['entity_id']}").content.decode()).split())
+    assert "Deleted Properties" in shown
+    assert "gone since, as found just now" in shown
 
 
 @pytest.mark.processes
