@@ -280,13 +280,15 @@ def _badge(tone: str, extra: str, name: str, words: str) -> SafeString:
 
 
 # What a list shows of an entity beside its name, the first that it has.
-DETAILS = ("email", "state", "status", "stage", "domain", "title", "description")
+# By the words of their names, as tools write them each their own way: Email, StageName.
+DETAILS = ("email", "state", "status", "stage", "stage name", "domain", "website", "title", "description")
 STATES = ("state", "status", "stage")  # whose values are a vendor's own names: needs_response
 
 
 def detail(properties: dict[str, Any]) -> str:
     """The one property that says most in a list; "" when there is none."""
-    name = next((name for name in DETAILS if properties.get(name)), None)
+    known = {property_name(name): name for name, value in properties.items() if value}
+    name = next((known[words] for words in DETAILS if words in known), None)
     return "" if name is None else property_value(name, properties[name])
 
 

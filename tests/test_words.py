@@ -50,6 +50,20 @@ def test_a_vendors_names_of_states_are_words_and_other_values_stay() -> None:
     assert words.detail({"amount": 5}) == ""
 
 
+@pytest.mark.parametrize(
+    ("properties", "shown"),
+    [
+        ({"Title": "Engineer", "Email": "ana@zephyr.test", "Status": "Working"}, "ana@zephyr.test"),
+        ({"IsClosed": False, "Status": "Escalated", "CaseNumber": "00001116"}, "Escalated"),
+        ({"StageName": "Prospecting", "Amount": 5}, "Prospecting"),
+        ({"Phone": "+49 30 9762538", "Website": "https://granite.test"}, "https://granite.test"),
+    ],
+)
+def test_what_says_most_is_found_however_its_tool_writes_the_name(properties: dict[str, Any], shown: str) -> None:
+    """Properties keep the names of their tool: of what Salesforce brought the list said nothing, and people of one name looked alike."""
+    assert words.detail(properties) == shown
+
+
 def test_the_time_that_stands_for_none_is_not_shown() -> None:
     assert words.dated(datetime(1970, 1, 1, tzinfo=UTC)) is None
     assert words.dated(None) is None
