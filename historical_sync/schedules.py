@@ -118,13 +118,15 @@ def choose(
         chosen: dict[str, Any] = {"interval": interval, "hour": at, "weekday": on, "enabled": enabled}
         if schedule is not None and all(getattr(schedule, name) == value for name, value in chosen.items()):
             return schedule
+        was_on = schedule is not None and schedule.enabled
         planned = None
         if schedule is not None and schedule.interval == interval and enabled and schedule.enabled:
             planned = schedule.next_run_at
         chosen["next_run_at"] = _first_run(now, interval, at, on, planned)
         schedule, _ = SyncSchedule.objects.update_or_create(tenant=actor.tenant, connection=connection, defaults=chosen)
-        detail = uncapfirst(in_words(choice, at, on)) if enabled else "off"
-        audit.record(actor.tenant.id, actor.label, "schedule.changed", str(connection), detail)
+        if enabled or was_on:  # what was off and stays it has changed nothing that runs
+            detail = uncapfirst(in_words(choice, at, on)) if enabled else "off"
+            audit.record(actor.tenant.id, actor.label, "schedule.changed", str(connection), detail)
         return schedule
 
 

@@ -295,6 +295,22 @@ def test_another_day_of_the_week_is_within_a_week_and_of_days_there_is_none(cast
         assert told.detail == "every week on Thursday at 02:00 UTC"
 
 
+def test_what_is_chosen_of_a_schedule_that_is_off_changes_nothing_that_runs(
+    cast: SimpleNamespace, signed_in: Any
+) -> None:
+    """The log said at each choice that it was changed to off, and the page nothing: who forgot to turn it on was not told."""
+    with tenant_scope(cast.acme.id):
+        actor, connection = system_actor(cast.acme, "Alice"), imported(cast.acme)
+        for choice, weekday, enabled in (
+            ("7d", "", False), ("7d", "monday", False), ("7d", "monday", True), ("7d", "monday", False), ("1d", "", False)
+        ):  # fmt: skip
+            schedules.choose(actor, connection, choice, enabled=enabled, weekday=weekday)
+        told = AuditEvent.objects.filter(tenant_id=cast.acme.id, action="schedule.changed").order_by("at")
+        assert [event.detail for event in told] == ["every week on Monday", "off"]
+    page = signed_in(cast.alice).get("/schedules").content.decode()
+    assert '<td data-label="Next run"><span class="muted">Off</span></td>' in page
+
+
 def test_the_page_offers_days_of_the_week_for_weeks(cast: SimpleNamespace, signed_in: Any) -> None:
     with tenant_scope(cast.acme.id):
         connection = imported(cast.acme)
