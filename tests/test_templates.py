@@ -147,6 +147,7 @@ def test_cancelling_is_asked_on_a_page_or_in_a_dialog_and_answered_by_what_chang
     for headers in ({}, HTMX):
         text = text_of(client.get(f"/jobs/{job.id}/cancel", headers=headers))
         assert "Cancel this import?" in text
+        assert f'<p class="muted">{job.connection}, ' in text, "one of several in a list"
         assert ("<!doctype html>" in text) is not bool(headers)
     text = text_of(client.post(f"/jobs/{job.id}/cancel", headers=HTMX))
     for part in (
