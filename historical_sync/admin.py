@@ -10,6 +10,7 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from procrastinate.contrib.django.admin import ProcrastinateJobAdmin
@@ -47,7 +48,7 @@ class JobAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     date_hierarchy = "created_at"
     list_per_page = 50
     fieldsets = (
-        (None, {"fields": ("id", "tenant", "connection", "status", "control", "pause_reason", "phase", "percentage", "waiting_until", "parts")}),
+        (None, {"fields": ("id", "tenant", "connection", "status", "control", "pause_reason", "phase", "percentage", "waiting_until", "parts", "possible")}),
         ("Asked for", {"fields": ("kind", "trigger", "streams", "start_date", "end_date", "full", "idempotency_key", "created_by", "who")}),
         ("Done", {"fields": ("total_chunks", "completed_chunks", "failed_chunks", "total_records_estimate", "estimate_quality", "records_processed", "records_skipped", "records_quarantined", "entities_extracted", "relationships_extracted", "entities_by_kind", "relationships_by_kind")}),
         ("Times", {"fields": ("created_at", "started_at", "completed_at", "took", "retry_count", "revision")}),
@@ -96,6 +97,13 @@ class JobAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
             job, "job", historical_sync_syncchunk="chunks", historical_sync_jobevent="events",
             historical_sync_quarantinedrecord="quarantine", historical_sync_notice="notices",
         )  # fmt: skip
+
+    @admin.display(description="What can be done")
+    def possible(self, job: HistoricalSyncJob) -> str:
+        if job.status in (states.COMPLETED, states.CANCELLED):
+            return "Nothing: it is over"
+        there = reverse("admin:historical_sync_historicalsyncjob_changelist")
+        return format_html('<a href="{}?q={}">Cancel or resume it by an action of the list</a>', there, job.pk)
 
     @admin.action(description="Cancel the selected jobs", permissions=["operate"])
     def cancel(self, request: HttpRequest, jobs: QuerySet[HistoricalSyncJob]) -> HttpResponse | None:

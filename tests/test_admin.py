@@ -118,6 +118,19 @@ def test_jobs_of_any_tenant_are_cancelled_and_resumed_by_their_actions(staff: Cl
     assert {("root@atom.test (admin)", "cancel_requested"), ("root@atom.test (admin)", "resumed")} <= who
 
 
+def test_a_jobs_page_leads_to_where_it_is_cancelled_and_resumed(staff: Client, cast: SimpleNamespace) -> None:
+    """Both are actions of the list: the page of a job that is stuck had nothing to do on it."""
+    with tenant_scope(cast.acme.id):
+        stuck = make_job(make_connection(cast.acme), status="running", planned=True)
+        over = make_job(make_connection(cast.acme), status="completed", completed_at=timezone.now())
+    there = f"{path(HistoricalSyncJob)}?q={stuck.id}"
+    assert there in staff.get(path(HistoricalSyncJob, stuck.id, "change")).content.decode()
+    listed = staff.get(there).content.decode()
+    assert str(stuck.connection) in listed
+    assert 'value="resume"' in listed
+    assert "?q=" not in staff.get(path(HistoricalSyncJob, over.id, "change")).content.decode()
+
+
 def test_jobs_are_cancelled_after_a_question(staff: Client, cast: SimpleNamespace) -> None:
     with tenant_scope(cast.acme.id):
         job = make_job(make_connection(cast.acme), status="running", phase_detail="issues of 3 May", planned=True)
