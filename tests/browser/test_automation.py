@@ -86,6 +86,9 @@ def test_four_imports_at_once_of_which_one_waits_and_a_schedule(another: Callabl
         row.get_by_role("combobox", name="On which day").select_option("on Wednesday")
     expect(hour).to_have_value("02")
     in_both_looks(page, "schedules")
+    page.set_viewport_size({"width": 1024, "height": 720})
+    assert page.locator("#schedules").evaluate("table => table.scrollWidth <= table.clientWidth"), "a button is cut off"
+    page.set_viewport_size({"width": 1440, "height": 900})
     with page.expect_response(re.compile("/schedule$")):
         often.select_option("1d")
     expect(row.get_by_role("combobox", name="On which day")).to_have_count(0)
