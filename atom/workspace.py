@@ -119,7 +119,7 @@ def member(request: HttpRequest, membership_id: UUID) -> HttpResponse:
             if role == found.role:
                 messages.info(request, f"{found.user} has this role already.")
             else:
-                messages.success(request, f"The role of {found.user} is changed.")
+                messages.success(request, f"{found.user} has the role {Role(role).label} now.")
         elif action == "remove":
             _remove(request, actor, found)
             role = ""

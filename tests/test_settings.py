@@ -408,7 +408,7 @@ def test_an_owner_who_becomes_admin_goes_on_with_the_members(cast: SimpleNamespa
         f"/settings/members/{member(cast, 'alice').id}", {"action": "role", "role": "admin"}, follow=True
     )
     assert reply.redirect_chain[-1][0] == "/settings/members"
-    assert "The role of alice@acme.test is changed." in reply.content.decode()
+    assert "alice@acme.test has the role Admin now." in reply.content.decode()
     again = client.post(
         f"/settings/members/{member(cast, 'alice').id}", {"action": "role", "role": "viewer"}, follow=True
     )

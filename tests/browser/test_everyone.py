@@ -352,6 +352,14 @@ def test_removing_a_member_asks_first_and_says_what_goes_on_without_them(
     page = another(storage_state=None)
     sign_in(page, site.address, "lea@leaving.test", "who goes is gone")
     page.goto("/settings/members")
+    role, change = (
+        page.get_by_label("Role of max@leaving.test"),
+        page.get_by_role("button", name="Change the role of max@"),
+    )
+    expect(change).to_have_css("background-color", "rgba(0, 0, 0, 0)")
+    role.select_option("viewer")
+    expect(change).not_to_have_css("background-color", "rgba(0, 0, 0, 0)")  # it is not given yet
+    role.select_option("admin")
     page.get_by_role("button", name="Remove max@leaving.test").click()
     dialog = page.get_by_role("dialog", name="Remove max@leaving.test from Leaving?")
     expect(dialog).to_contain_text("No API key and no connection of theirs is in use here.")
