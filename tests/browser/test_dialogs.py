@@ -33,6 +33,15 @@ def test_what_is_selected_can_be_started_from_where_it_was_selected(page: Page) 
     ).to_be_visible()
 
 
+def test_the_first_key_in_the_question_before_disconnecting_takes_nothing(page: Page) -> None:
+    page.goto("/integrations")
+    page.locator("#card-github .account").first.get_by_role("button", name="Disconnect").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("button", name="Keep it")).to_be_focused()
+    page.keyboard.press("Space")
+    expect(dialog).to_be_hidden()
+
+
 def test_what_was_sent_is_not_sent_again_while_its_answer_is_on_its_way(page: Page, imports: Imports) -> None:
     sent: list[Route] = []
     page.route(
