@@ -250,7 +250,11 @@ def _give_up(actor: Actor, connection: Connection, delete_data: bool) -> None:
     row.set_credentials("")
     row.status = ConnectionStatus.DISCONNECTED
     row.last_error = ""
-    row.save(update_fields=["sealed_credentials", "token_expires_at", "status", "last_error", "updated_at"])
+    if delete_data:
+        row.prompted_at = None  # connected again it is as new
+    row.save(
+        update_fields=["sealed_credentials", "token_expires_at", "status", "last_error", "prompted_at", "updated_at"]
+    )
     if delete_data:
         for hook in removing_hooks:
             hook(actor, row)

@@ -716,6 +716,24 @@ def test_tokens_are_forgotten_even_when_the_provider_is_away(
     assert stored()[0].credentials["access_token"] == ""
 
 
+def test_what_was_disconnected_with_its_data_is_offered_again_when_it_is_connected_again(
+    alice: Client, cast: Any, sandbox: Any
+) -> None:
+    """Nothing of it is here then, as when it was first connected."""
+
+    def offered() -> bool:
+        address = connect(alice)["Location"]
+        by_itself = 'hx-trigger="load delay:1s"' in alice.get(address).content.decode()
+        alice.get(f"/connections/{stored()[0].id}/import")
+        return by_itself
+
+    assert offered()
+    alice.post(f"/connections/{stored()[0].id}/disconnect")
+    assert not offered(), "its history stayed"
+    alice.post(f"/connections/{stored()[0].id}/disconnect", {"delete_data": "on"})
+    assert offered()
+
+
 # -- by token -------------------------------------------------------------------------------------------------------------
 
 
