@@ -505,6 +505,22 @@ def test_a_card_says_when_access_ends_and_what_cannot_be_read(cast: SimpleNamesp
     assert "Reconnect" not in signed_in(cast.vera).get("/integrations").content.decode()
 
 
+@pytest.mark.parametrize(
+    ("code", "offered"), [("provider_access_denied", True), ("provider_unavailable", False)]
+)  # fmt: skip
+def test_what_failed_for_want_of_a_permission_leads_to_where_it_is_granted(
+    cast: SimpleNamespace, signed_in: Any, code: str, offered: bool
+) -> None:
+    """Google's words say: connect again and tick it. Nothing on the page did that."""
+    with tenant_scope(cast.acme.id):
+        job = make_job(
+            make_connection(cast.acme, "google"), status="failed", last_error_code=code, completed_at=timezone.now()
+        )
+    page = signed_in(cast.alice).get(f"/jobs/{job.id}").content.decode()
+    assert "Retry" in page
+    assert ("Reconnect" in page) is offered
+
+
 # -- the map --------------------------------------------------------------------------------------------------------------
 
 
