@@ -79,7 +79,7 @@ def read_token(provider: Provider, status: int, headers: Mapping[str, str], body
     if error in oauth.client_errors:
         raise Misconfigured(f"{name} refuses this deployment's client credentials ({error}).")
     if error in _GRANT_IS_GONE or error in oauth.grant_errors:
-        raise ReauthRequired(f"{name} no longer accepts this connection's grant.")
+        raise ReauthRequired(f"{name} no longer accepts this connection's access.")
     raise Misconfigured(f"{name} refuses this deployment's client credentials ({error}).")
 
 
