@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from atom.models import ApiKey
 from atom.tenancy import tenant_scope
-from historical_sync import actions, states
+from historical_sync import actions, admission, states
 from historical_sync.models import DataRemoval, HistoricalSyncJob, JobEvent, QuarantinedRecord, SyncChunk, SyncRecord
 from tests.faults.stage import database_url
 from tests.graphs import make_connection, make_job
@@ -272,7 +272,7 @@ def test_a_replay_that_can_not_be_is_refused(
     assert (reply.status_code, reply.json()["errors"][0]["code"]) == (409, "provider_misconfigured")
     settings.ENCRYPTION_KEYS = keys
     with monkeypatch.context() as without:
-        without.setattr(actions, "PROVIDERS", {})  # and not out of the registry, whose order it would lose
+        without.setattr(admission, "PROVIDERS", {})  # and not out of the registry, whose order it would lose
         reply = api.post(path(job, "replay"))
         assert (reply.status_code, reply.json()["errors"][0]["code"]) == (409, "invalid_state")
     with tenant_scope(live_cast.acme.id):

@@ -216,14 +216,17 @@ def test_what_is_taken_back_or_dismissed_is_said_and_leaves_the_focus_nearby(
 
 
 def queue_two(slug: str) -> None:
-    """Two starts that wait, the second refused; for `manage.py shell`."""
+    """Two starts that wait, the second refused, behind as many imports as there may be; for `manage.py shell`."""
     from atom.models import Tenant
+    from atom.plans import ACTIVE_JOBS
     from atom.tenancy import tenant_scope
     from historical_sync.automation import QueuedStart
-    from tests.graphs import make_connection
+    from tests.graphs import make_connection, make_job
 
     tenant = Tenant.objects.get(slug=slug)
     with tenant_scope(tenant.id):
+        for _ in range(ACTIVE_JOBS):
+            make_job(make_connection(tenant, "stripe"), status="paused", pause_reason="user")
         for tool, refused in (("github", False), ("slack", True)):
             connection = make_connection(tenant, tool)
             QueuedStart.objects.create(
