@@ -9,10 +9,10 @@ class HistoricalSyncConfig(AppConfig):
         # `atom` and `integrations` may not import this package; they call what is registered here.
         from atom import workspace
         from historical_sync import actions, allowance, coverage, removing
-        from integrations import connect, narrowing
+        from integrations import connect, disconnecting, narrowing
 
         workspace.usage = allowance.usage_of
         connect.reconnected_hooks.append(actions.reconnected)
-        connect.disconnecting_hooks.append(actions.disconnecting)
-        connect.removing_hooks.append(removing.request)
+        disconnecting.disconnecting_hooks.append(actions.disconnecting)
+        disconnecting.removing_hooks.append(removing.request)
         narrowing.widened_hooks.append(coverage.widened)

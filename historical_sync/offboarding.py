@@ -37,7 +37,8 @@ from historical_sync import actions, states
 from historical_sync.models import Entity, HistoricalSyncJob, StaleEntity, SyncChunk, SyncRecord, SyncSchedule
 from historical_sync.searching import NameBacklog
 from historical_sync.settling import settle_sync
-from integrations import connect
+from integrations.connect import connections_of
+from integrations.disconnecting import disconnect
 from integrations.models import Connection, ConnectionStatus
 
 log = logging.getLogger(__name__)
@@ -125,9 +126,9 @@ def _give_up_access(tenant: Tenant, warn: Say) -> None:
     actor = system_actor(tenant, WHO)
     with tenant_scope(tenant.id):
         SyncSchedule.objects.filter(tenant=tenant).delete()
-        for row in connect.connections_of(tenant).exclude(status=ConnectionStatus.DISCONNECTED):
+        for row in connections_of(tenant).exclude(status=ConnectionStatus.DISCONNECTED):
             try:
-                why = connect.disconnect(actor, row)
+                why = disconnect(actor, row)
             except Connection.DoesNotExist:
                 continue  # somebody else deletes the tenant as well
             except Exception as error:

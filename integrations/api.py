@@ -19,7 +19,8 @@ from atom.api_auth import TenantScoped, caller
 from atom.api_fields import Body, BoundedList
 from atom.errors import InvalidInput
 from atom.openapi import ErrorsSerializer
-from integrations.connect import connect_with_token, connections_of, disconnect
+from integrations.connect import connect_with_token, connections_of
+from integrations.disconnecting import disconnect
 from integrations.health import health_of
 from integrations.models import Connection, ConnectionQuerySet, ConnectionStatus
 from integrations.narrowing import MOST_NAMES, narrow, parts_of

@@ -8,6 +8,6 @@ class IntegrationsConfig(AppConfig):
     def ready(self) -> None:
         # `atom` may not import this package; it calls what is registered here.
         from atom import members
-        from integrations import connect
+        from integrations import disconnecting
 
-        members.granted_by, members.give_up = connect.granted_by, connect.give_up
+        members.granted_by, members.give_up = disconnecting.granted_by, disconnecting.give_up

@@ -26,10 +26,10 @@ from integrations.connect import (
     checked_answers,
     connect_with_token,
     connections_of,
-    disconnect,
     finish_oauth,
     still_lost,
 )
+from integrations.disconnecting import disconnect
 from integrations.errors import ProviderError, ReauthRequired
 from integrations.models import ConnectionStatus
 from integrations.narrowing import listed, narrow

@@ -28,7 +28,7 @@ from django.db import connection as database
 from django.test import Client
 from django.utils import timezone
 
-import integrations.connect
+import integrations.disconnecting
 from atom.models import Membership
 from atom.tenancy import across_tenants, tenant_scope
 from historical_sync import actions
@@ -549,13 +549,13 @@ def test_what_is_started_while_a_connection_is_being_disconnected_is_cancelled_t
 ) -> None:
     connect(alice, "github")
     (row,) = stored()
-    give_up = integrations.connect._give_up
+    give_up = integrations.disconnecting._give_up
 
     def meanwhile(actor: Any, connection: Connection, delete_data: bool) -> None:
         make_job(connection)
         give_up(actor, connection, delete_data)
 
-    monkeypatch.setattr(integrations.connect, "_give_up", meanwhile)
+    monkeypatch.setattr(integrations.disconnecting, "_give_up", meanwhile)
     assert alice.post(f"/connections/{row.id}/disconnect").status_code == 302
     with tenant_scope(row.tenant_id):
         assert [job.status for job in HistoricalSyncJob.objects.filter(connection=row)] == ["cancelled"]
@@ -629,7 +629,7 @@ def test_a_token_that_a_worker_refreshes_while_its_import_is_cancelled_ends_too(
         if not refreshed:
             refreshed.append(gateway.refresh_token(connection, row.credentials["access_token"]))
 
-    monkeypatch.setattr(integrations.connect, "disconnecting_hooks", [refreshes])
+    monkeypatch.setattr(integrations.disconnecting, "disconnecting_hooks", [refreshes])
     alice.post(f"/connections/{row.id}/disconnect")
     assert refreshed != [row.credentials["access_token"]]
     assert not is_accepted(sandbox, slug, refreshed[0])
@@ -675,7 +675,7 @@ def test_the_grant_ends_though_two_workspaces_disconnect_the_account_at_once(
         connect(client, "google")
     acme, globex = stored()
     tokens = [row.credentials["access_token"] for row in (acme, globex)]
-    give_up = integrations.connect._give_up
+    give_up = integrations.disconnecting._give_up
 
     def meanwhile(actor: Any, connection: Connection, delete_data: bool) -> None:
         """The other is given up and looks whether anybody goes on by the grant, while this one is being given up."""
@@ -683,7 +683,7 @@ def test_the_grant_ends_though_two_workspaces_disconnect_the_account_at_once(
             charlie.post(f"/connections/{globex.id}/disconnect")
         give_up(actor, connection, delete_data)
 
-    monkeypatch.setattr(integrations.connect, "_give_up", meanwhile)
+    monkeypatch.setattr(integrations.disconnecting, "_give_up", meanwhile)
     alice.post(f"/connections/{acme.id}/disconnect")
     assert [row.status for row in stored()] == ["disconnected", "disconnected"]
     assert not any(is_accepted(sandbox, "google", token) for token in tokens)

@@ -23,7 +23,7 @@ from atom.tenancy import tenant_scope
 from historical_sync import ending, tasks
 from historical_sync.automation import NotificationPreference
 from historical_sync.upkeep import by_the_clock
-from integrations import connect
+from integrations import disconnecting
 from integrations.models import Connection
 from tests.conftest import Sandbox, Worker, sandbox_token, wait_for
 from tests.graphs import make_connection
@@ -139,7 +139,7 @@ def test_it_is_sent_under_one_id_and_not_once_access_was_renewed_or_the_member_l
     User.objects.filter(id=live_cast.alice.id).update(is_active=False)
     asyncio.run(ending.send(**entry.args))
     with tenant_scope(github.tenant_id):
-        connect.disconnect(system_actor(live_cast.acme, "Alice"), github)
+        disconnecting.disconnect(system_actor(live_cast.acme, "Alice"), github)
     User.objects.filter(id=live_cast.alice.id).update(is_active=True)
     asyncio.run(ending.send(**entry.args))
     assert mail.outbox == []

@@ -23,7 +23,7 @@ from historical_sync import actions, delivering, job_changes, replaying, webhook
 from historical_sync.automation import Delivery, Notice, WebhookEndpoint
 from historical_sync.database import Pool, make_pool, pipelined_transaction, tenant_transaction
 from historical_sync.models import QuarantinedRecord, SyncChunk
-from integrations import connect, gateway
+from integrations import disconnecting, gateway
 from integrations.crypto import encrypt
 from tests.conftest import connected, job_now, wait_for
 from tests.faults.stage import database_url
@@ -243,7 +243,7 @@ def test_a_token_that_comes_while_its_connection_is_disconnected_ends_too(
     between.real = lambda *reply: came.append(real(*reply)) or came[-1]
     refreshing = Aside(tenant, gateway.refresh_token, connection, connection.credentials["access_token"])
     assert between.reached.wait(20)
-    leaving = Aside(tenant, connect.disconnect, system_actor(tenant, "Alice"), connection)
+    leaving = Aside(tenant, disconnecting.disconnect, system_actor(tenant, "Alice"), connection)
     wait_for(leaving.waits_or_is_done)
     between.go.set()
     leaving.ends()

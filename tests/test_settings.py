@@ -25,7 +25,7 @@ from atom.tenancy import across_tenants, tenant_scope
 from atom.tries import LINK
 from historical_sync import actions, schedules, webhooks
 from historical_sync.models import DataRemoval, HistoricalSyncJob
-from integrations import connect, narrowing
+from integrations import disconnecting, narrowing
 from integrations.models import Connection
 from tests.graphs import had, make_connection, make_job
 
@@ -324,7 +324,7 @@ def test_tools_of_who_leaves_are_asked_at_once_and_each_of_them_whatever_happens
 
         return ask
 
-    monkeypatch.setattr("integrations.connect._way_to_revoke", way)
+    monkeypatch.setattr("integrations.disconnecting._way_to_revoke", way)
     form = {"action": "remove", "connection": [str(row.id) for row in rows]}
     page = signed_in(cast.alice).post(f"/settings/members/{member(cast, 'bob').id}", form, follow=True).content.decode()
     assert sorted(asked_of) == slugs
@@ -339,16 +339,16 @@ def test_tools_of_who_leaves_are_asked_at_once_and_each_of_them_whatever_happens
         first, second, *_ = rows
         actor = system_actor(cast.acme, "Alice")
         with monkeypatch.context() as patched:
-            give_up = connect._give_up
+            give_up = disconnecting._give_up
 
             def only_the_first(actor: Actor, row: Connection, delete_data: bool) -> None:
                 if row.id != first.id:
                     raise OSError
                 give_up(actor, row, delete_data)
 
-            patched.setattr("integrations.connect._give_up", only_the_first)
+            patched.setattr("integrations.disconnecting._give_up", only_the_first)
             with pytest.raises(OSError):
-                connect.give_up(actor, [str(first.id), str(second.id)])
+                disconnecting.give_up(actor, [str(first.id), str(second.id)])
     assert asked_of == [first.provider_slug]
 
 

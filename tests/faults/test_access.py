@@ -19,7 +19,7 @@ from django.utils import timezone
 from historical_sync import actions, job_changes, tasks
 from historical_sync.database import make_pool
 from historical_sync.models import HistoricalSyncJob, JobEvent, SyncChunk, SyncRecord
-from integrations import connect, gateway
+from integrations import connect, disconnecting, gateway
 from integrations.errors import ReauthRequired
 from integrations.models import Connection
 from integrations.narrowing import narrow, parts_of
@@ -133,7 +133,7 @@ def test_where_the_key_of_the_credentials_is_lost_the_job_says_so(
     assert job.last_error_message.startswith("No key of ATOM_ENCRYPTION_KEYS opens what is stored")
     assert "Traceback" not in caplog.text
     with tenant_scope(toy.tenant.id):
-        connect.disconnect(toy.actor, Connection.objects.get(id=row.id))
+        disconnecting.disconnect(toy.actor, Connection.objects.get(id=row.id))
         assert Connection.objects.get(id=row.id).status == "disconnected"
 
 

@@ -440,12 +440,12 @@ def test_nothing_comes_back_whatever_a_worker_is_at(
 def test_a_removal_of_data_that_is_under_way_ends(
     toy: ToyStage, worker: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from integrations import connect
+    from integrations import disconnecting
 
     tenant = toy.tenant
     toy.done(toy.job())
     with tenant_scope(tenant.id):
-        connect.disconnect(system_actor(tenant, "Alice"), toy.connection, delete_data=True)
+        disconnecting.disconnect(system_actor(tenant, "Alice"), toy.connection, delete_data=True)
     gone("toys")
     worker.stop()
     assert left_of(tenant) == {}
