@@ -281,18 +281,19 @@ async def _gone_messages(api: Api, partition: Partition, records: Sequence[Recor
 
 
 async def _gone_replies(api: Api, partition: Partition, records: Sequence[Record]) -> list[str]:
-    """Those that are missing below what they reply to; where that is gone as well, as a message is."""
+    """Those that are missing below what they reply to. Where that is not found either, it is gone as a message is, or hidden for its own
+    age: that what was said below it is younger tells nothing."""
     gone = []
     for record in records:
         thread, ts = record.payload["thread_ts"], record.payload["ts"]
         at = {"channel": partition.key, "oldest": ts, "latest": ts, "inclusive": "true", "limit": 10}
         try:
-            rows = (await _call(api, "conversations.replies", ts=thread, **at))["messages"]
+            data = await _call(api, "conversations.replies", ts=thread, **at)
         except Gone:
-            is_gone = await _newest(api, partition, ts) is not None
+            is_gone = await _newest(api, partition, thread) is not None
         else:
-            there = {row["ts"] for row in rows}
-            is_gone = thread in there and ts not in there
+            there = {row["ts"] for row in data["messages"]}
+            is_gone = thread in there and ts not in there and _next(data) is None
         if is_gone:
             gone.append(record.external_id)
     return gone

@@ -386,12 +386,18 @@ def test_files_are_attached_to_what_they_came_with_but_not_those_that_are_gone()
 # -- what is gone -------------------------------------------------------------------------------------------------------------
 
 
-async def gone(stream: str, row: dict[str, Any], **answers: Any) -> bool:
-    """Whether the message is, where Slack answers so. answers: method -> timestamps of the messages that come, or an error."""
+async def gone(stream: str, row: dict[str, Any], following: str = "", **answers: Any) -> bool:
+    """Whether the message is, where Slack answers so. answers: method -> timestamps of the messages that come, or an error. following: the
+    page of the thread that comes next."""
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         found = answers[request.url.path.rpartition(".")[2]]
-        told = {"ok": False, "error": found} if isinstance(found, str) else {"messages": [{"ts": ts} for ts in found]}
+        asked, told = request.url.params, dict[str, Any]()
+        if isinstance(found, str):
+            told = {"ok": False, "error": found}
+        else:
+            told["messages"] = [{"ts": ts} for ts in found if "ts" in asked or ts <= asked["latest"]]
+            told["response_metadata"] = {"next_cursor": following if "ts" in asked else ""}
         return httpx2.Response(200, json={"ok": True, **told})
 
     record = Record(f"C1:{row['ts']}", slack._time(row["ts"]), row)
@@ -421,13 +427,19 @@ THREAD = "1735812000.000100"
         ([], [], False),
         ("thread_not_found", ["1735811000.000100"], True),
         ("thread_not_found", [], False),
+        ("thread_not_found", ["1735812100.000100"], False),
     ],
-    ids=["there", "not in its thread", "no thread shown", "thread gone", "thread gone or hidden"],
+    ids=["there", "not in its thread", "no thread shown", "thread gone", "all gone or hidden", "thread gone or hidden"],
 )
 async def test_a_reply_is_gone_where_its_thread_is_shown_without_it(
     replies: Any, history: list[str], is_gone: bool
 ) -> None:
     assert await gone("replies", {"ts": TS, "thread_ts": THREAD}, replies=replies, history=history) == is_gone
+
+
+async def test_a_reply_that_may_come_on_the_next_page_is_not_gone() -> None:
+    """Only a page's cursor tells the end."""
+    assert not await gone("replies", {"ts": TS, "thread_ts": THREAD}, following="more", replies=[THREAD])
 
 
 @pytest.mark.parametrize("error", ["channel_not_found", "not_in_channel"])
