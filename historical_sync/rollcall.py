@@ -323,10 +323,11 @@ async def _next(pool: Pool, job: HistoricalSyncJob) -> Missed | None:
 
 @retried
 async def _mark(pool: Pool, tenant_id: str, missed: Missed, gone: set[str]) -> None:
-    """Marks those that are gone, and what they are about where all records of it are; not what was written anew since it was looked up.
-    They have been asked for then.
+    """Marks those that are gone, and what they alone are about; not what was written anew since it was looked up. They have been asked
+    for then.
 
-    What another record has left to say of a thing is found by looking at it anew (`tidying.py`)."""
+    What is left of a thing that other records are about as well, or which of them has the last word where all are gone, is found by
+    looking at it anew (`tidying.py`)."""
     found = [missed.hashes[external_id] for external_id in gone if external_id in missed.hashes]
     async with tenant_transaction(pool, tenant_id, "gone") as cursor:
         if not found:
@@ -344,16 +345,17 @@ async def _mark(pool: Pool, tenant_id: str, missed: Missed, gone: set[str]) -> N
                 UPDATE historical_sync_syncrecord r SET gone_at = clock_timestamp()
                 FROM unnest(%s::uuid[], %s::uuid[]) AS u(id, hash)
                 WHERE r.id = u.id AND r.content_hash = u.hash AND r.gone_at IS NULL RETURNING r.id, r.entity_id
-            ), left_of AS (
+            ), told_by_others AS (
                 SELECT DISTINCT gone.entity_id FROM gone JOIN historical_sync_syncrecord r ON r.entity_id = gone.entity_id
-                WHERE r.gone_at IS NULL AND NOT EXISTS (SELECT FROM gone WHERE gone.id = r.id)
+                WHERE NOT EXISTS (SELECT FROM gone WHERE gone.id = r.id)
             ), deleted AS (
                 UPDATE historical_sync_entity e SET properties = e.properties || '{"deleted": true}'
-                FROM gone WHERE e.id = gone.entity_id AND e.record_id = gone.id AND NOT EXISTS (SELECT FROM left_of WHERE entity_id = e.id)
+                FROM gone WHERE e.id = gone.entity_id AND e.record_id = gone.id AND NOT EXISTS (
+                    SELECT FROM told_by_others WHERE entity_id = e.id)
             ), noted AS (
                 UPDATE historical_sync_rollcall SET state = 'gone', ids = ARRAY(SELECT id FROM gone) WHERE id = %s
             )
-            SELECT entity_id FROM left_of
+            SELECT entity_id FROM told_by_others
             """,
             [[key for key, _ in found], [content for _, content in found], missed.id],
         )

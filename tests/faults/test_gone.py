@@ -351,6 +351,27 @@ def test_what_is_gone_from_one_account_is_there_again_when_another_brings_it(toy
     assert deleted(toy) == set()
 
 
+def test_the_last_word_of_what_is_gone_everywhere_is_the_newest_records(toy: ToyStage, worker: Worker) -> None:
+    """Whichever went first: the graph is what the records say."""
+    one, other, names = of_two_accounts(toy, SOME)
+    toy.done(toy.job(connection=one))
+    toy.done(toy.job(connection=other))
+    take_out(toy, *SOME)
+    for connection in (one, other):
+        read_again(toy, connection=connection)
+        tidied(toy)
+    last = toy.within(
+        lambda: dict(
+            SyncRecord.objects.exclude(gone_at=None)
+            .order_by("entity_id", "-occurred_at", "-id")
+            .distinct("entity_id")
+            .values_list("entity_id", "id")
+        )
+    )
+    assert toy.within(lambda: dict(Entity.objects.filter(name__in=names).values_list("id", "record_id"))) == last
+    assert deleted(toy) == names
+
+
 def test_with_a_connections_data_go_its_notes(toy: ToyStage, worker: Worker) -> None:
     job = toy.done(toy.job())
     for state in (RollCall.MET, RollCall.MISSED, RollCall.GONE):
