@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from asgiref.sync import async_to_sync
 from django.db import connection as database
@@ -20,7 +21,7 @@ from integrations.models import Connection
 from integrations.providers import PROVIDERS
 from tests.conftest import Sandbox, Worker, job_now, until, wait_for
 from tests.faults import toy as toys
-from tests.faults.stage import KILLED, stage
+from tests.faults.stage import KILLED, database_url, stage
 from tests.faults.toy import END, START, Answer, says, throttled
 from tests.faults.toy_stage import ToyStage
 
@@ -370,6 +371,23 @@ def test_the_last_word_of_what_is_gone_everywhere_is_the_newest_records(toy: Toy
     )
     assert toy.within(lambda: dict(Entity.objects.filter(name__in=names).values_list("id", "record_id"))) == last
     assert deleted(toy) == names
+
+
+def test_a_page_that_is_stored_costs_no_more_for_all_that_is_gone(toy: ToyStage, worker: Worker) -> None:
+    """Though the planner has not heard of it yet."""
+    toy.done(toy.job())
+    with psycopg.connect(database_url(), autocommit=True) as owner:
+        owner.execute("ANALYZE historical_sync_syncrecord")
+    with across_tenants("a test"), database.cursor() as cursor:
+        stored = list(SyncRecord.objects.values_list("id", flat=True)[:5])
+        SyncRecord.objects.exclude(id__in=stored).update(gone_at=timezone.now())
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {rollcall.LOOK_AGAIN}", [toy.tenant.id, stored])
+        ((found,),) = cursor.fetchall()
+    assert most_rows(found[0]["Plan"]) <= len(stored)
+
+
+def most_rows(node: dict[str, Any]) -> float:
+    return max([node["Actual Rows"] * node["Actual Loops"], *map(most_rows, node.get("Plans", ()))])
 
 
 def test_with_a_connections_data_go_its_notes(toy: ToyStage, worker: Worker) -> None:
