@@ -381,16 +381,16 @@ ASANA = Provider(
         # In no order of time, so that a project is read in one go.
         Stream(
             "tasks", "Tasks", WindowKind.SCAN, pages(_tasks, _CHANGED), _extract_task, ascending=False,
-            partitioned=True, needs=_TASKS, record=_CHANGED, gone=_gone("tasks"),
+            partitioned=True, needs=_TASKS, record=_CHANGED, gone=_gone("tasks"), shared=True,
         ),
         Stream(
             "subtasks", "Subtasks", WindowKind.SCAN, _fetch_subtasks, _extract_task, ascending=False,
-            partitioned=True, needs=_TASKS, page_size=5, record=_CHANGED, gone=_gone("tasks"),
+            partitioned=True, needs=_TASKS, page_size=5, record=_CHANGED, gone=_gone("tasks"), shared=True,
         ),
         Stream(
             "stories", "Comments and history", WindowKind.SCAN, _fetch_stories, _extract_story, ascending=False, partitioned=True,
             needs=(*_TASKS, "stories:read"), page_size=5, clock=Clock.CREATED, record=_CREATED,
-            gone=_gone("stories"),
+            gone=_gone("stories"), shared=True,
         ),
     ),
 )  # fmt: skip

@@ -269,8 +269,8 @@ class Stream:
     gone: for a provider that does not tell what was deleted. Gets records that are stored and that a full import did not meet, a few at a
         time, and asks for them: the external ids of those that the provider says are there no more. What may be hidden, moved or out
         of order is not among them. AccessDenied: of that partition it can't be told. None: nobody is asked, and all stays as it was.
-    shared: its things are told of by other accounts' records, too, each their own (a mail in several mailboxes), and are there as
-        long as one of them is.
+    shared: what is gone for one account may be there for another, in a record of its own (a mail in several mailboxes, an issue that
+        is hidden from some), or there again as it was; its things are there as long as one of these records is.
     """
 
     name: str

@@ -512,7 +512,7 @@ def _parts(
     fetch = partial(_fetch_parts, field, listed, time_of)
     return Stream(
         name, label, WindowKind.SCAN, fetch, extract, ascending=False, partitioned=True, needs=_NEEDS, page_size=50, clock=clock,
-        gone=gone,
+        gone=gone, shared=gone is not None,
     )  # fmt: skip
 
 
@@ -551,7 +551,7 @@ JIRA = Provider(
         _listed("users", "People", _list_users, "accountId", _extract_user, ("read:jira-user",), 1000),
         Stream(
             "issues", "Issues", WindowKind.EXACT, _fetch_issues, _extract_issue, _count_issues, partitioned=True,
-            needs=_NEEDS, gone=_gone(),
+            needs=_NEEDS, gone=_gone(), shared=True,
         ),
         _parts("comments", "Comments", "comment", "comments", "updated", _extract_comment, gone=_gone("comment")),
         _parts("worklogs", "Work logged", "worklog", "worklogs", "updated", _extract_worklog, gone=_gone("worklog")),

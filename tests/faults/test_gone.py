@@ -352,6 +352,14 @@ def test_what_is_gone_from_one_account_is_there_again_when_another_brings_it(toy
     assert deleted(toy) == set()
 
 
+@pytest.mark.parametrize("slug", ["asana", "google", "jira", "microsoft365"])
+def test_what_one_account_may_have_alone_is_looked_at_when_it_comes(slug: str) -> None:
+    """Hidden from another, thrown away by another, or back from the bin, which leaves the times of what hangs on a thing as they were."""
+    asked_for = [stream for stream in PROVIDERS[slug].streams if stream.gone is not None]
+    assert asked_for
+    assert all(stream.shared for stream in asked_for)
+
+
 def test_the_last_word_of_what_is_gone_everywhere_is_the_newest_records(toy: ToyStage, worker: Worker) -> None:
     """Whichever went first: the graph is what the records say."""
     one, other, names = of_two_accounts(toy, SOME)
