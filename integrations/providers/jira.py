@@ -265,7 +265,8 @@ async def _all(api: Api, path: str, listed: str, first: list[JSON]) -> list[JSON
 
 
 def _gone(part: str = "") -> FindGone:
-    """Asks for one after the other, and then whether the project is shown. part: of an issue, as the search calls it."""
+    """Asks for one after the other, and then whether anything of the project is shown: what was archived is found by no search. part: of
+    an issue, as the search calls it."""
 
     async def gone(api: Api, partition: Partition, records: Sequence[Record]) -> list[str]:
         base, missing = partition.facts["base"], []
@@ -278,10 +279,10 @@ def _gone(part: str = "") -> FindGone:
                 missing.append(record.external_id)
             except AccessDenied:
                 continue  # it is there, and not for us
-        if missing:
-            asked = {"jql": f"project = {partition.facts['project']}", "maxResults": 1, "fields": [part or "updated"]}
-            await _search(api, partition, None, asked)
-        return missing
+        if not missing:
+            return []
+        asked = {"jql": f"project = {partition.facts['project']}", "maxResults": 1, "fields": [part or "updated"]}
+        return missing if (await _search(api, partition, None, asked))["issues"] else []
 
     return gone
 

@@ -431,18 +431,25 @@ def test_a_change_says_from_what_to_what() -> None:
 
 
 @pytest.mark.parametrize(
-    ("of_issue", "of_project", "is_gone"),
-    [(200, 200, False), (404, 200, True), (403, 200, False), (404, 400, None), (404, 403, None)],
+    ("of_issue", "of_project", "others", "is_gone"),
+    [
+        (200, 200, [{"id": "1"}], False),
+        (404, 200, [{"id": "1"}], True),
+        (403, 200, [{"id": "1"}], False),
+        (404, 200, [], False),
+        (404, 400, [], None),
+        (404, 403, [], None),
+    ],
 )
-async def test_an_issue_is_gone_where_its_project_is_shown(
-    of_issue: int, of_project: int, is_gone: bool | None
+async def test_an_issue_is_gone_where_others_of_its_project_are_shown(
+    of_issue: int, of_project: int, others: list[Any], is_gone: bool | None
 ) -> None:
-    """None: it can't be told."""
+    """None: it can't be told. Of a project that was archived since it was listed a search shows nothing."""
     hidden = {"errorMessages": ["The value '10' does not exist for the field 'project'."]}
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         status = of_project if request.url.path == "/b/search/jql" else of_issue
-        return httpx2.Response(status, json={"issues": []} if status == 200 else hidden)
+        return httpx2.Response(status, json={"issues": others} if status == 200 else hidden)
 
     api, find = Api(JIRA, "https://acme.atlassian.net", answering(answer)), JIRA.stream("issues").gone
     assert find is not None
