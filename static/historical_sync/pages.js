@@ -425,14 +425,19 @@ document.body.addEventListener("htmx:afterRequest", (event) => {
 
 const asksByItself = (element) => element.matches('[hx-trigger^="every"]'); // and tries again without anybody's help
 document.body.addEventListener("htmx:afterRequest", (event) => {
-  const { xhr, elt } = event.detail;
+  const { xhr, elt, target, successful, requestConfig } = event.detail;
   if (xhr?.getResponseHeader("X-Fragments") && !asksByItself(elt)) {
     apply(xhr.responseText);
     if (elt.matches("form[hx-trigger=change]")) elt.reset(); // what was chosen was refused
   }
   if (elt.matches("[data-close-after]")) modal.close();
+  // No answer comes for what is chosen now; a toast says so, and what stands there is of an earlier choice.
+  if (target.id === "estimate" && !successful && requestConfig.choice === choices) {
+    target.replaceChildren();
+    target.removeAttribute("aria-busy");
+  }
   // What was pressed went off the page with what it was good for; `elt` is what is left around it.
-  if (event.detail.requestConfig.verb === "post" && !event.detail.target.isConnected && !document.getElementById(event.detail.target.id)) refocus(elt.querySelector(".button"));
+  if (requestConfig.verb === "post" && !target.isConnected && !document.getElementById(target.id)) refocus(elt.querySelector(".button"));
 });
 document.body.addEventListener("said", (event) => announce(event.detail.value));
 document.body.addEventListener("htmx:responseError", (event) => {

@@ -182,6 +182,22 @@ def test_an_estimate_of_another_choice_is_not_shown_for_this_one(page: Page, sit
     ]
 
 
+def test_an_estimate_that_does_not_come_leaves_none_of_another_choice(page: Page, site: Up) -> None:
+    page.goto("/integrations")
+    page.locator("#card-github").get_by_role("button", name="Sync History").click()
+    estimate = page.get_by_role("dialog").locator("#estimate")
+    expect(estimate.locator(".skeleton")).to_have_count(0)
+    expect(estimate).to_be_visible()
+    page.route(re.compile("import/estimate"), lambda route: route.abort())
+    page.get_by_role("dialog").get_by_role("button", name="12 months").click()
+    expect(page.locator("#toasts")).to_contain_text("Atom can't be reached.")
+    expect(estimate).to_be_hidden()
+    page.unroute(re.compile("import/estimate"))
+    page.get_by_role("dialog").get_by_role("button", name="6 months").click()
+    expect(estimate).to_be_visible()
+    expect(estimate).to_contain_text(re.compile("Records|Everything"))
+
+
 def test_the_offer_explains_what_the_plan_locks_and_counts_again_for_another_choice(
     page: Page, another: Callable[..., Page], imports: Imports
 ) -> None:
