@@ -103,7 +103,7 @@ def _choose(actor: Actor, connection: Connection, only: list[str] | None) -> Con
     former, row.only = row.only, only
     row.save(update_fields=["only", "updated_at"])
     widened(row, former)
-    detail = "everything" if only is None else f"{len(only)} {row.provider.partition_label.lower() or 'parts'}"
+    detail = "everything" if only is None else f"{len(only)} of the {row.provider.partition_label.lower() or 'parts'}"
     audit.record(row.tenant_id, actor.label, "connection.narrowed", str(row), detail)
     return row
 
