@@ -61,7 +61,7 @@ def test_that_access_ends_is_told_once_when_the_card_begins_to_warn(github: Conn
     settings.PUBLIC_URL = "https://atom.example"
     ends(github, timezone.now() + 14 * DAY + timedelta(hours=1))
     assert told() == []
-    at = (timezone.now() + 14 * DAY).replace(hour=9, minute=5)
+    at = (timezone.now() + 13 * DAY).replace(hour=9, minute=5)
     ends(github, at)
     assert told() == ["alice"]
     (sent,) = mail.outbox
