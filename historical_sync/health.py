@@ -51,7 +51,8 @@ class Facts:
     """The deployment as it is just now. Ages in seconds; None: there is nothing to be old.
 
     pooler: why no process starts where DATABASE_URL leads to one. unapplied: migrations; unknown: those that a later version made.
-    workers: alive. starts: of workers, within ten minutes. overdue: chunks whose worker is gone and which nobody took over. unheard: jobs whose request to stop nobody honours.
+    workers: alive. starts: of workers, within ten minutes. overdue: chunks whose worker is gone and which nobody took over. unheard: jobs
+    whose request to stop nobody honours.
     reconnect, unreadable: connections, in words. layer: why the channel layer does not answer, "" if it does.
     """
 
@@ -183,8 +184,8 @@ def read() -> Facts:
     )
 
 
-def worker_starts() -> None:
-    """Counts it, where processes share a cache: what ends soon leaves nothing else behind."""
+def count_start() -> None:
+    """Counts a worker that starts, where processes share a cache: one that ends soon leaves nothing else behind."""
     cache.add(_STARTS, 0, STARTS_KEPT)
     with suppress(ValueError):  # it ran out in between
         cache.incr(_STARTS)

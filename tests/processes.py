@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import queue
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -166,6 +169,21 @@ def on_the_tests_database(**given: str) -> dict[str, str]:
     found = connection.settings_dict
     parts = {"host": found["HOST"], "port": found["PORT"], "user": found["USER"], "password": found["PASSWORD"]}
     return {"DATABASE_URL": make_conninfo("", dbname=found["NAME"], **{k: v for k, v in parts.items() if v}), **given}
+
+
+@contextmanager
+def silent_mail_server() -> Iterator[tuple[socket.socket, dict[str, str]]]:
+    """One that takes connections and says nothing, and the variables that lead a process to it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(40)
+        yield (
+            server,
+            {
+                "ATOM_EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+                "ATOM_EMAIL_HOST": "127.0.0.1",
+                "ATOM_EMAIL_PORT": str(server.getsockname()[1]),
+            },
+        )
 
 
 def database_answers(address: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import socket
 from datetime import timedelta
 from io import StringIO
 from types import SimpleNamespace
@@ -27,7 +26,7 @@ from atom.models import AuditEvent, Membership, Role, User
 from atom.tenancy import tenant_scope
 from historical_sync.upkeep import by_the_clock
 from tests.conftest import Worker, wait_for
-from tests.processes import Running, on_the_tests_database
+from tests.processes import Running, on_the_tests_database, silent_mail_server
 
 NEW = "a long one indeed"
 
@@ -349,13 +348,7 @@ def test_a_link_that_a_worker_was_sending_as_it_was_told_to_end_is_sent_by_anoth
     def waits(status: str) -> bool:
         return ProcrastinateJob.objects.filter(task_name="atom.send_link", status=status).exists()
 
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(40)
-        smtp = {
-            "ATOM_EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
-            "ATOM_EMAIL_HOST": "127.0.0.1",
-            "ATOM_EMAIL_PORT": str(silent.getsockname()[1]),
-        }
+    with silent_mail_server() as (silent, smtp):
         ask("bob@acme.test")
         first = Running("manage.py", "sync_worker", **on_the_tests_database(ATOM_SHUTDOWN_SECONDS="1", **smtp))
         met, _ = silent.accept()

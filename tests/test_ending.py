@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -27,7 +26,7 @@ from integrations import disconnecting
 from integrations.models import Connection
 from tests.conftest import Sandbox, Worker, sandbox_token, wait_for
 from tests.graphs import make_connection
-from tests.processes import Running, on_the_tests_database
+from tests.processes import Running, on_the_tests_database, silent_mail_server
 
 pytestmark = pytest.mark.django_db(transaction=True)
 DAY = timedelta(days=1)
@@ -184,13 +183,7 @@ def test_what_a_worker_that_goes_away_was_at_is_sent_by_another(
     """It is killed, or told to end while the mail server takes longer than it has."""
     ends(github, timezone.now() + DAY)
     by_the_clock()
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(40)
-        smtp = {
-            "ATOM_EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
-            "ATOM_EMAIL_HOST": "127.0.0.1",
-            "ATOM_EMAIL_PORT": str(silent.getsockname()[1]),
-        }
+    with silent_mail_server() as (silent, smtp):
         first = Running("manage.py", "sync_worker", **on_the_tests_database(ATOM_SHUTDOWN_SECONDS="1", **smtp))
         met, _ = silent.accept()
         with met:

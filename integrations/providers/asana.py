@@ -1,7 +1,7 @@
 """Asana's REST API: workspaces, people, projects, tasks and their subtasks, comments and history.
 
-That a task or a comment was deleted is found by a full import: lists no longer have it. Not found is what was said on a task before it came into a project
-that is imported, until that project is imported in full: the task changes by that, and its comments do not.
+That a task or a comment was deleted is found by a full import: lists no longer have it. Not found is what was said on a task before it came
+into a project that is imported, until that project is imported in full: the task changes by that, and its comments do not.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class Command(BaseCommand):
             raise CommandError(
                 f"--queues takes some of {', '.join(QUEUES)}, comma-separated, not {options['queues']!r}.", returncode=2
             )
-        health.worker_starts()
+        health.count_start()
         asyncio.run(self._run(options["concurrency"], queues))
 
     async def _run(self, concurrency: int, queues: list[str]) -> None:
